@@ -1,0 +1,59 @@
+"""The input path: folders and `.beton` files in, batches of pixels out.
+
+What most callers want::
+
+    from pipelines import convert, make_loader, read_index
+
+Names are loaded on first use, so that importing this package costs nothing and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.beton import Index, read_index
+    from pipelines.convert import ConvertConfig, convert
+    from pipelines.errors import DataError, FormatError, UsageError
+    from pipelines.loaders import Loader, make_loader
+    from pipelines.plan import Plan, make_plan
+    from pipelines.source import Source, open_source
+
+_HOME = {
+    "ConvertConfig": "convert",
+    "DataError": "errors",
+    "FormatError": "errors",
+    "Index": "beton",
+    "Loader": "loaders",
+    "Plan": "plan",
+    "Source": "source",
+    "UsageError": "errors",
+    "convert": "convert",
+    "make_loader": "loaders",
+    "make_plan": "plan",
+    "open_source": "source",
+    "read_index": "beton",
+}
+
+__all__ = [
+    "ConvertConfig",
+    "DataError",
+    "FormatError",
+    "Index",
+    "Loader",
+    "Plan",
+    "Source",
+    "UsageError",
+    "convert",
+    "make_loader",
+    "make_plan",
+    "open_source",
+    "read_index",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pipelines.{_HOME[name]}"), name)

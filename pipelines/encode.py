@@ -1,0 +1,223 @@
+"""From the bytes of an image file to what is stored of it: the encode policy.
+
+A common JPEG (8-bit, grayscale or RGB, baseline or progressive) is stored byte for byte. What is
+none becomes what Pillow's `convert("RGB")` makes of it, stored as raw pixels, so that nothing is
+lost. Everything else (JPEG on request, a largest side, EXIF orientation) is opt-in.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipelines.beton import MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
+from pipelines.errors import DataError
+from pipelines.jpeg import Checker, JpegHeader, describe, read_header
+
+Mode = Literal["passthrough", "jpg", "raw", "proportion"]
+MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
+#: More pixels than this is where Pillow refuses to decode, fearing a decompression bomb.
+MAX_PIXELS = 2 * 89_478_485
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodePolicy:
+    """How images are stored.
+
+    Attributes:
+        mode: `passthrough` keeps JPEGs and stores the rest raw; `jpg` stores the rest as JPEG;
+            `raw` stores all as pixels; `proportion` keeps a share of the JPEGs and stores the
+            rest raw.
+        quality: JPEG quality of what is encoded anew, 1 to 100.
+        max_side: shrink so that the longer side is at most this, px; 0 never shrinks.
+        apply_exif: turn images upright as their EXIF orientation says.
+        proportion: the share that `proportion` keeps, 0 to 1.
+        verify: decode each JPEG that is kept, to find damage.
+    """
+
+    mode: Mode = "passthrough"
+    quality: int = 95
+    max_side: int = 0
+    apply_exif: bool = False
+    proportion: float = 0.5
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What became of one image file.
+
+    Attributes:
+        stored: what to store; None if the image is broken.
+        source_bytes: the file's size.
+        reencoded: whether the stored bytes are not the file's.
+        reason: why it is broken, or what is odd about it; may be empty.
+    """
+
+    stored: Stored | None
+    source_bytes: int
+    reencoded: bool = False
+    reason: str = ""
+
+
+class Encoder:
+    """Applies one policy; safe to share between threads."""
+
+    def __init__(self, policy: EncodePolicy) -> None:
+        self.policy = policy
+        self._checker = Checker()
+
+    def encode_file(self, path: str, sample: int) -> Encoded:
+        """Read and encode one file; a broken one comes back with `stored` None and the reason.
+
+        Args:
+            path: the file.
+            sample: its number, which decides what `proportion` keeps.
+        """
+        try:
+            data = read_bytes(path)
+        except OSError as error:
+            return Encoded(None, 0, reason=error.strerror or type(error).__name__)
+        return self.encode(data, sample)
+
+    def encode(self, data: bytes, sample: int) -> Encoded:
+        """As `encode_file`, for a file's bytes."""
+        policy = self.policy
+        if not data:
+            return Encoded(None, 0, reason="the file is empty")
+        header = read_header(data)
+        if header is not None and header.is_common and self._keeps(header, sample):
+            if header.width * header.height > MAX_PIXELS:
+                return Encoded(None, len(data), reason=_too_large(header.width, header.height))
+            if not (policy.apply_exif and _orientation(data) != 1):
+                return self._keep(data, header)
+        try:
+            return self._convert(data, header is not None)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a hostile file makes a third-party parser raise
+            return Encoded(None, len(data), reason=describe(error))
+
+    def _keeps(self, header: JpegHeader, sample: int) -> bool:
+        policy = self.policy
+        if policy.max_side and max(header.width, header.height) > policy.max_side:
+            return False
+        if policy.mode == "proportion":
+            return _share(sample) < policy.proportion
+        return policy.mode != "raw"
+
+    def _keep(self, data: bytes, header: JpegHeader) -> Encoded:
+        warning = ""
+        if self.policy.verify:
+            verdict = self._checker.check(data, header)
+            if verdict.broken:
+                return Encoded(None, len(data), reason=verdict.broken)
+            warning = verdict.warning
+        stored = Stored(MODE_JPG, header.width, header.height, data)
+        return Encoded(stored, len(data), reason=warning)
+
+    def _convert(self, data: bytes, was_jpeg: bool) -> Encoded:
+        policy = self.policy
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                return Encoded(None, len(data), reason=_too_large(*opened.size))
+            image: Image.Image = opened
+            if policy.apply_exif:
+                image = ImageOps.exif_transpose(image)
+            image = image.convert("RGB")
+        shrunk = bool(policy.max_side) and max(image.size) > policy.max_side
+        if shrunk:
+            factor = policy.max_side / max(image.size)
+            width, height = (max(1, round(side * factor)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if max(image.size) > MAX_SIDE_PX:
+            found = f"{image.width} x {image.height} px, more than {MAX_SIDE_PX} on a side"
+            return Encoded(None, len(data), reason=f"{found}; see --max-side")
+        # A photo that had to shrink was lossy before; as raw pixels it would grow tenfold.
+        as_jpeg = policy.mode == "jpg" or (shrunk and was_jpeg and policy.mode == "passthrough")
+        if as_jpeg:
+            target = io.BytesIO()
+            image.save(target, "JPEG", quality=policy.quality)
+            stored = Stored(MODE_JPG, image.width, image.height, target.getvalue())
+        else:
+            stored = Stored(MODE_RAW, image.width, image.height, image.tobytes())
+        return Encoded(stored, len(data), reencoded=True)
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's bytes by the fewest system calls: conversion is bound by them without validation.
+
+    Raises:
+        OSError: as the system says.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(file).st_size
+        data = os.read(file, size + 1)
+        if len(data) == size:
+            return data
+        parts = [data]  # a pipe, a file over 2 GiB, or one that is being written
+        while part := os.read(file, 1 << 24):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(file)
+
+
+def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
+    """One image file as it would be stored.
+
+    Raises:
+        DataError: the image is broken.
+    """
+    encoded = encoder.encode_file(path, sample)
+    if encoded.stored is None:
+        raise DataError(path, encoded.reason, "an image", "remove it or run fastft convert")
+    return encoded.stored
+
+
+def decode(stored: Stored, name: str = "image") -> Image.Image:
+    """A sample's pixels by Pillow, the reference decoder: an RGB image of the stored size.
+
+    Raises:
+        DataError: the bytes do not decode, or not to the stored size.
+    """
+    if stored.mode == MODE_RAW:
+        pixels = np.frombuffer(memoryview(stored.data), np.uint8)
+        return Image.fromarray(pixels.reshape(stored.height, stored.width, 3))
+    try:
+        with Image.open(io.BytesIO(memoryview(stored.data))) as opened:
+            image = opened.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # as in Encoder.encode
+        raise DataError(name, describe(error), "a whole JPEG", "see fastft inspect --verify") from error
+    if image.size != (stored.width, stored.height):
+        found = f"{image.width} x {image.height} px"
+        raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")
+    return image
+
+
+def _orientation(data: bytes) -> int:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except MemoryError:
+        raise
+    except Exception:  # unreadable EXIF counts as none, as in every viewer
+        return 1
+
+
+def _share(sample: int) -> float:
+    """A number in [0, 1) that spreads evenly over samples: multiples of the golden ratio."""
+    return (sample * 0.6180339887498949) % 1.0
+
+
+def _too_large(width: int, height: int) -> str:
+    return f"{width} x {height} px is more than {MAX_PIXELS:,} pixels"

@@ -1,0 +1,53 @@
+"""What goes wrong with a user's input, each as one line.
+
+Every deliberate error of this project is a `DataError` (what was read is wrong: exit status 1)
+or a `UsageError` (what was asked is wrong: exit status 2). Both say where, what was found, what
+was expected and what to do about it. Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class FastftError(Exception):
+    """A deliberate error: `where: found, expected ...; remedy`, always one line.
+
+    Args:
+        where: the file, folder, sample or option that the message is about.
+        found: what is there.
+        expected: what should have been there.
+        remedy: what the reader can do; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: object, found: str, expected: str = "", remedy: str = "") -> None:
+        self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
+        text = f"{where}: {found}"
+        if expected:
+            text += f", expected {expected}"
+        if remedy:
+            text += f"; {remedy}"
+        super().__init__(one_line(text))
+
+    def __reduce__(self) -> tuple[type[FastftError], tuple[str, str, str, str]]:
+        """Survive the way back from a worker process with all four parts."""
+        return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+class DataError(FastftError):
+    """The data are wrong: a folder, an image, a checkpoint."""
+
+
+class FormatError(DataError):
+    """A file is not of the format, or not of the version, that it should have."""
+
+
+class UsageError(FastftError):
+    """The request is wrong: an option, a combination of options, a missing library."""
+
+    exit_code = 2
+
+
+def one_line(text: str) -> str:
+    """`text` with control characters (a newline in a file name) made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
