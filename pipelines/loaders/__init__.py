@@ -1,0 +1,74 @@
+"""Loaders: executors of the plan. `make_loader` builds one by name."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import UsageError
+from pipelines.loaders.base import Loader
+from pipelines.source import Source, open_source
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LOADERS", "Loader", "make_loader"]
+
+#: name -> module, class
+LOADERS = {
+    "torchvision": ("torchvision_loader", "TorchvisionLoader"),
+    "stock": ("stock_loader", "StockLoader"),
+    "dali": ("dali_loader", "DaliLoader"),
+}
+
+
+def make_loader(
+    name: str,
+    data: str | Path | Source,
+    *,
+    view: str = "train",
+    size: int = 224,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    normalize: bool = True,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    drop_last: bool = False,
+) -> Loader:
+    """Build a loader.
+
+    Args:
+        name: `torchvision`, `dali`, or `stock` (torchvision's own transforms and shuffling,
+            which follows no plan: the baseline of accuracy checks).
+        data: a `.beton`, a class folder, or an open source.
+        view: `train`, `recordio`, `eval` or `eval-square`, see `pipelines.plan`.
+        size: output side, px.
+        batch_size: samples per global batch, over all ranks.
+        seed: of the plan.
+        device: where batches arrive.
+        dtype: of normalized images: float32 (default), bfloat16 or float16.
+        normalize: False gives uint8 images.
+        workers: threads or processes that decode; 0 takes every CPU this process may use.
+        rank, world: this process's share of each global batch.
+        drop_last: leave out a last batch that is not full.
+
+    Raises:
+        UsageError: an unknown loader or view, a library that is not installed, arguments out of
+            range, or `drop_last` with fewer samples than one batch.
+        DataError: the data cannot be read.
+    """
+    if name not in LOADERS:
+        raise UsageError("loader", repr(name), f"one of {', '.join(LOADERS)}")
+    module, kind = LOADERS[name]
+    loader: Any = getattr(importlib.import_module(f"pipelines.loaders.{module}"), kind)
+    source = open_source(Path(data)) if isinstance(data, str | Path) else data
+    made = loader(
+        source, view=view, size=size, batch_size=batch_size, seed=seed, device=device, dtype=dtype,
+        normalize=normalize, workers=workers, rank=rank, world=world, drop_last=drop_last,
+    )  # fmt: skip
+    assert isinstance(made, Loader)
+    return made

@@ -1,0 +1,161 @@
+"""The loader contract, and what every loader shares: the plan, the position in it, the device.
+
+    with make_loader("dali", "data.beton", view="train", batch_size=128, device="cuda") as loader:
+        for epoch in range(5):
+            loader.set_epoch(epoch)
+            for images, labels in loader: ...
+
+A subclass only says how rows of the plan become pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from types import TracebackType
+
+import torch
+
+from pipelines.convert import cpu_count
+from pipelines.errors import UsageError
+from pipelines.plan import Plan, Rows, make_plan
+from pipelines.reference import MEAN, STD
+from pipelines.source import Source
+from pipelines.transfer import Normalizer, to_device
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Loader(ABC):
+    """Batches of one view of one source, as a plain iterable.
+
+    Yields `(images, labels)`: images [B, 3, S, S] channels_last on `device`, normalized
+    float32, bfloat16 or float16, or uint8 with `normalize=False`; labels int64[B] on `device`.
+    The data are a function of (seed, epoch): call `set_epoch` before each epoch. Leaving an epoch
+    early is fine; the next one starts from its beginning.
+
+    Attributes:
+        source: the samples.
+        view, size, batch_size, seed, rank, world, drop_last: as given to `make_loader`.
+        device: where batches arrive.
+        workers: threads or processes that decode.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        view: str,
+        size: int,
+        batch_size: int,
+        seed: int,
+        device: str | torch.device,
+        dtype: torch.dtype | None,
+        normalize: bool,
+        workers: int,
+        rank: int,
+        world: int,
+        drop_last: bool,
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world or workers < 0:
+            found = f"{batch_size}, {rank} of {world}, {workers}"
+            raise UsageError("batch size, rank, workers", found, "a positive batch, rank < world")
+        if drop_last and batch_size > len(source):
+            raise UsageError(
+                "batch size", f"{batch_size} for the {len(source)} samples of {source.path}",
+                f"at most {len(source)} when the last batch is dropped", "take a smaller batch",
+            )  # fmt: skip
+        if normalize and dtype is not None and dtype not in _DTYPES:
+            raise UsageError("dtype", str(dtype), "float32, bfloat16 or float16")
+        self.source = source
+        self.view, self.size, self.batch_size, self.seed = view, size, batch_size, seed
+        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.device = torch.device(device)
+        self.workers = workers or cpu_count()
+        self._normalizer = Normalizer(
+            size, MEAN, STD, device=self.device,
+            dtype=(dtype or torch.float32) if normalize else None,
+        )  # fmt: skip
+        self._labels = torch.from_numpy(source.labels)
+        self._plan: Plan = self._make_plan(0)
+        self._consumed = 0
+        self._start = 0
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the current epoch."""
+        return self._plan
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        whole, rest = divmod(len(self.source), self.batch_size)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration runs, from its beginning."""
+        self._plan = self._make_plan(epoch)
+        self._consumed = self._start = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands: seed, epoch, samples handed out over all ranks together."""
+        return {"seed": self.seed, "epoch": self._plan.epoch, "consumed": self._consumed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where `state` was taken: the next iteration starts behind what was consumed.
+
+        Raises:
+            UsageError: the state is of another seed, or consumed a broken number of samples.
+        """
+        consumed = state["consumed"]
+        whole = consumed % self.batch_size == 0 or consumed == len(self.source)
+        if state["seed"] != self.seed or not whole or not 0 <= consumed <= len(self.source):
+            found = f"seed {state['seed']}, {consumed} samples consumed"
+            expected = f"seed {self.seed} and whole batches of {self.batch_size}"
+            raise UsageError("loader state", found, expected)
+        self.set_epoch(state["epoch"])
+        self._consumed = self._start = consumed
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        plan, start = self._plan, self._start
+        self._start, self._consumed = 0, start
+        batches = self._batches(plan, start)
+        try:
+            for images, labels in batches:
+                self._consumed = min(self._consumed + self.batch_size, len(self.source))
+                yield images, labels
+        finally:
+            batches.close()
+
+    def close(self) -> None:
+        """Give back threads, processes and memory; safe to call twice."""
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _batches(
+        self, plan: Plan, start: int
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        """Execute `plan` from sample `start` on; closing the generator ends everything in flight."""
+
+    def _make_plan(self, epoch: int) -> Plan:
+        return make_plan(
+            self.source.widths, self.source.heights, view=self.view, size=self.size, seed=self.seed,
+            epoch=epoch,
+        )  # fmt: skip
+
+    def _rows(self, plan: Plan, start: int) -> Iterator[Rows]:
+        """This rank's rows, a batch at a time."""
+        return plan.batches(
+            self.batch_size, rank=self.rank, world=self.world, start=start, drop_last=self.drop_last
+        )
+
+    def _to_device(
+        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return to_device(batches, self._normalizer, self.device)

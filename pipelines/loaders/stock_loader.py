@@ -1,0 +1,110 @@
+"""torchvision as its tutorials use it: its own random transforms, its own shuffling.
+
+The baseline of speed and of accuracy checks. It follows no plan, so its crops and order agree with
+the other loaders' in distribution only; state and early exit work as for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2 as transforms
+
+from pipelines.encode import decode
+from pipelines.errors import FastftError, UsageError
+from pipelines.loaders.base import Loader
+from pipelines.plan import Plan, resize_side
+from pipelines.reference import MEAN, STD
+from pipelines.source import Source
+
+
+def stock_transform(view: str, size: int) -> transforms.Transform:
+    """The transforms that torchvision's documentation recommends for fine-tuning.
+
+    Raises:
+        UsageError: torchvision has no such view.
+    """
+    to_float = [
+        transforms.ToImage(),
+        transforms.ToDtype(torch.float32, scale=True),
+        transforms.Normalize(MEAN, STD),
+    ]
+    side = resize_side(size)
+    geometry: dict[str, list[transforms.Transform]] = {
+        "train": [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()],
+        "eval": [transforms.Resize(side), transforms.CenterCrop(size)],
+        "eval-square": [transforms.Resize([side, side]), transforms.CenterCrop(size)],
+    }
+    if view not in geometry:
+        raise UsageError("view", repr(view), f"one of {', '.join(geometry)} for the stock loader")
+    return transforms.Compose([*geometry[view], *to_float])
+
+
+class StockLoader(Loader):
+    """torchvision's DataLoader and random transforms, behind the loader contract."""
+
+    def __init__(self, source: Source, **arguments: Any) -> None:
+        super().__init__(source, **arguments)
+        if self._normalizer.dtype is None or self.world > 1:
+            raise UsageError("stock loader", "uint8 images or several ranks", "neither")
+        self._dtype = self._normalizer.dtype
+        self._order = torch.Generator()
+        self._loader: DataLoader[Any] | None = DataLoader(
+            _StockDataset(source, stock_transform(self.view, self.size)),
+            batch_size=self.batch_size,
+            shuffle=self.view == "train",
+            generator=self._order,
+            drop_last=self.drop_last,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=True,
+            collate_fn=_collate,
+        )
+
+    def _batches(
+        self, plan: Plan, start: int
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        if self._loader is None:
+            raise RuntimeError("the loader is closed")
+        if start:
+            raise UsageError("stock loader", f"{start} samples consumed", "0: it cannot resume")
+        self._order.manual_seed(hash((plan.seed, plan.epoch)))
+        for batch in self._loader:
+            if isinstance(batch, FastftError):
+                raise batch
+            images, labels = batch
+            images = images.to(self.device, self._dtype, non_blocking=True)
+            yield (
+                images.to(memory_format=torch.channels_last),
+                labels.to(self.device, non_blocking=True),
+            )
+
+    def close(self) -> None:
+        self._loader = None
+
+
+class _StockDataset(Dataset[Any]):
+    def __init__(self, source: Source, transform: transforms.Transform) -> None:
+        self._source, self._transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, sample: int) -> tuple[torch.Tensor, int] | FastftError:
+        try:
+            image = decode(
+                self._source.stored(sample), f"{self._source.path}: {self._source.name(sample)}"
+            )
+        except FastftError as error:
+            return error
+        return self._transform(image), int(self._source.labels[sample])
+
+
+def _collate(items: list[Any]) -> tuple[torch.Tensor, torch.Tensor] | FastftError:
+    for item in items:
+        if isinstance(item, FastftError):
+            return item
+    return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])

@@ -1,0 +1,110 @@
+"""The plain loader: Pillow, torchvision's functional operations, DataLoader workers.
+
+It is the one that needs nothing but torchvision, and the yardstick of the others: its pixels are
+the reference's. A worker process takes a batch of plan rows and gives back uint8 pixels; floats
+are made once, on the device, from a quarter of the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional
+
+from pipelines.encode import decode
+from pipelines.errors import DataError, FastftError
+from pipelines.loaders.base import Loader
+from pipelines.plan import Plan, Rows, resized_geometry
+from pipelines.source import Source
+
+
+class TorchvisionLoader(Loader):
+    """Executes the plan with torchvision's functional operations on Pillow images."""
+
+    def __init__(self, source: Source, **arguments: Any) -> None:
+        super().__init__(source, **arguments)
+        self._sampler = _RowSampler()
+        self._workers: DataLoader[Any] | None = DataLoader(
+            _PlanDataset(source, self.plan.clips_at_box, self.size),
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=self.workers,
+            prefetch_factor=2,
+            persistent_workers=True,
+        )
+
+    def _batches(
+        self, plan: Plan, start: int
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        if self._workers is None:
+            raise RuntimeError("the loader is closed")
+        self._sampler.rows = self._rows(plan, start)
+        yield from self._to_device(_raise_errors(self.source, self._workers))
+
+    def close(self) -> None:
+        # Dropping the DataLoader ends its worker processes.
+        self._workers = None
+
+
+class _RowSampler:
+    """Hands the rows of the current epoch to DataLoader, which asks anew each epoch."""
+
+    rows: Iterator[Rows] = iter(())
+
+    def __iter__(self) -> Iterator[Rows]:
+        return self.rows
+
+
+class _PlanDataset(Dataset[Any]):
+    """Indexed by rows: one item is a whole batch."""
+
+    def __init__(self, source: Source, clips_at_box: bool, size: int) -> None:
+        self._source, self._clips_at_box, self._size = source, clips_at_box, size
+
+    def __getitem__(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor] | FastftError:
+        # Errors travel as values: DataLoader would rebuild an exception from its text alone.
+        try:
+            pixels = np.empty((len(rows), self._size, self._size, 3), np.uint8)
+            for row, sample in enumerate(rows.samples):
+                pixels[row] = self._render(int(sample), rows.boxes[row], bool(rows.flips[row]))
+        except FastftError as error:
+            return error
+        return torch.from_numpy(pixels), torch.from_numpy(self._source.labels[rows.samples])
+
+    def _render(self, sample: int, box: Any, flip: bool) -> Image.Image:
+        size = self._size
+        name = f"{self._source.path}: {self._source.name(sample)}"
+        image = decode(self._source.stored(sample), name)
+        if self._clips_at_box:
+            top, left, height, width = (int(edge) for edge in box)
+            image = functional.resized_crop(image, top, left, height, width, [size, size])
+        else:
+            resized_h, resized_w, top, left = resized_geometry(
+                box, image.height, image.width, size
+            )
+            image = functional.crop(
+                functional.resize(image, [resized_h, resized_w]), top, left, size, size
+            )
+        return functional.hflip(image) if flip else image
+
+
+def _raise_errors(
+    source: Source, batches: DataLoader[Any]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pass batches on; raise what a worker sent instead of one."""
+    try:
+        for batch in batches:
+            if isinstance(batch, FastftError):
+                raise batch
+            yield tuple(batch)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            source.path, f"a loader process ended: {error}", "", "if memory ran out, fewer --workers"
+        ) from error

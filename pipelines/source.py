@@ -1,0 +1,127 @@
+"""Where samples come from: a `.beton` or a class folder, alike to every loader."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.beton import Stored, read_index
+from pipelines.encode import Encoder, EncodePolicy, read_stored
+from pipelines.errors import DataError
+from pipelines.folder import Folder, read_folder
+from pipelines.jpeg import describe, read_header
+
+#: Enough of a file to hold the frame header of most JPEGs, EXIF thumbnail included.
+_HEAD_BYTES = 1 << 16
+
+
+class Source(Protocol):
+    """Labelled samples by number; a `pipelines.beton.Index` is one."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64[N], indices into `classes`."""
+        ...
+
+    @property
+    def widths(self) -> NDArray[np.int32]:
+        """int32[N], px."""
+        ...
+
+    @property
+    def heights(self) -> NDArray[np.int32]:
+        """int32[N], px."""
+        ...
+
+    def __len__(self) -> int: ...
+    def name(self, sample: int) -> str:
+        """What to call a sample in an error."""
+        ...
+
+    def stored(self, sample: int) -> Stored:
+        """A sample's bytes."""
+        ...
+
+
+class FolderSource:
+    """A class folder as a source: files are read and encoded as `fastft convert` would store them.
+
+    Only the header of each file is read here. There is no quarantine: a broken image is an error.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        """Read every image's dimensions.
+
+        Raises:
+            DataError: a file is not an image.
+        """
+        self.path = folder.root
+        self.classes = folder.classes
+        self.labels = folder.labels
+        self._folder = folder
+        self._encoder = Encoder(EncodePolicy(verify=False))
+        with ThreadPoolExecutor() as executor:
+            paths = map(folder.path, range(len(folder)))
+            sizes = np.array(list(executor.map(_read_size, paths, chunksize=64)), np.int32)
+        self.widths, self.heights = sizes[:, 0].copy(), sizes[:, 1].copy()
+
+    def __len__(self) -> int:
+        return len(self._folder)
+
+    def name(self, sample: int) -> str:
+        return self._folder.names[sample]
+
+    def stored(self, sample: int) -> Stored:
+        return read_stored(self._folder.path(sample), self._encoder, sample)
+
+    def __reduce__(self) -> tuple[type[FolderSource], tuple[Folder]]:
+        return type(self), (self._folder,)
+
+
+def open_source(path: Path, classes: tuple[str, ...] | None = None) -> Source:
+    """Open a `.beton` file or a class folder.
+
+    Args:
+        path: the file or folder.
+        classes: the class list that it must have, e.g. the training split's.
+
+    Raises:
+        DataError: there is no such thing, it is broken, or its classes differ.
+    """
+    if path.is_dir():
+        return FolderSource(read_folder(path, classes))
+    index = read_index(path)
+    if classes is not None and index.classes != classes:
+        raise DataError(
+            path,
+            f"has the classes {', '.join(index.classes)}",
+            ", ".join(classes),
+            "convert all splits in one go",
+        )
+    return index
+
+
+def _read_size(path: str) -> tuple[int, int]:
+    """Width and height of an image file, px."""
+    try:
+        with open(path, "rb") as file:
+            header = read_header(file.read(_HEAD_BYTES))
+        if header is not None and header.is_common:
+            return header.width, header.height
+        with Image.open(path) as image:
+            return image.size
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a hostile file makes a third-party parser raise
+        raise DataError(
+            path, describe(error), "an image", "remove it, or run fastft convert to leave it out"
+        ) from error

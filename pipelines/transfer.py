@@ -1,0 +1,107 @@
+"""From uint8 pixels in host memory to normalized batches on the device.
+
+The only owner of pinned buffers and of the copy stream. What crosses the bus is uint8, a quarter
+of float32; normalization happens on the device. A batch that has been yielded is the caller's for
+good: no buffer behind it is used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+#: Pinned slots: one is being filled, one copied, one was just copied.
+_SLOTS = 3
+
+
+class Normalizer:
+    """Turns uint8[B, S, S, 3] into normalized [B, 3, S, S], channels_last, on one device."""
+
+    def __init__(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Prepare factors.
+
+        Args:
+            size: side S, px.
+            mean, std: of each channel, for pixels scaled to 0-1.
+            device: where the pixels lie.
+            dtype: float32, bfloat16 or float16; None leaves uint8 as it is.
+        """
+        self._size, self.dtype = size, dtype
+        deviation = torch.tensor(std, dtype=torch.float64)
+        scale = 1 / (255 * deviation)
+        bias = -torch.tensor(mean, dtype=torch.float64) / deviation
+        # One whole image row, so that the inner loop of the broadcast is S * 3 long, not 3.
+        self._scale = scale.float().repeat(size).to(device)
+        self._bias = bias.float().repeat(size).to(device)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """A new tensor; within 1e-6 of ((pixels / 255) - mean) / std in float32."""
+        count, size = len(pixels), self._size
+        if self.dtype is None:
+            return pixels.clone().permute(0, 3, 1, 2)
+        rows = pixels.reshape(count * size, size * 3)
+        scaled = _empty_float32(rows)
+        scaled.copy_(rows)
+        torch.addcmul(self._bias, scaled, self._scale, out=scaled)
+        images = scaled.view(count, size, size, 3).permute(0, 3, 1, 2)
+        return images.to(self.dtype)
+
+
+def _empty_float32(like: torch.Tensor) -> torch.Tensor:
+    if like.device.type == "cpu":
+        # NumPy asks the kernel for huge pages, torch does not: a fresh batch of 128 at 224 px is
+        # 77 MB, whose first touch took half of the time (83 -> 45 ms, 2 cores of a 2.6 GHz Xeon).
+        return torch.from_numpy(np.empty(like.shape, np.float32))
+    return torch.empty(like.shape, dtype=torch.float32, device=like.device)
+
+
+def to_device(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]], normalizer: Normalizer, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Move batches of uint8[B, S, S, 3] pixels and int64[B] labels, in host memory, to `device`.
+
+    On a GPU the copy runs on a stream of its own beside the caller's kernels, which wait for it on
+    the device; the host waits only for a pinned slot whose last copy has not ended.
+    """
+    if device.type != "cuda":
+        for pixels, labels in batches:
+            yield normalizer(pixels), labels
+        return
+    stream = torch.cuda.Stream(device)
+    slots: list[_Slot | None] = [None] * _SLOTS
+    for number, (pixels, labels) in enumerate(batches):
+        slot = slots[number % _SLOTS]
+        if slot is None or len(slot.pixels) < len(pixels):
+            slot = slots[number % _SLOTS] = _Slot(pixels, labels)
+        slot.copied.synchronize()  # host wait, only if the copy of three batches ago still runs
+        slot.pixels[: len(pixels)].copy_(pixels)
+        slot.labels[: len(labels)].copy_(labels)
+        caller = torch.cuda.current_stream(device)
+        with torch.cuda.stream(stream):
+            images = normalizer(slot.pixels[: len(pixels)].to(device, non_blocking=True))
+            targets = slot.labels[: len(labels)].to(device, non_blocking=True)
+            slot.copied.record(stream)
+        caller.wait_event(slot.copied)
+        for tensor in (images, targets):
+            tensor.record_stream(caller)
+        yield images, targets
+
+
+class _Slot:
+    """A pinned buffer for one batch, and the event that tells when its copy has ended."""
+
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        self.pixels = torch.empty_like(pixels, pin_memory=True)
+        self.labels = torch.empty_like(labels, pin_memory=True)
+        self.copied: Any = torch.cuda.Event()
