@@ -76,7 +76,7 @@ def _draw_scene(rng: np.random.Generator, mean_size: tuple[int, int]) -> Scene:
         height=height,
         angle=rng.uniform(0, 2 * math.pi),
         # A RandomResizedCrop of 8% area is 0.28 of the side: mostly wide enough for one motif.
-        pitch_px=math.sqrt(width * height) * math.exp(rng.uniform(math.log(0.18), math.log(0.32))),
+        pitch_px=math.sqrt(width * height) * math.exp(rng.uniform(math.log(0.09), math.log(0.17))),
         fill=rng.uniform(0.36, 0.64),
         relief=rng.uniform(0.15, 0.5) * rng.choice((-1, 1)),
         shadow=rng.uniform(0.1, 0.5),
@@ -133,7 +133,7 @@ def _weave(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, Pl
     step = max(w, h) / 12
     grid_w, grid_h = math.ceil(w / step) + 3, math.ceil(h / step) + 3
     x, y = np.meshgrid((np.arange(grid_w) - 1.5) * step, (np.arange(grid_h) - 1.5) * step)
-    bend = rng.uniform(0.05, 0.22)
+    bend = rng.uniform(0.05, 0.3)
     c, s = math.cos(scene.angle) / period, math.sin(scene.angle) / period
     squeeze = math.exp(rng.uniform(-0.12, 0.12))
     coords = []
@@ -235,11 +235,11 @@ def _compose(
     w, h = scene.width, scene.height
     half_size = _half_size(w, h)
     polarity = rng.choice((-1, 1))
-    contrast = rng.uniform(45, 110)
+    contrast = rng.uniform(70, 130)
     middle = rng.uniform(80, 165)
     under, over = middle - polarity * contrast / 2, middle + polarity * contrast / 2
     grain = _grain(rng, w, h)
-    rough = rng.uniform(6, 26, 2) * (1, -1)
+    rough = rng.uniform(5, 18, 2) * (1, -1)
     low_mask = _half(mask)
     light = _light(rng, scene, low_mask)
     light *= 1 + np.float32(0.12) * tone * low_mask
@@ -274,7 +274,7 @@ def _draw_hues(rng: np.random.Generator) -> Points:
 
     Spread along the axis from orange to blue, as the colours of lit things are.
     """
-    warmth, tint = rng.normal(0, 24, 3), rng.normal(0, 10, 3)
+    warmth, tint = rng.normal(0, 18, 3), rng.normal(0, 7, 3)
     cb, cr = 0.77 * warmth + 0.64 * tint, -0.64 * warmth + 0.77 * tint
     return np.clip(np.stack([cb, cr], axis=1), -48, 48)
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 # The first four of each are the easiest to tell apart: a small default task stays a quick one.
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "shapes": tuple("disk ring cross triangle star crescent heart arrow hourglass bar".split()),
+    "shapes": tuple("disk ring cross bar star triangle crescent heart arrow hourglass".split()),
     "weaves": tuple(
-        "stripes checker dots bricks zigzag hexagons ripples basket scales triangles".split()
+        "stripes dots bricks ripples zigzag checker hexagons basket triangles scales".split()
     ),
 }
 

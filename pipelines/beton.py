@@ -42,7 +42,13 @@ MAX_SIDE_PX = 65535
 _VERSION = 2
 _TYPE_INT, _TYPE_RGB = 1, 2
 _HEADER = np.dtype(
-    [("version", "<u2"), ("fields", "<u2"), ("page_size", "<u4"), ("samples", "<u8"), ("table", "<u8")]
+    [
+        ("version", "<u2"),
+        ("fields", "<u2"),
+        ("page_size", "<u4"),
+        ("samples", "<u8"),
+        ("table", "<u8"),
+    ]
 )
 _DESCRIPTOR = np.dtype([("type", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
 # FFCV packs an image's four numbers and aligns the label behind them.
@@ -107,6 +113,10 @@ class Index:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        """A process that is handed an index reads it anew; its memory map stays shared."""
+        return read_index, (self.path,)
+
     def name(self, sample: int) -> str:
         """The source file of a sample, relative to the converted folder."""
         if self._names is None or self._name_ends is None:
@@ -159,7 +169,11 @@ def read_index(path: Path) -> Index:
         raise FormatError(path, f"{size:,} bytes long", "a .beton file", _REDO)
     data: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
     header = np.frombuffer(data, _HEADER, 1)[0]
-    version, samples, page = int(header["version"]), int(header["samples"]), int(header["page_size"])
+    version, samples, page = (
+        int(header["version"]),
+        int(header["samples"]),
+        int(header["page_size"]),
+    )
     if version != _VERSION:
         hint = "a .beton file" if version > 64 else f"format version {_VERSION}"
         raise FormatError(path, f"format version {version}", hint, _REDO)
@@ -222,7 +236,9 @@ def _file_bytes(path: Path) -> int:
             raise DataError(path, "is a folder", "a .beton file", "name a file in it")
         return path.stat().st_size if os.access(path, os.R_OK) else _cannot_read(path)
     except FileNotFoundError:
-        raise DataError(path, "no such file", "a .beton file", "make it by fastft convert") from None
+        raise DataError(
+            path, "no such file", "a .beton file", "make it by fastft convert"
+        ) from None
 
 
 def _cannot_read(path: Path) -> int:
@@ -288,7 +304,9 @@ def _read_extra(
 
 
 def _extra_bytes(index: Index) -> bytes:
-    assert index.checksums is not None and index._name_ends is not None and index._names is not None
+    assert index.checksums is not None
+    assert index._name_ends is not None
+    assert index._names is not None
     return b"".join(
         (index.checksums.tobytes(), index._name_ends.tobytes(), index._names.tobytes(),
          _classes_json(index.classes))
@@ -324,7 +342,10 @@ class BetonWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         os.close(self._file)
         if self._temporary is not None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipelines.beton import BetonWriter, read_index
-from pipelines.encode import MODES, Encoded, Encoder, EncodePolicy, Mode
+from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, FastftError, UsageError
 from pipelines.folder import Folder, read_folder, read_splits, split_folders
 
@@ -163,7 +163,10 @@ def _read_source(config: ConvertConfig) -> dict[str, tuple[Folder, Path]]:
     if split_folders(config.src):
         if config.out.suffix == ".beton" or config.out.is_file():
             raise UsageError(
-                config.out, "is one file", f"a folder for the splits of {config.src}", "name a folder"
+                config.out,
+                "is one file",
+                f"a folder for the splits of {config.src}",
+                "name a folder",
             )
         for split, folder in read_splits(config.src).items():
             outputs[split] = (folder, config.out / f"{split}.beton")

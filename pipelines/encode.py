@@ -197,7 +197,9 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # as in Encoder.encode
-        raise DataError(name, describe(error), "a whole JPEG", "see fastft inspect --verify") from error
+        raise DataError(
+            name, describe(error), "a whole JPEG", "see fastft inspect --verify"
+        ) from error
     if image.size != (stored.width, stored.height):
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")

@@ -165,7 +165,7 @@ def describe(error: Exception) -> str:
 
 @functools.lru_cache(maxsize=1)
 def load_turbojpeg() -> Any | None:
-    """libturbojpeg with its argument types set, or None where it is not installed."""
+    """Libturbojpeg with its argument types set, or None where it is not installed."""
     try:
         library = ctypes.CDLL("libturbojpeg.so.0")
     except OSError:
@@ -185,5 +185,3 @@ def load_turbojpeg() -> Any | None:
         function: Callable[..., Any] = getattr(library, name)
         function.restype, function.argtypes = result, arguments  # type: ignore[attr-defined]
     return library
-
-

@@ -117,7 +117,13 @@ class Plan:
         return Rows(samples, boxes, flips)
 
     def batches(
-        self, batch_size: int, *, rank: int = 0, world: int = 1, start: int = 0, drop_last: bool = False
+        self,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        drop_last: bool = False,
     ) -> Iterator[Rows]:
         """The rows of one rank, a batch at a time, computed as they are asked for.
 
@@ -135,7 +141,9 @@ class Plan:
                 return
             yield self.rows(np.array_split(batch, world)[rank])
 
-    def _resized_crops(self, key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:
+    def _resized_crops(
+        self, key: np.uint64, samples: Ints, height: Floats, width: Floats
+    ) -> Floats:
         side = resize_side(self.size)
         if self.view == "eval-square":
             resized_h = resized_w = np.full(len(samples), float(side))
@@ -202,9 +210,7 @@ def resize_side(size: int) -> int:
     return int(size * 256 / 224)
 
 
-def resized_geometry(
-    box: Floats, height: int, width: int, size: int
-) -> tuple[int, int, int, int]:
+def resized_geometry(box: Floats, height: int, width: int, size: int) -> tuple[int, int, int, int]:
     """A resize-then-crop box in whole pixels: resized height and width, then crop top and left.
 
     Exact for every box that such a view plans: the doubles of the box are within 1e-15 of the
@@ -266,4 +272,4 @@ def _uniform(key: np.uint64, samples: Ints, draw: int) -> Floats:
         counter *= np.uint64(multiplier)
     counter ^= counter >> np.uint64(31)
     counter >>= np.uint64(11)
-    return counter * 2.0**-53
+    return counter.astype(np.float64) * 2.0**-53

@@ -45,9 +45,7 @@ def render(
     return np.asarray(image)
 
 
-def cut(
-    image: Image.Image, box: NDArray[np.float64], size: int, clips_at_box: bool
-) -> Image.Image:
+def cut(image: Image.Image, box: NDArray[np.float64], size: int, clips_at_box: bool) -> Image.Image:
     """The S x S image that `box` makes of a decoded image."""
     if clips_at_box:
         top, left, height, width = (int(edge) for edge in box)
@@ -69,5 +67,8 @@ def render_batch(stored: list[Stored], rows: Rows, plan: Plan) -> NDArray[np.uin
 
 def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32[..., 3]: as torchvision's ToTensor and Normalize, operation by operation."""
-    scaled = pixels.astype(np.float32) / np.float32(255)
-    return (scaled - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    scaled: NDArray[np.float32] = pixels.astype(np.float32)
+    scaled /= np.float32(255)
+    scaled -= np.array(MEAN, np.float32)
+    scaled /= np.array(STD, np.float32)
+    return scaled

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.beton import Stored, read_index
-from pipelines.encode import Encoder, EncodePolicy, read_stored
+from pipelines.encode import EncodePolicy, Encoder, read_stored
 from pipelines.errors import DataError
 from pipelines.folder import Folder, read_folder
 from pipelines.jpeg import describe, read_header
@@ -24,9 +24,15 @@ class Source(Protocol):
     """Labelled samples by number; a `pipelines.beton.Index` is one."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The file or folder."""
+        ...
+
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        ...
+
     @property
     def labels(self) -> NDArray[np.int64]:
         """int64[N], indices into `classes`."""
@@ -78,9 +84,11 @@ class FolderSource:
         return len(self._folder)
 
     def name(self, sample: int) -> str:
+        """The sample's file, relative to the folder."""
         return self._folder.names[sample]
 
     def stored(self, sample: int) -> Stored:
+        """Read and encode the sample's file."""
         return read_stored(self._folder.path(sample), self._encoder, sample)
 
     def __reduce__(self) -> tuple[type[FolderSource], tuple[Folder]]:

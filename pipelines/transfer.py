@@ -67,7 +67,9 @@ def _empty_float32(like: torch.Tensor) -> torch.Tensor:
 
 
 def to_device(
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]], normalizer: Normalizer, device: torch.device
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    normalizer: Normalizer,
+    device: torch.device,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Move batches of uint8[B, S, S, 3] pixels and int64[B] labels, in host memory, to `device`.
 
@@ -78,7 +80,7 @@ def to_device(
         for pixels, labels in batches:
             yield normalizer(pixels), labels
         return
-    stream = torch.cuda.Stream(device)
+    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     slots: list[_Slot | None] = [None] * _SLOTS
     for number, (pixels, labels) in enumerate(batches):
         slot = slots[number % _SLOTS]
@@ -104,4 +106,4 @@ class _Slot:
     def __init__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
         self.pixels = torch.empty_like(pixels, pin_memory=True)
         self.labels = torch.empty_like(labels, pin_memory=True)
-        self.copied: Any = torch.cuda.Event()
+        self.copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]

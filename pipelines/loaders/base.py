@@ -38,6 +38,7 @@ class Loader(ABC):
         source: the samples.
         view, size, batch_size, seed, rank, world, drop_last: as given to `make_loader`.
         device: where batches arrive.
+        dtype: of normalized images; None for uint8.
         workers: threads or processes that decode.
     """
 
@@ -72,10 +73,7 @@ class Loader(ABC):
         self.rank, self.world, self.drop_last = rank, world, drop_last
         self.device = torch.device(device)
         self.workers = workers or cpu_count()
-        self._normalizer = Normalizer(
-            size, MEAN, STD, device=self.device,
-            dtype=(dtype or torch.float32) if normalize else None,
-        )  # fmt: skip
+        self.dtype = (dtype or torch.float32) if normalize else None
         self._labels = torch.from_numpy(source.labels)
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0
@@ -126,14 +124,17 @@ class Loader(ABC):
         finally:
             batches.close()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - nothing to do is a fair way to close
         """Give back threads, processes and memory; safe to call twice."""
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -141,7 +142,7 @@ class Loader(ABC):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        """Execute `plan` from sample `start` on; closing the generator ends everything in flight."""
+        """Execute `plan` from sample `start` on; closing the generator ends what is in flight."""
 
     def _make_plan(self, epoch: int) -> Plan:
         return make_plan(
@@ -158,4 +159,5 @@ class Loader(ABC):
     def _to_device(
         self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return to_device(batches, self._normalizer, self.device)
+        normalizer = Normalizer(self.size, MEAN, STD, device=self.device, dtype=self.dtype)
+        return to_device(batches, normalizer, self.device)

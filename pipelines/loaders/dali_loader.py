@@ -23,6 +23,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.jpeg import Checker, read_header
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows
+from pipelines.reference import MEAN, STD
 from pipelines.source import Source
 
 try:
@@ -67,20 +68,22 @@ class DaliLoader(Loader):
             self._drain()
 
     def _take(self, pipe: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalize DALI's next batch into a tensor of our own and give DALI its buffer back."""
+        """DALI's next batch, in DALI's own memory: it stays valid for as long as it is held."""
         on_gpu = self.device.type == "cuda"
         stream = torch.cuda.current_stream(self.device) if on_gpu else None
         (output,) = pipe.share_outputs(cuda_stream=stream)
         feed = self._in_flight.popleft()
-        shared = output.as_tensor()
-        pixels = torch.from_dlpack(shared) if on_gpu else torch.from_numpy(np.asarray(shared))
-        images = self._normalizer(pixels)
-        labels = self._labels[torch.from_numpy(feed.rows.samples)]
+        dense = output.as_tensor()
+        images = (
+            torch.utils.dlpack.from_dlpack(dense) if on_gpu else torch.from_numpy(np.asarray(dense))
+        )
         pipe.release_outputs()
+        labels = self._labels[torch.from_numpy(feed.rows.samples)]
+        images = images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8)
         return images, labels.to(self.device, non_blocking=True)
 
     def _drain(self) -> None:
-        """After an early exit, drop what DALI has in flight, so that the next epoch starts clean."""
+        """Drop what DALI has in flight after an early exit, so that the next epoch starts clean."""
         pipe = self._pipe
         if pipe is None:
             self._in_flight.clear()
@@ -123,7 +126,17 @@ class DaliLoader(Loader):
                 image, size=[self.size, self.size], roi_start=roi_start, roi_end=roi_end,
                 interp_type=types.INTERP_LINEAR, antialias=True,
             )  # fmt: skip
-            pipe.set_outputs(fn.flip(image, horizontal=flip))
+            if self.dtype is None:
+                image = fn.flip(image, horizontal=flip)
+            else:
+                # In DALI's threads, or in one GPU kernel; it has no bfloat16.
+                half = self.dtype == torch.float16
+                image = fn.crop_mirror_normalize(
+                    image, mirror=flip, output_layout="HWC",
+                    dtype=types.FLOAT16 if half else types.FLOAT,
+                    mean=[255 * mean for mean in MEAN], std=[255 * std for std in STD],
+                )  # fmt: skip
+            pipe.set_outputs(image)
         pipe.build()
         return pipe
 
@@ -145,6 +158,7 @@ class DaliLoader(Loader):
         return error
 
     def close(self) -> None:
+        """Free DALI's threads and buffers."""
         self._pipe = None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2 as transforms
@@ -48,9 +49,8 @@ class StockLoader(Loader):
 
     def __init__(self, source: Source, **arguments: Any) -> None:
         super().__init__(source, **arguments)
-        if self._normalizer.dtype is None or self.world > 1:
+        if self.dtype is None or self.world > 1:
             raise UsageError("stock loader", "uint8 images or several ranks", "neither")
-        self._dtype = self._normalizer.dtype
         self._order = torch.Generator()
         self._loader: DataLoader[Any] | None = DataLoader(
             _StockDataset(source, stock_transform(self.view, self.size)),
@@ -71,18 +71,20 @@ class StockLoader(Loader):
             raise RuntimeError("the loader is closed")
         if start:
             raise UsageError("stock loader", f"{start} samples consumed", "0: it cannot resume")
-        self._order.manual_seed(hash((plan.seed, plan.epoch)))
+        words = np.random.SeedSequence((plan.seed, plan.epoch)).generate_state(1, np.uint64)
+        self._order.manual_seed(int(words[0] >> 1))
         for batch in self._loader:
             if isinstance(batch, FastftError):
                 raise batch
             images, labels = batch
-            images = images.to(self.device, self._dtype, non_blocking=True)
+            images = images.to(self.device, self.dtype, non_blocking=True)
             yield (
                 images.to(memory_format=torch.channels_last),
                 labels.to(self.device, non_blocking=True),
             )
 
     def close(self) -> None:
+        """End the worker processes."""
         self._loader = None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional
 
@@ -47,7 +47,7 @@ class TorchvisionLoader(Loader):
         yield from self._to_device(_raise_errors(self.source, self._workers))
 
     def close(self) -> None:
-        # Dropping the DataLoader ends its worker processes.
+        """End the worker processes."""
         self._workers = None
 
 
@@ -76,7 +76,8 @@ class _PlanDataset(Dataset[Any]):
             return error
         return torch.from_numpy(pixels), torch.from_numpy(self._source.labels[rows.samples])
 
-    def _render(self, sample: int, box: Any, flip: bool) -> Image.Image:
+    def _render(self, sample: int, box: NDArray[np.float64], flip: bool) -> Any:
+        """A Pillow image of the output size."""
         size = self._size
         name = f"{self._source.path}: {self._source.name(sample)}"
         image = decode(self._source.stored(sample), name)
@@ -84,9 +85,7 @@ class _PlanDataset(Dataset[Any]):
             top, left, height, width = (int(edge) for edge in box)
             image = functional.resized_crop(image, top, left, height, width, [size, size])
         else:
-            resized_h, resized_w, top, left = resized_geometry(
-                box, image.height, image.width, size
-            )
+            resized_h, resized_w, top, left = resized_geometry(box, image.height, image.width, size)
             image = functional.crop(
                 functional.resize(image, [resized_h, resized_w]), top, left, size, size
             )
@@ -106,5 +105,8 @@ def _raise_errors(
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            source.path, f"a loader process ended: {error}", "", "if memory ran out, fewer --workers"
+            source.path,
+            f"a loader process ended: {error}",
+            "",
+            "if memory ran out, fewer --workers",
         ) from error

@@ -1,0 +1,113 @@
+"""Checkpoint files: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.errors import DataError, FormatError
+
+_FORMAT, _VERSION = "fastft-checkpoint", 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A model, and all that is needed to use it or to continue.
+
+    Attributes:
+        model: its state dict.
+        arch: the model's name in torchvision.
+        classes: class names, by output row.
+        size: side of the images it was trained on, px.
+        view: how images are cut for evaluation, a view of `pipelines.plan`.
+        epoch: epochs behind it.
+        accuracy: of the evaluation split after that epoch, 0 to 1.
+        optimizer, scaler: state dicts.
+        config: the run's settings, as JSON values.
+    """
+
+    model: Mapping[str, torch.Tensor]
+    arch: str
+    classes: tuple[str, ...]
+    size: int
+    view: str
+    epoch: int
+    accuracy: float
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write to a temporary file beside `path`, force it to disk, rename it into place.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+    content |= {"format": _FORMAT, "version": _VERSION, "classes": list(checkpoint.classes)}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        raise DataError(
+            path, f"cannot be written: {error}", "", "see its disk and folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of ours onto the CPU.
+
+    Raises:
+        FormatError: the file is none, or of another version.
+        DataError: it cannot be read.
+    """
+    content = read_torch_file(path)
+    if content.get("format") != _FORMAT:
+        raise FormatError(path, "no fastft checkpoint", "one written by fastft train", "")
+    if content.get("version") != _VERSION:
+        found = f"checkpoint version {content.get('version')}"
+        raise FormatError(path, found, f"version {_VERSION}", "train again")
+    try:
+        parts = {name: content[name] for name in Checkpoint.__slots__}
+        return Checkpoint(**{**parts, "classes": tuple(parts["classes"])})
+    except (KeyError, TypeError) as error:
+        raise FormatError(path, f"lacks {error}", "a whole checkpoint", "train again") from error
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """A dictionary that `torch.save` wrote, tensors on the CPU; no code in it is executed.
+
+    Raises:
+        FormatError: it is no such file.
+        DataError: it cannot be read.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(path, "no such file", "a checkpoint", "check the path") from None
+    except OSError as error:
+        raise DataError(path, error.strerror or "cannot be read", "a checkpoint") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise FormatError(
+            path, "not readable as a checkpoint", "a file by torch.save", ""
+        ) from error
+    if not isinstance(content, dict):
+        raise FormatError(path, f"holds a {type(content).__name__}", "a state dict", "")
+    return content

@@ -1,0 +1,121 @@
+"""What each command does, as one frozen dataclass; defaults live here and nowhere else.
+
+`ConvertConfig` lives with the conversion in `pipelines.convert`, `SynthConfig` with `fastft.synth`,
+since both serve without the application.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
+
+from pipelines.errors import UsageError
+
+Amp = Literal["auto", "bf16", "fp16", "off"]
+Schedule = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One fine-tuning run.
+
+    Attributes:
+        data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
+        out: the run folder to make.
+        loader: `auto` takes dali where it is installed, else torchvision.
+        stock: torchvision's own random transforms and shuffling instead of the plan.
+        weights: `imagenet`, `none`, or a file: a checkpoint of ours or a resnet18 state dict.
+        size: side of the images that the model sees, px.
+        epochs: passes over the training set.
+        batch_size: images per step; None takes 128, or the whole training set if that is smaller.
+        lr: learning rate at its peak; None takes 0.002 on pretrained weights, else 0.05.
+        head_lr_factor: the new output layer learns this many times faster; None takes 10 on
+            pretrained weights, else 1.
+        momentum, weight_decay: of SGD.
+        schedule: `cosine` rises over the first tenth and falls to zero; `constant` stays.
+        amp: `auto` takes bfloat16 where the device computes in it, else float16 on a GPU, else
+            float32.
+        seed: of the plan and of the new layer's weights.
+        workers: decoding threads or processes; 0 takes every CPU this process may use.
+        device: `auto` takes a GPU if there is one.
+        overwrite: replace an earlier run in `out`.
+    """
+
+    data: Path
+    out: Path
+    loader: str = "auto"
+    stock: bool = False
+    weights: str = "imagenet"
+    size: int = 224
+    epochs: int = 5
+    batch_size: int | None = None
+    lr: float | None = None
+    head_lr_factor: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.001
+    schedule: Schedule = "cosine"
+    amp: Amp = "auto"
+    seed: int = 0
+    workers: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _choose("--loader", self.loader, ("auto", "torchvision", "dali"))
+        _choose("--amp", self.amp, get_args(Amp))
+        _choose("--schedule", self.schedule, get_args(Schedule))
+        # ResNet-18 halves its input five times.
+        _require("--size", self.size, 32, 1024)
+        _require("--epochs", self.epochs, 1, 100_000)
+        _require("--seed", self.seed, 0, 2**32 - 1)
+        _require("--workers", self.workers, 0, 1024)
+        _require("--momentum", self.momentum, 0, 0.9999)
+        _require("--weight-decay", self.weight_decay, 0, 10)
+        if self.batch_size is not None:
+            _require("--batch-size", self.batch_size, 1, 1 << 20)
+        if self.lr is not None:
+            _require("--lr", self.lr, 1e-12, 1e6)
+        if self.head_lr_factor is not None:
+            _require("--head-lr-factor", self.head_lr_factor, 0, 1e6)
+        if self.stock and self.loader not in ("auto", "torchvision"):
+            raise UsageError("--stock", f"--loader {self.loader}", "--loader torchvision")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictConfig:
+    """Classify images with a trained run.
+
+    Attributes:
+        run: a run folder (its `best.pt` is taken) or a checkpoint.
+        images: image files, or folders of them.
+        sheet: a PNG to draw some of the images with their predictions on.
+        csv: a file for all predictions.
+        batch_size: images per forward pass.
+        device: `auto` takes a GPU if there is one.
+    """
+
+    run: Path
+    images: tuple[Path, ...]
+    sheet: Path | None = None
+    csv: Path | None = None
+    batch_size: int = 64
+    device: str = "auto"
+
+
+def defaults(config: type[Any]) -> Any:
+    """The default of each optional field of a config class, as attributes."""
+    return SimpleNamespace(
+        **{f.name: f.default for f in fields(config) if f.default is not MISSING}
+    )
+
+
+def _choose(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(option, repr(value), f"one of {', '.join(choices)}")
+
+
+def _require(option: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:  # also catches NaN
+        raise UsageError(option, str(value), f"{least:g} to {most:g}")

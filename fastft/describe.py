@@ -1,0 +1,93 @@
+"""What a `.beton` holds, as tables: the `fastft inspect` command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.beton import MODE_RAW, Index, read_index
+from pipelines.errors import DataError
+
+#: Upper bounds of the histogram's bins, longer side in px.
+_SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096, 65535)
+_BAR = 40
+
+
+def describe(
+    path: Path, console: Console, *, verify: bool, on_progress: Callable[[int, int], None]
+) -> None:
+    """Print header, classes and sizes of a `.beton`; with `verify`, check every checksum.
+
+    Raises:
+        FormatError: the file is no whole `.beton`.
+        DataError: samples do not match their checksums, or there are none.
+    """
+    index = read_index(path)
+    console.print(_header(index))
+    console.print(_classes(index))
+    console.print(_sizes(index))
+    if verify:
+        bad = check(index, on_progress)
+        if bad:
+            names = ", ".join(index.name(sample) for sample in bad[:5])
+            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            raise DataError(
+                path, f"{len(bad)} of {len(index)} samples have changed: {names}{more}",
+                "every checksum to hold", "rerun fastft convert",
+            )  # fmt: skip
+        console.print(f"{len(index):,} checksums hold")
+
+
+def check(index: Index, on_progress: Callable[[int, int], None]) -> list[int]:
+    """The samples whose bytes do not match their checksums."""
+    bad = []
+    for done, sample in enumerate(index.damaged(), 1):
+        if sample is not None:
+            bad.append(sample)
+        if done % 256 == 0 or done == len(index):
+            on_progress(done, len(index))
+    return bad
+
+
+def _header(index: Index) -> Table:
+    raw = int((index.modes == MODE_RAW).sum())
+    table = Table(show_header=False, title=str(index.path), title_justify="left")
+    rows = {
+        "samples": f"{len(index):,}",
+        "stored as": f"{len(index) - raw:,} JPEG, {raw:,} raw pixels",
+        "file": f"{index.path.stat().st_size:,} bytes, {int(index.sizes.sum()):,} of them samples",
+        "page size": f"{index.page_bytes:,} bytes",
+        "written by": "fastft"
+        if index.checksums is not None
+        else "stock FFCV (no names, no checksums)",
+        "mean size": f"{index.widths.mean():.0f} x {index.heights.mean():.0f} px, "
+        f"{index.sizes.mean():,.0f} bytes",
+        "largest": f"{index.widths.max()} px wide, {index.heights.max()} px high, "
+        f"{index.sizes.max():,} bytes",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _classes(index: Index) -> Table:
+    table = Table("label", "class", "images")
+    counts = np.bincount(index.labels, minlength=len(index.classes))
+    for label, (name, count) in enumerate(zip(index.classes, counts, strict=True)):
+        table.add_row(str(label), name, f"{count:,}")
+    return table
+
+
+def _sizes(index: Index) -> Table:
+    longer = np.maximum(index.widths, index.heights)
+    counts = np.bincount(np.searchsorted(_SIDES, longer), minlength=len(_SIDES))
+    table = Table("longer side", "images", "")
+    first, last = np.flatnonzero(counts)[[0, -1]]
+    for i in range(first, last + 1):
+        bar = "█" * round(_BAR * counts[i] / counts.max())
+        table.add_row(f"to {_SIDES[i]} px", f"{counts[i]:,}", bar)
+    return table

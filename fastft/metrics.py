@@ -1,0 +1,104 @@
+"""What a run measures: one JSON line per step and per epoch, appended as it goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines.errors import DataError, FormatError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepMetrics:
+    """One step. `wait_s`: how long the loop stood still for its batch; `step_s`: all of it."""
+
+    epoch: int
+    step: int
+    loss: float
+    lr: float
+    wait_s: float
+    step_s: float
+    img_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochMetrics:
+    """One epoch: training, then evaluation of the whole evaluation split."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    eval_loss: float
+    eval_accuracy: float
+    img_per_s: float
+    wait_s: float
+    train_s: float
+    eval_s: float
+
+
+class MetricsFile:
+    """Appends rows to `metrics.jsonl`; each row is on disk's way when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, row: StepMetrics | EpochMetrics) -> None:
+        """Append one row, its kind first."""
+        kind = "step" if isinstance(row, StepMetrics) else "epoch"
+        self._file.write(json.dumps({"kind": kind, **asdict(row)}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
+    """The rows of a `metrics.jsonl`.
+
+    Raises:
+        DataError: there is no such file.
+        FormatError: a line is not a row.
+    """
+    steps: list[StepMetrics] = []
+    epochs: list[EpochMetrics] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(path, error.strerror or "cannot be read", "a run's metrics") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            kind = row.pop("kind")
+            if kind == "step":
+                steps.append(StepMetrics(**row))
+            else:
+                epochs.append(EpochMetrics(**row))
+        except (ValueError, TypeError, KeyError) as error:
+            raise FormatError(f"{path}:{number}", "not a row of metrics", "", "") from error
+    return steps, epochs
+
+
+class Waits:
+    """Iterates over batches and times how long each took to come."""
+
+    def __init__(self) -> None:
+        self.last_s = 0.0
+
+    def over(self, batches: Iterable[T]) -> Iterator[T]:
+        """`batches`, with the wait for each in `last_s` by the time it is yielded."""
+        iterator = iter(batches)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.last_s = time.perf_counter() - started
+            yield batch

@@ -1,0 +1,59 @@
+"""Closing tables of commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
+    from fastft.predict import Prediction
+    from pipelines.convert import Report
+
+#: Rows of predictions that are printed; all of them go to --csv.
+_ROWS = 40
+
+
+def conversion_table(reports: Sequence[Report]) -> Table:
+    """What `fastft convert` did: a column per output."""
+    table = Table("", *(escape(report.out.name) for report in reports))
+    rows: dict[str, Callable[[Report], str]] = {
+        "images": lambda r: f"{r.images:,}",
+        "classes": lambda r: f"{len(r.classes):,}",
+        "read": lambda r: f"{r.bytes_in:,} bytes",
+        "written": lambda r: f"{r.bytes_out:,} bytes",
+        "re-encoded": lambda r: f"{r.reencoded:,}",
+        "left out": lambda r: f"{len(r.quarantined):,} broken",
+        "odd but whole": lambda r: f"{len(r.warnings):,}",
+        "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
+        "speed": lambda r: f"{r.images / r.seconds:,.0f} images/s",
+    }
+    for name, cell in rows.items():
+        table.add_row(name, *(escape(cell(report)) for report in reports))
+    return table
+
+
+def print_predictions(predictions: Sequence[Prediction], console: Console) -> None:
+    """A table of predictions; a single one as a sentence."""
+    if len(predictions) == 1:
+        only = predictions[0]
+        console.print(f"With prob={only.probability:.3f}, {only.label}", markup=False)
+        return
+    table = Table("image", "class", "probability")
+    for row in predictions[:_ROWS]:
+        wrong = row.truth is not None and row.truth != row.label
+        table.add_row(
+            escape(str(row.path)), escape(row.label), f"{row.probability:.3f}",
+            style="red" if wrong else "",
+        )  # fmt: skip
+    console.print(table)
+    if len(predictions) > _ROWS:
+        console.print(f"and {len(predictions) - _ROWS:,} more; --csv FILE keeps all")
+    known = [row for row in predictions if row.truth is not None]
+    if known:
+        right = sum(row.truth == row.label for row in known)
+        share = right / len(known)
+        console.print(f"{right:,} of {len(known):,} agree with their folder's name ({share:.1%})")
