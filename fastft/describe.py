@@ -9,8 +9,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.beton import MODE_RAW, Index, read_index
+from pipelines.beton import Index, read_index
 from pipelines.errors import DataError
+from pipelines.layout import MODE_RAW
 
 #: Upper bounds of the histogram's bins, longer side in px.
 _SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096, 65535)

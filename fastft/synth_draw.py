@@ -74,13 +74,13 @@ def _draw_scene(rng: np.random.Generator, mean_size: tuple[int, int]) -> Scene:
     return Scene(
         width=width,
         height=height,
-        angle=rng.uniform(0, 2 * math.pi),
+        angle=rng.normal(0, 0.25),
         # A RandomResizedCrop of 8% area is 0.28 of the side: mostly wide enough for one motif.
         pitch_px=math.sqrt(width * height) * math.exp(rng.uniform(math.log(0.09), math.log(0.17))),
         fill=rng.uniform(0.36, 0.64),
-        relief=rng.uniform(0.15, 0.5) * rng.choice((-1, 1)),
+        relief=rng.uniform(0.15, 0.5) * (-1 if rng.random() < 0.15 else 1),
         shadow=rng.uniform(0.1, 0.5),
-        light_angle=rng.uniform(0, 2 * math.pi),
+        light_angle=rng.normal(math.pi / 2, 0.6),
         blur_px=max(0.0, rng.normal(0.2, 0.5)) * side / 200,
     )
 
@@ -108,7 +108,7 @@ def _scatter(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, 
             parts: tuple[Points, ...] = (polar(0.56 * (1 + waves)),)
         else:
             parts = unit_outline(name)
-        a, shear, squeeze = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.08), rng.normal(1, 0.06)
+        a, shear, squeeze = scene.angle + rng.normal(0, 0.35), rng.normal(0, 0.08), rng.normal(1, 0.06)
         turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
         warp = turn @ np.array([[squeeze, shear], [0, 1 / squeeze]]) * size
         r = 0.5 * pitch
@@ -234,7 +234,7 @@ def _compose(
     """Luma float32[H,W] and the two chroma planes at half size, 0 to 255 but not clipped."""
     w, h = scene.width, scene.height
     half_size = _half_size(w, h)
-    polarity = rng.choice((-1, 1))
+    polarity = -1 if rng.random() < 0.15 else 1
     contrast = rng.uniform(70, 130)
     middle = rng.uniform(80, 165)
     under, over = middle - polarity * contrast / 2, middle + polarity * contrast / 2

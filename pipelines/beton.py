@@ -1,83 +1,40 @@
-"""The byte layout of a `.beton` file; nothing else in fastft knows it.
+"""Reads `.beton` files, ours and stock FFCV's; every offset and size is checked here.
 
-It is FFCV's version 2 with two fields, `image` (RGBImageField) and `label` (IntField), all
-little-endian:
-
-    header          version, fields, page size, samples, where the allocation table starts
-    2 descriptors   type, name, 1,024 bytes of arguments that stock FFCV ignores for these types
-    metadata        per sample: mode, width, height, data pointer, label
-    pages           the samples' bytes; none crosses a multiple of the page size
-    extra           ours: checksums, source names, class names
-    allocation      per sample: number, pointer, size; up to the end of the file
-
-The `extra` block is found through the image descriptor's arguments, so stock FFCV never meets it.
-Files that stock `ffcv.DatasetWriter` wrote have none and are read all the same.
+See `pipelines.layout` for the bytes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
-
-MODE_JPG, MODE_RAW = 0, 1
-#: FFCV's page size unless a sample needs more.
-PAGE_BYTES = 8 << 20
-#: The header holds the page size, a power of two, in 32 bits.
-MAX_PAGE_BYTES = 1 << 31
-#: Width and height are 16-bit numbers.
-MAX_SIDE_PX = 65535
-
-_VERSION = 2
-_TYPE_INT, _TYPE_RGB = 1, 2
-_HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("fields", "<u2"),
-        ("page_size", "<u4"),
-        ("samples", "<u8"),
-        ("table", "<u8"),
-    ]
+from pipelines.layout import (
+    ALLOCATION,
+    DESCRIPTOR,
+    EXTRA,
+    EXTRA_VERSION,
+    HEADER,
+    MAGIC,
+    MAX_SIDE_PX,
+    METADATA,
+    METADATA_START,
+    MODE_JPG,
+    MODE_RAW,
+    TYPE_INT,
+    TYPE_RGB,
+    VERSION,
+    Stored,
+    encode_classes,
 )
-_DESCRIPTOR = np.dtype([("type", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
-# FFCV packs an image's four numbers and aligns the label behind them.
-_METADATA = np.dtype(
-    {
-        "names": ["mode", "width", "height", "pointer", "label"],
-        "formats": ["u1", "<u2", "<u2", "<u8", "<i8"],
-        "offsets": [0, 1, 3, 5, 16],
-        "itemsize": 24,
-    }
-)
-_ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
-#: What the image descriptor's arguments begin with in our files.
-_EXTRA = np.dtype(
-    [("magic", "S8"), ("version", "<u4"), ("tables_crc32", "<u4"), ("block_crc32", "<u4"),
-     ("classes_bytes", "<u4"), ("pointer", "<u8"), ("names_bytes", "<u8")]
-)  # fmt: skip
-_MAGIC, _EXTRA_VERSION = b"fastft-x", 1
-_METADATA_START = _HEADER.itemsize + 2 * _DESCRIPTOR.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One sample as a file holds it: JPEG bytes, or `height * width * 3` bytes of RGB pixels."""
-
-    mode: int
-    width: int
-    height: int
-    data: bytes | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,48 +122,48 @@ def read_index(path: Path) -> Index:
         DataError: it does not exist, cannot be read or holds no samples.
     """
     size = _file_bytes(path)
-    if size < _METADATA_START:
+    if size < METADATA_START:
         raise FormatError(path, f"{size:,} bytes long", "a .beton file", _REDO)
     data: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
-    header = np.frombuffer(data, _HEADER, 1)[0]
+    header = np.frombuffer(data, HEADER, 1)[0]
     version, samples, page = (
         int(header["version"]),
         int(header["samples"]),
         int(header["page_size"]),
     )
-    if version != _VERSION:
-        hint = "a .beton file" if version > 64 else f"format version {_VERSION}"
+    if version != VERSION:
+        hint = "a .beton file" if version > 64 else f"format version {VERSION}"
         raise FormatError(path, f"format version {version}", hint, _REDO)
     if page < 1 or page & (page - 1):
         raise FormatError(path, f"page size {page}", "a power of two", _REDO)
-    descriptors = np.frombuffer(data, _DESCRIPTOR, 2, _HEADER.itemsize)
+    descriptors = np.frombuffer(data, DESCRIPTOR, 2, HEADER.itemsize)
     types = [int(t) for t in descriptors["type"]]
-    if int(header["fields"]) != 2 or types != [_TYPE_RGB, _TYPE_INT]:
+    if int(header["fields"]) != 2 or types != [TYPE_RGB, TYPE_INT]:
         raise FormatError(
             path, f"{int(header['fields'])} fields of types {types}",
             "an RGBImageField and an IntField", "write it with fastft convert",
         )  # fmt: skip
     if samples == 0:
         raise DataError(path, "holds no samples", "at least one", _REDO)
-    table, metadata_end = int(header["table"]), _METADATA_START + samples * _METADATA.itemsize
-    if metadata_end > size or not metadata_end <= table <= size - samples * _ALLOCATION.itemsize:
+    table, metadata_end = int(header["table"]), METADATA_START + samples * METADATA.itemsize
+    if metadata_end > size or not metadata_end <= table <= size - samples * ALLOCATION.itemsize:
         raise FormatError(
             path, f"cut short at {size:,} bytes", f"{samples:,} samples and their tables", _REDO
         )
-    metadata = np.frombuffer(data, _METADATA, samples, _METADATA_START)
-    if (size - table) % _ALLOCATION.itemsize:
+    metadata = np.frombuffer(data, METADATA, samples, METADATA_START)
+    if (size - table) % ALLOCATION.itemsize:
         raise FormatError(path, "its allocation table ends in the middle", "whole entries", _REDO)
-    allocation = np.frombuffer(data, _ALLOCATION, offset=table)
+    allocation = np.frombuffer(data, ALLOCATION, offset=table)
     pointers = metadata["pointer"]
     sizes = _allocated_sizes(path, pointers, allocation)
     _check_bounds(path, metadata, sizes, metadata_end, table)
-    extra = np.frombuffer(descriptors["arguments"][0].tobytes(), _EXTRA, 1)[0]
+    extra = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
     parts: dict[str, Any] = dict.fromkeys(("checksums", "_name_ends", "_names", "_extra_crc32"))
     classes: tuple[str, ...] = ()
-    if extra["magic"] == _MAGIC:
-        if int(extra["version"]) != _EXTRA_VERSION:
+    if extra["magic"] == MAGIC:
+        if int(extra["version"]) != EXTRA_VERSION:
             found = f"extra data of version {int(extra['version'])}"
-            raise FormatError(path, found, f"version {_EXTRA_VERSION}", _REDO)
+            raise FormatError(path, found, f"version {EXTRA_VERSION}", _REDO)
         if zlib.crc32(allocation, zlib.crc32(metadata)) != int(extra["tables_crc32"]):
             raise FormatError(path, "its tables have changed", "their checksum to hold", _REDO)
         classes, parts = _read_extra(path, data, extra, samples, metadata_end, table)
@@ -309,129 +266,5 @@ def _extra_bytes(index: Index) -> bytes:
     assert index._names is not None
     return b"".join(
         (index.checksums.tobytes(), index._name_ends.tobytes(), index._names.tobytes(),
-         _classes_json(index.classes))
+         encode_classes(index.classes))
     )  # fmt: skip
-
-
-def _classes_json(classes: tuple[str, ...]) -> bytes:
-    return json.dumps({"classes": list(classes)}).encode()
-
-
-class BetonWriter:
-    """Writes one `.beton` beside its final place, then puts it there whole or not at all.
-
-    Use as a context manager: `append` samples in order, `finish`, `publish`. Leaving the block
-    unpublished removes the temporary file. What is written depends on the samples alone.
-    """
-
-    def __init__(self, path: Path, capacity: int) -> None:
-        """Open a temporary file in `path`'s folder with room for `capacity` samples' metadata."""
-        self.path = path
-        self._capacity = capacity
-        self._metadata = np.zeros(capacity, _METADATA)
-        self._sizes = np.zeros(capacity, np.uint64)
-        self._checksums = np.zeros(capacity, np.uint32)
-        self._names: list[bytes] = []
-        self._end = _METADATA_START + capacity * _METADATA.itemsize
-        self._page = PAGE_BYTES
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        self._temporary: str | None = temporary
-
-    def __enter__(self) -> BetonWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._file)
-        if self._temporary is not None:
-            os.unlink(self._temporary)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def append(self, stored: Stored, label: int, name: str, checksum: int) -> None:
-        """Write one sample.
-
-        Raises:
-            DataError: the sample is larger than a page can be.
-        """
-        size, sample = len(stored.data), len(self._names)
-        if size > MAX_PAGE_BYTES:
-            found = f"{size:,} bytes as stored"
-            raise DataError(name, found, f"at most {MAX_PAGE_BYTES:,}", "see --max-side")
-        pointer = self._place(size)
-        _write_at(self._file, stored.data, pointer)
-        self._metadata[sample] = (stored.mode, stored.width, stored.height, pointer, label)
-        self._sizes[sample], self._checksums[sample] = size, checksum
-        self._names.append(os.fsencode(name))
-
-    def finish(self, classes: tuple[str, ...]) -> int:
-        """Write the tables and force everything to disk; returns the file's size in bytes."""
-        samples = len(self._names)
-        metadata, names = self._metadata[:samples], b"".join(self._names)
-        allocation = np.empty(samples, _ALLOCATION)
-        allocation["sample"] = np.arange(samples)
-        allocation["pointer"], allocation["size"] = metadata["pointer"], self._sizes[:samples]
-        ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
-        classes_json = _classes_json(classes)
-        block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, classes_json))
-        extra = np.zeros(1, _EXTRA)
-        extra[0] = (
-            _MAGIC, _EXTRA_VERSION, zlib.crc32(allocation, zlib.crc32(metadata)),
-            zlib.crc32(block), len(classes_json), self._end, len(names),
-        )  # fmt: skip
-        descriptors = np.zeros(2, _DESCRIPTOR)
-        for descriptor, kind, name in zip(
-            descriptors, (_TYPE_RGB, _TYPE_INT), (b"image", b"label"), strict=True
-        ):
-            descriptor["type"] = kind
-            descriptor["name"][: len(name)] = np.frombuffer(name, np.uint8)
-        descriptors["arguments"][0, : _EXTRA.itemsize] = extra.view(np.uint8)
-        header = np.zeros(1, _HEADER)
-        header[0] = (_VERSION, 2, self._page, samples, self._end + len(block))
-        _write_at(self._file, block, self._end)
-        _write_at(self._file, allocation.tobytes(), self._end + len(block))
-        _write_at(self._file, header.tobytes() + descriptors.tobytes() + metadata.tobytes(), 0)
-        os.fsync(self._file)
-        return self._end + len(block) + allocation.nbytes
-
-    def publish(self) -> None:
-        """Rename the finished file into place."""
-        assert self._temporary is not None
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(self._temporary, 0o666 & ~mask)
-        os.replace(self._temporary, self.path)
-        self._temporary = None
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def _place(self, size: int) -> int:
-        """Where the next `size` bytes go, such that they cross no multiple of the page size.
-
-        The final page size is known only when the last sample is. A sample larger than the first
-        page size therefore starts at a multiple of the power of two that holds it: then it lies
-        within one page of any size from that power on.
-        """
-        page = max(PAGE_BYTES, 1 << (size - 1).bit_length()) if size > 1 else PAGE_BYTES
-        self._page = max(self._page, page)
-        start = self._end
-        if start // page != (start + size - 1) // page:
-            start = -(-start // page) * page
-        self._end = start + size
-        return start
-
-
-def _write_at(file: int, data: bytes | NDArray[np.uint8], offset: int) -> None:
-    view = memoryview(data).cast("B")
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pipelines.beton import BetonWriter, read_index
+from pipelines.beton import read_index
+from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, FastftError, UsageError
 from pipelines.folder import Folder, read_folder, read_splits, split_folders

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipelines.beton import MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
 from pipelines.errors import DataError
 from pipelines.jpeg import Checker, JpegHeader, describe, read_header
+from pipelines.layout import MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.beton import Stored
 from pipelines.encode import decode
+from pipelines.layout import Stored
 from pipelines.plan import Plan, Rows, resized_geometry
 
 #: ImageNet's channel means and deviations, of pixels scaled to 0-1: what torchvision's pretrained

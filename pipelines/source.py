@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.beton import Stored, read_index
+from pipelines.beton import read_index
 from pipelines.encode import EncodePolicy, Encoder, read_stored
 from pipelines.errors import DataError
 from pipelines.folder import Folder, read_folder
 from pipelines.jpeg import describe, read_header
+from pipelines.layout import Stored
 
 #: Enough of a file to hold the frame header of most JPEGs, EXIF thumbnail included.
 _HEAD_BYTES = 1 << 16

@@ -17,9 +17,10 @@ HEAVY = {"ffcv", "matplotlib", "numba", "nvidia", "torch", "torchvision"}
 
 # Lowest first. A module imports only from layers below its own; an exact name beats a pattern.
 LAYERS = (
-    ("pipelines.errors",),
+    ("pipelines.errors", "pipelines.layout"),
     (
         "pipelines.beton",
+        "pipelines.beton_writer",
         "pipelines.folder",
         "pipelines.jpeg",
         "pipelines.kernels",

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.beton import MODE_RAW, Stored
 from pipelines.encode import decode
 from pipelines.errors import DataError, UsageError
 from pipelines.jpeg import Checker, read_header
+from pipelines.layout import MODE_RAW, Stored
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD

@@ -1,0 +1,154 @@
+"""Writes `.beton` files: samples in order, tables at the end, into place by one rename.
+
+See `pipelines.layout` for the bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import DataError
+from pipelines.layout import (
+    ALLOCATION,
+    DESCRIPTOR,
+    EXTRA,
+    EXTRA_VERSION,
+    HEADER,
+    MAGIC,
+    MAX_PAGE_BYTES,
+    METADATA,
+    METADATA_START,
+    PAGE_BYTES,
+    TYPE_INT,
+    TYPE_RGB,
+    VERSION,
+    Stored,
+    encode_classes,
+)
+
+
+class BetonWriter:
+    """Writes one `.beton` beside its final place, then puts it there whole or not at all.
+
+    Use as a context manager: `append` samples in order, `finish`, `publish`. Leaving the block
+    unpublished removes the temporary file. What is written depends on the samples alone.
+    """
+
+    def __init__(self, path: Path, capacity: int) -> None:
+        """Open a temporary file in `path`'s folder with room for `capacity` samples' metadata."""
+        self.path = path
+        self._capacity = capacity
+        self._metadata = np.zeros(capacity, METADATA)
+        self._sizes = np.zeros(capacity, np.uint64)
+        self._checksums = np.zeros(capacity, np.uint32)
+        self._names: list[bytes] = []
+        self._end = METADATA_START + capacity * METADATA.itemsize
+        self._page = PAGE_BYTES
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        self._temporary: str | None = temporary
+
+    def __enter__(self) -> BetonWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._file)
+        if self._temporary is not None:
+            os.unlink(self._temporary)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def append(self, stored: Stored, label: int, name: str, checksum: int) -> None:
+        """Write one sample.
+
+        Raises:
+            DataError: the sample is larger than a page can be.
+        """
+        size, sample = len(stored.data), len(self._names)
+        if size > MAX_PAGE_BYTES:
+            found = f"{size:,} bytes as stored"
+            raise DataError(name, found, f"at most {MAX_PAGE_BYTES:,}", "see --max-side")
+        pointer = self._place(size)
+        _write_at(self._file, stored.data, pointer)
+        self._metadata[sample] = (stored.mode, stored.width, stored.height, pointer, label)
+        self._sizes[sample], self._checksums[sample] = size, checksum
+        self._names.append(os.fsencode(name))
+
+    def finish(self, classes: tuple[str, ...]) -> int:
+        """Write the tables and force everything to disk; returns the file's size in bytes."""
+        samples = len(self._names)
+        metadata, names = self._metadata[:samples], b"".join(self._names)
+        allocation = np.empty(samples, ALLOCATION)
+        allocation["sample"] = np.arange(samples)
+        allocation["pointer"], allocation["size"] = metadata["pointer"], self._sizes[:samples]
+        ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
+        classes_json = encode_classes(classes)
+        block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, classes_json))
+        extra = np.zeros(1, EXTRA)
+        extra[0] = (
+            MAGIC, EXTRA_VERSION, zlib.crc32(allocation, zlib.crc32(metadata)),
+            zlib.crc32(block), len(classes_json), self._end, len(names),
+        )  # fmt: skip
+        descriptors = np.zeros(2, DESCRIPTOR)
+        for descriptor, kind, name in zip(
+            descriptors, (TYPE_RGB, TYPE_INT), (b"image", b"label"), strict=True
+        ):
+            descriptor["type"] = kind
+            descriptor["name"][: len(name)] = np.frombuffer(name, np.uint8)
+        descriptors["arguments"][0, : EXTRA.itemsize] = extra.view(np.uint8)
+        header = np.zeros(1, HEADER)
+        header[0] = (VERSION, 2, self._page, samples, self._end + len(block))
+        _write_at(self._file, block, self._end)
+        _write_at(self._file, allocation.tobytes(), self._end + len(block))
+        _write_at(self._file, header.tobytes() + descriptors.tobytes() + metadata.tobytes(), 0)
+        os.fsync(self._file)
+        return self._end + len(block) + allocation.nbytes
+
+    def publish(self) -> None:
+        """Rename the finished file into place."""
+        assert self._temporary is not None
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(self._temporary, 0o666 & ~mask)
+        os.replace(self._temporary, self.path)
+        self._temporary = None
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _place(self, size: int) -> int:
+        """Where the next `size` bytes go, such that they cross no multiple of the page size.
+
+        The final page size is known only when the last sample is. A sample larger than the first
+        page size therefore starts at a multiple of the power of two that holds it: then it lies
+        within one page of any size from that power on.
+        """
+        page = max(PAGE_BYTES, 1 << (size - 1).bit_length()) if size > 1 else PAGE_BYTES
+        self._page = max(self._page, page)
+        start = self._end
+        if start // page != (start + size - 1) // page:
+            start = -(-start // page) * page
+        self._end = start + size
+        return start
+
+
+def _write_at(file: int, data: bytes | NDArray[np.uint8], offset: int) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
