@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from fastft.synth_draw import FAMILIES, draw_jpeg
+from fastft.synth_draw import draw_jpeg
+from fastft.synth_motif import FAMILIES
 from pipelines.errors import DataError, UsageError
 
 MARKER = "synth.json"

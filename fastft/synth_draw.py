@@ -74,9 +74,11 @@ def _draw_scene(rng: np.random.Generator, mean_size: tuple[int, int]) -> Scene:
     return Scene(
         width=width,
         height=height,
+        # Mostly upright, raised, lit from above and light on dark, as photos of things are. With
+        # no such habits a ResNet-18 needed over 12 epochs of 1,000 photos to begin to learn.
         angle=rng.normal(0, 0.25),
-        # A RandomResizedCrop of 8% area is 0.28 of the side: mostly wide enough for one motif.
-        pitch_px=math.sqrt(width * height) * math.exp(rng.uniform(math.log(0.09), math.log(0.17))),
+        # The least RandomResizedCrop, 8% of the area, is 0.28 of the side: it holds a motif.
+        pitch_px=math.sqrt(width * height) * rng.uniform(0.14, 0.22),
         fill=rng.uniform(0.36, 0.64),
         relief=rng.uniform(0.15, 0.5) * (-1 if rng.random() < 0.15 else 1),
         shadow=rng.uniform(0.1, 0.5),
@@ -96,21 +98,20 @@ def _scatter(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, 
     reach = math.ceil(math.hypot(w, h) / pitch / 2) + 1
     cells = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2), axis=-1).reshape(-1, 2)
     cells = cells + rng.uniform(-0.62, -0.38, 2) + rng.uniform(-0.1, 0.1, cells.shape)
-    c, s = math.cos(scene.angle), math.sin(scene.angle)
-    centres = cells @ np.array([[c, s], [-s, c]]) * pitch + (w / 2, h / 2)
+    centres = cells @ _rotation(scene.angle) * pitch + (w / 2, h / 2)
     inside = (np.abs(centres / (w, h) - 0.5) < 0.5 + pitch / 2 / np.array([w, h])).all(axis=1)
     for x, y in centres[inside]:
-        size = pitch * (0.4 + 0.2 * scene.fill) * math.exp(rng.uniform(-0.12, 0.12))
-        # One in eight is a pebble of no particular form, in every class alike.
-        if rng.random() < 0.125:
+        size = pitch * (0.43 + 0.2 * scene.fill) * math.exp(rng.uniform(-0.12, 0.12))
+        # One in twelve is a pebble of no particular form, in every class alike.
+        if rng.random() < 0.08:
             t = np.linspace(0, 2 * math.pi, 24, endpoint=False)
             waves = sum(rng.uniform(0, 0.1) * np.cos(k * t + rng.uniform(0, 7)) for k in (2, 3, 4))
             parts: tuple[Points, ...] = (polar(0.56 * (1 + waves)),)
         else:
             parts = unit_outline(name)
-        a, shear, squeeze = scene.angle + rng.normal(0, 0.35), rng.normal(0, 0.08), rng.normal(1, 0.06)
-        turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
-        warp = turn @ np.array([[squeeze, shear], [0, 1 / squeeze]]) * size
+        turn = _rotation(scene.angle + rng.normal(0, 0.35))
+        squeeze = rng.normal(1, 0.06)
+        warp = turn @ np.array([[squeeze, rng.normal(0, 0.08)], [0, 1 / squeeze]]) * size
         r = 0.5 * pitch
         level = int(rng.integers(28, 229))
         draw_tone.ellipse([(x - r) / 4, (y - r) / 4, (x + r) / 4, (y + r) / 4], fill=level)
@@ -124,12 +125,18 @@ def _scatter(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, 
     )
 
 
+def _rotation(angle: float) -> Points:
+    """Turns row vectors, points[N,2] @ rotation, by `angle` radians."""
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c, s], [-s, c]])
+
+
 def _weave(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, Plane]:
     """The class's texture over the whole surface: mask and tone as in `_scatter`."""
     w, h = scene.width, scene.height
     levels, edge = calibrate(name)
-    # 2 edges per pitch for every class, as stripes of one pitch have them.
-    period = scene.pitch_px * 0.8 * edge / 2
+    # Equal length of edge per area for every class: that of stripes 0.57 of the pitch wide.
+    period = scene.pitch_px * 0.57 * edge / 2
     step = max(w, h) / 12
     grid_w, grid_h = math.ceil(w / step) + 3, math.ceil(h / step) + 3
     x, y = np.meshgrid((np.arange(grid_w) - 1.5) * step, (np.arange(grid_h) - 1.5) * step)
@@ -140,9 +147,8 @@ def _weave(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, Pl
     for a, b, k in ((c, s, squeeze), (-s, c, 1 / squeeze)):
         drift = Image.fromarray(rng.normal(0, bend, (4, 4)).astype(np.float32))
         soft = np.asarray(drift.resize((grid_w, grid_h), Image.Resampling.BICUBIC))
-        plane = Image.fromarray(
-            ((a * x + b * y) * k + rng.uniform(0, 64) + soft).astype(np.float32)
-        )
+        straight = (a * x + b * y) * k + rng.uniform(0, 64)
+        plane = Image.fromarray((straight + soft).astype(np.float32))
         box = (2, 2, 2 + w / step, 2 + h / step)
         coords.append(np.asarray(plane.resize((w, h), Image.Resampling.BICUBIC, box=box)))
     f = texture_height(name, *coords)
@@ -183,9 +189,8 @@ def _clutter(rng: np.random.Generator, scene: Scene) -> Plane | None:
         p = rng.uniform(-0.2, 1.2, (3, 2)) * (2 * w, 2 * h)
         t = np.linspace(0, 1, 24)[:, None]
         curve = (1 - t) ** 2 * p[0] + 2 * t * (1 - t) * p[1] + t**2 * p[2]
-        draw.line(
-            curve.ravel().tolist(), fill=255, width=max(1, round(rng.uniform(0.006, 0.02) * side))
-        )
+        thick = max(1, round(rng.uniform(0.006, 0.02) * side))
+        draw.line(curve.ravel().tolist(), fill=255, width=thick)
     for _ in range(n_crumbs):
         t = np.sort(rng.uniform(0, 2 * math.pi, 7))
         r = rng.uniform(0.008, 0.03) * side
@@ -209,7 +214,7 @@ def _slide(plane: Plane, dx: int, dy: int) -> Plane:
 def _light(rng: np.random.Generator, scene: Scene, mask: Plane) -> Plane:
     """Brightness of the lit, embossed surface and its shadows: float32 at the mask's size, ~1."""
     h, w = mask.shape
-    y, x = np.mgrid[-1:1:9j, -1:1:9j]
+    x, y = np.meshgrid(*[np.linspace(-1, 1, 9)] * 2)
     gx, gy = rng.normal(0, 0.16, 2)
     lamp = 1 + gx * x + gy * y - rng.uniform(0, 0.18) * (x * x + y * y - 0.6)
     lamp_image = Image.fromarray(np.clip(lamp, 0.55, 1.45).astype(np.float32))
@@ -258,9 +263,9 @@ def _compose(
             plane += low_specks * (np.float32(hue) - plane)
     luma *= np.asarray(Image.fromarray(light).resize((w, h), Image.Resampling.BILINEAR))
     noise = np.frombuffer(rng.bytes(2 * w * h), np.int8).reshape(2, h, w)
-    luma += (noise[0].astype(np.int16) + noise[1]).astype(np.float32) * np.float32(
-        rng.uniform(0.5, 5.5) / 104
-    )
+    # Two bytes summed have a spread of 104 and nearly a bell's shape, at a tenth of its cost.
+    spread = np.float32(rng.uniform(0.5, 5.5) / 104)
+    luma += spread * np.add(noise[0], noise[1], dtype=np.float32)
     drift = rng.normal(0, 5, (2, 5, 5)).astype(np.float32)
     for plane, bend in zip(chroma, drift, strict=True):
         plane += np.asarray(Image.fromarray(bend).resize(half_size, Image.Resampling.BICUBIC))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating[Any]]
 Points = NDArray[np.float64]
 
 
@@ -48,7 +49,7 @@ def unit_outline(name: str) -> tuple[Points, ...]:
     elif name == "ring":
         outer, hole = polar(1.0), [polar(0.56)]
     elif name == "cross":
-        a = 0.3
+        a = 0.25
         arm = np.array([(1, -a), (1, a), (a, a)])
         outer = np.concatenate([arm, arm[:, ::-1] * (-1, 1), -arm, arm[:, ::-1] * (1, -1)])
     elif name == "triangle":
@@ -68,7 +69,7 @@ def unit_outline(name: str) -> tuple[Points, ...]:
     elif name == "hourglass":
         outer = np.array([(-1, -0.75), (0, -0.14), (1, -0.75), (1, 0.75), (0, 0.14), (-1, 0.75)])
     else:
-        outer = np.array([(-1, -0.3), (1, -0.3), (1, 0.3), (-1, 0.3)])
+        outer = np.array([(-1, -0.36), (1, -0.36), (1, 0.36), (-1, 0.36)])
     outer = outer - (outer.min(axis=0) + outer.max(axis=0)) / 2
     scale = math.sqrt(_area(outer) - sum(map(_area, hole)))
     return tuple(p / scale for p in (outer, *hole))
@@ -79,7 +80,8 @@ def _bite() -> Points:
     tip, centre = np.array([math.cos(1.0), math.sin(1.0)]), 0.55
     radius = math.hypot(tip[0] - centre, tip[1])
     t = math.atan2(tip[1], tip[0] - centre)
-    return polar(radius, -t, t - 2 * math.pi) + np.array([centre, 0.0])
+    arc: Points = polar(radius, -t, t - 2 * math.pi) + np.array([centre, 0.0])
+    return arc
 
 
 # --- weaves: textures as functions of the plane ------------------------------------------------

@@ -17,6 +17,7 @@ from torchvision.transforms import v2 as transforms
 from pipelines.encode import decode
 from pipelines.errors import FastftError, UsageError
 from pipelines.loaders.base import Loader
+from pipelines.loaders.torchvision_loader import end_workers
 from pipelines.plan import Plan, resize_side
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
@@ -85,7 +86,9 @@ class StockLoader(Loader):
 
     def close(self) -> None:
         """End the worker processes."""
-        self._loader = None
+        if self._loader is not None:
+            end_workers(self._loader)
+            self._loader = None
 
 
 class _StockDataset(Dataset[Any]):

@@ -48,7 +48,9 @@ class TorchvisionLoader(Loader):
 
     def close(self) -> None:
         """End the worker processes."""
-        self._workers = None
+        if self._workers is not None:
+            end_workers(self._workers)
+            self._workers = None
 
 
 class _RowSampler:
@@ -90,6 +92,17 @@ class _PlanDataset(Dataset[Any]):
                 functional.resize(image, [resized_h, resized_w]), top, left, size, size
             )
         return functional.hflip(image) if flip else image
+
+
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End a DataLoader's persistent workers now.
+
+    Left to the garbage collector, its iterator may be inherited by the next loader's forked workers
+    and complain there of children that are not theirs.
+    """
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 def _raise_errors(

@@ -1,0 +1,76 @@
+"""A class folder to `.beton`: `fastft convert` against FFCV's own writer.
+
+FFCV's decodes and encodes every photo anew; ours stores the file's bytes, by default after a
+decode that only looks for damage.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.conftest import Contender, Duel, Photos
+from pipelines.beton import read_index
+from pipelines.convert import ConvertConfig, convert
+
+pytest.importorskip("ffcv", reason="the baseline needs ffcv")
+from ffcv.fields import IntField, RGBImageField
+from ffcv.reader import Reader
+from ffcv.writer import DatasetWriter
+from torchvision.datasets import ImageFolder
+
+pytestmark = pytest.mark.benchmark(group="convert")
+
+
+def write_by_ffcv(root: Path, out: Path, cores: int) -> int:
+    """Source: https://docs.ffcv.io/writing_datasets.html."""
+    dataset = ImageFolder(str(root))  # opens by Pillow, converts to RGB
+    fields = {"image": RGBImageField(write_mode="jpg"), "label": IntField()}
+    DatasetWriter(str(out), fields, num_workers=cores).from_indexed_dataset(dataset)
+    return len(dataset)
+
+
+def write_by_fastft(root: Path, out: Path, cores: int, verify: bool) -> int:
+    (report,) = convert(ConvertConfig(src=root, out=out, workers=cores, verify=verify))
+    return report.images
+
+
+def by_ffcv(photos: Photos, out: Path, cores: int) -> Contender:
+    run = partial(write_by_ffcv, photos.root, out, cores)
+    return Contender("ffcv DatasetWriter", run, partial(out.unlink, missing_ok=True))
+
+
+def by_fastft(photos: Photos, out: Path, cores: int, verify: bool) -> Contender:
+    run = partial(write_by_fastft, photos.root, out, cores, verify)
+    name = "fastft convert" + ("" if verify else " --no-verify")
+    return Contender(name, run, partial(out.unlink, missing_ok=True))
+
+
+def test_ffcv_writer(duel: Duel, photos: Photos, workspace: Path, cores: int) -> None:
+    out = workspace / "ffcv.beton"
+    duel(by_ffcv(photos, out, cores))
+    assert_labels(out, photos)
+
+
+@pytest.mark.parametrize(
+    ("verify", "goal"), [(True, "ratio >= 3"), (False, "ratio >= 10")], ids=["verify", "no-verify"]
+)
+def test_fastft_convert(
+    verify: bool, goal: str, duel: Duel, photos: Photos, workspace: Path, cores: int
+) -> None:
+    stock_out, out = workspace / "ffcv.beton", workspace / "fastft.beton"
+    duel(by_fastft(photos, out, cores, verify), by_ffcv(photos, stock_out, cores), goal)
+    assert_labels(out, photos)
+    index = read_index(out)
+    for sample, path in enumerate(photos.files):
+        assert bytes(index.stored(sample).data) == path.read_bytes()
+
+
+def assert_labels(out: Path, photos: Photos) -> None:
+    """Stock FFCV's reader sees every sample with its label."""
+    reader = Reader(str(out))
+    assert reader.num_samples == len(photos)
+    np.testing.assert_array_equal(reader.metadata["f1"], photos.labels)

@@ -1,0 +1,64 @@
+"""Makes the odd images in tests/data/odd: `python tests/data/make.py`.
+
+The files are kept in the repository, since encoders change and a test's input must not.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+OUT = Path(__file__).parent / "odd"
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Waves, an edge and some noise: every frequency that a decoder or a filter may get wrong."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    waves = [np.sin(x / (3 + 5 * c) + seed) * np.cos(y / (4 + 3 * c)) for c in range(3)]
+    pixels = 128 + 70 * np.stack(waves, axis=2) + rng.normal(0, 12, (height, width, 3))
+    pixels[(x * height > y * width) & (x % 16 < 8)] += 40
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def main() -> None:
+    """Write all files."""
+    jpegs = OUT / "jpegs"
+    others = OUT / "others"
+    for folder in (jpegs, others):
+        folder.mkdir(parents=True, exist_ok=True)
+    photo = picture(97, 61)
+    photo.convert("L").save(jpegs / "gray.jpg", quality=85)
+    photo.save(jpegs / "progressive.jpg", quality=85, progressive=True)
+    photo.save(jpegs / "s444.jpg", quality=90, subsampling=0)
+    photo.save(jpegs / "s422.jpg", quality=90, subsampling=1)
+    photo.save(jpegs / "restart.jpg", quality=85, restart_marker_rows=1)
+    picture(1, 1).save(jpegs / "1x1.jpg", quality=95)
+    picture(1, 37, 3).save(jpegs / "1x37.jpg", quality=90)
+    picture(5000, 20, 1).save(jpegs / "5000x20.jpg", quality=30)
+    picture(19, 1200, 2).save(jpegs / "19x1200.jpg", quality=40)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(jpegs / "exif6.jpg", quality=85, exif=exif)
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=85)
+    (jpegs / "garbage_after.jpg").write_bytes(buffer.getvalue() + b"\0" * 100 + b"trailing")
+    photo.convert("CMYK").save(others / "cmyk.jpg", quality=85)
+    alpha = np.tile(np.linspace(0, 255, 97).astype(np.uint8), (61, 1))
+    rgba = photo.copy()
+    rgba.putalpha(Image.fromarray(alpha))
+    rgba.save(others / "rgba.png")
+    photo.quantize(16).save(others / "palette.png", transparency=3)
+    Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(
+        others / "gray16.png"
+    )
+    photo.save(others / "photo.bmp")
+    photo.save(others / "photo.webp", quality=80)
+    frames = [picture(40, 30, seed).quantize(32) for seed in range(3)]
+    frames[0].save(others / "animated.gif", save_all=True, append_images=frames[1:])
+    photo.save(others / "png_named.jpg", "PNG")
+
+
+if __name__ == "__main__":
+    main()
