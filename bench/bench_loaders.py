@@ -86,7 +86,7 @@ def stock_dali(photos: Photos, cores: int, stack: ExitStack) -> Iterator[Batch]:
     from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 
     @pipeline_def(batch_size=BATCH, num_threads=cores, device_id=None)
-    def pipeline():  # noqa: ANN202
+    def pipeline():
         encoded, labels = fn.readers.file(
             file_root=str(photos.root), random_shuffle=True, pad_last_batch=True, name="Reader"
         )

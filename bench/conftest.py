@@ -34,7 +34,6 @@ SMOKE_BELOW = 200
 #: Pairs of rounds. Odd, for the median; 7 held medians of ratios within 2 % on 2 cores.
 ROUNDS = 7
 CLASSES = 4
-COLUMNS = "min,median,iqr,rounds"
 PACKAGES = (
     "torch", "torchvision", "nvidia-dali-cuda120", "ffcv", "numpy", "pillow", "pytest-benchmark",
 )  # fmt: skip
@@ -111,6 +110,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.option.benchmark_quiet = True  # our tables show the pairs; -v shows the plugin's too
     config.stash[TABLES] = {}
     config.stash[FACTS] = {}
 
@@ -224,11 +224,11 @@ def duel(benchmark: BenchmarkFixture, rounds: int, tables: Tables) -> Duel:
 
         def prepare() -> None:
             if baseline is not None:
-                baseline.prepare()
                 settle()
+                baseline.prepare()
                 theirs.time(baseline)
-            candidate.prepare()
             settle()
+            candidate.prepare()
 
         benchmark.pedantic(
             lambda: ours.time(candidate), setup=prepare, rounds=rounds, warmup_rounds=1
@@ -300,12 +300,13 @@ def settle() -> None:
 # --- results -----------------------------------------------------------------------------------
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     facts = config.stash[FACTS]
     if facts:
-        terminalreporter.section("summary")
+        terminalreporter.section("figures")
         terminalreporter.write_line(
             f"{facts['images']:,} {facts['photos']} photos, mean {facts['mean_px']:,} px and "
             f"{facts['mean_bytes']:,} bytes; {facts['cores']} cores"

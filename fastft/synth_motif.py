@@ -40,6 +40,11 @@ def _area(p: Points) -> float:
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
+def perimeter(p: Points) -> float:
+    """Length of a closed polygon."""
+    return float(np.hypot(*(p - np.roll(p, 1, axis=0)).T).sum())
+
+
 @cache
 def unit_outline(name: str) -> tuple[Points, ...]:
     """The outer polygon of a shape, then its hole if it has one, centred, of unit area."""
@@ -47,7 +52,7 @@ def unit_outline(name: str) -> tuple[Points, ...]:
     if name == "disk":
         outer = polar(1.0)
     elif name == "ring":
-        outer, hole = polar(1.0), [polar(0.56)]
+        outer, hole = polar(1.0), [polar(0.5)]
     elif name == "cross":
         a = 0.25
         arm = np.array([(1, -a), (1, a), (a, a)])
@@ -89,7 +94,8 @@ def _bite() -> Points:
 
 def _tri(x: Plane) -> Plane:
     """Triangle wave of period 1, from -0.25 to 0.25: a distance to the nearest edge, signed."""
-    return np.abs(x - np.floor(x) - np.float32(0.5)) - np.float32(0.25)
+    wave: Plane = np.abs(x - np.floor(x) - np.float32(0.5)) - np.float32(0.25)
+    return wave
 
 
 def _frac(x: Plane) -> Plane:
@@ -109,36 +115,38 @@ def _hex_edge(u: Plane, v: Plane) -> Plane:
 
 def texture_height(name: str, u: Plane, v: Plane) -> Plane:
     """The texture as a height over the plane, about one unit of height per unit of way."""
-    half = np.float32(0.5)
+    half, quarter = np.float32(0.5), np.float32(0.25)
+    height: Plane
     if name == "stripes":
-        return _tri(u)
-    if name == "checker":
+        height = _tri(u)
+    elif name == "checker":
         a, b = _tri(u), _tri(v)
-        return np.copysign(np.minimum(np.abs(a), np.abs(b)), a * b)
-    if name == "dots":
-        return np.hypot(_frac(u), _frac(v))
-    if name == "bricks":
-        return np.minimum(np.abs(_frac((u + np.floor(v)) / 2)) * 2, np.abs(_frac(v)))
-    if name == "zigzag":
-        return _tri(u + 2 * _tri(v * half))
-    if name == "hexagons":
-        return _hex_edge(u, v)
-    if name == "ripples":
-        return _tri(np.hypot(_frac(u / 4), _frac(v / 4)) * 4)
-    if name == "basket":
+        height = np.copysign(np.minimum(np.abs(a), np.abs(b)), a * b)
+    elif name == "dots":
+        height = np.hypot(_frac(u), _frac(v))
+    elif name == "bricks":
+        height = np.minimum(np.abs(_frac((u + np.floor(v)) / 2)) * 2, np.abs(_frac(v)))
+    elif name == "zigzag":
+        height = _tri(u + 2 * _tri(v * half))
+    elif name == "hexagons":
+        height = _hex_edge(u, v)
+    elif name == "ripples":
+        height = _tri(np.hypot(_frac(u / 4), _frac(v / 4)) * 4)
+    elif name == "basket":
         across = np.floor(u / 2) + np.floor(v / 2)
         odd = across - 2 * np.floor(across / 2) > half
-        return np.where(odd, _tri(u), _tri(v))
-    if name == "scales":
+        height = np.where(odd, _tri(u), _tri(v))
+    elif name == "scales":
         row = np.floor(v * 2)
         x, y = u + row / 2, v - row / 2
         upper = np.hypot(_frac(x + half), half - y)
-        return np.where(upper < half, upper, np.hypot(_frac(x), y))
-    # A quarter period moves the edges to where those of all three directions meet in points.
-    quarter = np.float32(0.25)
-    x, y = quarter - v * half, u * np.float32(math.sqrt(0.75))
-    sides = np.stack([_tri(v + quarter), _tri(x + y), _tri(x - y)])
-    return np.copysign(np.abs(sides).min(axis=0), sides.prod(axis=0))
+        height = np.where(upper < half, upper, np.hypot(_frac(x), y))
+    else:
+        # A quarter period moves the edges to where those of all three directions meet in points.
+        down, across = quarter - v * half, u * np.float32(math.sqrt(0.75))
+        sides = np.stack([_tri(v + quarter), _tri(down + across), _tri(down - across)])
+        height = np.copysign(np.abs(sides).min(axis=0), sides.prod(axis=0))
+    return height
 
 
 @cache

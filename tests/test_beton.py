@@ -175,9 +175,7 @@ def test_a_changed_table_is_refused_or_harmless(tmp_path: Path) -> None:
         ("height", 2, "has a raw size"),
     ],
 )
-def test_a_table_that_lies_is_refused(
-    tmp_path: Path, field: str, value: int, message: str
-) -> None:
+def test_a_table_that_lies_is_refused(tmp_path: Path, field: str, value: int, message: str) -> None:
     path = tmp_path / "a.beton"
     write(path, [30, 20, 10])
     data = bytearray(path.read_bytes())

@@ -107,9 +107,7 @@ def test_too_many_broken_images_leave_no_output(spoiled: Path, tmp_path: Path) -
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_an_earlier_output_survives_a_failure(
-    spoiled: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_an_earlier_output_survives_a_failure(spoiled: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.beton"
     run(photos / "test", out)
     before = out.read_bytes()
@@ -121,9 +119,7 @@ def test_an_earlier_output_survives_a_failure(
 @pytest.mark.parametrize(
     "content", [b"", b"no image at all", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n" + bytes(40)]
 )
-def test_each_kind_of_rubbish_is_quarantined(
-    photos: Path, tmp_path: Path, content: bytes
-) -> None:
+def test_each_kind_of_rubbish_is_quarantined(photos: Path, tmp_path: Path, content: bytes) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(photos / "test", copy)
     (sorted(copy.iterdir())[0] / "bad.jpg").write_bytes(content)
@@ -176,7 +172,7 @@ def test_a_bug_in_a_worker_reaches_the_caller(
 def test_what_is_no_beton_is_not_replaced(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "thesis.beton"
     out.write_text("years of work")
-    with pytest.raises(UsageError, match="exists and is no whole .beton"):
+    with pytest.raises(UsageError, match="exists and is no whole"):
         run(photos / "test", out)
     assert out.read_text() == "years of work"
     with pytest.raises(UsageError, match="is one file"):

@@ -88,6 +88,7 @@ def test_train_boxes_are_distributed_as_torchvisions(width: int, height: int) ->
         [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)],
         float,
     )
+
     # top, left, height, width; then area, ratio, and where in its slack the box lies
     def features(boxes: np.ndarray) -> list[np.ndarray]:
         top, left, h, w = boxes.T
@@ -101,9 +102,9 @@ def test_train_boxes_are_distributed_as_torchvisions(width: int, height: int) ->
 
 def test_boxes_lie_in_the_image_and_are_whole_pixels() -> None:
     for epoch in range(200):
-        boxes = make_plan(WIDTHS, HEIGHTS, view="train", epoch=epoch).rows(
-            np.arange(len(SHAPES))
-        ).boxes
+        boxes = (
+            make_plan(WIDTHS, HEIGHTS, view="train", epoch=epoch).rows(np.arange(len(SHAPES))).boxes
+        )
         assert (boxes == np.floor(boxes)).all()
         assert (boxes[:, :2] >= 0).all()
         assert (boxes[:, 2:] >= 1).all()

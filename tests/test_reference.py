@@ -40,9 +40,7 @@ def check_eval(source: Source, view: str) -> None:
     rows = plan.rows(plan.order)
     for sample, box in zip(rows.samples, rows.boxes, strict=True):
         ours = render(source.stored(sample), box, False, plan)
-        assert np.array_equal(ours, np.asarray(transform(pil(source, sample)))), (
-            source.name(sample)
-        )
+        assert np.array_equal(ours, np.asarray(transform(pil(source, sample)))), source.name(sample)
 
 
 def test_train_is_torchvisions_crop_on_odd_images(odd_beton: Path) -> None:

@@ -45,8 +45,7 @@ class DaliLoader(Loader):
 
     def __init__(self, source: Source, **arguments: Any) -> None:
         super().__init__(source, **arguments)
-        self._feeds: Iterator[_Feed] = iter(())
-        self._in_flight: deque[_Feed] = deque()
+        self._feeder = _Feeder()
         self._pipe: Any | None = None
 
     def _batches(
@@ -54,7 +53,8 @@ class DaliLoader(Loader):
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         # Built with the first epoch: a loader that is only asked for its plan costs nothing.
         pipe = self._pipe = self._pipe or self._build()
-        self._feeds = (make_feed(self.source, rows, plan) for rows in self._rows(plan, start))
+        rows = self._rows(plan, start)
+        self._feeder.feeds = (make_feed(self.source, batch, plan) for batch in rows)
         try:
             pipe.schedule_run()
             while not pipe.empty():
@@ -72,11 +72,13 @@ class DaliLoader(Loader):
         on_gpu = self.device.type == "cuda"
         stream = torch.cuda.current_stream(self.device) if on_gpu else None
         (output,) = pipe.share_outputs(cuda_stream=stream)
-        feed = self._in_flight.popleft()
-        dense = output.as_tensor()
-        images = (
-            torch.utils.dlpack.from_dlpack(dense) if on_gpu else torch.from_numpy(np.asarray(dense))
-        )
+        feed = self._feeder.in_flight.popleft()
+        if not len(feed.rows):  # a rank's share of a last batch that is smaller than the world
+            images = torch.empty((0, self.size, self.size, 3), device=self.device)
+        elif on_gpu:
+            images = torch.utils.dlpack.from_dlpack(output.as_tensor())
+        else:
+            images = torch.from_numpy(np.asarray(output.as_tensor()))
         pipe.release_outputs()
         labels = self._labels[torch.from_numpy(feed.rows.samples)]
         images = images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8)
@@ -86,9 +88,9 @@ class DaliLoader(Loader):
         """Drop what DALI has in flight after an early exit, so that the next epoch starts clean."""
         pipe = self._pipe
         if pipe is None:
-            self._in_flight.clear()
+            self._feeder.in_flight.clear()
             return
-        self._feeds = iter(())
+        self._feeder.feeds = iter(())
         try:
             pipe.schedule_run()
             while not pipe.empty():
@@ -97,13 +99,7 @@ class DaliLoader(Loader):
             pipe.reset()
         except RuntimeError:  # a broken sample in batches that nobody will see
             self._pipe = None
-        self._in_flight.clear()
-
-    def _next_inputs(self) -> tuple[Any, ...]:
-        feed = next(self._feeds)
-        # DALI reads the arrays in place (no_copy): they live until their batch has come out.
-        self._in_flight.append(feed)
-        return feed.inputs
+        self._feeder.in_flight.clear()
 
     def _build(self) -> Any:
         on_gpu = self.device.type == "cuda"
@@ -115,8 +111,8 @@ class DaliLoader(Loader):
         )
         with pipe:
             encoded, start, shape, roi_start, roi_end, flip = fn.external_source(
-                source=self._next_inputs, num_outputs=len(_INPUT_TYPES), batch=True, no_copy=True,
-                dtype=_INPUT_TYPES, ndim=[1, 1, 1, 1, 1, 0],
+                source=self._feeder.next_inputs, num_outputs=len(_INPUT_TYPES), batch=True,
+                no_copy=True, dtype=_INPUT_TYPES, ndim=[1, 1, 1, 1, 1, 0],
             )  # fmt: skip
             image = fn.decoders.image_slice(
                 encoded, start, shape, axes=[0, 1], device="mixed" if on_gpu else "cpu",
@@ -143,7 +139,7 @@ class DaliLoader(Loader):
     def _explain(self, error: RuntimeError) -> Exception:
         """Find the sample that DALI could not decode; it names none."""
         checker = Checker()
-        for feed in self._in_flight:
+        for feed in self._feeder.in_flight:
             for sample in feed.rows.samples:
                 name = f"{self.source.path}: {self.source.name(int(sample))}"
                 stored = self.source.stored(int(sample))
@@ -160,6 +156,24 @@ class DaliLoader(Loader):
     def close(self) -> None:
         """Free DALI's threads and buffers."""
         self._pipe = None
+
+
+class _Feeder:
+    """What DALI asks for its next inputs.
+
+    Apart from the loader, which owns the pipeline: no reference cycle keeps a dropped pipeline and
+    its threads alive.
+    """
+
+    def __init__(self) -> None:
+        self.feeds: Iterator[_Feed] = iter(())
+        self.in_flight: deque[_Feed] = deque()
+
+    def next_inputs(self) -> tuple[Any, ...]:
+        feed = next(self.feeds)
+        # DALI reads the arrays in place (no_copy): they live until their batch has come out.
+        self.in_flight.append(feed)
+        return feed.inputs
 
 
 class _Feed:

@@ -17,7 +17,7 @@ from torchvision.transforms import v2 as transforms
 from pipelines.encode import decode
 from pipelines.errors import FastftError, UsageError
 from pipelines.loaders.base import Loader
-from pipelines.loaders.torchvision_loader import end_workers
+from pipelines.loaders.torchvision_loader import end_workers, iterate
 from pipelines.plan import Plan, resize_side
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
@@ -74,7 +74,7 @@ class StockLoader(Loader):
             raise UsageError("stock loader", f"{start} samples consumed", "0: it cannot resume")
         words = np.random.SeedSequence((plan.seed, plan.epoch)).generate_state(1, np.uint64)
         self._order.manual_seed(int(words[0] >> 1))
-        for batch in self._loader:
+        for batch in iterate(self._loader):
             if isinstance(batch, FastftError):
                 raise batch
             images, labels = batch

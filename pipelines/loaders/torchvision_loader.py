@@ -7,6 +7,7 @@ are made once, on the device, from a quarter of the bytes.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -94,6 +95,20 @@ class _PlanDataset(Dataset[Any]):
         return functional.hflip(image) if flip else image
 
 
+def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
+    """An iterator over `loader`, whose worker processes are forked here the first time.
+
+    A fork inherits every object of this process. Were the child to collect one that owns threads,
+    such as a DALI pipeline that waits in a reference cycle, it would wait for threads that it does
+    not have. Frozen objects are never collected, and their pages stay shared.
+    """
+    gc.freeze()
+    try:
+        return iter(loader)
+    finally:
+        gc.unfreeze()
+
+
 def end_workers(loader: DataLoader[Any]) -> None:
     """End a DataLoader's persistent workers now.
 
@@ -110,7 +125,7 @@ def _raise_errors(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pass batches on; raise what a worker sent instead of one."""
     try:
-        for batch in batches:
+        for batch in iterate(batches):
             if isinstance(batch, FastftError):
                 raise batch
             yield tuple(batch)

@@ -1,0 +1,334 @@
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from scipy import stats
+
+from pipelines import loaders
+from pipelines.beton import read_index
+from pipelines.convert import ConvertConfig, convert
+from pipelines.errors import DataError, UsageError
+from pipelines.layout import MODE_JPG
+from pipelines.loaders import Loader, make_loader
+from pipelines.plan import VIEWS
+from pipelines.reference import normalize, render_batch
+from pipelines.source import open_source
+
+NAMES = ["torchvision", "dali"]
+#: loader -> distance from the reference in uint8 levels: mean over each batch, maximum
+TOLERANCE = {"torchvision": (0, 0), "dali": (0.25, 16)}
+
+
+def make(name: str, data: Any, **options: Any) -> Loader:
+    if name == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": 2, **options})
+
+
+def check_pixels(name: str, data: Path, view: str, size: int = 64) -> None:
+    source = open_source(data)
+    mean, most = TOLERANCE[name]
+    with make(name, source, view=view, size=size, normalize=False) as loader:
+        seen = 0
+        for (images, labels), rows in zip(loader, loader.plan.batches(8), strict=True):
+            assert images.dtype == torch.uint8
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert labels.tolist() == source.labels[rows.samples].tolist()
+            stored = [source.stored(int(sample)) for sample in rows.samples]
+            wanted = render_batch(stored, rows, loader.plan)
+            apart = np.abs(images.permute(0, 2, 3, 1).numpy().astype(int) - wanted)
+            assert apart.max() <= most, source.name(
+                int(rows.samples[apart.max((1, 2, 3)).argmax()])
+            )
+            assert apart.mean() <= mean
+            seen += len(labels)
+        assert seen == len(source)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_of_odd_images(name: str, view: str, odd_beton: Path) -> None:
+    check_pixels(name, odd_beton, view)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_of_odd_images_at_another_size(name: str, odd_beton: Path) -> None:
+    check_pixels(name, odd_beton, "train", size=91)
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_of_real_photos(name: str, view: str, hymenoptera: Path, tmp_path: Path) -> None:
+    convert(ConvertConfig(src=hymenoptera / "val", out=tmp_path / "val.beton", verify=False))
+    check_pixels(name, tmp_path / "val.beton", view, size=224)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_raw_samples(name: str, odd: Path, tmp_path: Path) -> None:
+    convert(ConvertConfig(src=odd, out=tmp_path / "raw.beton", mode="raw"))
+    for view in ("train", "eval"):
+        check_pixels(name, tmp_path / "raw.beton", view)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_class_folders(name: str, odd: Path) -> None:
+    check_pixels(name, odd, "train")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_normalized(name: str, dtype: torch.dtype, data: Path) -> None:
+    source = open_source(data / "test.beton")
+    with (
+        make(name, source, view="eval", dtype=dtype) as floats,
+        make(name, source, view="eval", normalize=False) as bytes_,
+    ):
+        ((images, _),), ((pixels, _),) = list(floats), list(bytes_)
+    assert images.dtype == dtype
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    wanted = torch.from_numpy(normalize(pixels.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
+    # Two float32 roundings apart from torchvision's three operations, then the dtype's own.
+    half_ulp = {torch.float32: 0, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
+    assert ((images.float() - wanted).abs() <= 2e-6 + half_ulp * wanted.abs()).all()
+
+
+def everything(loader: Loader) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(images.clone(), labels.clone()) for images, labels in loader]
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y)
+        for one, two in zip(a, b, strict=True)
+        for x, y in zip(one, two, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_epochs(name: str, data: Path) -> None:
+    with make(name, data / "train.beton") as loader:
+        assert len(loader) == 5
+        first = everything(loader)
+        assert [len(labels) for _, labels in first] == [8, 8, 8, 8, 1]
+        assert same(everything(loader), first)
+        loader.set_epoch(1)
+        second = everything(loader)
+        assert not same(second, first)
+        loader.set_epoch(0)
+        assert same(everything(loader), first)
+    with make(name, data / "train.beton", seed=9) as other:
+        assert not same(everything(other), first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_stay_valid(name: str, data: Path) -> None:
+    """A batch is the caller's for good: no later one may be written over it."""
+    with make(name, data / "train.beton") as loader:
+        held = list(loader)
+        assert same(held, everything(loader))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leaving_early_and_coming_back(name: str, data: Path) -> None:
+    with make(name, data / "train.beton") as loader:
+        first = everything(loader)
+        for stop in (0, 1, 3):
+            for step, _ in enumerate(loader):
+                if step == stop:
+                    break
+            assert loader.state_dict()["consumed"] == 8 * (stop + 1)
+        assert same(everything(loader), first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resume_in_the_middle(name: str, data: Path) -> None:
+    with make(name, data / "train.beton") as loader:
+        loader.set_epoch(3)
+        whole = everything(loader)
+        for step, _ in enumerate(loader):
+            if step == 1:
+                break
+        state = loader.state_dict()
+    assert state == {"seed": 0, "epoch": 3, "consumed": 16}
+    with make(name, data / "train.beton") as again:
+        again.load_state_dict(state)
+        assert same(everything(again), whole[2:])
+        assert again.state_dict()["consumed"] == 33
+        with pytest.raises(UsageError, match="loader state"):
+            again.load_state_dict({"seed": 1, "epoch": 0, "consumed": 0})
+        with pytest.raises(UsageError, match="loader state"):
+            again.load_state_dict({"seed": 0, "epoch": 0, "consumed": 5})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_share_each_global_batch(name: str, data: Path) -> None:
+    with make(name, data / "train.beton") as loader:
+        whole = everything(loader)
+    parts = []
+    for rank in range(2):
+        with make(name, data / "train.beton", rank=rank, world=2) as loader:
+            parts.append(everything(loader))
+    assert [len(labels) for _, labels in parts[1]] == [4, 4, 4, 4, 0]
+    joined = [
+        (torch.cat((a[0], b[0])), torch.cat((a[1], b[1]))) for a, b in zip(*parts, strict=True)
+    ]
+    assert same(joined, whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drop_last(name: str, data: Path) -> None:
+    with make(name, data / "train.beton", drop_last=True) as loader:
+        assert [len(labels) for _, labels in loader] == [8] * len(loader) == [8] * 4
+    with make(name, data / "train.beton", batch_size=100) as loader:
+        assert [len(labels) for _, labels in loader] == [33]
+    with pytest.raises(UsageError, match="at most 33 when the last batch is dropped"):
+        make(name, data / "train.beton", batch_size=34, drop_last=True)
+
+
+@pytest.fixture
+def damaged(data: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A .beton whose eleventh sample ends in zeros, and that sample's name."""
+    index = read_index(data / "train.beton")
+    assert index.modes[10] == MODE_JPG
+    content = bytearray((data / "train.beton").read_bytes())
+    start, size = int(index.pointers[10]), int(index.sizes[10])
+    content[start + 20 : start + size] = bytes(size - 20)
+    (tmp_path / "damaged.beton").write_bytes(content)
+    return tmp_path / "damaged.beton", index.name(10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_sample_is_named(name: str, damaged: tuple[Path, str]) -> None:
+    path, sample = damaged
+    with make(name, path) as loader:
+        for _ in range(2):  # the loader survives it, too
+            with pytest.raises(DataError) as caught:
+                everything(loader)
+            assert str(caught.value).startswith(f"{path}: {sample}: ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_sample_beyond_an_early_exit_harms_nobody(
+    name: str, damaged: tuple[Path, str]
+) -> None:
+    path, _ = damaged
+    with make(name, path, view="eval", batch_size=4) as loader:
+        first = next(iter(loader))
+        again = next(iter(loader))
+    assert same([first], [again])
+
+
+def children() -> Iterator[psutil.Process]:
+    for process in psutil.Process().children():
+        if "resource_tracker" not in " ".join(process.cmdline()):
+            yield process
+
+
+def test_close_ends_processes_and_threads(data: Path) -> None:
+    for name in NAMES:
+        before = set(children()), threading.active_count()
+        loader = make(name, data / "train.beton")
+        next(iter(loader))
+        loader.close()
+        loader.close()
+        assert (set(children()), threading.active_count()) == before, name
+
+
+def test_a_killed_worker_is_an_error_not_a_hang(data: Path) -> None:
+    with make("torchvision", data / "train.beton") as loader:
+        batches = iter(loader)
+        next(batches)
+        for process in children():
+            process.kill()
+        with pytest.raises(DataError, match="a loader process ended"):
+            list(batches)
+
+
+def test_plan_reaches_the_output(data: Path) -> None:
+    """What comes out, not what was planned: order, and flips recognized in the pixels."""
+    source = open_source(data / "train.beton")
+    for name in NAMES:
+        labels, flips = [], []
+        with make(name, source, view="recordio", normalize=False, batch_size=33) as loader:
+            for epoch in range(12):
+                loader.set_epoch(epoch)
+                rows = next(iter(loader.plan.batches(33)))
+                stored = [source.stored(int(sample)) for sample in rows.samples]
+                wanted = render_batch(stored, rows, loader.plan)
+                ((images, batch_labels),) = loader
+                pixels = images.permute(0, 2, 3, 1).numpy().astype(int)
+                direct = np.abs(pixels - wanted).mean((1, 2, 3))
+                mirrored = np.abs(pixels - wanted[:, :, ::-1]).mean((1, 2, 3))
+                assert (direct < mirrored).all()
+                flips += rows.flips.tolist()
+                labels.append(tuple(batch_labels.tolist()))
+        assert len(set(labels)) == 12
+        assert stats.binomtest(sum(flips), len(flips)).pvalue > 1e-4
+
+
+def test_the_stock_loader_is_torchvisions(data: Path) -> None:
+    source = open_source(data / "train.beton")
+    with make("stock", source) as loader:
+        epochs = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            batches = everything(loader)
+            assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 1]
+            epochs.append(torch.cat([labels for _, labels in batches]).tolist())
+        assert epochs[0] != epochs[1]
+        assert sorted(epochs[0]) == sorted(source.labels.tolist())
+    with (
+        make("stock", source, view="eval") as stock,
+        make("torchvision", source, view="eval") as ours,
+    ):
+        for (a, _), (b, _) in zip(stock, ours, strict=True):
+            assert (a - b).abs().max() < 2e-6
+            assert a.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(UsageError):
+        make("stock", source, view="recordio")
+
+
+def test_an_unknown_loader_and_a_missing_library(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="loader: 'x', expected one of torchvision"):
+        make_loader("x", data / "train.beton")
+    monkeypatch.setitem(loaders.LOADERS, "dali", ("dali_loader", "DaliLoader"))
+    monkeypatch.delitem(__import__("sys").modules, "pipelines.loaders.dali_loader", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
+    with pytest.raises(UsageError, match=r"nvidia-dali is not installed.*pip install"):
+        make_loader("dali", data / "train.beton")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"rank": 2, "world": 2}, {"workers": -1}, {"dtype": torch.int8},
+     {"view": "upside-down"}, {"size": 0}],
+)  # fmt: skip
+def test_nonsense_is_a_usage_error(options: dict[str, Any], data: Path) -> None:
+    with pytest.raises(UsageError):
+        make("torchvision", data / "train.beton", **options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("view", ["train", "eval"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gpu_batches(name: str, view: str, data: Path) -> None:
+    source = open_source(data / "train.beton")
+    with (
+        make(name, source, view=view, device="cuda", normalize=False) as on_gpu,
+        make(name, source, view=view, normalize=False) as on_cpu,
+    ):
+        for _ in range(2):
+            for (a, la), (b, lb) in zip(on_gpu, on_cpu, strict=True):
+                assert a.is_cuda
+                assert a.is_contiguous(memory_format=torch.channels_last)
+                assert la.tolist() == lb.tolist()
+                apart = (a.cpu().int() - b.int()).abs()
+                # nvJPEG and libjpeg-turbo differ in the last bits of the inverse DCT.
+                assert apart.float().mean() <= (0 if name == "torchvision" else 1)
