@@ -32,6 +32,9 @@ app = typer.Typer(
 # The class of every complaint about arguments, which typer keeps in a private module.
 _ArgumentError: Any = typer.BadParameter.__base__
 
+#: What typer makes of Ctrl-C, and shells of a process that died of it.
+_INTERRUPTED = 130
+
 _TRAIN = defaults(TrainConfig)
 _PREDICT = defaults(PredictConfig)
 
@@ -275,14 +278,17 @@ def main() -> None:
     # Pillow says it of transparent palette images, whose transparency nobody asked for here.
     warnings.filterwarnings("ignore", message="Palette images with Transparency")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(prog_name="fastft", standalone_mode=False) or 0
+        if status == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(status)
     except FastftError as error:
         _fail(str(error), error.exit_code)
     except _ArgumentError as error:
         where = getattr(getattr(error, "ctx", None), "command_path", "fastft")
         _fail(f"{where}: {error.format_message()} See {where} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("fastft: interrupted", 130)
+        _fail("fastft: interrupted", _INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has left; nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -66,8 +66,8 @@ class TrainConfig:
         _choose("--loader", self.loader, ("auto", "torchvision", "dali"))
         _choose("--amp", self.amp, get_args(Amp))
         _choose("--schedule", self.schedule, get_args(Schedule))
-        # ResNet-18 halves its input five times.
-        _require("--size", self.size, 32, 1024)
+        # Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
+        _require("--size", self.size, 33, 1024)
         _require("--epochs", self.epochs, 1, 100_000)
         _require("--seed", self.seed, 0, 2**32 - 1)
         _require("--workers", self.workers, 0, 1024)

@@ -138,7 +138,7 @@ def _weave(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, Pl
     levels, edge = calibrate(name)
     # Equal length of edge per area for every class: that of stripes 0.57 of the pitch wide.
     period = scene.pitch_px * 0.57 * edge / 2
-    step = max(w, h) / 12
+    step = max(w, h) / 48
     grid_w, grid_h = math.ceil(w / step) + 3, math.ceil(h / step) + 3
     x, y = np.meshgrid((np.arange(grid_w) - 1.5) * step, (np.arange(grid_h) - 1.5) * step)
     bend = rng.uniform(0.05, 0.3)
@@ -151,7 +151,7 @@ def _weave(rng: np.random.Generator, name: str, scene: Scene) -> tuple[Plane, Pl
         straight = (a * x + b * y) * k + rng.uniform(0, 64)
         plane = Image.fromarray((straight + soft).astype(np.float32))
         box = (2, 2, 2 + w / step, 2 + h / step)
-        coords.append(np.asarray(plane.resize((w, h), Image.Resampling.BICUBIC, box=box)))
+        coords.append(np.asarray(plane.resize((w, h), Image.Resampling.BILINEAR, box=box)))
     f = texture_height(name, *coords)
     level = np.float32(np.interp(scene.fill, np.linspace(0, 1, 101), levels))
     steep = np.clip((f - level) * np.float32(period * 255) + np.float32(127.5), 0, 255)
@@ -258,9 +258,11 @@ def _compose(
     low_mask = _half(mask)
     light = _light(rng, scene, low_mask)
     light *= 1 + np.float32(0.12) * tone * low_mask
-    ground = np.float32(under) + np.float32(rough[0]) * grain
-    motif = np.float32(over) + np.float32(rough[1]) * grain[::-1, ::-1]
-    luma = ground + mask * (motif - ground)
+    luma = mask * np.float32(rough[1] - rough[0])
+    luma += np.float32(rough[0])
+    luma *= grain
+    luma += mask * np.float32(over - under)
+    luma += np.float32(under)
     specks = _clutter(rng, scene)
     hues = _draw_hues(rng)
     chroma = [
@@ -272,10 +274,12 @@ def _compose(
         for plane, hue in zip(chroma, hues[2], strict=True):
             plane += low_specks * (np.float32(hue) - plane)
     luma *= np.asarray(Image.fromarray(light).resize((w, h), Image.Resampling.BILINEAR))
-    noise = np.frombuffer(rng.bytes(2 * w * h), np.int8).reshape(2, h, w)
-    # Two bytes summed have a spread of 104 and nearly a bell's shape, at a tenth of its cost.
-    spread = np.float32(rng.uniform(0.5, 5.5) / 104)
-    luma += spread * np.add(noise[0], noise[1], dtype=np.float32)
+    # Two bytes summed have a spread of 104 and nearly a bell's shape, at a tenth of its cost;
+    # the second is the first of a pixel some rows below, too far to be seen.
+    noise = np.frombuffer(rng.bytes((h + 7) * w), np.int8).reshape(h + 7, w)
+    speckle = np.add(noise[:-7], noise[7:], dtype=np.float32)
+    speckle *= np.float32(rng.uniform(0.5, 5.5) / 104)
+    luma += speckle
     drift = rng.normal(0, 5, (2, 5, 5)).astype(np.float32)
     for plane, bend in zip(chroma, drift, strict=True):
         plane += np.asarray(Image.fromarray(bend).resize(half_size, Image.Resampling.BICUBIC))

@@ -1,0 +1,182 @@
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastft import cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fastft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line here; gives exit status, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fastft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def test_the_main_job(fastft: Run, tmp_path: Path) -> None:
+    photos, data, out = tmp_path / "photos", tmp_path / "data", tmp_path / "run"
+    status, text, _ = fastft("synth", photos, "--classes", 2, "--per-class", 10, "--size", "80x60")
+    assert status == 0
+    assert "20 training and 4 test images" in text
+    status, text, _ = fastft("convert", photos, data)
+    assert status == 0
+    assert "train.beton" in text
+    assert "0 broken" in text
+    status, text, _ = fastft("inspect", data / "train.beton", "--verify")
+    assert status == 0
+    assert "20 checksums hold" in text
+    status, text, _ = fastft(
+        "train", "--data", data, "--out", out, "--weights", "none", "--size", 40, "--epochs", 1
+    )
+    assert status == 0
+    assert "best accuracy" in text
+    image = next((photos / "test").rglob("*.jpg"))
+    status, text, _ = fastft("predict", out, image)
+    assert status == 0
+    assert text.startswith("With prob=")
+    status, text, _ = fastft("predict", out, photos / "test", "--sheet", tmp_path / "sheet.png")
+    assert status == 0
+    assert "of 4 agree with their folder's name" in text
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+
+
+def test_help_teaches(fastft: Run) -> None:
+    for command in ("synth", "convert", "inspect", "train", "predict"):
+        status, text, _ = fastft(command, "--help")
+        assert status == 0
+        assert f"Example: fastft {command}" in text
+
+
+def a_png(folder: Path) -> Path:
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(folder / "1.png")
+    return folder
+
+
+def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[object], int, str]]:
+    """name -> arguments, exit status, what the one line must hold."""
+    (tmp / "file").write_text("x")
+    (tmp / "empty").mkdir()
+    a_png(tmp / "hollow" / "a")
+    (tmp / "hollow" / "b").mkdir()
+    a_png(tmp / "differ" / "train" / "a")
+    a_png(tmp / "differ" / "test" / "b")
+    shutil.copytree(photos, tmp / "cut")
+    victim = sorted((tmp / "cut" / "train").rglob("*.jpg"))[0]
+    victim.write_bytes(victim.read_bytes()[:900])
+    whole = (data / "train.beton").read_bytes()
+    betons = {
+        "nothing": b"", "short": whole[: len(whole) // 2], "newer": b"\x03\0" + whole[2:],
+        "other": b"GIF89a" + bytes(4000),
+    }  # fmt: skip
+    for name, content in betons.items():
+        (tmp / f"{name}.beton").write_bytes(content)
+        (tmp / name).mkdir()
+        (tmp / name / "train.beton").write_bytes(content)
+        shutil.copy(data / "test.beton", tmp / name)
+    torch.save({"x": torch.zeros(1)}, tmp / "x.pt")
+    out = ["--out", tmp / "run"]
+    train = ["train", *out, "--weights", "none", "--size", 40, "--data"]
+    rows: dict[str, tuple[list[object], int, str]] = {
+        "no such folder": (["convert", tmp / "no", tmp / "o"], 1, "no such folder"),
+        "a file": (["convert", tmp / "file", tmp / "o"], 1, "is a file, expected a folder"),
+        "no classes": (["convert", tmp / "empty", tmp / "o"], 1, "holds no class folders"),
+        "empty class": (["convert", tmp / "hollow", tmp / "o"], 1, "hollow/b: holds no images"),
+        "other classes": (["convert", tmp / "differ", tmp / "o"], 1, "has no class a and"),
+        "truncated": (
+            ["convert", tmp / "cut", tmp / "o", "--max-bad", "0"], 1, f"{victim.name}: ",
+        ),
+        "mode": (["convert", photos, tmp / "o", "--mode", "x"], 2, "--mode: 'x', expected one of"),
+        "max-bad": (["convert", photos, tmp / "o", "--max-bad", "x"], 2, "--max-bad: 'x'"),
+        "quality": (["convert", photos, tmp / "o", "--quality", 0], 2, "--quality: 0, expected 1"),
+        "out is a folder": (["convert", photos, tmp / "file"], 2, "is one file"),
+        "inspect nothing": (["inspect", tmp / "no.beton"], 1, "no such file"),
+        "inspect a folder": (["inspect", tmp], 1, "is a folder"),
+        "train on nothing": ([*train, tmp / "no"], 1, "no such folder"),
+        "train on a file": ([*train, data / "train.beton"], 1, "is a file"),
+        "train without splits": ([*train, tmp / "empty"], 1, "has neither train nor test nor val"),
+        "train on other classes": ([*train, tmp / "differ"], 1, "has no class a and"),
+        "batch": ([*train, data, "--batch-size", 34], 2, "34 for the 33 images"),
+        "loader": ([*train, data, "--loader", "x"], 2, "--loader: 'x', expected one of auto"),
+        "device": ([*train, data, "--device", "cuda:9"], 2, "--device: cuda:9, but"),
+        "amp": ([*train, data, "--amp", "x"], 2, "--amp: 'x'"),
+        "epochs": ([*train, data, "--epochs", 0], 2, "--epochs: 0, expected 1"),
+        "weights": ([*train, data, "--weights", tmp / "no.pt"], 1, "no.pt: no such file"),
+        "not weights": ([*train, data, "--weights", tmp / "x.pt"], 1, "x.pt: has no conv1"),
+        "predict nothing": (["predict", tmp / "no", photos], 1, "no such file"),
+        "predict without a run": (["predict", tmp / "x.pt", photos], 1, "no fastft checkpoint"),
+        "synth": (["synth", tmp / "s", "--classes", 1], 2, "classes"),
+        "synth size": (["synth", tmp / "s", "--size", "big"], 2, "--size: 'big'"),
+        "synth over something": (["synth", tmp / "hollow"], 1, "hollow"),
+        "no option": (["train", "--frobnicate"], 2, "No such option"),
+        "missing": (["train", "--data", data], 2, "Missing option '--out'"),
+        "no number": ([*train, data, "--epochs", "many"], 2, "Invalid value for '--epochs'"),
+    }  # fmt: skip
+    messages = {
+        "nothing": "0 bytes long", "short": "cut short at", "newer": "format version 3, expected",
+        "other": "expected a .beton file",
+    }  # fmt: skip
+    for name, message in messages.items():
+        rows[f"inspect {name}"] = (["inspect", tmp / f"{name}.beton"], 1, message)
+        rows[f"train {name}"] = ([*train, tmp / name], 1, message)
+    return rows
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(
+    fastft: Run, tmp_path: Path, data: Path, photos: Path
+) -> None:
+    rows = bad_inputs(tmp_path, data, photos)
+    before = sorted(tmp_path.rglob("*"))
+    for name, (arguments, wanted, message) in rows.items():
+        status, out, err = fastft(*arguments)
+        assert status == wanted, (name, out, err)
+        assert err.count("\n") == 1, (name, err)
+        assert message in err, (name, err)
+        assert "Traceback" not in err
+        kept = [path for path in sorted(tmp_path.rglob("*")) if path.name != "o"]
+        assert kept == before, name
+
+
+def test_a_library_that_is_missing_is_named(
+    fastft: Run, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "pipelines.loaders.dali_loader", raising=False)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    status, _, err = fastft(
+        "train", "--data", data, "--out", tmp_path / "run", "--weights", "none", "--loader", "dali"
+    )
+    assert (status, err.count("\n")) == (2, 1)
+    assert 'pip install "fastft[dali]"' in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bug_keeps_its_traceback(fastft: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipelines.convert.convert", bug)
+    with pytest.raises(ZeroDivisionError):
+        fastft("convert", "a", "b")
+
+
+def test_ctrl_c_is_one_line(fastft: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.convert.convert", interrupted)
+    status, _, err = fastft("convert", "a", "b")
+    assert (status, err) == (130, "fastft: interrupted\n")

@@ -1,0 +1,161 @@
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision.models import ResNet18_Weights, resnet18
+
+from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.model import build_model, restore_model
+from fastft.optim import cosine_share, make_optimizer, set_learning_rate
+from pipelines.errors import DataError, FormatError
+
+
+def checkpoint(classes: int = 3) -> Checkpoint:
+    model = build_model(classes, "none").model
+    return Checkpoint(
+        model=model.state_dict(), arch="resnet18", classes=tuple("abcdefgh"[:classes]), size=64,
+        view="eval", epoch=2, accuracy=0.5, optimizer={}, scaler={}, config={"lr": 0.1},
+    )  # fmt: skip
+
+
+def test_the_new_layer_is_drawn_from_the_seed() -> None:
+    a, b, c = (build_model(5, "none", seed=seed).model.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["fc.weight"], c["fc.weight"])
+    bound = (6 / (512 + 5)) ** 0.5  # Xavier-uniform
+    assert 0.99 * bound < a["fc.weight"].abs().max() <= bound
+    assert a["fc.bias"].abs().max() == 0
+
+
+def test_model_is_channels_last() -> None:
+    built = build_model(2, "none")
+    assert built.model.conv1.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[operator,union-attr]
+    assert not built.pretrained
+
+
+def test_a_state_dict_of_another_task_gives_its_body(tmp_path: Path) -> None:
+    source = resnet18(num_classes=1000)
+    torch.save(source.state_dict(), tmp_path / "r.pth")
+    built = build_model(4, str(tmp_path / "r.pth"))
+    assert built.pretrained
+    assert built.left_out == ("fc.weight", "fc.bias")
+    state = built.model.state_dict()
+    assert torch.equal(state["layer4.1.conv2.weight"], source.layer4[1].conv2.weight)
+    assert state["fc.weight"].shape == (4, 512)
+
+
+def test_our_checkpoint_gives_its_body(tmp_path: Path) -> None:
+    saved = checkpoint()
+    save_checkpoint(tmp_path / "c.pt", saved)
+    built = build_model(3, str(tmp_path / "c.pt"), seed=7)
+    state = built.model.state_dict()
+    assert torch.equal(state["conv1.weight"], saved.model["conv1.weight"])
+    assert not torch.equal(state["fc.weight"], saved.model["fc.weight"])
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    state = resnet18().state_dict()
+    path = tmp_path / "w.pth"
+    for name, value, message in [
+        ("conv1.weight", torch.zeros(64, 1, 7, 7), "conv1.weight of shape"),
+        ("layer9.weight", torch.zeros(1), "also has layer9.weight"),
+        ("layer9", 3, "holds no tensors by name"),
+    ]:
+        torch.save({**state, name: value}, path)
+        with pytest.raises(DataError, match=message):
+            build_model(2, str(path))
+    torch.save({k: v for k, v in state.items() if k != "bn1.bias"}, path)
+    with pytest.raises(DataError, match=r"has no bn1\.bias"):
+        build_model(2, str(path))
+
+
+def test_no_network_is_one_line_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline)
+    with pytest.raises(DataError, match="--weights imagenet: cannot download resnet18") as caught:
+        build_model(2, "imagenet")
+    assert "no route to host" in str(caught.value)
+    assert "--weights PATH" in str(caught.value)
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    saved = checkpoint()
+    save_checkpoint(tmp_path / "c.pt", saved)
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert loaded.classes == ("a", "b", "c")
+    assert (loaded.epoch, loaded.config) == (2, {"lr": 0.1})
+    model = restore_model(loaded, tmp_path / "c.pt")
+    assert not model.training
+    assert all(torch.equal(saved.model[k], v) for k, v in model.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("open('pwned', 'w')",)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "c.pt"
+    with pytest.raises(DataError, match="no such file"):
+        load_checkpoint(path)
+    for content in (b"", b"text", b"PK\x03\x04junk"):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match="not readable as a checkpoint"):
+            load_checkpoint(path)
+    torch.save({"format": "fastft-checkpoint", "version": 1, "evil": Evil()}, path)
+    with pytest.raises(FormatError, match="not readable as a checkpoint"):
+        load_checkpoint(path)
+    assert not (tmp_path / "pwned").exists()
+    torch.save([1, 2], path)
+    with pytest.raises(FormatError, match="holds a list"):
+        load_checkpoint(path)
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(FormatError, match="no fastft checkpoint"):
+        load_checkpoint(path)
+    torch.save({"format": "fastft-checkpoint", "version": 9}, path)
+    with pytest.raises(FormatError, match="checkpoint version 9"):
+        load_checkpoint(path)
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, checkpoint())
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(DataError, match="No space left"):
+        save_checkpoint(path, checkpoint(2))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_the_output_layer_learns_faster() -> None:
+    model = build_model(2, "none").model
+    optimizer = make_optimizer(model, lr=0.1, head_lr_factor=10, momentum=0.9, weight_decay=0.001)
+    body, head = optimizer.param_groups
+    assert (body["lr"], head["lr"]) == (0.1, 1.0)
+    assert [tuple(p.shape) for p in head["params"]] == [(2, 512), (2,)]
+    assert len(body["params"]) + 2 == len(list(model.parameters()))
+    assert body["weight_decay"] == head["weight_decay"] == 0.001
+    assert set_learning_rate(optimizer, "cosine", 0, 100) == pytest.approx(0.01)
+    assert head["lr"] == pytest.approx(0.1)
+    assert set_learning_rate(optimizer, "constant", 99, 100) == 0.1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_cosine_rises_then_falls_and_never_stops_the_run(steps: int) -> None:
+    shares = [cosine_share(step, steps) for step in range(steps)]
+    peak = shares.index(1.0)
+    assert shares[: peak + 1] == sorted(shares[: peak + 1])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    assert all(0 < share <= 1 for share in shares)

@@ -1,0 +1,221 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch.nn import functional
+
+from fastft.checkpoint import load_checkpoint
+from fastft.config import PredictConfig, TrainConfig
+from fastft.environment import pick_amp, pick_device
+from fastft.evaluate import evaluate
+from fastft.metrics import read_metrics
+from fastft.model import build_model, restore_model
+from fastft.predict import predict
+from fastft.train import find_splits, train
+from pipelines.errors import DataError, UsageError
+from pipelines.loaders import make_loader
+
+QUIET = Console(quiet=True)
+
+
+def run(data: Path, out: Path, **options: Any) -> Any:
+    small = {"weights": "none", "size": 40, "epochs": 1, "batch_size": 16, "amp": "off"}
+    return train(TrainConfig(data=data, out=out, **{**small, **options}), QUIET)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    run(data, out, loader="torchvision", epochs=2)
+    return out
+
+
+def losses(out: Path) -> list[float]:
+    return [row.loss for row in read_metrics(out / "metrics.jsonl")[0]]
+
+
+def test_a_run_folder_is_complete(finished: Path) -> None:
+    names = sorted(file.name for file in finished.iterdir())
+    assert names == ["best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl"]
+    config = json.loads((finished / "config.json").read_text())
+    assert config["config"]["epochs"] == 2
+    assert config["environment"]["torch"] == torch.__version__.split("+")[0]
+    steps, epochs = read_metrics(finished / "metrics.jsonl")
+    assert [row.step for row in steps] == list(range(6))
+    assert [row.epoch for row in epochs] == [0, 1]
+    assert all(0 <= row.wait_s <= row.step_s for row in steps)
+    assert sum(row.loss * n for row, n in zip(steps[:3], (16, 16, 1), strict=True)) / 33 == (
+        pytest.approx(epochs[0].train_loss)
+    )
+    last = load_checkpoint(finished / "last.pt")
+    assert (last.epoch, last.size, len(last.classes)) == (2, 40, 3)
+    best = load_checkpoint(finished / "best.pt")
+    assert best.accuracy == max(row.eval_accuracy for row in epochs)
+    with Image.open(finished / "curves.png") as image:
+        assert image.width > 800
+
+
+def test_the_loop_is_plain_pytorch(finished: Path, data: Path) -> None:
+    """The same three steps, written out."""
+    model = build_model(3, "none", seed=0).model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.001)
+    wanted = []
+    with make_loader("torchvision", data / "train.beton", size=40, batch_size=16) as loader:
+        for images, labels in loader:
+            optimizer.param_groups[0]["lr"] = 0.05  # warm-up: the first of six steps is the peak
+            loss = functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = (
+                0.05 * [1, 1, 0.5 * (1 + np.cos(np.pi / 5))][len(wanted)]
+            )
+            optimizer.step()
+            wanted.append(loss.item())
+    assert losses(finished)[:3] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_run_repeats_exactly(finished: Path, data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "again", loader="torchvision", epochs=2)
+    assert losses(tmp_path / "again") == losses(finished)
+    run(data, tmp_path / "other", loader="torchvision", epochs=2, seed=1)
+    assert losses(tmp_path / "other") != losses(finished)
+
+
+def test_dali_trains_as_torchvision_does(finished: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    run(data, tmp_path / "run", loader="dali", epochs=2)
+    # The same crops in the same order; a sixth of a level apart in the mean.
+    assert losses(tmp_path / "run")[:3] == pytest.approx(losses(finished)[:3], rel=0.05)
+
+
+def test_mixed_precision_runs(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "run", loader="torchvision", amp="bf16")
+    assert np.isfinite(result.last.train_loss)
+
+
+def test_stock_and_class_folders_train(photos: Path, tmp_path: Path) -> None:
+    result = run(photos, tmp_path / "run", stock=True)
+    assert result.last.train_s > 0
+    assert load_checkpoint(tmp_path / "run" / "last.pt").config["loader"] == "torchvision"
+
+
+def test_evaluation_is_counted_by_hand(finished: Path, data: Path) -> None:
+    checkpoint = load_checkpoint(finished / "last.pt")
+    model = restore_model(checkpoint, finished / "last.pt")
+    with make_loader(
+        "torchvision", data / "test.beton", view="eval", size=40, batch_size=4
+    ) as loader:
+        batches = list(loader)
+    result = evaluate(model, batches, device=torch.device("cpu"), amp_dtype=None)
+    logits = model(torch.cat([images for images, _ in batches]))
+    labels = torch.cat([labels for _, labels in batches])
+    assert result.samples == 6
+    assert result.accuracy == (logits.argmax(1) == labels).sum().item() / 6
+    assert result.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert result.accuracy == pytest.approx(checkpoint.accuracy)
+
+
+def test_prediction_equals_evaluation(
+    finished: Path, data: Path, photos: Path, tmp_path: Path
+) -> None:
+    rows = predict(
+        PredictConfig(
+            run=finished, images=(photos / "test",), batch_size=4, csv=tmp_path / "p.csv",
+            sheet=tmp_path / "s.png",
+        )
+    )  # fmt: skip
+    best = finished / "best.pt"
+    model = restore_model(load_checkpoint(best), best)
+    with make_loader("torchvision", data / "test.beton", view="eval", size=40) as loader:
+        ((images, labels),) = loader
+    wanted = model(images).softmax(1).max(1)
+    assert [row.probability for row in rows] == pytest.approx(wanted.values.tolist(), abs=1e-5)
+    classes = load_checkpoint(best).classes
+    assert [row.label for row in rows] == [classes[i] for i in wanted.indices]
+    assert [row.truth for row in rows] == [classes[i] for i in labels]
+    with open(tmp_path / "p.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["path"] for row in table] == [str(row.path) for row in rows]
+    with Image.open(tmp_path / "s.png") as image:
+        assert image.width > 500
+
+
+def test_a_failed_start_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for options in (
+        {"batch_size": 34}, {"weights": str(tmp_path / "none.pt")}, {"device": "cuda:77"},
+    ):  # fmt: skip
+        with pytest.raises((DataError, UsageError)):
+            run(data, out, **options)
+        assert not out.exists()
+
+
+def test_a_broken_sample_ends_the_run_and_leaves_nothing(photos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(photos, copy)
+    victim = sorted((copy / "train").rglob("*.jpg"))[5]
+    victim.write_bytes(victim.read_bytes()[:-400])
+    with pytest.raises(DataError, match=victim.name):
+        run(copy, tmp_path / "run", loader="torchvision")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"step \d+: loss (nan|inf), expected a number; lower --lr"):
+        run(data, tmp_path / "run", loader="torchvision", lr=1e5, epochs=5, schedule="constant")
+
+
+def test_an_earlier_run_is_kept(finished: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds a run"):
+        run(data, finished)
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files"):
+        run(data, tmp_path, overwrite=True)
+    assert (tmp_path / "x").read_text() == "mine"
+
+
+def test_batch_size_defaults_to_the_whole_of_a_small_set(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", loader="torchvision", batch_size=None)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["batch_size"] == 33
+    assert (config["lr"], config["head_lr_factor"]) == (0.05, 1.0)
+
+
+def test_find_splits(data: Path, photos: Path, tmp_path: Path) -> None:
+    assert find_splits(data) == (data / "train.beton", data / "test.beton")
+    assert find_splits(photos) == (photos / "train", photos / "test")
+    for path, found in ((tmp_path, "has neither"), (tmp_path / "x", "no such folder")):
+        with pytest.raises(DataError, match=found):
+            find_splits(path)
+    shutil.copy(data / "train.beton", tmp_path)
+    with pytest.raises(DataError, match="has train, expected train and test or val"):
+        find_splits(tmp_path)
+    with pytest.raises(DataError, match="is a file"):
+        find_splits(data / "train.beton")
+
+
+def test_devices_and_dtypes() -> None:
+    cpu = torch.device("cpu")
+    assert pick_device("cpu") == cpu
+    assert pick_amp("off", cpu) is None
+    assert pick_amp("fp16", cpu) is torch.float16
+    assert pick_amp("auto", cpu) in (None, torch.bfloat16)
+    for name in ("gpu", "cuda:99", "xla"):
+        with pytest.raises(UsageError, match="--device"):
+            pick_device(name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+@pytest.mark.parametrize("amp", ["auto", "fp16", "off"])
+def test_gpu_run(loader: str, amp: str, data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "run", loader=loader, amp=amp, device="cuda", epochs=2)
+    assert np.isfinite(result.last.train_loss)
