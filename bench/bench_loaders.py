@@ -10,6 +10,7 @@ epoch's start-up and short last batch does.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -58,7 +59,7 @@ class Stream:
         return images
 
 
-def stock_torchvision(photos: Photos, cores: int, stack: ExitStack) -> Iterator[Batch]:
+def stock_torchvision(photos: Photos, cores: int) -> Iterator[Batch]:
     """Source: the transfer learning tutorial and references/classification of torchvision."""
     transform = transforms.Compose(
         [
@@ -79,7 +80,7 @@ def stock_torchvision(photos: Photos, cores: int, stack: ExitStack) -> Iterator[
         yield from loader
 
 
-def stock_dali(photos: Photos, cores: int, stack: ExitStack) -> Iterator[Batch]:
+def stock_dali(photos: Photos, cores: int) -> Iterator[Batch]:
     """Source: DALI's ResNet-50 example for PyTorch, its crop at the operator's defaults."""
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
@@ -109,11 +110,11 @@ def stock_dali(photos: Photos, cores: int, stack: ExitStack) -> Iterator[Batch]:
             yield batch["data"], batch["label"].squeeze(-1).long()
 
 
-def ours(name: str, data: Path, photos: Photos, cores: int, stack: ExitStack) -> Iterator[Batch]:
-    loader = stack.enter_context(make_loader(name, data, batch_size=BATCH, workers=cores))
-    for epoch in count():
-        loader.set_epoch(epoch)
-        yield from loader
+def ours(name: str, data: Path, photos: Photos, cores: int) -> Iterator[Batch]:
+    with make_loader(name, data, batch_size=BATCH, workers=cores) as loader:
+        for epoch in count():
+            loader.set_epoch(epoch)
+            yield from loader
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +129,13 @@ def open_stream(photos: Photos, cores: int) -> Iterator[Callable[..., Stream]]:
     with ExitStack() as stack:
 
         def open_(name: str, read: Callable[..., Iterator[Batch]]) -> Stream:
-            batches = read(photos, cores, stack)
+            batches = read(photos, cores)
             stack.callback(batches.close)
             return Stream(name, batches, photos)
 
         yield open_
+    # What is left of a DALI pipeline must be gone before a later test forks worker processes.
+    gc.collect()
 
 
 STOCK = {"torchvision": stock_torchvision, "dali": stock_dali}

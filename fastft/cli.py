@@ -192,7 +192,7 @@ def train(
     ] = _TRAIN.batch_size,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate [default: 0.002; 0.05 without weights]."),
+        typer.Option(help="Peak learning rate [default: 0.002; 0.01 without weights]."),
     ] = _TRAIN.lr,
     head_lr_factor: Annotated[
         float | None,

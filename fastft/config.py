@@ -30,7 +30,7 @@ class TrainConfig:
         size: side of the images that the model sees, px.
         epochs: passes over the training set.
         batch_size: images per step; None takes 128, or the whole training set if that is smaller.
-        lr: learning rate at its peak; None takes 0.002 on pretrained weights, else 0.05.
+        lr: learning rate at its peak; None takes 0.002 on pretrained weights, else 0.01.
         head_lr_factor: the new output layer learns this many times faster; None takes 10 on
             pretrained weights, else 1.
         momentum, weight_decay: of SGD.

@@ -82,13 +82,9 @@ def _draw_accuracy(axes: Axes, epochs: list[EpochMetrics]) -> None:
         ends, [row.train_accuracy for row in epochs], color=_BLUE, marker="o", label="training"
     )
     axes.plot(ends, evaluated, color=_ORANGE, marker="s", label="evaluation")
-    best = int(np.argmax(evaluated))
-    axes.annotate(
-        f"best {evaluated[best]:.3f}", (ends[best], evaluated[best]), xytext=(0, -18),
-        textcoords="offset points", ha="center", color=_ORANGE,
-    )  # fmt: skip
     low = min(min(evaluated), min(row.train_accuracy for row in epochs))
-    axes.set(title="Accuracy", xlabel="epoch", ylim=(max(0, low - 0.08), 1.01))
+    title = f"Accuracy (best evaluation {max(evaluated):.3f})"
+    axes.set(title=title, xlabel="epoch", ylim=(max(0, low - 0.08), 1.01))
     axes.set_xlim(0, len(epochs) * 1.02)
     axes.legend(loc="lower right")
 

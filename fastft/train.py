@@ -29,14 +29,13 @@ from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics, Waits
 from fastft.model import ARCH, BuiltModel, build_model
 from fastft.optim import make_optimizer, set_learning_rate
 from fastft.progress import EpochProgress
-from fastft.show import draw_curves
 from pipelines.errors import DataError, UsageError
 from pipelines.folder import EVAL_SPLITS
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source
 
 _BATCH = 128
-_LR_PRETRAINED, _LR_SCRATCH = 0.002, 0.05
+_LR_PRETRAINED, _LR_SCRATCH = 0.002, 0.01
 _HEAD_LR_FACTOR = 10.0
 #: Losses stay on the device and are read every so many steps: one synchronization then.
 _READ_EVERY = 20
@@ -193,6 +192,8 @@ class _Trainer:
         finally:
             metrics.close()
             if (out / "last.pt").exists():  # an interrupted run keeps its picture too
+                from fastft.show import draw_curves  # matplotlib takes 0.7 s
+
                 draw_curves(out / "metrics.jsonl", out / "curves.png")
         assert row is not None
         return TrainResult(out, config.epochs, best, row, 0.0)
