@@ -287,6 +287,10 @@ def main() -> None:
     except _ArgumentError as error:
         where = getattr(getattr(error, "ctx", None), "command_path", "fastft")
         _fail(f"{where}: {error.format_message()} See {where} --help", 2)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        _fail(f"fastft: {error} If memory ran out, take fewer --workers.", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("fastft: interrupted", _INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has left; nobody is there to be told

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from fastft import __version__
-from pipelines.convert import cpu_count
 from pipelines.errors import UsageError
+from pipelines.workers import cpu_count
 
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "ffcv", "numba", "numpy", "pillow")
 

@@ -18,12 +18,12 @@ from fastft.checkpoint import Checkpoint, load_checkpoint
 from fastft.config import PredictConfig
 from fastft.environment import pick_device
 from fastft.model import restore_model
-from pipelines.convert import in_order
 from pipelines.encode import EncodePolicy, Encoder, read_stored
 from pipelines.errors import DataError
 from pipelines.folder import IMAGE_SUFFIXES
 from pipelines.plan import make_plan
 from pipelines.reference import normalize, render
+from pipelines.workers import in_order
 
 
 @dataclass(frozen=True, slots=True)

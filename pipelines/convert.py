@@ -13,21 +13,20 @@ import os
 import shutil
 import time
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, FastftError, UsageError
 from pipelines.folder import Folder, read_folder, read_splits, split_folders
+from pipelines.workers import cpu_count, in_order
 
-T = TypeVar("T")
 #: on_progress(split, images done, images in all, bytes read so far)
 Progress = Callable[[str, int, int, int], None]
 #: A task is this many images, or fewer if their files are large: long enough to hide the cost of
@@ -134,28 +133,6 @@ def allowed_bad(max_bad: str, images: int) -> int:
     except ValueError:
         pass
     raise UsageError("--max-bad", repr(max_bad), "a number like 10 or a share like 1%")
-
-
-def cpu_count() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def in_order(
-    executor: ThreadPoolExecutor, tasks: Iterator[Callable[[], T]], ahead: int
-) -> Iterator[T]:
-    """Run `tasks` on the executor, at most `ahead` at once, and yield their results in order."""
-    waiting: deque[Future[T]] = deque()
-    try:
-        for task in tasks:
-            waiting.append(executor.submit(task))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _read_source(config: ConvertConfig) -> dict[str, tuple[Folder, Path]]:

@@ -27,6 +27,7 @@ LAYERS = (
         "pipelines.kernels.*",
         "pipelines.plan",
         "pipelines.transfer",
+        "pipelines.workers",
     ),
     ("pipelines.encode",),
     ("pipelines.source",),

@@ -16,12 +16,12 @@ from types import TracebackType
 
 import torch
 
-from pipelines.convert import cpu_count
 from pipelines.errors import UsageError
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
 from pipelines.transfer import Normalizer, to_device
+from pipelines.workers import cpu_count
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -78,6 +78,7 @@ class Loader(ABC):
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0
         self._start = 0
+        self._running: Generator[tuple[torch.Tensor, torch.Tensor], None, None] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -114,9 +115,11 @@ class Loader(ABC):
         self._consumed = self._start = consumed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self._running is not None:
+            self._running.close()  # an iteration that was left without being dropped ends here
         plan, start = self._plan, self._start
         self._start, self._consumed = 0, start
-        batches = self._batches(plan, start)
+        batches = self._running = self._batches(plan, start)
         try:
             for images, labels in batches:
                 self._consumed = min(self._consumed + self.batch_size, len(self.source))
