@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,16 +251,25 @@ def test_close_ends_processes_and_threads(data: Path) -> None:
         assert (set(children()), threading.active_count()) == before, name
 
 
+_KILLER = """
+import sys, psutil
+from pipelines import make_loader
+loader = make_loader("torchvision", sys.argv[1], size=64, batch_size=2, workers=2)
+batches = iter(loader)
+next(batches)
+psutil.Process().children()[0].kill()
+list(batches)
+"""
+
+
 def test_a_killed_worker_is_an_error_not_a_hang(data: Path) -> None:
-    with make("torchvision", data / "train.beton") as loader:
-        batches = iter(loader)
-        next(batches)
-        # torch raises its own error from a signal handler, wherever the caller is by then; the
-        # loader translates it where it is waiting itself.
-        with pytest.raises((DataError, RuntimeError), match="DataLoader worker"):  # noqa: PT012
-            for process in children():
-                process.kill()
-            list(batches)
+    """In a process of its own: torch raises the error from a signal handler, wherever that is."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _KILLER, str(data / "train.beton")],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert "DataLoader worker" in ended.stderr or "a loader process ended" in ended.stderr
 
 
 def test_plan_reaches_the_output(data: Path) -> None:
@@ -311,8 +322,8 @@ def test_an_unknown_loader_and_a_missing_library(
     with pytest.raises(UsageError, match="loader: 'x', expected one of torchvision"):
         make_loader("x", data / "train.beton")
     monkeypatch.setitem(loaders.LOADERS, "dali", ("dali_loader", "DaliLoader"))
-    monkeypatch.delitem(__import__("sys").modules, "pipelines.loaders.dali_loader", raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
+    monkeypatch.delitem(sys.modules, "pipelines.loaders.dali_loader", raising=False)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UsageError, match=r"nvidia-dali is not installed.*pip install"):
         make_loader("dali", data / "train.beton")
 

@@ -129,12 +129,10 @@ def _raise_errors(
             if isinstance(batch, FastftError):
                 raise batch
             yield tuple(batch)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A worker that was killed: torch's own message, or the end of the pipe that it wrote to.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        raise DataError(
-            source.path,
-            f"a loader process ended: {error}",
-            "",
-            "if memory ran out, fewer --workers",
-        ) from error
+        found = f"a loader process ended: {error or type(error).__name__}"
+        remedy = "if memory ran out, take fewer --workers"
+        raise DataError(source.path, found, "", remedy) from error
