@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError
 
 _FORMAT, _VERSION = "fastft-checkpoint", 1
@@ -45,29 +45,22 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write to a temporary file beside `path`, force it to disk, rename it into place.
+    """Write a checkpoint; `path` is the old one or the new one, whenever the process ends.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
     content |= {"format": _FORMAT, "version": _VERSION, "classes": list(checkpoint.classes)}
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
+        with AtomicFile(path) as target:
+            with os.fdopen(os.dup(target.descriptor), "wb") as file:
+                torch.save(content, file)
+            target.publish()
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         raise DataError(
             path, f"cannot be written: {error}", "", "see its disk and folder"
         ) from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

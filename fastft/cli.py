@@ -15,6 +15,9 @@ import typer
 from rich.console import Console
 
 from fastft.config import Amp, PredictConfig, Schedule, TrainConfig, defaults
+from fastft.synth import SynthConfig, write_synth
+from pipelines.convert import ConvertConfig
+from pipelines.convert import convert as run_convert
 from pipelines.encode import Mode
 from pipelines.errors import FastftError, UsageError, one_line
 
@@ -35,6 +38,8 @@ _ArgumentError: Any = typer.BadParameter.__base__
 #: What typer makes of Ctrl-C, and shells of a process that died of it.
 _INTERRUPTED = 130
 
+_SYNTH = defaults(SynthConfig)
+_CONVERT = defaults(ConvertConfig)
 _TRAIN = defaults(TrainConfig)
 _PREDICT = defaults(PredictConfig)
 
@@ -45,18 +50,20 @@ def synth(
     family: Annotated[
         str,
         typer.Option(help="shapes or weaves: one can be the source, one the target of a transfer."),
-    ] = "shapes",
-    classes: Annotated[int, typer.Option(help="How many classes.")] = 4,
-    per_class: Annotated[int, typer.Option(help="Training images per class.")] = 250,
+    ] = _SYNTH.family,
+    classes: Annotated[int, typer.Option(help="How many classes.")] = _SYNTH.classes,
+    per_class: Annotated[int, typer.Option(help="Training images per class.")] = _SYNTH.per_class,
     test_per_class: Annotated[
         int | None, typer.Option(help="Test images per class [default: a fifth of --per-class].")
-    ] = None,
+    ] = _SYNTH.test_per_class,
     size: Annotated[
         str, typer.Option(help="Mean width and height, px; each image varies.")
-    ] = "200x160",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    ] = "{}x{}".format(*_SYNTH.size),
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = _SYNTH.seed,
     workers: Annotated[int, typer.Option(help="Processes; 0 takes every CPU.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace what synth wrote there before.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace what synth wrote there before.")
+    ] = _SYNTH.overwrite,
 ) -> None:
     """Make a data set of photo-like JPEGs in class folders, train and test.
 
@@ -65,7 +72,6 @@ def synth(
     Example: fastft synth photos --classes 4 --per-class 250
     """
     from fastft.progress import ImageProgress
-    from fastft.synth import SynthConfig, write_synth
 
     config = SynthConfig(
         out=out, family=family, classes=classes, per_class=per_class, test_per_class=test_per_class,
@@ -95,24 +101,26 @@ def convert(
             help="passthrough: JPEGs byte for byte, the rest as raw pixels; jpg: the rest as JPEG; "
             "raw: all as raw pixels; proportion: a share of the JPEGs kept, the rest raw."
         ),
-    ] = "passthrough",
+    ] = _CONVERT.mode,
     max_side: Annotated[
         int, typer.Option(help="Shrink images whose longer side is larger, px; 0: never.")
-    ] = 0,
-    quality: Annotated[int, typer.Option(help="JPEG quality of what is encoded anew.")] = 95,
+    ] = _CONVERT.max_side,
+    quality: Annotated[
+        int, typer.Option(help="JPEG quality of what is encoded anew.")
+    ] = _CONVERT.quality,
     proportion: Annotated[
         float, typer.Option(help="The share that --mode proportion keeps.")
-    ] = 0.5,
+    ] = _CONVERT.proportion,
     apply_exif: Annotated[
         bool, typer.Option(help="Turn images upright as their EXIF says; torchvision does not.")
-    ] = False,
+    ] = _CONVERT.apply_exif,
     verify: Annotated[
         bool, typer.Option(help="Decode every image once to find broken ones.")
-    ] = True,
+    ] = _CONVERT.verify,
     max_bad: Annotated[
         str, typer.Option(help="Broken images to leave out before failing: a number or a share.")
-    ] = "1%",
-    workers: Annotated[int, typer.Option(help="Threads; 0 takes every CPU.")] = 0,
+    ] = _CONVERT.max_bad,
+    workers: Annotated[int, typer.Option(help="Threads; 0 takes every CPU.")] = _CONVERT.workers,
 ) -> None:
     """Turn a folder of images into one .beton file per split.
 
@@ -123,8 +131,6 @@ def convert(
     """
     from fastft.progress import ImageProgress
     from fastft.tables import conversion_table
-    from pipelines.convert import ConvertConfig
-    from pipelines.convert import convert as run
 
     config = ConvertConfig(
         src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
@@ -133,7 +139,7 @@ def convert(
     )  # fmt: skip
     console = _console()
     with ImageProgress(console, "converting") as progress:
-        reports = run(
+        reports = run_convert(
             config, lambda split, done, n, size: progress.update(split or src.name, done, n, size)
         )
     console.print(conversion_table(reports))

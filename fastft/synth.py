@@ -26,6 +26,7 @@ import numpy as np
 from fastft.synth_draw import draw_jpeg
 from fastft.synth_motif import FAMILIES
 from pipelines.errors import DataError, UsageError
+from pipelines.workers import cpu_count
 
 MARKER = "synth.json"
 WRITER = "fastft synth"
@@ -188,7 +189,7 @@ def _write_photos(
     for folder in dict.fromkeys(task.folder for task in tasks):
         folder.mkdir(parents=True)
     total = sum(task.stop - task.start for task in tasks)
-    workers = min(config.workers or _usable_cpus(), len(tasks))
+    workers = min(config.workers or cpu_count(), len(tasks))
     if total < MIN_FOR_WORKERS:
         workers = 1
     done = size_bytes = 0
@@ -335,9 +336,3 @@ def _digits(count: int) -> int:
 def _check_range(option: str, value: int, low: int, high: int, unit: str = "") -> None:
     if not low <= value <= high:
         raise UsageError(option, f"{value}{unit}", f"{low} to {high}{unit}")
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

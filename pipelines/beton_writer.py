@@ -6,14 +6,13 @@ See `pipelines.layout` for the bytes.
 from __future__ import annotations
 
 import os
-import tempfile
 import zlib
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError
 from pipelines.layout import (
     ALLOCATION,
@@ -34,39 +33,22 @@ from pipelines.layout import (
 )
 
 
-class BetonWriter:
+class BetonWriter(AtomicFile):
     """Writes one `.beton` beside its final place, then puts it there whole or not at all.
 
-    Use as a context manager: `append` samples in order, `finish`, `publish`. Leaving the block
-    unpublished removes the temporary file. What is written depends on the samples alone.
+    Use as a context manager: `append` samples in order, `finish`, `publish`. What is written
+    depends on the samples alone.
     """
 
     def __init__(self, path: Path, capacity: int) -> None:
         """Open a temporary file in `path`'s folder with room for `capacity` samples' metadata."""
-        self.path = path
-        self._capacity = capacity
+        super().__init__(path)
         self._metadata = np.zeros(capacity, METADATA)
         self._sizes = np.zeros(capacity, np.uint64)
         self._checksums = np.zeros(capacity, np.uint32)
         self._names: list[bytes] = []
         self._end = METADATA_START + capacity * METADATA.itemsize
         self._page = PAGE_BYTES
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        self._temporary: str | None = temporary
-
-    def __enter__(self) -> BetonWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._file)
-        if self._temporary is not None:
-            os.unlink(self._temporary)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -82,7 +64,7 @@ class BetonWriter:
             found = f"{size:,} bytes as stored"
             raise DataError(name, found, f"at most {MAX_PAGE_BYTES:,}", "see --max-side")
         pointer = self._place(size)
-        _write_at(self._file, stored.data, pointer)
+        _write_at(self.descriptor, stored.data, pointer)
         self._metadata[sample] = (stored.mode, stored.width, stored.height, pointer, label)
         self._sizes[sample], self._checksums[sample] = size, checksum
         self._names.append(os.fsencode(name))
@@ -111,25 +93,11 @@ class BetonWriter:
         descriptors["arguments"][0, : EXTRA.itemsize] = extra.view(np.uint8)
         header = np.zeros(1, HEADER)
         header[0] = (VERSION, 2, self._page, samples, self._end + len(block))
-        _write_at(self._file, block, self._end)
-        _write_at(self._file, allocation.tobytes(), self._end + len(block))
-        _write_at(self._file, header.tobytes() + descriptors.tobytes() + metadata.tobytes(), 0)
-        os.fsync(self._file)
+        _write_at(self.descriptor, block, self._end)
+        _write_at(self.descriptor, allocation.tobytes(), self._end + len(block))
+        _write_at(self.descriptor, header.tobytes() + descriptors.tobytes() + metadata.tobytes(), 0)
+        os.fsync(self.descriptor)
         return self._end + len(block) + allocation.nbytes
-
-    def publish(self) -> None:
-        """Rename the finished file into place."""
-        assert self._temporary is not None
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(self._temporary, 0o666 & ~mask)
-        os.replace(self._temporary, self.path)
-        self._temporary = None
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _place(self, size: int) -> int:
         """Where the next `size` bytes go, such that they cross no multiple of the page size.

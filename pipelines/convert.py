@@ -112,8 +112,11 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
             reports.append(_convert_folder(config, split, folder, writer, on_progress))
             writers.append(writer)
         for writer, report in zip(writers, reports, strict=True):
-            writer.publish()
-            _write_quarantine(report)
+            try:
+                writer.publish()
+                _write_quarantine(report)
+            except OSError as error:
+                raise _write_failed(writer.path, error) from error
     return reports
 
 

@@ -168,7 +168,7 @@ def test_a_bug_keeps_its_traceback(fastft: Run, monkeypatch: pytest.MonkeyPatch)
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pipelines.convert.convert", bug)
+    monkeypatch.setattr(cli, "run_convert", bug)
     with pytest.raises(ZeroDivisionError):
         fastft("convert", "a", "b")
 
@@ -177,6 +177,6 @@ def test_ctrl_c_is_one_line(fastft: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.convert.convert", interrupted)
+    monkeypatch.setattr(cli, "run_convert", interrupted)
     status, _, err = fastft("convert", "a", "b")
     assert (status, err) == (130, "fastft: interrupted\n")

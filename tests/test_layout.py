@@ -17,7 +17,7 @@ HEAVY = {"ffcv", "matplotlib", "numba", "nvidia", "torch", "torchvision"}
 
 # Lowest first. A module imports only from layers below its own; an exact name beats a pattern.
 LAYERS = (
-    ("pipelines.errors", "pipelines.layout"),
+    ("pipelines.atomic", "pipelines.errors", "pipelines.layout", "pipelines.workers"),
     (
         "pipelines.beton",
         "pipelines.beton_writer",
@@ -27,7 +27,6 @@ LAYERS = (
         "pipelines.kernels.*",
         "pipelines.plan",
         "pipelines.transfer",
-        "pipelines.workers",
     ),
     ("pipelines.encode",),
     ("pipelines.source",),
