@@ -23,12 +23,12 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from bench.conftest import SMOKE_BELOW, Contender, Duel, Photos
+from bench.conftest import BATCH, SMOKE_BELOW, Contender, Duel, Photos
 from pipelines.convert import ConvertConfig, convert
 from pipelines.loaders import make_loader
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-SIZE, BATCH = 224, 64
+SIZE = 224
 #: A round is at least this many images, 2 s on 2 cores: long against a batch's 0.07 s.
 ROUND_IMAGES = 2000
 #: Read before the clock starts: more than any contender here has prefetched (2 batches for each

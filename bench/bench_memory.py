@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.conftest import ROOT, Photos, Tables
+from bench.conftest import BATCH, ROOT, Photos, Tables
 from pipelines.convert import ConvertConfig, convert
 
 PROBE = Path(__file__).with_name("peak_memory.py")
 SIDES = (6000, 4000)
 IMAGE_BYTES = SIDES[0] * SIDES[1] * 3
-SAMPLES, BATCH = 256, 64
+SAMPLES = 256
 #: Loose, as an allocator may keep what is free.
 MAX_GROWTH_BYTES = 1 << 30
 

@@ -302,6 +302,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has left; nobody is there to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a missing permission: the machine's doing, not a bug
+        _fail(f"{error.filename or 'fastft'}: {error.strerror or error}", 1)
 
 
 def _fail(message: str, status: int) -> None:

@@ -103,6 +103,9 @@ class PredictConfig:
     batch_size: int = 64
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        _require("--batch-size", self.batch_size, 1, 1 << 20)
+
 
 def defaults(config: type[Any]) -> Any:
     """The default of each optional field of a config class, as attributes."""

@@ -118,6 +118,9 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "weights": ([*train, data, "--weights", tmp / "no.pt"], 1, "no.pt: no such file"),
         "not weights": ([*train, data, "--weights", tmp / "x.pt"], 1, "x.pt: has no conv1"),
         "predict nothing": (["predict", tmp / "no", photos], 1, "no such file"),
+        "predict batch": (
+            ["predict", tmp / "x.pt", photos, "--batch-size", 0], 2, "--batch-size: 0, expected 1",
+        ),
         "predict without a run": (["predict", tmp / "x.pt", photos], 1, "no fastft checkpoint"),
         "synth": (["synth", tmp / "s", "--classes", 1], 2, "classes"),
         "synth size": (["synth", tmp / "s", "--size", "big"], 2, "--size: 'big'"),
@@ -171,6 +174,15 @@ def test_a_bug_keeps_its_traceback(fastft: Run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cli, "run_convert", bug)
     with pytest.raises(ZeroDivisionError):
         fastft("convert", "a", "b")
+
+
+def test_a_full_disk_is_one_line(fastft: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "run/metrics.jsonl")
+
+    monkeypatch.setattr(cli, "run_convert", full)
+    status, _, err = fastft("convert", "a", "b")
+    assert (status, err) == (1, "run/metrics.jsonl: No space left on device\n")
 
 
 def test_ctrl_c_is_one_line(fastft: Run, monkeypatch: pytest.MonkeyPatch) -> None:
