@@ -54,7 +54,7 @@ def synth(
     classes: Annotated[int, typer.Option(help="How many classes.")] = _SYNTH.classes,
     per_class: Annotated[int, typer.Option(help="Training images per class.")] = _SYNTH.per_class,
     test_per_class: Annotated[
-        int | None, typer.Option(help="Test images per class [default: a fifth of --per-class].")
+        int | None, typer.Option(help="Test images per class; by default a fifth of --per-class.")
     ] = _SYNTH.test_per_class,
     size: Annotated[
         str, typer.Option(help="Mean width and height, px; each image varies.")
@@ -194,15 +194,17 @@ def train(
     ] = _TRAIN.size,
     epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = _TRAIN.epochs,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step [default: 128, or all if fewer].")
+        int | None, typer.Option(help="Images per step; by default 128, or all if fewer.")
     ] = _TRAIN.batch_size,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate [default: 0.002; 0.01 without weights]."),
+        typer.Option(help="Peak learning rate; by default 0.002, without weights 0.01."),
     ] = _TRAIN.lr,
     head_lr_factor: Annotated[
         float | None,
-        typer.Option(help="Output layer's share of it [default: 10; 1 without weights]."),
+        typer.Option(
+            help="How much faster the output layer learns; by default 10, without weights 1."
+        ),
     ] = _TRAIN.head_lr_factor,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = _TRAIN.momentum,
     weight_decay: Annotated[float, typer.Option(help="Of SGD.")] = _TRAIN.weight_decay,

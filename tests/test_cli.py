@@ -1,3 +1,4 @@
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -57,6 +58,9 @@ def test_help_teaches(fastft: Run) -> None:
         status, text, _ = fastft(command, "--help")
         assert status == 0
         assert f"Example: fastft {command}" in text
+        assert not re.search(
+            r" \.\s", text
+        )  # square brackets in a help text would be taken for markup
 
 
 def a_png(folder: Path) -> Path:
