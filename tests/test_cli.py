@@ -58,9 +58,8 @@ def test_help_teaches(fastft: Run) -> None:
         status, text, _ = fastft(command, "--help")
         assert status == 0
         assert f"Example: fastft {command}" in text
-        assert not re.search(
-            r" \.\s", text
-        )  # square brackets in a help text would be taken for markup
+        # Square brackets in a help text would be taken for markup and vanish.
+        assert not re.search(r" \.\s", text)
 
 
 def a_png(folder: Path) -> Path:
