@@ -71,15 +71,15 @@ def synth(
 
     Example: fastft synth photos --classes 4 --per-class 250
     """
-    from fastft.progress import ImageProgress
+    from fastft.progress import image_progress
 
     config = SynthConfig(
         out=out, family=family, classes=classes, per_class=per_class, test_per_class=test_per_class,
         size=_parse_size(size), seed=seed, workers=workers or None, overwrite=overwrite,
     )  # fmt: skip
     console = _console()
-    with ImageProgress(console, "drawing") as progress:
-        result = write_synth(config, lambda done, total: progress.update(str(out), done, total))
+    with image_progress(console, "drawing") as update:
+        result = write_synth(config, lambda done, total: update(str(out), done, total))
     rate = (result.train_images + result.test_images) / result.seconds
     console.print(
         f"{out}: {result.train_images:,} training and {result.test_images:,} test images, classes "
@@ -129,7 +129,7 @@ def convert(
 
     Example: fastft convert photos data
     """
-    from fastft.progress import ImageProgress
+    from fastft.progress import image_progress
     from fastft.tables import conversion_table
 
     config = ConvertConfig(
@@ -138,9 +138,9 @@ def convert(
         workers=workers,
     )  # fmt: skip
     console = _console()
-    with ImageProgress(console, "converting") as progress:
+    with image_progress(console, "converting") as update:
         reports = run_convert(
-            config, lambda split, done, n, size: progress.update(split or src.name, done, n, size)
+            config, lambda split, done, n, size: update(split or src.name, done, n, size)
         )
     console.print(conversion_table(reports))
     for report in reports:
@@ -162,13 +162,13 @@ def inspect(
     Example: fastft inspect data/train.beton --verify
     """
     from fastft.describe import describe
-    from fastft.progress import ImageProgress
+    from fastft.progress import image_progress
 
     console = _console()
-    with ImageProgress(console, "checking") as progress:
+    with image_progress(console, "checking") as update:
         describe(
             file, console, verify=verify,
-            on_progress=lambda done, total: progress.update(file.name, done, total),
+            on_progress=lambda done, total: update(file.name, done, total),
         )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -10,84 +11,54 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 
-class EpochProgress:
-    """One epoch's steps, with the loss and the rate."""
+@contextmanager
+def epoch_progress(
+    console: Console, epoch: int, epochs: int, steps: int
+) -> Iterator[Callable[[float, float], None]]:
+    """A bar over one epoch's steps; call what is given with loss and images/s after each."""
+    with _bar(console) as bar:
+        task = bar.add_task(f"epoch {epoch + 1}/{epochs}", total=steps, note="")
 
-    def __init__(self, console: Console, epoch: int, epochs: int, steps: int) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn(f"epoch {epoch + 1}/{epochs}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=steps, note="")
+        def advance(loss: float, img_per_s: float) -> None:
+            bar.update(task, advance=1, note=f"loss {loss:.3f}  {img_per_s:.0f} img/s")
 
-    def advance(self, loss: float, img_per_s: float) -> None:
-        """One step more."""
-        self._progress.update(self._task, advance=1, note=f"loss {loss:.3f}  {img_per_s:.0f} img/s")
-
-    def __enter__(self) -> EpochProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+        yield advance
 
 
-class ImageProgress:
-    """Images of one or several splits, with the rate; `update` takes absolute counts."""
+@contextmanager
+def image_progress(console: Console, verb: str) -> Iterator[Callable[..., None]]:
+    """A bar for each split; call what is given with its name, images done, in all, bytes done."""
+    with _bar(console) as bar:
+        tasks = {}
 
-    def __init__(self, console: Console, verb: str) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn(f"{verb} {{task.description}}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
+        def update(name: str, done: int, total: int, done_bytes: int = 0) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"{verb} {name}", total=total, note="")
+            elapsed_s = next(t.elapsed for t in bar.tasks if t.id == tasks[name]) or 0.0
+            note = f"{done / elapsed_s:,.0f} img/s" if elapsed_s else ""
+            if done_bytes and elapsed_s:
+                note += f"  {done_bytes / elapsed_s / 1e6:,.0f} MB/s"
+            bar.update(tasks[name], completed=done, note=note)
 
-    def update(self, name: str, done: int, total: int, done_bytes: int = 0) -> None:
-        """`done` of `total` images of the split `name`."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, note="")
-        task = next(t for t in self._progress.tasks if t.id == self._tasks[name])
-        rate = done / task.elapsed if task.elapsed else 0.0
-        note = f"{rate:,.0f} img/s"
-        if done_bytes and task.elapsed:
-            note += f"  {done_bytes / task.elapsed / 1e6:,.0f} MB/s"
-        self._progress.update(task.id, completed=done, note=note)
+        yield update
 
-    def __enter__(self) -> ImageProgress:
-        self._progress.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+def _bar(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -28,7 +28,7 @@ from fastft.evaluate import Evaluation, evaluate
 from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics, Waits
 from fastft.model import ARCH, BuiltModel, build_model
 from fastft.optim import make_optimizer, set_learning_rate
-from fastft.progress import EpochProgress
+from fastft.progress import epoch_progress
 from pipelines.errors import DataError, UsageError
 from pipelines.folder import EVAL_SPLITS
 from pipelines.loaders import Loader, make_loader
@@ -206,7 +206,9 @@ class _Trainer:
         log = _StepLog(epoch, first, len(self.train_loader), self.device, metrics)
         waits = Waits()
         started = step_started = time.perf_counter()
-        with EpochProgress(self.console, epoch, self.config.epochs, len(self.train_loader)) as bar:
+        with epoch_progress(
+            self.console, epoch, self.config.epochs, len(self.train_loader)
+        ) as advance:
             for index, (images, labels) in enumerate(waits.over(self.train_loader)):
                 lr = set_learning_rate(
                     self.optimizer, self.config.schedule, first + index, self.steps
@@ -217,7 +219,7 @@ class _Trainer:
                 step_started = now
                 if (index + 1) % _READ_EVERY == 0:
                     log.read()
-                bar.advance(log.last_loss, log.img_per_s)
+                advance(log.last_loss, log.img_per_s)
             log.read()
         train_s = time.perf_counter() - started
         started = time.perf_counter()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 Opened = TypeVar("Opened", bound="AtomicFile")
@@ -53,12 +52,7 @@ class AtomicFile:
     def __enter__(self: Opened) -> Opened:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         os.close(self.descriptor)
         if self._temporary is not None:
             os.unlink(self._temporary)
