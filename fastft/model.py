@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from pipelines.errors import DataError
 
 ARCH = "resnet18"
 _HEAD = "fc."
+_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,14 @@ def restore_model(checkpoint: Checkpoint, path: Path) -> nn.Module:
 def _imagenet_state() -> Mapping[str, torch.Tensor]:
     weights = ResNet18_Weights.IMAGENET1K_V1
     try:
+        if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).exists():
+            # Asked first, since torch announces its download before it knows that it cannot.
+            urlopen(Request(weights.url, method="HEAD"), timeout=_TIMEOUT_S).close()
         return dict(weights.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:  # no network; a hash that does not match
         reason = getattr(error, "reason", error)
         raise DataError(
-            "--weights imagenet", f"cannot download {weights.url.rsplit('/', 1)[-1]} ({reason})",
+            "--weights imagenet", f"cannot download {Path(weights.url).name} ({reason})",
             "a network", "pass --weights PATH with that file, or --weights none",
         ) from error  # fmt: skip
 

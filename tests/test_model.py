@@ -74,6 +74,7 @@ def test_no_network_is_one_line_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -
     def offline(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
+    monkeypatch.setattr("fastft.model.urlopen", offline)
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline)
     with pytest.raises(DataError, match="--weights imagenet: cannot download resnet18") as caught:
         build_model(2, "imagenet")
