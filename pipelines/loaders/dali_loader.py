@@ -3,8 +3,9 @@
 Encoded bytes go in straight from the memory map, with the boxes and flips of the plan; DALI
 decodes only the region that the filter touches. Distance from the reference: DALI's decoder is
 exact on the CPU; its resize keeps full precision between the two passes where Pillow rounds to
-bytes (1 level), and at the border of a train crop it repeats the last pixel where Pillow leaves
-the missing taps out (up to 13 levels seen, on single pixels of the outermost rows).
+bytes (1 level), and where the filter runs past the pixels, at the border of a train crop or of the
+image, it repeats the last one where Pillow leaves the missing taps out (up to 13 levels seen, in
+the outermost rows and columns alone).
 """
 
 from __future__ import annotations
