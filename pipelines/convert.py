@@ -288,7 +288,7 @@ def _write_failed(path: Path, error: OSError) -> DataError:
 
 def _too_many_bad(folder: Folder, report: Report, allowed: int) -> DataError:
     last = report.quarantined[-1]
-    found = f"{last.reason}, the {len(report.quarantined)}. broken image"
+    found = f"{last.reason} (broken image number {len(report.quarantined)})"
     if len(report.quarantined) == 1:
         found = last.reason
     return DataError(
