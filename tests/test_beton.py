@@ -110,7 +110,7 @@ def test_an_unpublished_file_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def expect_one_line(path: Path, pattern: str) -> None:
+def check_refused(path: Path, pattern: str) -> None:
     with pytest.raises(FastftError) as caught:
         read_index(path)
     assert str(caught.value).startswith(f"{path}: ")
@@ -119,16 +119,16 @@ def expect_one_line(path: Path, pattern: str) -> None:
 
 def test_what_is_no_beton_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.beton"
-    expect_one_line(path, "no such file")
+    check_refused(path, "no such file")
     path.write_bytes(b"")
-    expect_one_line(path, "0 bytes long")
+    check_refused(path, "0 bytes long")
     path.write_bytes(b"PK\x03\x04" + bytes(5000))
-    expect_one_line(path, "expected a .beton file")
+    check_refused(path, "expected a .beton file")
     path.write_bytes(b"\x03\x00" + bytes(5000))
-    expect_one_line(path, "format version 3, expected format version 2")
+    check_refused(path, "format version 3, expected format version 2")
     path.unlink()
     path.mkdir()
-    expect_one_line(path, "is a folder")
+    check_refused(path, "is a folder")
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for end in [*range(0, len(whole), 97), len(whole) - 1, len(whole) - 24]:
         path.write_bytes(whole[:end])
-        expect_one_line(path, "")
+        check_refused(path, "")
 
 
 def test_a_changed_table_is_refused_or_harmless(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_table_that_lies_is_refused(tmp_path: Path, field: str, value: int, me
     metadata = np.frombuffer(data, METADATA, 3, METADATA_START)
     metadata[field][1] = np.array(value).astype(METADATA[field])
     path.write_bytes(data)
-    expect_one_line(path, message)
+    check_refused(path, message)
 
 
 def test_an_allocation_outside_the_file_is_refused(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_an_allocation_outside_the_file_is_refused(tmp_path: Path) -> None:
     for size in (2**64 - 1, 2**63, len(data)):
         data[-8:] = size.to_bytes(8, "little")
         path.write_bytes(data)
-        expect_one_line(path, "sample 1 lies outside")
+        check_refused(path, "sample 1 lies outside")
 
 
 def test_a_changed_sample_is_found_by_its_checksum(tmp_path: Path) -> None:
