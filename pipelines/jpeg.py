@@ -31,6 +31,8 @@ _PIXEL_FORMAT_RGB = 0
 _WARNING = 0
 #: libjpeg's one complaint that loses no pixel: bytes between a scan's end and the next marker.
 _HARMLESS = "extraneous bytes before marker"
+#: What `load_turbojpeg` loads.
+TURBOJPEG = "libturbojpeg.so.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +138,15 @@ class _EighthDecoder:
         )  # fmt: skip
         if status == 0:
             return Verdict()
-        message = self._library.tjGetErrorStr2(self._handle).decode(errors="replace")
-        is_warning = self._library.tjGetErrorCode(self._handle) == _WARNING
-        if is_warning and _HARMLESS in message:
-            return Verdict(warning=message)
-        return Verdict(broken=message)
+        return last_complaint(self._library, self._handle)
+
+
+def last_complaint(library: Any, handle: int) -> Verdict:
+    """What a TurboJPEG decompressor said of the image that it has just failed on or warned of."""
+    message = library.tjGetErrorStr2(handle).decode(errors="replace")
+    if library.tjGetErrorCode(handle) == _WARNING and _HARMLESS in message:
+        return Verdict(warning=message)
+    return Verdict(broken=message)
 
 
 def _check_by_pillow(data: bytes) -> Verdict:
@@ -167,7 +173,7 @@ def describe(error: Exception) -> str:
 def load_turbojpeg() -> Any | None:
     """Libturbojpeg with its argument types set, or None where it is not installed."""
     try:
-        library = ctypes.CDLL("libturbojpeg.so.0")
+        library = ctypes.CDLL(TURBOJPEG)
     except OSError:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int

@@ -125,7 +125,20 @@ class Plan:
         start: int = 0,
         drop_last: bool = False,
     ) -> Iterator[Rows]:
-        """The rows of one rank, a batch at a time, computed as they are asked for.
+        """The rows of one rank, a batch at a time, computed as they are asked for; see `shares`."""
+        shares = self.shares(batch_size, rank=rank, world=world, start=start, drop_last=drop_last)
+        return map(self.rows, shares)
+
+    def shares(
+        self,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        drop_last: bool = False,
+    ) -> Iterator[Ints]:
+        """The samples of one rank, a batch at a time.
 
         Args:
             batch_size: samples per global batch, over all ranks.
@@ -139,7 +152,7 @@ class Plan:
             batch = self.order[at : at + batch_size]
             if drop_last and len(batch) < batch_size:
                 return
-            yield self.rows(np.array_split(batch, world)[rank])
+            yield np.array_split(batch, world)[rank]
 
     def _resized_crops(
         self, key: np.uint64, samples: Ints, height: Floats, width: Floats
@@ -210,17 +223,23 @@ def resize_side(size: int) -> int:
     return int(size * 256 / 224)
 
 
-def resized_geometry(box: Floats, height: int, width: int, size: int) -> tuple[int, int, int, int]:
-    """A resize-then-crop box in whole pixels: resized height and width, then crop top and left.
+def resized_geometry(boxes: Floats, sides: Ints, size: int) -> tuple[Ints, Ints]:
+    """Resize-then-crop boxes in whole pixels: what to resize to, and where the crop begins.
 
     Exact for every box that such a view plans: the doubles of the box are within 1e-15 of the
     quotients that the whole numbers had.
+
+    Args:
+        boxes: float64[..., 4] top, left, height, width, source px; one row's or many rows'.
+        sides: int64[..., 2] the image's height and width, px.
+        size: side of the crop, px.
+
+    Returns:
+        int64[..., 2] resized height and width; int64[..., 2] top and left of the crop in it.
     """
-    scale_h, scale_w = box[2] / size, box[3] / size
-    return (
-        round(height / scale_h), round(width / scale_w),
-        round(box[0] / scale_h), round(box[1] / scale_w),
-    )  # fmt: skip
+    scale = boxes[..., 2:] / size
+    resized, corner = np.rint(sides / scale), np.rint(boxes[..., :2] / scale)
+    return resized.astype(np.int64), corner.astype(np.int64)
 
 
 def _random_resized_crops(key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:

@@ -51,7 +51,8 @@ def cut(image: Image.Image, box: NDArray[np.float64], size: int, clips_at_box: b
         top, left, height, width = (int(edge) for edge in box)
         cropped = image.crop((left, top, left + width, top + height))
         return cropped.resize((size, size), Image.Resampling.BILINEAR)
-    height, width, top, left = resized_geometry(box, image.height, image.width, size)
+    resized_to, corner = resized_geometry(box, np.array((image.height, image.width)), size)
+    (height, width), (top, left) = resized_to.tolist(), corner.tolist()
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + size, top + size))
 

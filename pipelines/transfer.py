@@ -7,14 +7,29 @@ good: no buffer behind it is used again.
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 #: Pinned slots: one is being filled, one copied, one was just copied.
 _SLOTS = 3
+
+
+def normalizing_factors(
+    size: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and bias, float32[S * 3] each, so that pixel * scale + bias is normalized.
+
+    As long as one image row, so that inner loops are, too, and not three channels short.
+    """
+    deviation = np.array(std)
+    scale, bias = 1 / (255 * deviation), -np.array(mean) / deviation
+    return np.tile(scale.astype(np.float32), size), np.tile(bias.astype(np.float32), size)
 
 
 class Normalizer:
@@ -38,12 +53,8 @@ class Normalizer:
             dtype: float32, bfloat16 or float16; None leaves uint8 as it is.
         """
         self._size, self.dtype = size, dtype
-        deviation = torch.tensor(std, dtype=torch.float64)
-        scale = 1 / (255 * deviation)
-        bias = -torch.tensor(mean, dtype=torch.float64) / deviation
-        # One whole image row, so that the inner loop of the broadcast is S * 3 long, not 3.
-        self._scale = scale.float().repeat(size).to(device)
-        self._bias = bias.float().repeat(size).to(device)
+        factors = normalizing_factors(size, mean, std)
+        self._scale, self._bias = (torch.from_numpy(each).to(device) for each in factors)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """A new tensor; within 1e-6 of ((pixels / 255) - mean) / std in float32."""
@@ -98,6 +109,34 @@ def to_device(
         for tensor in (images, targets):
             tensor.record_stream(caller)
         yield images, targets
+
+
+class BatchPool:
+    """Memory for batches that threads write and callers keep for as long as they like.
+
+    A batch's memory is taken again only after the last tensor on it is gone. A fresh batch of 64 at
+    224 px in float32 costs 9 ms of page faults, a quarter of its decoding on 2 cores.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        """Batches of `shape` and `dtype`; safe to use from several threads."""
+        self._shape, self._dtype = shape, dtype
+        self._free: deque[NDArray[Any]] = deque()
+
+    def take(self) -> torch.Tensor:
+        """A batch of anything; its memory comes back by itself.
+
+        Share it as a tensor only: `tensor.numpy()` keeps it, an array that NumPy derives from an
+        array of ours would not.
+        """
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(self._shape, self._dtype)
+        lent = memory.view()
+        # The tensor holds this view and nothing else does: when it dies, nobody has the batch.
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return torch.from_numpy(lent)
 
 
 class _Slot:

@@ -32,7 +32,7 @@ LAYERS = (
     ("pipelines.source",),
     ("pipelines.convert", "pipelines.reference"),
     ("pipelines.loaders.base",),
-    ("pipelines.loaders.torchvision_loader",),
+    ("pipelines.loaders.rendering", "pipelines.loaders.torchvision_loader"),
     ("pipelines.loaders.*",),
     ("pipelines.loaders",),
     ("pipelines",),

@@ -142,13 +142,14 @@ def test_eval_geometry_is_torchvisions(view: str, size: int) -> None:
     rows = plan.rows(plan.order)
     assert not rows.flips.any()
     side = resize_side(size)
-    for (width, height), box in zip(SHAPES, rows.boxes, strict=True):
+    resized, corners = resized_geometry(rows.boxes, np.stack((HEIGHTS, WIDTHS), 1), size)
+    for (width, height), found in zip(SHAPES, np.hstack((resized, corners)), strict=True):
         if view == "eval":
             wanted = _compute_resized_output_size((height, width), [side])
         else:
             wanted = [side, side]
         top, left = (round((edge - size) / 2.0) for edge in wanted)
-        assert resized_geometry(box, height, width, size) == (*wanted, top, left)
+        assert found.tolist() == [*wanted, top, left]
     assert Resize(256).size == resize_side(224)
     assert CenterCrop(224).size == (224, 224)
 
@@ -160,7 +161,8 @@ def test_recordio_scales_then_crops_at_random() -> None:
     rows = plan.rows(np.arange(count))
     shorts, tops, lefts = [], [], []
     for box in rows.boxes:
-        height, width, top, left = resized_geometry(box, 200, 300, 224)
+        resized, corner = resized_geometry(box, np.array((200, 300)), 224)
+        (height, width), (top, left) = resized.tolist(), corner.tolist()
         assert width == math.floor(height * 300 / 200)
         assert 0 <= top <= height - 224
         assert 0 <= left <= width - 224

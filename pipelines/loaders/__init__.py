@@ -19,6 +19,7 @@ __all__ = ["LOADERS", "Loader", "make_loader"]
 LOADERS = {
     "torchvision": ("torchvision_loader", "TorchvisionLoader"),
     "stock": ("stock_loader", "StockLoader"),
+    "ffcv": ("ffcv_loader", "FfcvLoader"),
     "dali": ("dali_loader", "DaliLoader"),
 }
 
@@ -42,9 +43,9 @@ def make_loader(
     """Build a loader.
 
     Args:
-        name: `torchvision`, `dali`, or `stock` (torchvision's own transforms and shuffling,
+        name: `torchvision`, `ffcv`, `dali`, or `stock` (torchvision's own transforms and shuffling,
             which follows no plan: the baseline of accuracy checks).
-        data: a `.beton`, a class folder, or an open source.
+        data: a `.beton`, a class folder (not for `ffcv`), or an open source.
         view: `train`, `recordio`, `eval` or `eval-square`, see `pipelines.plan`.
         size: output side, px.
         batch_size: samples per global batch, over all ranks.

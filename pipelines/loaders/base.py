@@ -13,7 +13,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
 from pipelines.plan import Plan, Rows, make_plan
@@ -149,7 +151,11 @@ class Loader(ABC):
 
     def _rows(self, plan: Plan, start: int) -> Iterator[Rows]:
         """This rank's rows, a batch at a time."""
-        return plan.batches(
+        return map(plan.rows, self._shares(plan, start))
+
+    def _shares(self, plan: Plan, start: int) -> Iterator[NDArray[np.int64]]:
+        """This rank's samples, a batch at a time."""
+        return plan.shares(
             self.batch_size, rank=self.rank, world=self.world, start=start, drop_last=self.drop_last
         )
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.encode import decode
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import DataError, FastftError, UsageError
 from pipelines.jpeg import Checker, read_header
 from pipelines.layout import MODE_RAW, Stored
 from pipelines.loaders.base import Loader
@@ -56,12 +56,15 @@ class DaliLoader(Loader):
         pipe = self._pipe = self._pipe or self._build()
         rows = self._rows(plan, start)
         self._feeder.feeds = (make_feed(self.source, batch, plan) for batch in rows)
+        self._feeder.error = None
         try:
             pipe.schedule_run()
             while not pipe.empty():
                 pixels, labels = self._take(pipe)
                 pipe.schedule_run()
                 yield pixels, labels
+            if self._feeder.error is not None:
+                raise self._feeder.error
         except RuntimeError as error:  # DALI's own; the pipeline is of no further use
             self._pipe = None
             raise self._explain(error) from error
@@ -169,9 +172,14 @@ class _Feeder:
     def __init__(self) -> None:
         self.feeds: Iterator[_Feed] = iter(())
         self.in_flight: deque[_Feed] = deque()
+        self.error: FastftError | None = None
 
     def next_inputs(self) -> tuple[Any, ...]:
-        feed = next(self.feeds)
+        try:
+            feed = next(self.feeds)
+        except FastftError as error:  # batches ahead of the caller, who may never get there
+            self.error = error
+            raise StopIteration from error
         # DALI reads the arrays in place (no_copy): they live until their batch has come out.
         self.in_flight.append(feed)
         return feed.inputs

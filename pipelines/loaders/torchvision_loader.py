@@ -88,10 +88,10 @@ class _PlanDataset(Dataset[Any]):
             top, left, height, width = (int(edge) for edge in box)
             image = functional.resized_crop(image, top, left, height, width, [size, size])
         else:
-            resized_h, resized_w, top, left = resized_geometry(box, image.height, image.width, size)
-            image = functional.crop(
-                functional.resize(image, [resized_h, resized_w]), top, left, size, size
-            )
+            sides = np.array((image.height, image.width))
+            resized, corner = resized_geometry(box, sides, size)
+            image = functional.resize(image, resized.tolist())
+            image = functional.crop(image, *corner.tolist(), size, size)
         return functional.hflip(image) if flip else image
 
 

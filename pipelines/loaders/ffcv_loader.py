@@ -1,0 +1,212 @@
+"""FFCV as an executor of the plan: `ffcv.Loader` drives a decoder operation of ours.
+
+FFCV's own operations draw their crops, decode by a fast and inexact DCT, ignore what the decoder
+says, resize by area and compile anew in every process. Of FFCV there remain its file, its traversal
+and its thread that runs ahead; each batch is rendered by `rendering`, whose machine code is cached.
+Distance from the reference: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from queue import Empty
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.beton import Index
+from pipelines.errors import UsageError
+from pipelines.loaders.base import Loader
+from pipelines.loaders.rendering import COMPILING, Renderer, Rendering
+from pipelines.plan import Plan
+from pipelines.source import Source
+
+_TORCH_THREADS, _NUMBA_THREADS = torch.get_num_threads(), numba.get_num_threads()
+try:
+    import ffcv.loader
+    from ffcv.pipeline import Compiler, PipelineSpec
+    from ffcv.pipeline.operation import Operation
+    from ffcv.pipeline.state import State
+    from ffcv.traversal_order.base import TraversalOrder
+except ImportError as error:
+    raise UsageError(
+        "loader 'ffcv'", f"ffcv cannot be imported ({error})", "it beside fastft",
+        'pip install "fastft[ffcv]", or take --loader torchvision',
+    ) from error  # fmt: skip
+finally:
+    # Its import leaves torch and numba with a single thread.
+    torch.set_num_threads(_TORCH_THREADS)
+    numba.set_num_threads(_NUMBA_THREADS)
+
+#: Batches in FFCV's queue; one more waits to get in, and one is being taken. With 2 it was no
+#: faster on 2 cores, and a batch of 64 at 224 px is 39 MB.
+_AHEAD = 1
+#: How often a consumer looks whether FFCV's thread still lives.
+_LOOK_S = 1.0
+
+
+class FfcvLoader(Loader):
+    """Executes the plan under `ffcv.Loader`."""
+
+    def __init__(self, source: Source, **arguments: Any) -> None:
+        super().__init__(source, **arguments)
+        if not isinstance(source, Index):
+            raise UsageError(
+                "loader 'ffcv'", f"{source.path} is a class folder", "a .beton file",
+                "make one by fastft convert, or take --loader torchvision",
+            )  # fmt: skip
+        self._index = source
+        share = len(np.array_split(np.arange(self.batch_size), self.world)[self.rank])
+        floats = self.dtype is not None and self.device.type == "cpu"
+        self._decoder = _PlanDecoder(
+            self.plan,
+            Renderer(source, self.size, batch=share, floats=floats, workers=self.workers),
+        )
+        self._order = _PlanOrder(self.plan.order)
+        self._driver = _make_driver(source, share, self._decoder, self._order) if share else None
+
+    def _batches(
+        self, plan: Plan, start: int
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        batches = self._render(plan, start)
+        if self.device.type == "cuda":  # pixels cross the bus as uint8 and are normalized there
+            yield from self._to_device(batches)
+            return
+        for images, labels in batches:
+            yield images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8), labels
+
+    def _render(
+        self, plan: Plan, start: int
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        """Pixels [B, S, S, 3] in host memory, and labels."""
+        shares = list(self._shares(plan, start))
+        self._decoder.plan, self._order.samples = plan, np.concatenate([*shares, plan.order[:0]])
+        batches = _start(self._driver) if len(self._order.samples) else None
+        try:
+            for samples in shares:
+                labels = self._labels[torch.from_numpy(samples)]
+                if batches is None or not len(samples):
+                    # a rank's share of a last batch that is smaller than the world
+                    yield torch.empty((0, self.size, self.size, 3)), labels
+                else:
+                    yield _take(batches).result(), labels
+        finally:
+            if batches is not None:
+                _stop(batches)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._decoder.renderer.close()
+
+
+class _PlanOrder(TraversalOrder):  # type: ignore[misc]
+    """One rank's samples in the plan's order; FFCV calls what it is given for its loader."""
+
+    def __init__(self, samples: NDArray[np.int64]) -> None:
+        self.samples = samples
+
+    def __call__(self, loader: Any) -> _PlanOrder:
+        return self
+
+    def sample_order(self, epoch: int) -> NDArray[np.int64]:
+        """FFCV's count of epochs is not asked: the plan knows its own."""
+        return self.samples
+
+
+class _PlanDecoder(Operation):  # type: ignore[misc]
+    """The operation that FFCV calls with each batch's samples.
+
+    The plan is looked up when a batch is due, so that no compiler can take it for a constant. What
+    goes wrong is the batch's outcome: an error in FFCV's thread would end it and nobody would know.
+    """
+
+    def __init__(self, plan: Plan, renderer: Renderer) -> None:
+        super().__init__()
+        self.plan, self.renderer = plan, renderer
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, None]:
+        """FFCV need allocate nothing: it would make room for the largest image in every row."""
+        return previous_state, None
+
+    def generate_code(self) -> Callable[..., Rendering | Exception]:
+        def start_rendering(
+            batch_indices: NDArray[np.int64], memory: None, metadata: Any, storage_state: Any
+        ) -> Rendering | Exception:
+            try:
+                return self.renderer.submit(self.plan.rows(batch_indices), self.plan)
+            except Exception as error:
+                return error
+
+        return start_rendering
+
+
+def _make_driver(
+    index: Index, batch_size: int, decoder: _PlanDecoder, order: _PlanOrder
+) -> ffcv.loader.Loader:
+    image, label = index.fields
+    compiles = Compiler.is_enabled
+    with COMPILING, _same_threads() as threads:
+        # What our operation calls is compiled and cached; FFCV's compiler begins anew each time.
+        Compiler.set_enabled(False)
+        try:
+            return ffcv.loader.Loader(
+                str(index.path), batch_size=batch_size, num_workers=threads, order=order,
+                pipelines={image: PipelineSpec(image, decoder=decoder), label: None},
+                os_cache=True, drop_last=False, batches_ahead=_AHEAD,
+            )  # fmt: skip
+        finally:
+            Compiler.set_enabled(compiles)
+            # FFCV (memory_managers/os_cache.py) makes numba's type for such arrays read-only,
+            # wherever in the process it is in use.
+            numba.types.uint8[::1].mutable = True
+
+
+@contextmanager
+def _same_threads() -> Iterator[int]:
+    """Undo what FFCV does to torch's and numba's threads; gives the number that changes least."""
+    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        yield min(torch_threads, numba_threads)
+    finally:
+        torch.set_num_threads(torch_threads)
+        numba.set_num_threads(numba_threads)
+
+
+def _start(driver: ffcv.loader.Loader) -> Any:
+    """FFCV's iterator over an epoch, which is a thread."""
+    with _same_threads() as threads:
+        driver.num_workers = threads  # its thread sets torch's number again
+        return iter(driver)
+
+
+def _take(batches: Any) -> Rendering:
+    """The next batch; FFCV's own way waits for ever once its thread has died."""
+    while True:
+        try:
+            item = batches.output_queue.get(timeout=_LOOK_S)
+        except Empty:
+            if not batches.is_alive():
+                raise RuntimeError("FFCV's thread has died") from None
+            continue
+        _, (rendering,) = item
+        if isinstance(rendering, Exception):
+            raise rendering
+        assert isinstance(rendering, Rendering)
+        return rendering
+
+
+def _stop(batches: Any) -> None:
+    """End FFCV's thread, which by itself waits for ever for a place in its queue."""
+    batches.iter_ixes = iter(())
+    batches.close()
+    while batches.is_alive() or not batches.output_queue.empty():
+        try:
+            item = batches.output_queue.get(timeout=0.01)
+        except Empty:
+            continue
+        if item is not None and isinstance(item[1][0], Rendering):
+            item[1][0].cancel()
