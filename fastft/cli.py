@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from fastft.config import Amp, PredictConfig, Schedule, TrainConfig, defaults
+from fastft.config import Amp, ParityConfig, PredictConfig, Schedule, TrainConfig, defaults
 from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig
 from pipelines.convert import convert as run_convert
@@ -42,6 +42,7 @@ _SYNTH = defaults(SynthConfig)
 _CONVERT = defaults(ConvertConfig)
 _TRAIN = defaults(TrainConfig)
 _PREDICT = defaults(PredictConfig)
+_PARITY = defaults(ParityConfig)
 
 
 @app.command()
@@ -180,7 +181,11 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
     loader: Annotated[
-        str, typer.Option(help="auto, torchvision or dali; auto takes dali where it is installed.")
+        str,
+        typer.Option(
+            help="auto, torchvision, ffcv or dali. auto takes dali on a GPU and ffcv, which needs "
+            ".beton files, elsewhere, as far as they are installed."
+        ),
     ] = _TRAIN.loader,
     stock: Annotated[
         bool,
@@ -279,6 +284,54 @@ def predict(
     for written in (sheet, csv):
         if written is not None:
             console.print(str(written), markup=False)
+
+
+@app.command()
+def parity(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A .beton, a class folder, or a folder with a training split."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for JSON and picture.")] = _PARITY.out,
+    loaders: Annotated[
+        str, typer.Option(help="Such as ffcv,dali; by default all that are installed.")
+    ] = "",
+    stock: Annotated[
+        bool,
+        typer.Option("--stock", help="Look at the libraries' own pipelines, too, which is slow."),
+    ] = _PARITY.stock,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="What DATA was made from, if its pixels are the right ones."),
+    ] = _PARITY.reference,
+    images: Annotated[
+        int, typer.Option(help="How many images to look at, taken evenly from all.")
+    ] = _PARITY.images,
+    size: Annotated[int, typer.Option(help="Side of the output, px.")] = _PARITY.size,
+    seed: Annotated[int, typer.Option(help="Of the crops and flips.")] = _PARITY.seed,
+    workers: Annotated[
+        int, typer.Option(help="Decoding threads; 0 takes every CPU.")
+    ] = _PARITY.workers,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PARITY.device,
+) -> None:
+    """Show how far each loader's pixels are from the reference's, and why.
+
+    Every loader executes the same crops, in its training and its evaluation view; its decoder and
+    its resize are also looked at alone. Ends with status 1 if one is farther off than it states.
+
+    Example: fastft parity data --stock
+    """
+    from fastft.parity import parity as run_parity
+
+    config = ParityConfig(
+        data=data, out=out, loaders=tuple(filter(None, loaders.split(","))), stock=stock,
+        reference=reference, images=images, size=size, seed=seed, workers=workers, device=device,
+    )  # fmt: skip
+    console = _console()
+    passed = run_parity(config, console)
+    console.print(f"{out}/pixels.json, {out}/pixels.png", markup=False)
+    if not passed:
+        raise typer.Exit(1)
 
 
 def main() -> None:

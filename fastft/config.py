@@ -24,7 +24,8 @@ class TrainConfig:
     Attributes:
         data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
         out: the run folder to make.
-        loader: `auto` takes dali where it is installed, else torchvision.
+        loader: `auto` takes dali on a GPU; else ffcv, if the data are .beton files and it is
+            installed, or torchvision.
         stock: torchvision's own random transforms and shuffling instead of the plan.
         weights: `imagenet`, `none`, or a file: a checkpoint of ours or a resnet18 state dict.
         size: side of the images that the model sees, px.
@@ -63,7 +64,7 @@ class TrainConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        _choose("--loader", self.loader, ("auto", "torchvision", "dali"))
+        _choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali"))
         _choose("--amp", self.amp, get_args(Amp))
         _choose("--schedule", self.schedule, get_args(Schedule))
         # Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
@@ -105,6 +106,41 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         _require("--batch-size", self.batch_size, 1, 1 << 20)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParityConfig:
+    """Compare the loaders' pixels with the reference's.
+
+    Attributes:
+        data: a `.beton`, a class folder, or a folder with a training split.
+        out: the folder for the table as JSON and the picture.
+        loaders: names; none takes every loader that is installed.
+        stock: look at the libraries' own pipelines, too.
+        reference: what `data` was converted from, if its pixels are the right ones.
+        images: samples to look at, taken evenly from all.
+        size: output side, px.
+        seed: of the plan.
+        workers: of each loader; 0 takes every CPU this process may use.
+        device: `auto` takes a GPU if there is one.
+    """
+
+    data: Path
+    out: Path = Path("parity")
+    loaders: tuple[str, ...] = ()
+    stock: bool = False
+    reference: Path | None = None
+    images: int = 256
+    size: int = 224
+    seed: int = 0
+    workers: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require("--images", self.images, 1, 1 << 20)
+        _require("--size", self.size, 16, 1024)
+        _require("--seed", self.seed, 0, 2**32 - 1)
+        _require("--workers", self.workers, 0, 1024)
 
 
 def defaults(config: type[Any]) -> Any:

@@ -20,7 +20,8 @@ from pipelines.errors import DataError
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-_STYLE: Any = {
+#: How every picture of ours looks.
+STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -46,7 +47,7 @@ class Shown:
 def draw_curves(metrics: Path, out: Path) -> None:
     """Draw loss, accuracy and throughput of a run from its `metrics.jsonl` to a PNG."""
     steps, epochs = read_metrics(metrics)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         loss, accuracy, rate = figure.subplots(1, 3)
         _draw_loss(loss, steps, epochs)
@@ -54,7 +55,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
         _draw_time(rate, epochs)
         for axes in (loss, accuracy, rate):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _save(figure, out)
+        save_figure(figure, out)
 
 
 def _draw_loss(axes: Axes, steps: list[StepMetrics], epochs: list[EpochMetrics]) -> None:
@@ -109,7 +110,7 @@ def draw_predictions(shown: Sequence[Shown], out: Path) -> None:
     """Draw a contact sheet to a PNG: right answers green, wrong ones red, others grey."""
     columns = min(_SHEET_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.ravel():
@@ -122,10 +123,15 @@ def draw_predictions(shown: Sequence[Shown], out: Path) -> None:
                 title += f"\n(is {item.truth})"
             axes.imshow(item.image)
             axes.set_title(title, fontsize=9, color=color)
-        _save(figure, out)
+        save_figure(figure, out)
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
+    """Write a figure to a PNG.
+
+    Raises:
+        DataError: `out` cannot be written.
+    """
     # The canvas itself, not pyplot, whose global state and backend choice a library must not touch.
     FigureCanvasAgg(figure)
     try:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.nn import functional
 
 from fastft.checkpoint import Checkpoint, save_checkpoint
 from fastft.config import TrainConfig
+from fastft.data import fastest_loader, find_splits
 from fastft.environment import environment, pick_amp, pick_device
 from fastft.evaluate import Evaluation, evaluate
 from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics, Waits
@@ -30,7 +30,6 @@ from fastft.model import ARCH, BuiltModel, build_model
 from fastft.optim import make_optimizer, set_learning_rate
 from fastft.progress import epoch_progress
 from pipelines.errors import DataError, UsageError
-from pipelines.folder import EVAL_SPLITS
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source
 
@@ -71,7 +70,7 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
     train_source = open_source(train_path)
     eval_source = open_source(eval_path, train_source.classes)
     built = build_model(len(train_source.classes), config.weights, seed=config.seed)
-    config = _resolve(config, train_source, built)
+    config = _resolve(config, (train_source, eval_source), built, device)
     with ExitStack() as stack:
         loaders = [
             stack.enter_context(_make_loader(config, source, view, device, amp_dtype))
@@ -84,37 +83,14 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
     return replace(result, seconds=time.perf_counter() - started)
 
 
-def find_splits(data: Path) -> tuple[Path, Path]:
-    """The training and the evaluation split in a data folder.
-
-    Raises:
-        DataError: it is no folder or lacks one of them.
-    """
-    if not data.is_dir():
-        found = "is a file" if data.exists() else "no such folder"
-        raise DataError(data, found, "a folder with train and test or val", "see fastft convert")
-    present: dict[str, Path] = {}
-    for split in ("train", *EVAL_SPLITS):
-        for path in (data / f"{split}.beton", data / split):
-            if path.exists():
-                present.setdefault(split, path)
-    evaluation = next((present[split] for split in EVAL_SPLITS if split in present), None)
-    if "train" not in present or evaluation is None:
-        found = f"has {', '.join(present)}" if present else "has neither train nor test nor val"
-        raise DataError(
-            data,
-            found,
-            "train and test or val, each a .beton or a class folder",
-            "see fastft convert",
-        )
-    return present["train"], evaluation
-
-
-def _resolve(config: TrainConfig, source: Source, built: BuiltModel) -> TrainConfig:
+def _resolve(
+    config: TrainConfig, sources: Sequence[Source], built: BuiltModel, device: torch.device
+) -> TrainConfig:
     """Fill in what depends on the data, the weights and what is installed."""
+    source = sources[0]
     loader = config.loader
     if loader == "auto":
-        loader = "dali" if find_spec("nvidia.dali") and not config.stock else "torchvision"
+        loader = "torchvision" if config.stock else fastest_loader(sources, device)
     batch_size = config.batch_size
     if batch_size is None:
         batch_size = min(_BATCH, len(source))

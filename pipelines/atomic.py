@@ -58,6 +58,19 @@ class AtomicFile:
             os.unlink(self._temporary)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        OSError: as the system says.
+    """
+    with AtomicFile(path) as file:
+        content = text.encode()
+        while content:
+            content = content[os.write(file.descriptor, content) :]
+        file.publish()
+
+
 def _umask() -> int:
     """What permissions this process denies to new files; the system tells only by setting it."""
     mask = os.umask(0)

@@ -78,6 +78,11 @@ class Index:
         """A process that is handed an index reads it anew; its memory map stays shared."""
         return read_index, (self.path,)
 
+    @property
+    def has_names(self) -> bool:
+        """Whether the file says where its samples are from; stock FFCV's do not."""
+        return self._names is not None
+
     def name(self, sample: int) -> str:
         """The source file of a sample, relative to the converted folder."""
         if self._names is None or self._name_ends is None:

@@ -16,9 +16,11 @@ Views (S the output side; all boxes float64 in source pixels, top, left, height,
   under S), random S x S crop, flip.
 - `eval`: Resize(256/224 S) of the shorter side, then CenterCrop(S).
 - `eval-square`: Resize of both sides to 256/224 S, then CenterCrop(S).
+- `native`: an S x S piece from anywhere, at its own scale: what a decoder alone makes of an image.
+  An image with a side under S gives what it has, enlarged.
 
-A train crop's resize filter ends at the box (crop, then resize); the other views' ends at the
-image (resize, then crop), and `resized_geometry` gives their whole-pixel form back exactly.
+The resize filter of `train` and `native` ends at the box (crop, then resize); the other views' ends
+at the image (resize, then crop), and `resized_geometry` gives their whole-pixel form back exactly.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
 
-VIEWS = ("train", "recordio", "eval", "eval-square")
+VIEWS = ("train", "recordio", "eval", "eval-square", "native")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -93,7 +95,7 @@ class Plan:
     @property
     def clips_at_box(self) -> bool:
         """Whether the resize filter ends at the box; else it reaches to the image's border."""
-        return self.view == "train"
+        return self.view in ("train", "native")
 
     def __len__(self) -> int:
         return len(self.order)
@@ -110,6 +112,8 @@ class Plan:
             width = self.widths[chosen].astype(np.float64)
             if self.view == "train":
                 boxes[part] = _random_resized_crops(key, chosen, height, width)
+            elif self.view == "native":
+                boxes[part] = self._native_crops(key, chosen, height, width)
             else:
                 boxes[part] = self._resized_crops(key, chosen, height, width)
             if self.view in ("train", "recordio"):
@@ -154,6 +158,12 @@ class Plan:
                 return
             yield np.array_split(batch, world)[rank]
 
+    def _native_crops(self, key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:
+        crop_h, crop_w = np.minimum(height, self.size), np.minimum(width, self.size)
+        top = np.floor(_uniform(key, samples, 0) * (height - crop_h + 1))
+        left = np.floor(_uniform(key, samples, 1) * (width - crop_w + 1))
+        return np.stack((top, left, crop_h, crop_w), axis=1)
+
     def _resized_crops(
         self, key: np.uint64, samples: Ints, height: Floats, width: Floats
     ) -> Floats:
@@ -194,7 +204,7 @@ def make_plan(
 ) -> Plan:
     """Plan one epoch over samples of the given dimensions.
 
-    Training views visit the samples in random order, evaluation views in file order, each once.
+    Training views visit the samples in random order, the others in file order, each once.
 
     Args:
         widths, heights: int32[N], px.

@@ -41,7 +41,11 @@ class Loader(ABC):
         device: where batches arrive.
         dtype: of normalized images; None for uint8.
         workers: threads or processes that decode.
+        stated: how far from the reference its pixels may be, in levels of 255: the mean over many
+            images, and at most. None where there is no such promise.
     """
+
+    stated: tuple[float, int] | None = None
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,8 +44,16 @@ _INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT,
 class DaliLoader(Loader):
     """Executes the plan in a DALI pipeline."""
 
+    #: What keeps its pixels near the reference's.
+    decode_options: ClassVar[dict[str, Any]] = {
+        "adjust_orientation": False, "jpeg_fancy_upsampling": True,
+    }  # fmt: skip
+    resize_options: ClassVar[dict[str, Any]] = {"antialias": True}
+
     def __init__(self, source: Source, **arguments: Any) -> None:
         super().__init__(source, **arguments)
+        # Seen on the CPU: 0.21 and 13. On a GPU, nvJPEG's distance has not been measured.
+        self.stated = (0.25, 16) if self.device.type == "cpu" else None
         self._feeder = _Feeder()
         self._pipe: Any | None = None
 
@@ -120,11 +128,11 @@ class DaliLoader(Loader):
             )  # fmt: skip
             image = fn.decoders.image_slice(
                 encoded, start, shape, axes=[0, 1], device="mixed" if on_gpu else "cpu",
-                output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True,
+                output_type=types.RGB, **self.decode_options,
             )  # fmt: skip
             image = fn.resize(
                 image, size=[self.size, self.size], roi_start=roi_start, roi_end=roi_end,
-                interp_type=types.INTERP_LINEAR, antialias=True,
+                interp_type=types.INTERP_LINEAR, **self.resize_options,
             )  # fmt: skip
             if self.dtype is None:
                 image = fn.flip(image, horizontal=flip)
@@ -215,7 +223,7 @@ def make_feed(source: Source, rows: Rows, plan: Plan) -> _Feed:
     for row, sample in enumerate(samples):
         stored = source.stored(int(sample))
         if stored.mode == MODE_RAW:
-            encoded.append(_as_netpbm(stored, start[row], end[row]))
+            encoded.append(as_netpbm(stored, start[row], end[row]))
             start[row] = 0
         else:
             encoded.append(np.frombuffer(memoryview(stored.data), np.uint8))
@@ -223,7 +231,7 @@ def make_feed(source: Source, rows: Rows, plan: Plan) -> _Feed:
     return _Feed(rows, (encoded, start, shape, roi_start, roi_end, flips))
 
 
-def _as_netpbm(
+def as_netpbm(
     stored: Stored, start: NDArray[np.int32], end: NDArray[np.int32]
 ) -> NDArray[np.uint8]:
     """A region of raw pixels as a binary PPM, the plainest image that DALI's decoder reads."""

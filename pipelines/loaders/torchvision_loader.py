@@ -27,6 +27,8 @@ from pipelines.source import Source
 class TorchvisionLoader(Loader):
     """Executes the plan with torchvision's functional operations on Pillow images."""
 
+    stated = (0, 0)
+
     def __init__(self, source: Source, **arguments: Any) -> None:
         super().__init__(source, **arguments)
         self._sampler = _RowSampler()

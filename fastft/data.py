@@ -1,0 +1,74 @@
+"""What commands ask of a data folder: its splits, and which loaders can read them here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from pipelines.beton import Index
+from pipelines.errors import DataError
+from pipelines.folder import EVAL_SPLITS
+from pipelines.loaders import LOADERS
+from pipelines.source import Source
+
+#: Libraries beside torch that a loader needs.
+_NEEDS = {"ffcv": "ffcv", "dali": "nvidia.dali"}
+
+
+def find_splits(data: Path) -> tuple[Path, Path]:
+    """The training and the evaluation split in a data folder.
+
+    Raises:
+        DataError: it is no folder or lacks one of them.
+    """
+    if not data.is_dir():
+        found = "is a file" if data.exists() else "no such folder"
+        raise DataError(data, found, "a folder with train and test or val", "see fastft convert")
+    present: dict[str, Path] = {}
+    for split in ("train", *EVAL_SPLITS):
+        for path in (data / f"{split}.beton", data / split):
+            if path.exists():
+                present.setdefault(split, path)
+    evaluation = next((present[split] for split in EVAL_SPLITS if split in present), None)
+    if "train" not in present or evaluation is None:
+        found = f"has {', '.join(present)}" if present else "has neither train nor test nor val"
+        raise DataError(
+            data,
+            found,
+            "train and test or val, each a .beton or a class folder",
+            "see fastft convert",
+        )
+    return present["train"], evaluation
+
+
+def training_split(data: Path) -> Path:
+    """The training split of a folder that has one, else `data` itself."""
+    return next((path for path in (data / "train.beton", data / "train") if path.exists()), data)
+
+
+def usable_loaders(sources: Sequence[Source]) -> tuple[str, ...]:
+    """The loaders that execute the plan, are installed and can read these sources."""
+    stored = all(isinstance(source, Index) for source in sources)
+    return tuple(
+        name for name in LOADERS
+        if name != "stock"
+        and (name not in _NEEDS or _is_installed(_NEEDS[name]))
+        and (stored or name != "ffcv")
+    )  # fmt: skip
+
+
+def fastest_loader(sources: Sequence[Source], device: torch.device) -> str:
+    """The loader that `auto` takes; README has the figures behind it."""
+    usable = usable_loaders(sources)
+    order = ("dali", "ffcv") if device.type == "cuda" else ("ffcv",)
+    return next((name for name in order if name in usable), "torchvision")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False
