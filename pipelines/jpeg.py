@@ -29,6 +29,7 @@ _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
 _PIXEL_FORMAT_RGB = 0
 _WARNING = 0
+_STOP_ON_WARNING = 8192
 #: libjpeg's one complaint that loses no pixel: bytes between a scan's end and the next marker.
 _HARMLESS = "extraneous bytes before marker"
 #: What `load_turbojpeg` loads.
@@ -132,13 +133,19 @@ class _EighthDecoder:
         width, height = -(-header.width // 8), -(-header.height // 8)
         if self._buffer.size < width * height * 3:
             self._buffer = np.empty(width * height * 3, np.uint8)
-        status = self._library.tjDecompress2(
-            self._handle, data, len(data), self._buffer.ctypes.data,
-            width, 0, height, _PIXEL_FORMAT_RGB, 0,
-        )  # fmt: skip
-        if status == 0:
-            return Verdict()
-        return last_complaint(self._library, self._handle)
+        verdict = Verdict()
+        # The last complaint is the one that is kept: behind a harmless one, look at the first, too.
+        for flags in (0, _STOP_ON_WARNING):
+            status = self._library.tjDecompress2(
+                self._handle, data, len(data), self._buffer.ctypes.data,
+                width, 0, height, _PIXEL_FORMAT_RGB, flags,
+            )  # fmt: skip
+            if status == 0:
+                return verdict
+            verdict = last_complaint(self._library, self._handle)
+            if verdict.broken:
+                break
+        return verdict
 
 
 def last_complaint(library: Any, handle: int) -> Verdict:

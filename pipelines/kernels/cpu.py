@@ -153,9 +153,10 @@ def _decode(store, sample, scratch):  # type: ignore[no-untyped-def]
     width, height = store.widths[sample], store.heights[sample]
     source, size = store.data.ctypes.data + store.pointers[sample], store.sizes[sample]
     found = scratch.sums  # lent for the four numbers that a header gives
+    found[0] = found[1] = 0
     at = found.ctypes.data
-    status = _decompress_header(scratch.handle, source, size, at, at + 4, at + 8, at + 12)
-    if status != 0 and _error_code(scratch.handle) != _WARNING:  # the decoder will warn again
+    _decompress_header(scratch.handle, source, size, at, at + 4, at + 8, at + 12)
+    if found[0] == 0:  # a header that is only warned of gives its size, and the decoder warns again
         return DECODE_FAILED
     if found[0] != width or found[1] != height:
         return WRONG_SIZE

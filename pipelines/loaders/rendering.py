@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.beton import Index
 from pipelines.errors import DataError, UsageError
-from pipelines.jpeg import TURBOJPEG, last_complaint, load_turbojpeg
+from pipelines.jpeg import TURBOJPEG, Checker, last_complaint, load_turbojpeg, read_header
 from pipelines.kernels import cpu
 from pipelines.layout import MODE_RAW
 from pipelines.plan import Plan, Rows, resized_geometry
@@ -120,8 +120,16 @@ class Renderer:
             expected = f"{self._index.widths[sample]} x {self._index.heights[sample]} px"
             raise DataError(name, "of another size than stored", expected, "rerun fastft convert")
         verdict = last_complaint(self._library, handle)
-        if verdict.broken:
-            raise DataError(name, verdict.broken, "a whole JPEG", "see fastft inspect --verify")
+        broken = verdict.broken
+        if status == cpu.DECODE_FAILED:  # whatever was said last
+            broken = broken or verdict.warning
+        elif not broken:
+            data = bytes(self._index.stored(sample).data)
+            header = read_header(data)
+            # There may be more to complain of than what was said last.
+            broken = Checker().check(data, header).broken if header else "no JPEG header"
+        if broken:
+            raise DataError(name, broken, "a whole JPEG", "see fastft inspect --verify")
 
 
 @dataclass(frozen=True, slots=True)

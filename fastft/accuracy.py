@@ -1,0 +1,398 @@
+"""Trains the same model through every loader and compares: curves, accuracies, cross matrix.
+
+Knows which runs are made and how; `equivalence` judges them, `show_accuracy` shows them. A run is
+what `fastft train` does, without its files: the same model, optimizer, schedule and defaults.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn import functional
+
+from fastft.config import Amp, TrainConfig, defaults
+from fastft.data import find_splits, usable_loaders
+from fastft.environment import environment, pick_amp, pick_device
+from fastft.equivalence import AccuracyResult, judge
+from fastft.evaluate import evaluate
+from fastft.model import build_model
+from fastft.optim import make_optimizer, set_learning_rate
+from fastft.progress import image_progress
+from pipelines.errors import DataError, UsageError
+from pipelines.loaders import LOADERS, Loader, make_loader
+from pipelines.source import Source, open_source
+
+REFERENCE, BASELINE = "torchvision", "stock"
+
+_BATCH = 64
+#: From random weights as `fastft train` takes it. On weights 2.5 times its rate, for runs of a few
+#: steps: its own leaves the new output layer half trained after the 16 of the default, and
+#: accuracies on the synthetic photos then spread by a standard deviation of 1.2 points, not 0.3.
+_LR_PRETRAINED, _LR_SCRATCH = 0.005, 0.01
+#: As `fastft train` takes it.
+_HEAD_LR_FACTOR = 10.0
+#: The body that runs start from. MXNet's mild crops, small batches and a high rate: 0.95 on the
+#: synthetic photos after ten epochs, where torchvision's crops give 0.92 after eight.
+_WARM_VIEW, _WARM_BATCH, _WARM_LR = "recordio", 32, 0.05
+#: Seeds that are run in the control's precision too: float32 takes 1.5 times as long as bfloat16.
+_CONTROLS = 2
+_MOST_SEEDS = 10_000
+
+Losses = tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccuracyConfig:
+    """One comparison of loaders by the models they train.
+
+    Attributes:
+        data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
+        out: a folder for accuracy.json and accuracy.png; None writes neither.
+        loaders: what to compare; empty takes every loader that is installed and reads the data.
+            torchvision and its stock form take part in any case.
+        seeds: runs per loader.
+        epochs: passes over the training set, per run.
+        size: side of the images that the model sees, px.
+        batch_size: images per step; None takes 64, or the whole training set if that is smaller.
+        margin: differences of accuracy below it do not matter, in points.
+        lr: learning rate at its peak; None takes 0.005 on weights, else 0.01.
+        weights: where runs start: `warm` trains one body first, for all of them; `imagenet`,
+            `none`, or a file: a checkpoint of ours or a resnet18 state dict.
+        warm_epochs: epochs for that body.
+        amp, device: as in `fastft train`.
+        workers: decoding threads or processes; 0 takes every CPU this process may use.
+        seed: of the first run: of its plan and its new layer's weights; the next take the next.
+    """
+
+    data: Path
+    out: Path | None = None
+    loaders: tuple[str, ...] = ()
+    seeds: int = 8
+    epochs: int = 1
+    size: int = 64
+    batch_size: int | None = None
+    margin: float = 1.0
+    lr: float | None = None
+    weights: str = "warm"
+    warm_epochs: int = 10
+    amp: Amp = "auto"
+    device: str = "auto"
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.amp not in get_args(Amp):
+            raise UsageError("--amp", repr(self.amp), f"one of {', '.join(get_args(Amp))}")
+        _require("--seeds", self.seeds, 2, _MOST_SEEDS)
+        _require("--epochs", self.epochs, 1, 100_000)
+        _require("--warm-epochs", self.warm_epochs, 1, 100_000)
+        # Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
+        _require("--size", self.size, 33, 1024)
+        _require("--margin", self.margin, 1e-6, 100)
+        _require("--workers", self.workers, 0, 1024)
+        _require("--seed", self.seed, 0, 2**32 - 1 - _MOST_SEEDS)
+        if self.batch_size is not None:
+            _require("--batch-size", self.batch_size, 1, 1 << 20)
+        if self.lr is not None:
+            _require("--lr", self.lr, 1e-12, 1e6)
+
+
+def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
+    """Make all runs, compare them, print the findings and write them to `config.out`.
+
+    Raises:
+        UsageError: settings that do not fit each other, the data or this machine.
+        DataError: data or weights that cannot be read, or a loss that is no number.
+    """
+    started = time.perf_counter()
+    device = pick_device(config.device)
+    train_path, eval_path = find_splits(config.data)
+    train_source = open_source(train_path)
+    eval_source = open_source(eval_path, train_source.classes)
+    config = _resolve(config, train_source)
+    with _folder(config.out):
+        with ExitStack() as stack:
+            # What plain settings make repeatable on a GPU; float32 shall be float32 there.
+            stack.enter_context(
+                torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+            )
+            runs = _Runs(config, train_source, eval_source, device, console)
+            evaluations = {
+                name: stack.enter_context(runs.open(name, "eval", runs.amp_dtype))
+                for name in _participants(config, (train_source, eval_source))
+            }
+            update = stack.enter_context(image_progress(console, "training"))
+            runs.show_progress(evaluations, update)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fastft-"))
+            start = runs.prepare_start(Path(folder))
+            for name in evaluations:
+                runs.compare(name, evaluations)
+        result = _result(config, runs, start, time.perf_counter() - started)
+
+        from fastft.show_accuracy import print_accuracy, save_accuracy  # matplotlib takes 0.7 s
+
+        print_accuracy(result, console)
+        if config.out is not None:
+            save_accuracy(result, config.out)
+    return result
+
+
+class _Runs:
+    """Makes the runs and keeps what they gave."""
+
+    def __init__(
+        self,
+        config: AccuracyConfig,
+        train_source: Source,
+        eval_source: Source,
+        device: torch.device,
+        console: Console,
+    ) -> None:
+        self.config, self.console, self.device = config, console, device
+        self.train_source, self.eval_source = train_source, eval_source
+        self.amp_dtype = pick_amp(config.amp, device)
+        self.control_dtype = None if self.amp_dtype else torch.bfloat16
+        self.weights = config.weights
+        self.losses: dict[str, tuple[Losses, ...]] = {}
+        self.control_losses: tuple[Losses, ...] = ()
+        self.accuracies: dict[str, dict[str, tuple[float, ...]]] = {}
+        self._advance: Callable[[int], None] = lambda images: None
+
+    @property
+    def seeds(self) -> range:
+        return range(self.config.seed, self.config.seed + self.config.seeds)
+
+    def open(
+        self, name: str, view: str, dtype: torch.dtype | None, *, batch_size: int | None = None
+    ) -> Loader:
+        config, batch_size = self.config, batch_size or self.config.batch_size
+        assert batch_size is not None
+        return make_loader(
+            name, self.eval_source if view == "eval" else self.train_source, view=view,
+            size=config.size, batch_size=batch_size, seed=config.seed, device=self.device,
+            dtype=dtype if self.device.type == "cuda" else None, workers=config.workers,
+        )  # fmt: skip
+
+    def show_progress(self, evaluations: Mapping[str, Loader], update: Callable[..., None]) -> None:
+        """Count the images of all that is to come, and tell `update` of each batch."""
+        config, loaders = self.config, len(evaluations)
+        epoch = len(self.train_source)
+        total = epoch * config.epochs * (loaders * config.seeds + min(_CONTROLS, config.seeds))
+        total += len(self.eval_source) * loaders**2 * config.seeds
+        total += epoch * config.warm_epochs if config.weights == "warm" else 0
+        done = 0
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            update("and evaluating", done, total)
+
+        self._advance = advance
+
+    def prepare_start(self, folder: Path) -> str:
+        """Have weights that all runs start from; says where they come from.
+
+        The body's plan has a seed that no run has.
+        """
+        config = self.config
+        if config.weights != "warm":
+            named = {"imagenet": "torchvision's ImageNet weights", "none": "random weights"}
+            return named.get(config.weights, config.weights)
+        batch = min(_WARM_BATCH, len(self.train_source))
+        with self.open(REFERENCE, _WARM_VIEW, self.amp_dtype, batch_size=batch) as loader:
+            seed = (config.seed + 2**31) % 2**32
+            model = build_model(len(self.train_source.classes), "none", seed=seed).model
+            self._fit(
+                model, loader, config.warm_epochs, _WARM_LR, 1.0, self.amp_dtype, seed,
+                "the body that runs start from",
+            )  # fmt: skip
+        path = folder / "warm.pt"
+        torch.save(model.state_dict(), path)
+        self.weights = str(path)
+        return (
+            f"a body trained here first, once: {config.warm_epochs} epochs from random weights on "
+            f"the same training images, through the {REFERENCE} loader"
+        )
+
+    def compare(self, name: str, evaluations: Mapping[str, Loader]) -> None:
+        """Train with `name` once per seed and evaluate with every loader."""
+        started = time.perf_counter()
+        losses, accuracies = [], []
+        with self.open(name, "train", self.amp_dtype) as loader:
+            for seed in self.seeds:
+                model, curve = self._run(name, loader, seed, self.amp_dtype)
+                losses.append(curve)
+                accuracies.append([self._accuracy(model, each) for each in evaluations.values()])
+        self.losses[name] = tuple(losses)
+        columns = zip(*accuracies, strict=True)
+        self.accuracies[name] = dict(zip(evaluations, columns, strict=True))
+        if name == REFERENCE:
+            with self.open(name, "train", self.control_dtype) as loader:
+                self.control_losses = tuple(
+                    self._run("the control", loader, seed, self.control_dtype)[1]
+                    for seed in self.seeds[:_CONTROLS]
+                )
+        own = self.accuracies[name][name]
+        self.console.print(
+            f"{name}: {len(own)} runs, mean accuracy {sum(own) / len(own):.2f}, "
+            f"{time.perf_counter() - started:.1f} s"
+        )
+
+    def _run(
+        self, name: str, loader: Loader, seed: int, amp_dtype: torch.dtype | None
+    ) -> tuple[nn.Module, Losses]:
+        """One fine-tuning, as `fastft train` would do it with this seed."""
+        config = self.config
+        built = build_model(len(self.train_source.classes), self.weights, seed=seed)
+        lr = config.lr or (_LR_PRETRAINED if built.pretrained else _LR_SCRATCH)
+        factor = _HEAD_LR_FACTOR if built.pretrained else 1.0
+        model = built.model
+        curve = self._fit(
+            model, loader, config.epochs, lr, factor, amp_dtype, seed, f"{name}, seed {seed}"
+        )
+        return model, curve
+
+    def _fit(
+        self,
+        model: nn.Module,
+        loader: Loader,
+        epochs: int,
+        lr: float,
+        head_lr_factor: float,
+        amp_dtype: torch.dtype | None,
+        seed: int,
+        what: str,
+    ) -> Losses:
+        """Train `model`; returns the loss of each step.
+
+        Raises:
+            DataError: a loss is no finite number.
+        """
+        usual = defaults(TrainConfig)
+        model.to(self.device).train()
+        optimizer = make_optimizer(
+            model, lr=lr, head_lr_factor=head_lr_factor, momentum=usual.momentum,
+            weight_decay=usual.weight_decay,
+        )  # fmt: skip
+        scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype == torch.float16)
+        loader.seed = seed  # the next plan is of this seed; one loader serves all runs
+        steps, step = epochs * len(loader), 0
+        losses = torch.zeros(steps, device=self.device)  # read once, at the end
+        for epoch in range(epochs):
+            loader.set_epoch(epoch)
+            for images, labels in loader:
+                set_learning_rate(optimizer, usual.schedule, step, steps)
+                with torch.autocast(
+                    self.device.type, dtype=amp_dtype, enabled=amp_dtype is not None
+                ):
+                    loss = functional.cross_entropy(model(images), labels)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                losses[step] = loss.detach()
+                step += 1
+                self._advance(len(labels))
+        curve = tuple(losses.tolist())
+        for index, value in enumerate(curve):
+            if not math.isfinite(value):
+                where = f"{what}, step {index}"
+                raise DataError(where, f"loss {value}", "a number", "lower --lr")
+        return curve
+
+    def _accuracy(self, model: nn.Module, loader: Loader) -> float:
+        """Of the evaluation split, in points."""
+        result = evaluate(model, loader, device=self.device, amp_dtype=self.amp_dtype)
+        self._advance(result.samples)
+        return 100 * result.accuracy
+
+
+def _resolve(config: AccuracyConfig, source: Source) -> AccuracyConfig:
+    batch_size = config.batch_size
+    if batch_size is None:
+        batch_size = min(_BATCH, len(source))
+    elif batch_size > len(source):
+        raise UsageError(
+            "--batch-size", f"{batch_size} for the {len(source)} images of {source.path}",
+            f"at most {len(source)}", "take a smaller batch",
+        )  # fmt: skip
+    names = [name for name in LOADERS if name != BASELINE]
+    for name in config.loaders:
+        if name not in LOADERS:
+            raise UsageError("--loader", repr(name), f"one of {', '.join(names)}")
+    return replace(config, batch_size=batch_size)
+
+
+def _participants(config: AccuracyConfig, sources: Sequence[Source]) -> tuple[str, ...]:
+    """The reference first, the baseline last; a loader that was asked for by name has to work."""
+    names = config.loaders or usable_loaders(sources)
+    others = [name for name in names if name not in (REFERENCE, BASELINE)]
+    return (REFERENCE, *dict.fromkeys(others), BASELINE)
+
+
+def _result(config: AccuracyConfig, runs: _Runs, start: str, seconds: float) -> AccuracyResult:
+    findings = judge(
+        runs.losses, runs.control_losses, runs.accuracies, reference=REFERENCE, baseline=BASELINE,
+        margin=config.margin,
+    )  # fmt: skip
+    return AccuracyResult(
+        passed=findings.passed,
+        config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        environment=environment(),
+        seconds=round(seconds, 1),
+        reference=REFERENCE,
+        baseline=BASELINE,
+        loaders=tuple(runs.losses),
+        left_out=tuple(name for name in LOADERS if name not in runs.losses),
+        start=start,
+        train_images=len(runs.train_source),
+        eval_images=len(runs.eval_source),
+        steps=len(runs.control_losses[0]),
+        dtype=_dtype_name(runs.amp_dtype),
+        control_dtype=_dtype_name(runs.control_dtype),
+        findings=findings,
+        losses=runs.losses,
+        control_losses=runs.control_losses,
+        accuracies=runs.accuracies,
+    )
+
+
+def _dtype_name(dtype: torch.dtype | None) -> str:
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[None]:
+    """Make the folder before long work begins; remove it again if nothing comes of that."""
+    if out is None:
+        yield
+        return
+    if out.exists() and not out.is_dir():
+        raise UsageError("--out", f"{out} is a file", "a folder", "name another")
+    is_new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or "cannot be made").lower()
+        raise DataError(out, reason, "a folder to make") from error
+    try:
+        yield
+    finally:
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _require(option: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:  # also catches NaN
+        raise UsageError(option, str(value), f"{least:g} to {most:g}")

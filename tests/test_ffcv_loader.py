@@ -1,0 +1,132 @@
+"""What FFCV does to a process, undone; what numba compiles, compiled once on a machine."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.errors import UsageError
+from pipelines.loaders import make_loader
+
+ffcv_loader = pytest.importorskip(
+    "pipelines.loaders.ffcv_loader", reason="ffcv is not installed", exc_type=UsageError
+)
+
+
+def test_class_folders_are_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"a class folder, expected a \.beton file; make one by"):
+        make_loader("ffcv", photos / "train")
+
+
+_CACHED = """
+import sys, torch, numba
+before = torch.get_num_threads(), numba.get_num_threads()
+from pipelines import make_loader
+from pipelines.kernels import cpu
+with make_loader("ffcv", sys.argv[1], size=32, batch_size=8, workers=2) as loader:
+    for _ in loader:
+        pass
+assert (torch.get_num_threads(), numba.get_num_threads()) == before
+stats = cpu.render_rows.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def test_the_second_process_compiles_nothing(data: Path, tmp_path: Path) -> None:
+    """Nor does either change the threads of torch and numba."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    counts = []
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _CACHED, str(data / "train.beton")],
+            env=environment, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert not ended.returncode, ended.stderr
+        counts.append(ended.stdout.split())
+    assert counts == [["0", "2"], ["2", "0"]]
+
+
+def ffcv_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if "Epoch" in type(each).__name__]
+
+
+def test_an_early_exit_leaves_no_thread_of_ffcvs(data: Path) -> None:
+    with make_loader("ffcv", data / "train.beton", size=32, batch_size=4, workers=2) as loader:
+        for step, _ in enumerate(loader):
+            assert ffcv_threads()
+            if step == 1:
+                break
+        else:
+            pytest.fail("the loop should have been left")
+        loader.set_epoch(1)
+        batches = iter(loader)
+        next(batches)
+        batches.close()
+        assert not ffcv_threads()
+
+
+def test_an_error_in_ffcvs_thread_reaches_the_caller(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_loader("ffcv", data / "train.beton", size=32, batch_size=8, workers=2) as loader:
+
+        def fail(*arguments: object) -> None:
+            raise MemoryError("no room")
+
+        monkeypatch.setattr(loader._decoder.renderer, "submit", fail)
+        with pytest.raises(MemoryError, match="no room"):
+            list(loader)
+        monkeypatch.undo()
+        assert len(list(loader)) == 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_death_of_ffcvs_thread_is_an_error_not_a_hang(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ffcv_loader, "_LOOK_S", 0.01)
+    with make_loader("ffcv", data / "train.beton", size=32, batch_size=8, workers=2) as loader:
+
+        class Dying(BaseException):
+            pass
+
+        def die(*arguments: object) -> None:
+            raise Dying
+
+        monkeypatch.setattr(loader._decoder.renderer, "submit", die)
+        with pytest.raises(RuntimeError, match="FFCV's thread has died"):
+            list(loader)
+
+
+def test_memory_of_a_batch_comes_back_when_it_is_dropped(data: Path) -> None:
+    with make_loader("ffcv", data / "train.beton", size=32, batch_size=4, workers=2) as loader:
+        addresses = set()
+        for epoch in range(6):
+            loader.set_epoch(epoch)
+            for images, _ in loader:
+                addresses.add(images.untyped_storage().data_ptr())
+        # 54 batches, of which at most four are in use at a time, and one is being dropped.
+        assert len(addresses) <= 5
+        view = next(iter(loader))[0][1, 0]
+        kept = view.clone()
+        for _ in loader:
+            pass
+        assert torch.equal(view, kept)  # a view of a batch keeps all of it
+
+
+def test_stock_files_of_any_field_names(data: Path, tmp_path: Path) -> None:
+    content = bytearray((data / "test.beton").read_bytes())
+    at = content.index(b"image\0")
+    content[at : at + 6] = b"photo\0"
+    (tmp_path / "photo.beton").write_bytes(content)
+    loaders = (make_loader("ffcv", path, size=32) for path in (
+        data / "test.beton", tmp_path / "photo.beton",
+    ))  # fmt: skip
+    ((a, _),), ((b, _),) = (list(loader) for loader in loaders)
+    assert torch.equal(a, b)
+    assert np.isfinite(a.numpy()).all()
