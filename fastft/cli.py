@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
-from fastft.config import Amp, ParityConfig, PredictConfig, Schedule, TrainConfig, defaults
+from fastft.cli_parity import parity
+from fastft.config import Amp, PredictConfig, Schedule, TrainConfig, defaults
+from fastft.progress import make_console
 from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig
 from pipelines.convert import convert as run_convert
@@ -42,7 +43,6 @@ _SYNTH = defaults(SynthConfig)
 _CONVERT = defaults(ConvertConfig)
 _TRAIN = defaults(TrainConfig)
 _PREDICT = defaults(PredictConfig)
-_PARITY = defaults(ParityConfig)
 
 
 @app.command()
@@ -78,7 +78,7 @@ def synth(
         out=out, family=family, classes=classes, per_class=per_class, test_per_class=test_per_class,
         size=_parse_size(size), seed=seed, workers=workers or None, overwrite=overwrite,
     )  # fmt: skip
-    console = _console()
+    console = make_console()
     with image_progress(console, "drawing") as update:
         result = write_synth(config, lambda done, total: update(str(out), done, total))
     rate = (result.train_images + result.test_images) / result.seconds
@@ -138,7 +138,7 @@ def convert(
         proportion=proportion, apply_exif=apply_exif, verify=verify, max_bad=max_bad,
         workers=workers,
     )  # fmt: skip
-    console = _console()
+    console = make_console()
     with image_progress(console, "converting") as update:
         reports = run_convert(
             config, lambda split, done, n, size: update(split or src.name, done, n, size)
@@ -165,7 +165,7 @@ def inspect(
     from fastft.describe import describe
     from fastft.progress import image_progress
 
-    console = _console()
+    console = make_console()
     with image_progress(console, "checking") as update:
         describe(
             file, console, verify=verify,
@@ -244,7 +244,7 @@ def train(
     )  # fmt: skip
     from fastft.train import train as run
 
-    console = _console()
+    console = make_console()
     result = run(config, console)
     console.print(
         f"best accuracy {result.best_accuracy:.3f} in {result.seconds:.1f} s; "
@@ -279,59 +279,14 @@ def predict(
     from fastft.predict import predict as run_predict
     from fastft.tables import print_predictions
 
-    console = _console()
+    console = make_console()
     print_predictions(run_predict(config), console)
     for written in (sheet, csv):
         if written is not None:
             console.print(str(written), markup=False)
 
 
-@app.command()
-def parity(
-    data: Annotated[
-        Path,
-        typer.Argument(help="A .beton, a class folder, or a folder with a training split."),
-    ],
-    out: Annotated[Path, typer.Option(help="The folder for JSON and picture.")] = _PARITY.out,
-    loaders: Annotated[
-        str, typer.Option(help="Such as ffcv,dali; by default all that are installed.")
-    ] = "",
-    stock: Annotated[
-        bool,
-        typer.Option("--stock", help="Look at the libraries' own pipelines, too, which is slow."),
-    ] = _PARITY.stock,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="What DATA was made from, if its pixels are the right ones."),
-    ] = _PARITY.reference,
-    images: Annotated[
-        int, typer.Option(help="How many images to look at, taken evenly from all.")
-    ] = _PARITY.images,
-    size: Annotated[int, typer.Option(help="Side of the output, px.")] = _PARITY.size,
-    seed: Annotated[int, typer.Option(help="Of the crops and flips.")] = _PARITY.seed,
-    workers: Annotated[
-        int, typer.Option(help="Decoding threads; 0 takes every CPU.")
-    ] = _PARITY.workers,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PARITY.device,
-) -> None:
-    """Show how far each loader's pixels are from the reference's, and why.
-
-    Every loader executes the same crops, in its training and its evaluation view; its decoder and
-    its resize are also looked at alone. Ends with status 1 if one is farther off than it states.
-
-    Example: fastft parity data --stock
-    """
-    from fastft.parity import parity as run_parity
-
-    config = ParityConfig(
-        data=data, out=out, loaders=tuple(filter(None, loaders.split(","))), stock=stock,
-        reference=reference, images=images, size=size, seed=seed, workers=workers, device=device,
-    )  # fmt: skip
-    console = _console()
-    passed = run_parity(config, console)
-    console.print(f"{out}/pixels.json, {out}/pixels.png", markup=False)
-    if not passed:
-        raise typer.Exit(1)
+app.command()(parity)
 
 
 def main() -> None:
@@ -364,10 +319,6 @@ def main() -> None:
 def _fail(message: str, status: int) -> None:
     print(one_line(message), file=sys.stderr)
     sys.exit(status)
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -15,6 +15,9 @@ from pipelines.errors import UsageError
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 Schedule = Literal["cosine", "constant"]
+#: Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
+_MODEL_PX = (33, 1024)
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +70,7 @@ class TrainConfig:
         _choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali"))
         _choose("--amp", self.amp, get_args(Amp))
         _choose("--schedule", self.schedule, get_args(Schedule))
-        # Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
-        _require("--size", self.size, 33, 1024)
+        _require("--size", self.size, *_MODEL_PX)
         _require("--epochs", self.epochs, 1, 100_000)
         _require("--seed", self.seed, 0, 2**32 - 1)
         _require("--workers", self.workers, 0, 1024)
@@ -110,7 +112,7 @@ class PredictConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParityConfig:
-    """Compare the loaders' pixels with the reference's.
+    """One comparison of the loaders' pixels with the reference's.
 
     Attributes:
         data: a `.beton`, a class folder, or a folder with a training split.
@@ -141,6 +143,60 @@ class ParityConfig:
         _require("--size", self.size, 16, 1024)
         _require("--seed", self.seed, 0, 2**32 - 1)
         _require("--workers", self.workers, 0, 1024)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccuracyConfig:
+    """One comparison of loaders by the models they train.
+
+    Attributes:
+        data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
+        out: a folder for accuracy.json and accuracy.png; None writes neither.
+        loaders: what to compare; empty takes every loader that is installed and reads the data.
+            torchvision and its stock form take part in any case.
+        seeds: runs per loader.
+        epochs: passes over the training set, per run.
+        size: side of the images that the model sees, px.
+        batch_size: images per step; None takes 64, or the whole training set if that is smaller.
+        margin: differences of accuracy below it do not matter, in points.
+        lr: learning rate at its peak; None takes 0.005 on weights, else 0.01.
+        weights: where runs start: `warm` trains one body first, for all of them; `imagenet`,
+            `none`, or a file: a checkpoint of ours or a resnet18 state dict.
+        warm_epochs: epochs for that body.
+        amp, device: as in `fastft train`.
+        workers: decoding threads or processes; 0 takes every CPU this process may use.
+        seed: of the first run: of its plan and its new layer's weights; the next take the next.
+    """
+
+    data: Path
+    out: Path | None = None
+    loaders: tuple[str, ...] = ()
+    seeds: int = 10
+    epochs: int = 1
+    size: int = 64
+    batch_size: int | None = None
+    margin: float = 1.0
+    lr: float | None = None
+    weights: str = "warm"
+    warm_epochs: int = 10
+    amp: Amp = "auto"
+    device: str = "auto"
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choose("--amp", self.amp, get_args(Amp))
+        _require("--seeds", self.seeds, 2, _MOST_SEEDS)
+        _require("--epochs", self.epochs, 1, 100_000)
+        _require("--warm-epochs", self.warm_epochs, 1, 100_000)
+        _require("--size", self.size, *_MODEL_PX)
+        _require("--margin", self.margin, 1e-6, 100)
+        _require("--workers", self.workers, 0, 1024)
+        _require("--seed", self.seed, 0, 2**32 - 1 - _MOST_SEEDS)
+        if self.batch_size is not None:
+            _require("--batch-size", self.batch_size, 1, 1 << 20)
+        if self.lr is not None:
+            _require("--lr", self.lr, 1e-12, 1e6)
 
 
 def defaults(config: type[Any]) -> Any:

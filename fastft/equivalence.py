@@ -95,7 +95,8 @@ class Findings:
     """What all runs together say.
 
     Attributes:
-        matrix: trained with -> evaluated with -> mean accuracy over the seeds, in points.
+        matrix: trained with -> evaluated with -> mean accuracy, in points.
+        crossed: how many seeds, the first ones, `matrix` and `evaluation` are of.
         curves: loader -> its curves against the reference's.
         against_baseline, against_reference: loader -> its accuracies minus the other's, each
             evaluated with itself.
@@ -105,6 +106,7 @@ class Findings:
     """
 
     matrix: dict[str, dict[str, float]]
+    crossed: int
     curves: dict[str, CurveMatch]
     against_baseline: dict[str, Equivalence]
     against_reference: dict[str, Equivalence]
@@ -130,7 +132,8 @@ class AccuracyResult:
         dtype, control_dtype: what the runs and the control compute in.
         losses: loader -> a curve per seed.
         control_losses: the reference's curves in the control's precision, for the first seeds.
-        accuracies: trained with -> evaluated with -> a value per seed, in points.
+        accuracies: trained with -> evaluated with -> a value per seed, in points; with another
+            loader than the one trained with, of the first seeds alone.
         findings: what follows.
     """
 
@@ -167,10 +170,15 @@ def judge(
     plan_loaders = [name for name in losses if name != baseline]
     others = [name for name in plan_loaders if name != reference]
     own = {name: accuracies[name][name] for name in losses}
+    crossed = min(len(values) for row in accuracies.values() for values in row.values())
+    matrix = {
+        trained: {name: values[:crossed] for name, values in row.items()}
+        for trained, row in accuracies.items()
+    }
     evaluated = {  # per seed, over all models: the same ones for every evaluating loader
         name: [
             math.fsum(values) / len(values)
-            for values in zip(*(row[name] for row in accuracies.values()), strict=True)
+            for values in zip(*(row[name] for row in matrix.values()), strict=True)
         ]
         for name in losses
     }
@@ -192,8 +200,9 @@ def judge(
     return Findings(
         matrix={
             trained: {name: math.fsum(values) / len(values) for name, values in row.items()}
-            for trained, row in accuracies.items()
+            for trained, row in matrix.items()
         },
+        crossed=crossed,
         curves=curves,
         against_baseline=against[0],
         against_reference=against[1],

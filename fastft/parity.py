@@ -28,13 +28,10 @@ from pipelines.loaders import make_loader
 from pipelines.source import open_source
 
 
-def parity(config: ParityConfig, console: Console) -> bool:
+def run_pixels(config: ParityConfig, console: Console) -> Comparison:
     """Compare the loaders' pixels with the reference's and report.
 
     Writes `pixels.json` and `pixels.png` in `config.out`.
-
-    Returns:
-        Whether every loader kept to the distance that it states.
 
     Raises:
         UsageError: loaders that cannot be compared, or settings out of range.
@@ -78,7 +75,7 @@ def parity(config: ParityConfig, console: Console) -> bool:
         console.print(stock_table(stock_rows))
     for verdict in comparison.verdicts:
         console.print(_sentence(verdict), markup=False)
-    return comparison.passed
+    return comparison
 
 
 def pixel_table(comparison: Comparison) -> Table:

@@ -18,9 +18,9 @@ from pipelines.beton_writer import BetonWriter
 from pipelines.layout import MODE_RAW, Stored
 
 #: Width and height of the probes in turn, px: both orientations and a square. All so large that a
-#: crop of 8 % of the area still shows the slope of its colours, so wide or tall at most that ten
-#: tries for a crop do not end in the fallback.
-SHAPES = ((300, 200), (200, 300), (256, 256))
+#: crop of 8 % of the area still shows the slope of its colours. No side is near 255, where the
+#: rounding of the colours would drift along with them.
+SHAPES = ((300, 200), (200, 300), (230, 230))
 #: Numbers that blue can hold.
 MAX_PROBES = 256
 #: Output rows and columns next to the edge, where resize filters differ.

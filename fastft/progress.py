@@ -17,6 +17,11 @@ from rich.progress import (
 )
 
 
+def make_console() -> Console:
+    """Where commands print: lines are left to the terminal to break, and no text is coloured."""
+    return Console(highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def epoch_progress(
     console: Console, epoch: int, epochs: int, steps: int

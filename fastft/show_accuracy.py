@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastft.equivalence import CURVE_FACTOR, AccuracyResult, Equivalence
+from fastft.show import STYLE
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError
 
@@ -25,17 +26,7 @@ from pipelines.errors import DataError
 _COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _REFERENCE_COLOR, _BASELINE_COLOR, _BAND_COLOR = "#000000", "#888888", "#009E73"
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-_STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e5e5",
-    "axes.axisbelow": True,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-}
+_STYLE: Any = {**STYLE, "axes.titlesize": 11, "axes.titlelocation": "left"}
 #: Equal losses have no logarithm; float32 resolves no less than this of a loss of about 1.
 _LEAST_LOSS = 1e-7
 
@@ -181,7 +172,8 @@ def _accuracy_table(result: AccuracyResult) -> Table:
 def _matrix_table(result: AccuracyResult) -> Table:
     findings = result.findings
     table = Table(
-        title="Cross matrix: trained with (rows), evaluated with (columns), mean accuracy",
+        title="Cross matrix: trained with (rows), evaluated with (columns), mean accuracy of the "
+        f"first {findings.crossed} seeds",
         title_justify="left",
     )
     table.add_column("")
@@ -374,7 +366,9 @@ def _draw_matrix(figure: SubFigure, result: AccuracyResult) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set(
-        title="Cross matrix: mean accuracy, points", xlabel="evaluated with", ylabel="trained with"
+        title=f"Cross matrix: accuracy, {result.findings.crossed} seeds",
+        xlabel="evaluated with",
+        ylabel="trained with",
     )
     axes.tick_params(length=0)
     axes.grid(visible=False)

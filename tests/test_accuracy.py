@@ -15,9 +15,9 @@ from rich.console import Console
 from torch import nn
 
 from fastft import accuracy
-from fastft.accuracy import AccuracyConfig, run_accuracy
+from fastft.accuracy import run_accuracy
 from fastft.checkpoint import read_torch_file
-from fastft.config import TrainConfig
+from fastft.config import AccuracyConfig, TrainConfig
 from fastft.equivalence import AccuracyResult, judge
 from fastft.metrics import read_metrics
 from fastft.model import BuiltModel

@@ -16,7 +16,7 @@ from pipelines.layout import MODE_JPG, MODE_RAW, Stored
 from pipelines.loaders import rendering
 from pipelines.loaders.rendering import Renderer, make_geometry
 from pipelines.plan import Plan, Rows, make_plan
-from pipelines.reference import normalize, render_batch
+from pipelines.reference import render_batch
 
 RANDOM = np.random.default_rng(7)
 #: Height and width: odd, tiny, thin, flat, larger than a group of lines, shrinking in height alone.
@@ -47,8 +47,8 @@ def write(path: Path, samples: list[Stored]) -> Index:
     return read_index(path)
 
 
-def render(index: Index, plan: Plan, rows: Rows, *, floats: bool = False) -> torch.Tensor:
-    renderer = Renderer(index, plan.size, batch=len(rows), floats=floats, workers=2)
+def render(index: Index, plan: Plan, rows: Rows) -> torch.Tensor:
+    renderer = Renderer(index, plan.size, batch=len(rows), workers=2)
     try:
         return renderer.submit(rows, plan).result()
     finally:
@@ -105,16 +105,6 @@ def test_every_crop_of_an_image(tmp_path: Path) -> None:
         samples = np.zeros(len(boxes), np.int64)
         rows = Rows(samples, np.array(boxes, float), np.full(len(boxes), flip))
         assert np.array_equal(render(index, plan, rows).numpy(), wanted(index, plan, rows))
-
-
-def test_normalized(shapes: Index) -> None:
-    plan = make_plan(shapes.widths, shapes.heights, view="train", size=32)
-    rows = plan.rows(plan.order)
-    found = render(shapes, plan, rows, floats=True)
-    assert found.dtype == torch.float32
-    right = normalize(wanted(shapes, plan, rows))
-    # Two roundings apart from torchvision's three operations.
-    assert np.abs(found.numpy() - right).max() <= 4e-6
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
@@ -178,7 +168,7 @@ def test_scratch_of_a_large_image_is_given_back(
     monkeypatch.setattr(rendering, "_KEEP_BYTES", 10_000)
     index = write(tmp_path / "mixed.beton", [jpeg(20, 20), jpeg(200, 100), jpeg(30, 20)])
     plan = make_plan(index.widths, index.heights, view="eval", size=16)
-    renderer = Renderer(index, 16, batch=3, floats=False, workers=1)
+    renderer = Renderer(index, 16, batch=3, workers=1)
     rows = plan.rows(plan.order)
     for _ in range(2):
         found = renderer.submit(rows, plan).result().numpy()

@@ -107,9 +107,9 @@ _error_code: Any = types.ExternalFunction("tjGetErrorCode", _int(_pointer))
 
 @_entry
 def render_rows(  # type: ignore[no-untyped-def]
-    store, samples, geometry, flips, down_first, tolerated, scratch, scale, bias, out
+    store, samples, geometry, flips, down_first, tolerated, scratch, out
 ):
-    """Decode, cut, resize, flip and, given factors, normalize some rows of a plan.
+    """Decode, cut, resize and flip some rows of a plan.
 
     Args:
         store: a Store.
@@ -120,8 +120,7 @@ def render_rows(  # type: ignore[no-untyped-def]
             down first, as Pillow does from 13 on.
         tolerated: a row whose decoder may warn without ending the call; -1 for none.
         scratch: a Scratch.
-        scale, bias: float32[S * 3] to normalize by, or None for uint8.
-        out: uint8 or float32 [B, S, S * 3].
+        out: uint8[B, S, S * 3].
 
     Returns:
         How many rows are done, and why it is not all of them.
@@ -143,7 +142,9 @@ def render_rows(  # type: ignore[no-untyped-def]
         shrinks = vertical[LENGTH] - vertical[RESIZED]
         wide = max(0, 2 * (horizontal[LENGTH] - horizontal[RESIZED]))
         _resize(pixels, begin, pitch, geometry[row], down_first and shrinks > wide, scratch)
-        _finish(scratch.square, scale, bias, out[row])
+        for line in range(out.shape[1]):
+            begin = line * (out.shape[2] + LINE_PAD)
+            out[row, line] = scratch.square[begin : begin + out.shape[2]]
     return len(samples), OK
 
 
@@ -298,19 +299,6 @@ def _pass_down(  # type: ignore[no-untyped-def]
         out = target[row * target_pitch : row * target_pitch + width]
         for column in range(width):
             out[column] = line_sums[column] >> _BITS
-
-
-@_inner
-def _finish(square, scale, bias, out):  # type: ignore[no-untyped-def]
-    """Copy S lines to their place, normalized if there are factors."""
-    size, width = out.shape
-    for row in range(size):
-        line, target = square[row * (width + LINE_PAD) :][:width], out[row]
-        for at in range(width):
-            if scale is None:
-                target[at] = line[at]
-            else:
-                target[at] = np.float32(line[at]) * scale[at] + bias[at]
 
 
 def _type_weigh_pixels(

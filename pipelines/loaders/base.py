@@ -80,6 +80,7 @@ class Loader(ABC):
         self.workers = workers or cpu_count()
         self.dtype = (dtype or torch.float32) if normalize else None
         self._labels = torch.from_numpy(source.labels)
+        self._normalizer = Normalizer(self.size, MEAN, STD, device=self.device, dtype=self.dtype)
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0
         self._start = 0
@@ -166,5 +167,4 @@ class Loader(ABC):
     def _to_device(
         self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        normalizer = Normalizer(self.size, MEAN, STD, device=self.device, dtype=self.dtype)
-        return to_device(batches, normalizer, self.device)
+        return to_device(batches, self._normalizer, self.device)

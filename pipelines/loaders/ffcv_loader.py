@@ -42,8 +42,7 @@ finally:
     torch.set_num_threads(_TORCH_THREADS)
     numba.set_num_threads(_NUMBA_THREADS)
 
-#: Batches in FFCV's queue; one more waits to get in, and one is being taken. With 2 it was no
-#: faster on 2 cores, and a batch of 64 at 224 px is 39 MB.
+#: Batches in FFCV's queue; one more waits to get in, and one is being taken. 2 were no faster.
 _AHEAD = 1
 #: How often a consumer looks whether FFCV's thread still lives.
 _LOOK_S = 1.0
@@ -64,23 +63,15 @@ class FfcvLoader(Loader):
             )  # fmt: skip
         self._index = source
         share = len(np.array_split(np.arange(self.batch_size), self.world)[self.rank])
-        floats = self.dtype is not None and self.device.type == "cpu"
-        self._decoder = _PlanDecoder(
-            self.plan,
-            Renderer(source, self.size, batch=share, floats=floats, workers=self.workers),
-        )
+        renderer = Renderer(source, self.size, batch=share, workers=self.workers)
+        self._decoder = _PlanDecoder(self.plan, renderer)
         self._order = _PlanOrder(self.plan.order)
         self._driver = _make_driver(source, share, self._decoder, self._order) if share else None
 
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        batches = self._render(plan, start)
-        if self.device.type == "cuda":  # pixels cross the bus as uint8 and are normalized there
-            yield from self._to_device(batches)
-            return
-        for images, labels in batches:
-            yield images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8), labels
+        yield from self._to_device(self._render(plan, start))
 
     def _render(
         self, plan: Plan, start: int
@@ -94,7 +85,7 @@ class FfcvLoader(Loader):
                 labels = self._labels[torch.from_numpy(samples)]
                 if batches is None or not len(samples):
                     # a rank's share of a last batch that is smaller than the world
-                    yield torch.empty((0, self.size, self.size, 3)), labels
+                    yield torch.empty((0, self.size, self.size, 3), dtype=torch.uint8), labels
                 else:
                     yield _take(batches).result(), labels
         finally:

@@ -25,8 +25,7 @@ from pipelines.jpeg import TURBOJPEG, Checker, last_complaint, load_turbojpeg, r
 from pipelines.kernels import cpu
 from pipelines.layout import MODE_RAW
 from pipelines.plan import Plan, Rows, resized_geometry
-from pipelines.reference import MEAN, STD
-from pipelines.transfer import BatchPool, normalizing_factors
+from pipelines.transfer import BatchPool
 
 #: Rows of a piece at most, 8 ms of a core: long against handing it out, short against an epoch.
 _PIECE_ROWS = 8
@@ -35,7 +34,6 @@ _PIECE_ROWS = 8
 _KEEP_BYTES = 32 << 20
 #: Held while the kernel is compiled or loaded, and by who changes what numba then sees.
 COMPILING = threading.Lock()
-_compiled = False
 #: See `render_rows`; the reference is the Pillow that is installed.
 _DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
@@ -43,14 +41,13 @@ _DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 class Renderer:
     """Renders rows of one source at one size."""
 
-    def __init__(self, index: Index, size: int, *, batch: int, floats: bool, workers: int) -> None:
+    def __init__(self, index: Index, size: int, *, batch: int, workers: int) -> None:
         """Prepare; threads and memory come with the first batch.
 
         Args:
             index: the samples.
             size: output side S, px.
             batch: rows of a batch at most.
-            floats: normalized float32 instead of uint8.
             workers: threads.
 
         Raises:
@@ -68,8 +65,7 @@ class Renderer:
             _as_writable(index.data), index.pointers, index.sizes, index.modes, index.heights,
             index.widths,
         )  # fmt: skip
-        self._factors = normalizing_factors(size, MEAN, STD) if floats else (None, None)
-        self._pool = BatchPool((batch, size, size, 3), np.float32 if floats else np.uint8)
+        self._pool = BatchPool((batch, size, size, 3), np.uint8)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-render")
         self._local = threading.local()
@@ -105,7 +101,7 @@ class Renderer:
             rest = slice(done, None)
             count, status = cpu.render_rows(
                 self._store, samples[rest], geometry[rest], flips[rest], _DOWN_FIRST, tolerated,
-                scratch, *self._factors, lines[rest],
+                scratch, lines[rest],
             )  # fmt: skip
             done += count
             if status != cpu.OK:
@@ -159,7 +155,7 @@ class Rendering:
         self._futures: list[Future[None]] = [threads.submit(self._run, each) for each in pieces]
 
     def result(self) -> torch.Tensor:
-        """Wait for float32 or uint8 [B, S, S, 3], the caller's for good.
+        """Wait for uint8[B, S, S, 3], the caller's for good.
 
         Raises:
             DataError: a sample is broken.
@@ -238,23 +234,15 @@ class _Worker:
 
 
 def _compile(store: cpu.Store, scratch: cpu.Scratch) -> None:
-    """Compile the kernel in all its forms, or load it from numba's cache, once in a process.
+    """Compile the kernel, or load it from numba's cache, once in a process.
 
-    All at once: FFCV changes a type of numba's (see `ffcv_loader`), after which what has been
-    compiled still runs, but nothing can be compiled beside it.
+    Two threads at once would trip over each other, and FFCV over both (see `ffcv_loader`).
     """
-    global _compiled
+    size = scratch.first.shape[1]
+    samples, flips = np.empty(0, np.int64), np.empty(0, np.bool_)
+    geometry, out = np.empty((0, 2, 4), np.int32), np.empty((0, size, size * 3), np.uint8)
     with COMPILING:
-        if _compiled:
-            return
-        size = scratch.first.shape[1]
-        samples, flips = np.empty(0, np.int64), np.empty(0, np.bool_)
-        geometry = np.empty((0, 2, 4), np.int32)
-        factors = normalizing_factors(size, MEAN, STD)
-        for given, dtype in (((None, None), np.uint8), (factors, np.float32)):
-            out = np.empty((0, size, size * 3), dtype)
-            cpu.render_rows(store, samples, geometry, flips, _DOWN_FIRST, -1, scratch, *given, out)
-        _compiled = True
+        cpu.render_rows(store, samples, geometry, flips, _DOWN_FIRST, -1, scratch, out)
 
 
 def make_geometry(rows: Rows, plan: Plan) -> NDArray[np.int32]:
