@@ -20,6 +20,17 @@ from numpy.typing import NDArray
 _SLOTS = 3
 
 
+def normalizing_factors(
+    size: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and bias, float32[S * 3] each, so that pixel * scale + bias is normalized.
+
+    As long as one image row, so that inner loops are, too, and not three channels short.
+    """
+    scale, bias = 1 / (255 * np.array(std)), -np.array(mean) / np.array(std)
+    return np.tile(scale.astype(np.float32), size), np.tile(bias.astype(np.float32), size)
+
+
 class Normalizer:
     """Turns uint8[B, S, S, 3] into normalized [B, 3, S, S], channels_last, on one device."""
 
@@ -41,12 +52,8 @@ class Normalizer:
             dtype: float32, bfloat16 or float16; None leaves uint8 as it is.
         """
         self._size, self.dtype = size, dtype
-        deviation = torch.tensor(std, dtype=torch.float64)
-        scale = 1 / (255 * deviation)
-        bias = -torch.tensor(mean, dtype=torch.float64) / deviation
-        # One whole image row, so that the inner loop of the broadcast is S * 3 long, not 3.
-        self._scale = scale.float().repeat(size).to(device)
-        self._bias = bias.float().repeat(size).to(device)
+        factors = normalizing_factors(size, mean, std)
+        self._scale, self._bias = (torch.from_numpy(each).to(device) for each in factors)
         self._pool: BatchPool | None = None
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,14 @@ class FfcvLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        yield from self._to_device(self._render(plan, start))
+        batches = self._render(plan, start)
+        if self.device.type == "cuda":  # pixels cross the bus as uint8 and are normalized there
+            yield from self._to_device(batches)
+            return
+        for pixels, labels in batches:
+            if self.dtype is not None:
+                pixels = self._decoder.renderer.normalize(pixels).to(self.dtype)
+            yield pixels.permute(0, 3, 1, 2), labels
 
     def _render(
         self, plan: Plan, start: int

@@ -25,7 +25,8 @@ from pipelines.jpeg import TURBOJPEG, Checker, last_complaint, load_turbojpeg, r
 from pipelines.kernels import cpu
 from pipelines.layout import MODE_RAW
 from pipelines.plan import Plan, Rows, resized_geometry
-from pipelines.transfer import BatchPool
+from pipelines.reference import MEAN, STD
+from pipelines.transfer import BatchPool, normalizing_factors
 
 #: Rows of a piece at most, 8 ms of a core: long against handing it out, short against an epoch.
 _PIECE_ROWS = 8
@@ -65,7 +66,9 @@ class Renderer:
             _as_writable(index.data), index.pointers, index.sizes, index.modes, index.heights,
             index.widths,
         )  # fmt: skip
+        self._factors = normalizing_factors(size, MEAN, STD)
         self._pool = BatchPool((batch, size, size, 3), np.uint8)
+        self._floats = BatchPool((batch, size, size, 3), np.float32)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-render")
         self._local = threading.local()
@@ -78,6 +81,14 @@ class Renderer:
             _Piece(slice(at, at + self._piece_rows), rows, geometry) for at in cuts
         ]  # slices end where the rows do
         return Rendering(self._pool, rows, self._threads, pieces, self._render)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32[B, S, S, 3] of uint8[B, S, S, 3], the caller's for good."""
+        width = self._size * 3
+        images = self._floats.take()[: len(pixels)]
+        lines, out = (each.numpy().reshape(-1, width) for each in (pixels, images))
+        cpu.normalize_lines(lines, *self._factors, out)
+        return images
 
     def close(self) -> None:
         """End the threads; what has not been started never is."""
@@ -234,15 +245,17 @@ class _Worker:
 
 
 def _compile(store: cpu.Store, scratch: cpu.Scratch) -> None:
-    """Compile the kernel, or load it from numba's cache, once in a process.
+    """Compile the kernels, or load them from numba's cache, once in a process.
 
     Two threads at once would trip over each other, and FFCV over both (see `ffcv_loader`).
     """
     size = scratch.first.shape[1]
     samples, flips = np.empty(0, np.int64), np.empty(0, np.bool_)
     geometry, out = np.empty((0, 2, 4), np.int32), np.empty((0, size, size * 3), np.uint8)
+    factors = normalizing_factors(size, MEAN, STD)
     with COMPILING:
         cpu.render_rows(store, samples, geometry, flips, _DOWN_FIRST, -1, scratch, out)
+        cpu.normalize_lines(out.reshape(0, size * 3), *factors, np.empty((0, size * 3), np.float32))
 
 
 def make_geometry(rows: Rows, plan: Plan) -> NDArray[np.int32]:
