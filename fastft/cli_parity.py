@@ -29,7 +29,9 @@ def parity(
     ] = "",
     size: Annotated[
         int | None,
-        typer.Option(help=f"Side of the images, px; {_PARITY.size}, for models {_PROOF.size}."),
+        typer.Option(
+            help="Side of the images, px.", show_default=f"{_PARITY.size}, of models {_PROOF.size}"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of crops and flips; of the first run.")] = _PARITY.seed,
     workers: Annotated[
@@ -45,7 +47,9 @@ def parity(
         typer.Option(help="What DATA was made from, if its pixels are the right ones.", **_PIXELS),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="Images to look at, evenly from all; 256.", **_PIXELS)
+        int | None, typer.Option(
+            help="Images to look at, evenly from all.", show_default=str(_PARITY.images), **_PIXELS
+        )
     ] = None,
     accuracy: Annotated[
         bool,
@@ -54,13 +58,19 @@ def parity(
         ),
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option(help=f"Runs per loader; {_PROOF.seeds}.", **_MODELS)
+        int | None, typer.Option(
+            help="Runs per loader.", show_default=str(_PROOF.seeds), **_MODELS
+        )
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help=f"Epochs of each run; {_PROOF.epochs}.", **_MODELS)
+        int | None, typer.Option(
+            help="Epochs of each run.", show_default=str(_PROOF.epochs), **_MODELS
+        )
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step; 64, or all if fewer.", **_MODELS)
+        int | None, typer.Option(
+            help="Images per step.", show_default="64, or all if fewer", **_MODELS
+        )
     ] = None,
     margin: Annotated[
         float | None,
@@ -71,7 +81,9 @@ def parity(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate; 0.005, without weights 0.01.", **_MODELS),
+        typer.Option(
+            help="Peak learning rate.", show_default="0.005, without weights 0.01", **_MODELS
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -81,7 +93,9 @@ def parity(
         ),
     ] = None,
     warm_epochs: Annotated[
-        int | None, typer.Option(help=f"Epochs for that body; {_PROOF.warm_epochs}.", **_MODELS)
+        int | None, typer.Option(
+            help="Epochs for that body.", show_default=str(_PROOF.warm_epochs), **_MODELS
+        )
     ] = None,
     amp: Annotated[
         str | None,

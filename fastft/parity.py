@@ -18,7 +18,7 @@ from fastft.config import ParityConfig
 from fastft.data import training_split
 from fastft.distance import Distance
 from fastft.environment import environment, pick_device
-from fastft.pixels import Comparison, Verdict, compare, pick_loaders
+from fastft.pixels import AS_STORED, Comparison, Verdict, compare, pick_loaders
 from fastft.progress import image_progress
 from fastft.show_parity import draw_worst
 from fastft.stock import STOCK, SUSPECT_P, StockRow, compare_stock
@@ -73,6 +73,10 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
     console.print(pixel_table(comparison))
     if stock_rows:
         console.print(stock_table(stock_rows))
+    for row in comparison.rows:
+        if row.loader == AS_STORED and row.distance.mean:
+            off = f"{row.distance.mean:.3f} levels from the reference's in the mean"
+            console.print(f"{AS_STORED}: the samples are {off}, before any loader reads them")
     for verdict in comparison.verdicts:
         console.print(_sentence(verdict), markup=False)
     return comparison

@@ -35,7 +35,7 @@ _PIECES = (224, 64, 16, 1)
 _VIEWS = ("train", "eval")
 _BATCH = 32
 #: What the row is called that tells of the file, not of a loader.
-AS_STORED = "the file itself"
+AS_STORED = "as stored"
 #: A stage that is this much farther from the reference than the other is what it comes from.
 _DOMINATES = 3.0
 

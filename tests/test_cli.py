@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fastft import cli
 
@@ -54,7 +56,7 @@ def test_the_main_job(fastft: Run, tmp_path: Path) -> None:
 
 
 def test_help_teaches(fastft: Run) -> None:
-    for command in ("synth", "convert", "inspect", "train", "predict"):
+    for command in ("synth", "convert", "inspect", "train", "predict", "parity"):
         status, text, _ = fastft(command, "--help")
         assert status == 0
         assert f"Example: fastft {command}" in text
@@ -63,8 +65,6 @@ def test_help_teaches(fastft: Run) -> None:
 
 
 def a_png(folder: Path) -> Path:
-    from PIL import Image
-
     folder.mkdir(parents=True)
     Image.new("RGB", (40, 30)).save(folder / "1.png")
     return folder
@@ -128,6 +128,27 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "synth": (["synth", tmp / "s", "--classes", 1], 2, "classes"),
         "synth size": (["synth", tmp / "s", "--size", "big"], 2, "--size: 'big'"),
         "synth over something": (["synth", tmp / "hollow"], 1, "hollow"),
+        "parity on nothing": (["parity", tmp / "no"], 1, "no such file"),
+        "parity with a loader": (["parity", data, "--loaders", "x"], 2, "--loaders: 'x', expected"),
+        "parity with stock": (["parity", data, "--loaders", "stock"], 2, "--loaders: 'stock'"),
+        "parity of no images": (["parity", data, "--images", 0], 2, "--images: 0, expected 1"),
+        "parity with seeds": (["parity", data, "--seeds", 3], 2, "--seeds: given without --acc"),
+        "accuracy with stock": (
+            ["parity", data, "--accuracy", "--stock"], 2, "--stock: given with --accuracy",
+        ),
+        "accuracy of one split": (
+            ["parity", data / "test.beton", "--accuracy", "--out", tmp / "run"], 1, "is a file",
+        ),
+        "accuracy of one seed": (
+            ["parity", data, "--accuracy", "--seeds", 1], 2, "--seeds: 1, expected 2",
+        ),
+        "parity with another reference": (
+            ["parity", data, "--reference", tmp / "hollow" / "a"], 1, "holds no class folders",
+        ),
+        "parity of a broken file": (["parity", tmp / "short.beton"], 1, "cut short at"),
+        "ffcv on folders": (
+            [*train, photos, "--loader", "ffcv"], 2, "a class folder, expected a .beton file",
+        ),
         "no option": (["train", "--frobnicate"], 2, "No such option"),
         "missing": (["train", "--data", data], 2, "Missing option '--out'"),
         "no number": ([*train, data, "--epochs", "many"], 2, "Invalid value for '--epochs'"),
@@ -155,6 +176,29 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         assert "Traceback" not in err
         kept = [path for path in sorted(tmp_path.rglob("*")) if path.name != "o"]
         assert kept == before, name
+
+
+def test_parity_reports_and_fails(fastft: Run, tmp_path: Path, data: Path, photos: Path) -> None:
+    command = ["parity", "--loaders", "torchvision", "--size", 48, "--out", tmp_path / "parity"]
+    status, text, _ = fastft(*command, data)
+    assert status == 0
+    assert "torchvision: passed (0); every pixel is the reference's" in text
+    found = json.loads((tmp_path / "parity" / "pixels.json").read_text())
+    assert found["passed"]
+    assert found["images"] == 33
+    assert {row["stage"] for row in found["rows"]} == {"whole", "resize", "decode"}
+    assert all(row["distance"]["most"] == 0 for row in found["rows"])
+    assert (tmp_path / "parity" / "pixels.png").stat().st_size > 10_000
+    # A file whose photos have been encoded again is held against the photos.
+    worse = tmp_path / "worse"
+    for file in (photos / "train").glob("*/*.jpg"):
+        (worse / file.parent.name).mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as image:
+            image.save(worse / file.parent.name / file.name, quality=80)
+    status, text, _ = fastft(*command, worse, "--reference", photos / "train")
+    assert status == 1
+    assert "torchvision: FAILED (0); its distance comes from what it decodes" in text
+    assert re.search(r"as stored: the samples are \d\.\d+ levels from the reference", text)
 
 
 def test_a_library_that_is_missing_is_named(
