@@ -74,6 +74,19 @@ def test_pixels_of_real_photos(name: str, view: str, hymenoptera: Path, tmp_path
     check_pixels(name, tmp_path / "val.beton", view, size=224)
 
 
+@pytest.mark.parametrize("view", ["train", "eval"])
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_of_synthetic_photos(name: str, view: str, data: Path) -> None:
+    check_pixels(name, data / "train.beton", view)
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_raw_pixels_of_real_photos(view: str, hymenoptera: Path, tmp_path: Path) -> None:
+    folder = hymenoptera / "val"
+    convert(ConvertConfig(src=folder, out=tmp_path / "raw.beton", mode="raw", verify=False))
+    check_pixels("ffcv", tmp_path / "raw.beton", view, size=224)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_raw_samples(name: str, odd: Path, tmp_path: Path) -> None:
     convert(ConvertConfig(src=odd, out=tmp_path / "raw.beton", mode="raw"))
@@ -237,7 +250,7 @@ def damaged(
     return path, index.name(10)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "stock"])
 def test_a_broken_sample_is_named(name: str, damaged: tuple[Path, str]) -> None:
     path, sample = damaged
     with make(name, path) as loader:

@@ -13,12 +13,13 @@ from torch.nn import functional
 
 from fastft.checkpoint import load_checkpoint
 from fastft.config import PredictConfig, TrainConfig
+from fastft.data import find_splits
 from fastft.environment import pick_amp, pick_device
 from fastft.evaluate import evaluate
 from fastft.metrics import read_metrics
 from fastft.model import build_model, restore_model
 from fastft.predict import predict
-from fastft.train import find_splits, train
+from fastft.train import train
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import make_loader
 
@@ -94,6 +95,15 @@ def test_dali_trains_as_torchvision_does(finished: Path, data: Path, tmp_path: P
     run(data, tmp_path / "run", loader="dali", epochs=2)
     # The same crops in the same order; a sixth of a level apart in the mean.
     assert losses(tmp_path / "run")[:2] == pytest.approx(losses(finished)[:2], rel=0.05)
+
+
+def test_ffcv_trains_exactly_as_torchvision_does(
+    finished: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ffcv", reason="ffcv is not installed")
+    run(data, tmp_path / "run", loader="ffcv", epochs=2)
+    # The same bytes; normalized by the same factors, one rounding or none apart.
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished), rel=1e-4)
 
 
 def test_mixed_precision_runs(data: Path, tmp_path: Path) -> None:

@@ -47,8 +47,15 @@ _ONE = float(1 << _BITS)
 _LANES = 4
 
 
+def _entry(function: Any) -> Any:
+    """Compile what Python calls, and keep it on disk if numba finds a folder to write to."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+
+
 # numba's annotations hide what a decorated function takes.
-_entry: Any = njit(cache=True, nogil=True)
 _inner: Any = njit
 _alloca: Any = cgutils.alloca_once_value
 
@@ -65,14 +72,15 @@ class Store(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What one thread works with; `scratch_sizes` tells how long its arrays must be.
+    """What one thread works with.
 
     Attributes:
         handle: a TurboJPEG decompressor's address.
-        pixels: uint8[...], a decoded sample.
-        lines: uint8[...], between the passes.
+        pixels: uint8[height * width * 3 + LINE_PAD or more], a decoded sample.
+        lines: uint8[...], between the passes: the lines that the taps touch, S px wide, or S lines
+            as wide as what they touch, each with LINE_PAD.
         square: uint8[S * (S * 3 + LINE_PAD)], after them.
-        sums: int32[...], one line.
+        sums: int32[...], one line, of S px or what the taps touch; at least 4.
         first, counts: int32[2, S], where an output pixel's taps begin, and how many there are.
         weights: int32[2, S * K].
     """

@@ -61,7 +61,6 @@ class FfcvLoader(Loader):
                 "loader 'ffcv'", f"{source.path} is a class folder", "a .beton file",
                 "make one by fastft convert, or take --loader torchvision",
             )  # fmt: skip
-        self._index = source
         share = len(np.array_split(np.arange(self.batch_size), self.world)[self.rank])
         renderer = Renderer(source, self.size, batch=share, workers=self.workers)
         self._decoder = _PlanDecoder(self.plan, renderer)
@@ -100,7 +99,9 @@ class FfcvLoader(Loader):
                 _stop(batches)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and an iteration that somebody still holds."""
+        if self._running is not None:
+            self._running.close()
         self._decoder.renderer.close()
 
 

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastft import data as data_module
+from fastft.data import fastest_loader, find_splits, training_split, usable_loaders
+from pipelines.errors import DataError
+from pipelines.source import open_source
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """What counts as installed, for a test to change."""
+    packages = {"ffcv", "nvidia.dali"}
+    monkeypatch.setattr(data_module, "_is_installed", packages.__contains__)
+    return packages
+
+
+def test_what_auto_takes(installed: set[str], data: Path, photos: Path) -> None:
+    stored = [open_source(data / name) for name in ("train.beton", "test.beton")]
+    folders = [stored[0], open_source(photos / "test")]
+    assert usable_loaders(stored) == ("torchvision", "ffcv", "dali")
+    assert usable_loaders(folders) == ("torchvision", "dali")
+    assert fastest_loader(stored, CPU) == "ffcv"
+    assert fastest_loader(folders, CPU) == "torchvision"
+    assert fastest_loader(stored, GPU) == fastest_loader(folders, GPU) == "dali"
+    installed.clear()
+    assert usable_loaders(stored) == ("torchvision",)
+    assert fastest_loader(stored, CPU) == fastest_loader(stored, GPU) == "torchvision"
+
+
+def test_a_package_whose_parent_is_missing_is_not_installed() -> None:
+    assert not data_module._is_installed("no_such_package.at_all")
+    assert data_module._is_installed("torch.nn")
+
+
+def test_splits(data: Path, photos: Path, tmp_path: Path) -> None:
+    assert find_splits(data) == (data / "train.beton", data / "test.beton")
+    assert find_splits(photos) == (photos / "train", photos / "test")
+    assert training_split(data) == data / "train.beton"
+    assert training_split(photos) == photos / "train"
+    assert training_split(photos / "test") == photos / "test"
+    with pytest.raises(DataError, match="has neither train nor test nor val"):
+        find_splits(tmp_path)
