@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -49,6 +50,15 @@ def test_the_second_process_compiles_nothing(data: Path, tmp_path: Path) -> None
         assert not ended.returncode, ended.stderr
         counts.append(ended.stdout.split())
     assert counts == [["0", "1"], ["1", "0"]]
+
+
+def test_numbas_types_stay_what_they_are(data: Path) -> None:
+    """FFCV makes the one for arrays of bytes read-only, under which functions are filed."""
+    bytes_type = numba.types.uint8[::1]
+    with make_loader("ffcv", data / "train.beton", size=32, batch_size=8, workers=2) as loader:
+        assert bytes_type.mutable
+        list(loader)
+    assert numba.typeof(np.zeros(2, np.uint8)) == bytes_type
 
 
 def ffcv_threads() -> list[threading.Thread]:

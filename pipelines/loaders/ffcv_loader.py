@@ -150,7 +150,7 @@ def _make_driver(
     index: Index, batch_size: int, decoder: _PlanDecoder, order: _PlanOrder
 ) -> ffcv.loader.Loader:
     image, label = index.fields
-    compiles = Compiler.is_enabled
+    compiles, bytes_type = Compiler.is_enabled, numba.types.uint8[::1]
     with COMPILING, same_threads() as threads:
         # What our operation calls is compiled and cached; FFCV's compiler begins anew each time.
         Compiler.set_enabled(False)
@@ -162,9 +162,9 @@ def _make_driver(
             )  # fmt: skip
         finally:
             Compiler.set_enabled(compiles)
-            # FFCV (memory_managers/os_cache.py) makes numba's type for such arrays read-only,
-            # wherever in the process it is in use.
-            numba.types.uint8[::1].mutable = True
+            # FFCV (memory_managers/os_cache.py) makes numba's one type for such arrays read-only,
+            # under which functions are filed.
+            bytes_type.mutable = True
 
 
 @contextmanager
