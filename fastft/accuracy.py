@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastft.config import AccuracyConfig, TrainConfig, defaults
-from fastft.data import find_splits, usable_loaders
+from fastft.data import find_splits, pick_batch_size, usable_loaders
 from fastft.environment import environment, pick_amp, pick_device
 from fastft.equivalence import AccuracyResult, judge
 from fastft.evaluate import evaluate
@@ -267,19 +267,11 @@ class _Runs:
 
 
 def _resolve(config: AccuracyConfig, source: Source) -> AccuracyConfig:
-    batch_size = config.batch_size
-    if batch_size is None:
-        batch_size = min(_BATCH, len(source))
-    elif batch_size > len(source):
-        raise UsageError(
-            "--batch-size", f"{batch_size} for the {len(source)} images of {source.path}",
-            f"at most {len(source)}", "take a smaller batch",
-        )  # fmt: skip
     names = [name for name in LOADERS if name != BASELINE]
     for name in config.loaders:
         if name not in LOADERS:
-            raise UsageError("--loader", repr(name), f"one of {', '.join(names)}")
-    return replace(config, batch_size=batch_size)
+            raise UsageError("--loaders", repr(name), f"one of {', '.join(names)}")
+    return replace(config, batch_size=pick_batch_size(config.batch_size, _BATCH, source))
 
 
 def _participants(config: AccuracyConfig, sources: Sequence[Source]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pipelines.beton import Index
-from pipelines.errors import DataError
+from pipelines.errors import DataError, UsageError
 from pipelines.folder import EVAL_SPLITS
 from pipelines.loaders import LOADERS
 from pipelines.source import Source
@@ -42,6 +42,22 @@ def find_splits(data: Path) -> tuple[Path, Path]:
             "see fastft convert",
         )
     return present["train"], evaluation
+
+
+def pick_batch_size(asked: int | None, usual: int, source: Source) -> int:
+    """What was asked for, or the usual size, or all samples if they are fewer.
+
+    Raises:
+        UsageError: a larger batch was asked for than there are samples.
+    """
+    if asked is None:
+        return min(usual, len(source))
+    if asked > len(source):
+        raise UsageError(
+            "--batch-size", f"{asked} for the {len(source)} images of {source.path}",
+            f"at most {len(source)}", "take a smaller batch",
+        )  # fmt: skip
+    return asked
 
 
 def training_split(data: Path) -> Path:

@@ -41,7 +41,7 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
     device = pick_device(config.device)
     source = open_source(training_split(config.data))
     reference = open_source(training_split(config.reference)) if config.reference else None
-    names = pick_loaders(config.loaders, source)
+    names = pick_loaders(config.loaders)
     stock_rows: list[StockRow] = []
     with image_progress(console, "comparing") as update:
         comparison = compare(

@@ -104,8 +104,8 @@ class Comparison:
         return all(verdict.passed for verdict in self.verdicts)
 
 
-def pick_loaders(asked: Sequence[str], source: Source) -> tuple[str, ...]:
-    """The loaders to look at: those asked for, or all that can be.
+def pick_loaders(asked: Sequence[str]) -> tuple[str, ...]:
+    """The loaders to look at: those asked for, or all that are installed.
 
     Raises:
         UsageError: an unknown one, or one that executes no plan.
@@ -114,7 +114,7 @@ def pick_loaders(asked: Sequence[str], source: Source) -> tuple[str, ...]:
     for name in asked:
         if name not in known:
             raise UsageError("--loaders", repr(name), f"names out of {', '.join(known)}")
-    # What is compared is a .beton made of the source, whatever the source is.
+    # They read a .beton that is made of the source, whatever the source is.
     return tuple(asked) or usable_loaders(())
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from fastft.checkpoint import Checkpoint, save_checkpoint
 from fastft.config import TrainConfig
-from fastft.data import fastest_loader, find_splits
+from fastft.data import fastest_loader, find_splits, pick_batch_size
 from fastft.environment import environment, pick_amp, pick_device
 from fastft.evaluate import Evaluation, evaluate
 from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics, Waits
@@ -91,14 +91,7 @@ def _resolve(
     loader = config.loader
     if loader == "auto":
         loader = "torchvision" if config.stock else fastest_loader(sources, device)
-    batch_size = config.batch_size
-    if batch_size is None:
-        batch_size = min(_BATCH, len(source))
-    elif batch_size > len(source):
-        raise UsageError(
-            "--batch-size", f"{batch_size} for the {len(source)} images of {source.path}",
-            f"at most {len(source)}", "take a smaller batch",
-        )  # fmt: skip
+    batch_size = pick_batch_size(config.batch_size, _BATCH, source)
     lr, factor = config.lr, config.head_lr_factor
     if lr is None:
         lr = _LR_PRETRAINED if built.pretrained else _LR_SCRATCH

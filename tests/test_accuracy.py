@@ -319,7 +319,7 @@ def test_what_cannot_run_leaves_nothing(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     for options, error in (
-        ({"loaders": ("tf",)}, r"--loader: 'tf', expected one of torchvision"),
+        ({"loaders": ("tf",)}, r"--loaders: 'tf', expected one of torchvision"),
         ({"batch_size": 34}, "--batch-size: 34 for the 33 images"),
         ({"device": "cuda:77"}, "--device"),
         ({"weights": str(tmp_path / "none.pt")}, "none.pt"),

@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {"dtype": None, "rank": 0, "world": 1, "drop_last": F
 
 def test_loaders_keep_what_they_state(odd: Path) -> None:
     source = open_source(odd)
-    names = pick_loaders((), source)
+    names = pick_loaders(())
     assert "torchvision" in names
     found = compare(source, {n: partial(make_loader, n) for n in names}, size=SIZE, workers=2)
     assert found.passed
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(photos: Path, data: Path, tmp_path: Path) 
     with pytest.raises(DataError, match=r"\d+ x \d+ px, expected \d+ x \d+ as stored"):
         look(open_source(tmp_path / "small.beton"), maker, reference=open_source(photos / "test"))
     with pytest.raises(UsageError, match="names out of torchvision, ffcv, dali"):
-        pick_loaders(("stock",), test)
+        pick_loaders(("stock",))
 
 
 def test_a_broken_sample_is_named(photos: Path) -> None:

@@ -97,13 +97,11 @@ def test_dali_trains_as_torchvision_does(finished: Path, data: Path, tmp_path: P
     assert losses(tmp_path / "run")[:2] == pytest.approx(losses(finished)[:2], rel=0.05)
 
 
-def test_ffcv_trains_exactly_as_torchvision_does(
-    finished: Path, data: Path, tmp_path: Path
-) -> None:
+def test_ffcv_trains_as_torchvision_does(finished: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("ffcv", reason="ffcv is not installed")
     run(data, tmp_path / "run", loader="ffcv", epochs=2)
-    # The same bytes; normalized by the same factors, one rounding or none apart.
-    assert losses(tmp_path / "run") == pytest.approx(losses(finished), rel=1e-4)
+    # The same bytes, normalized by the same factors: at most the last bit apart.
+    assert losses(tmp_path / "run")[:2] == pytest.approx(losses(finished)[:2], rel=1e-5)
 
 
 def test_mixed_precision_runs(data: Path, tmp_path: Path) -> None:

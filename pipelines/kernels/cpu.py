@@ -16,6 +16,7 @@ B rows of a batch, S output side, K taps of an output pixel at most; axis 0 is v
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import llvmlite.binding
@@ -47,12 +48,12 @@ _ONE = float(1 << _BITS)
 _LANES = 4
 
 
-def _entry(function: Any) -> Any:
+def _entry(function: Any, **options: Any) -> Any:
     """Compile what Python calls, and keep it on disk if numba finds a folder to write to."""
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **options)(function)
 
 
 # numba's annotations hide what a decorated function takes.
@@ -156,9 +157,9 @@ def render_rows(  # type: ignore[no-untyped-def]
     return len(samples), OK
 
 
-@_entry
+@partial(_entry, fastmath={"contract"})
 def normalize_lines(lines, scale, bias, out):  # type: ignore[no-untyped-def]
-    """Turn bytes into floats, each by its own factors.
+    """Turn bytes into floats, each by its own factors, rounded once, as by torch.addcmul.
 
     On one thread: with torch's, its OpenMP threads then spin for milliseconds on cores that decode.
 

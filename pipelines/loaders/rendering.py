@@ -76,10 +76,11 @@ class Renderer:
     def submit(self, rows: Rows, plan: Plan) -> Rendering:
         """Start rendering `rows`; safe from any one thread at a time."""
         geometry = make_geometry(rows, plan)
-        cuts = range(0, len(rows), self._piece_rows)
+        step = self._piece_rows
         pieces = [
-            _Piece(slice(at, at + self._piece_rows), rows, geometry) for at in cuts
-        ]  # slices end where the rows do
+            _Piece(slice(at, min(at + step, len(rows))), rows, geometry)
+            for at in range(0, len(rows), step)
+        ]
         return Rendering(self._pool, rows, self._threads, pieces, self._render)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -105,8 +106,7 @@ class Renderer:
             worker = self._local.worker = _Worker(self._library, self._size)
             _compile(self._store, worker.scratch)
         scratch = worker.fit(self._store, samples, geometry)
-        lines = out[piece.part][: len(samples)].reshape(-1, self._size, self._size * 3)
-
+        lines = out[piece.part].reshape(-1, self._size, self._size * 3)
         done, tolerated = 0, -1
         while done < len(samples):
             rest = slice(done, None)
