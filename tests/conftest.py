@@ -1,6 +1,11 @@
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastft.synth import SynthConfig, write_synth
@@ -22,6 +27,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return
     for item in gpu_items:
         item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU; torch sees none"))
+
+
+_STOCK_FFCV = """
+import os, sys
+import numpy as np
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+path, side, os_cache, out = sys.argv[1:]
+side = int(side)
+decoder = CenterCropRGBImageDecoder((side, side), 1) if side else SimpleRGBImageDecoder()
+batches = Loader(
+    path, batch_size=7, num_workers=1, order=OrderOption.SEQUENTIAL, os_cache=os_cache == "True",
+    drop_last=False, pipelines={"image": [decoder], "label": [IntDecoder()]},
+)
+images, labels = zip(*[(image.copy(), label.copy()) for image, label in batches])
+np.savez(out, images=np.concatenate(images), labels=np.concatenate(labels).ravel())
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def read_by_stock_ffcv(tmp_path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Reads a .beton by FFCV's own loader: images, cropped to `side` unless it is 0, and labels.
+
+    In a process of its own: FFCV sets torch's threads, and makes a numba type read-only that
+    functions are filed under in this one.
+    """
+    if find_spec("ffcv") is None:
+        pytest.skip("ffcv is not installed")
+
+    def read(path: Path, side: int = 0, os_cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        out = tmp_path / "stock.npz"
+        arguments = [sys.executable, "-W", "ignore", "-c", _STOCK_FFCV]
+        ended = subprocess.run(
+            [*arguments, path, str(side), str(os_cache), out],
+            capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert not ended.returncode, ended.stderr
+        with np.load(out) as found:
+            return found["images"], found["labels"]
+
+    return read
 
 
 @pytest.fixture(scope="session")
