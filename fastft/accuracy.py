@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from fastft.equivalence import AccuracyResult, judge
 from fastft.evaluate import evaluate
 from fastft.model import build_model
 from fastft.optim import make_optimizer, set_learning_rate
+from fastft.output import output_folder
 from fastft.progress import image_progress
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader, make_loader
@@ -66,7 +67,7 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
     train_source = open_source(train_path)
     eval_source = open_source(eval_path, train_source.classes)
     config = _resolve(config, train_source)
-    with _folder(config.out):
+    with output_folder(config.out):
         with ExitStack() as stack:
             # What plain settings make repeatable on a GPU; float32 shall be float32 there.
             stack.enter_context(
@@ -310,24 +311,3 @@ def _result(config: AccuracyConfig, runs: _Runs, start: str, seconds: float) -> 
 
 def _dtype_name(dtype: torch.dtype | None) -> str:
     return str(dtype or torch.float32).removeprefix("torch.")
-
-
-@contextmanager
-def _folder(out: Path | None) -> Iterator[None]:
-    """Make the folder before long work begins; remove it again if nothing comes of that."""
-    if out is None:
-        yield
-        return
-    if out.exists() and not out.is_dir():
-        raise UsageError("--out", f"{out} is a file", "a folder", "name another")
-    is_new = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or "cannot be made").lower()
-        raise DataError(out, reason, "a folder to make") from error
-    try:
-        yield
-    finally:
-        if is_new and not any(out.iterdir()):
-            out.rmdir()

@@ -18,12 +18,12 @@ from fastft.config import ParityConfig
 from fastft.data import training_split
 from fastft.distance import Distance
 from fastft.environment import environment, pick_device
+from fastft.output import output_folder
 from fastft.pixels import AS_STORED, Comparison, Verdict, compare, pick_loaders
 from fastft.progress import image_progress
 from fastft.show_parity import draw_worst
 from fastft.stock import STOCK, SUSPECT_P, StockRow, compare_stock
 from pipelines.atomic import write_whole
-from pipelines.errors import DataError
 from pipelines.loaders import make_loader
 from pipelines.source import open_source
 
@@ -43,33 +43,33 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
     reference = open_source(training_split(config.reference)) if config.reference else None
     names = pick_loaders(config.loaders)
     stock_rows: list[StockRow] = []
-    with image_progress(console, "comparing") as update:
-        comparison = compare(
-            source, {name: partial(make_loader, name) for name in names}, reference=reference,
-            images=config.images, size=config.size, seed=config.seed, device=device,
-            workers=config.workers,
-            on_progress=lambda name, done, total: update("loaders", done, total),
-            with_stored=lambda stored: stock_rows.extend(
-                _stock_rows(config, names, stored, update)
-            ),
-        )  # fmt: skip
-    _make_folder(config.out)
-    draw_worst(comparison.worst, config.out / "pixels.png")
-    content = {
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-        "environment": environment(),
-        "seconds": round(time.perf_counter() - started, 1),
-        "images": comparison.images,
-        "passed": comparison.passed,
-        "rows": [asdict(row) for row in comparison.rows],
-        "verdicts": [asdict(verdict) for verdict in comparison.verdicts],
-        "worst": [
-            {"loader": each.loader, "view": each.view, "name": each.name, "mean": each.distance}
-            for each in comparison.worst
-        ],
-        "stock": [asdict(row) for row in stock_rows],
-    }
-    write_whole(config.out / "pixels.json", json.dumps(content, indent=1) + "\n")
+    with output_folder(config.out):
+        with image_progress(console, "comparing") as update:
+            comparison = compare(
+                source, {name: partial(make_loader, name) for name in names}, reference=reference,
+                images=config.images, size=config.size, seed=config.seed, device=device,
+                workers=config.workers,
+                on_progress=lambda name, done, total: update("loaders", done, total),
+                with_stored=lambda stored: stock_rows.extend(
+                    _stock_rows(config, names, stored, update)
+                ),
+            )  # fmt: skip
+        draw_worst(comparison.worst, config.out / "pixels.png")
+        content = {
+            "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+            "environment": environment(),
+            "seconds": round(time.perf_counter() - started, 1),
+            "images": comparison.images,
+            "passed": comparison.passed,
+            "rows": [asdict(row) for row in comparison.rows],
+            "verdicts": [asdict(verdict) for verdict in comparison.verdicts],
+            "worst": [
+                {"loader": each.loader, "view": each.view, "name": each.name, "mean": each.distance}
+                for each in comparison.worst
+            ],
+            "stock": [asdict(row) for row in stock_rows],
+        }
+        write_whole(config.out / "pixels.json", json.dumps(content, indent=1) + "\n")
     console.print(pixel_table(comparison))
     if stock_rows:
         console.print(stock_table(stock_rows))
@@ -153,12 +153,3 @@ def _sentence(verdict: Verdict) -> str:
     mean, most = verdict.stated
     stated = f"mean {mean:g}, at most {most}" if most else "0"
     return f"{verdict.loader}: {'passed' if verdict.passed else 'FAILED'} ({stated}); {origin}"
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            out, (error.strerror or "cannot be made").lower(), "a folder to write in"
-        ) from error

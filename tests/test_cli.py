@@ -145,6 +145,9 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "parity with another reference": (
             ["parity", data, "--reference", tmp / "hollow" / "a"], 1, "holds no class folders",
         ),
+        "parity into a file": (
+            ["parity", data, "--out", tmp / "file"], 2, "is a file, expected a folder",
+        ),
         "parity of a broken file": (["parity", tmp / "short.beton"], 1, "cut short at"),
         "ffcv on folders": (
             [*train, photos, "--loader", "ffcv"], 2, "a class folder, expected a .beton file",
