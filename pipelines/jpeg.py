@@ -151,9 +151,14 @@ class _EighthDecoder:
 def last_complaint(library: Any, handle: int) -> Verdict:
     """What a TurboJPEG decompressor said of the image that it has just failed on or warned of."""
     message = library.tjGetErrorStr2(handle).decode(errors="replace")
-    if library.tjGetErrorCode(handle) == _WARNING and _HARMLESS in message:
+    if has_warned(library, handle) and _HARMLESS in message:
         return Verdict(warning=message)
     return Verdict(broken=message)
+
+
+def has_warned(library: Any, handle: int) -> bool:
+    """Whether a TurboJPEG decompressor's last complaint was of an image that it decoded."""
+    return bool(library.tjGetErrorCode(handle) == _WARNING)
 
 
 def _check_by_pillow(data: bytes) -> Verdict:
@@ -191,7 +196,12 @@ def load_turbojpeg() -> Any | None:
         "tjGetErrorCode": (number, [pointer]),
         "tjDecompress2": (
             number,
-            [pointer, ctypes.c_char_p, ctypes.c_ulong, pointer, *[number] * 5],
+            [pointer, pointer, ctypes.c_ulong, pointer, *[number] * 5],
+        ),
+        "tjDecompressHeader3": (number, [pointer, pointer, ctypes.c_ulong, *[pointer] * 4]),
+        "tjDecompressToYUVPlanes": (
+            number,
+            [pointer, pointer, ctypes.c_ulong, pointer, number, pointer, number, number],
         ),
     }
     for name, (result, arguments) in signatures.items():

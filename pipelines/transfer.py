@@ -7,6 +7,7 @@ good: no buffer behind it is used again.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 #: Pinned slots: one is being filled, one copied, one was just copied.
 _SLOTS = 3
+_CACHE_LINE = 64
 
 
 def normalizing_factors(
@@ -134,11 +136,19 @@ class BatchPool:
         try:
             memory = self._free.pop()
         except IndexError:
-            memory = np.empty(self.shape, self._dtype)
+            memory = _aligned(self.shape, self._dtype)
         lent = memory.view()
         # The tensor holds this view and nothing else does: when it dies, nobody has the batch.
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return torch.from_numpy(lent)
+
+
+def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """An array of anything that begins with a cache line, which compiled code may write past it."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 class _Slot:

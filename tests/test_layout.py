@@ -23,14 +23,15 @@ LAYERS = (
         "pipelines.beton_writer",
         "pipelines.folder",
         "pipelines.jpeg",
-        "pipelines.kernels",
-        "pipelines.kernels.*",
+        "pipelines.kernels.compiled",
+        "pipelines.kernels.gpu",
+        "pipelines.kernels.vectors",
         "pipelines.plan",
         "pipelines.transfer",
     ),
-    ("pipelines.encode",),
-    ("pipelines.source",),
-    ("pipelines.convert", "pipelines.reference"),
+    ("pipelines.encode", "pipelines.kernels.cpu"),
+    ("pipelines.kernels", "pipelines.source"),
+    ("pipelines.convert", "pipelines.decoder", "pipelines.reference"),
     ("pipelines.loaders.base",),
     ("pipelines.loaders.rendering", "pipelines.loaders.torchvision_loader"),
     ("pipelines.loaders.*",),
@@ -46,13 +47,13 @@ PEERS = ("fastft.*",)
 # importer -> all of ours that it may import
 NOTHING_BUT: dict[str, tuple[str, ...]] = {
     "pipelines.kernels": (),
-    "pipelines.kernels.*": (),
+    "pipelines.kernels.*": ("pipelines.kernels.*",),
     "pipelines.transfer": ("pipelines.errors",),
 }
 # imported -> all that may import it
 ONLY_BY = {
     "pipelines.kernels": ("pipelines.loaders.*",),
-    "pipelines.kernels.*": ("pipelines.loaders.*",),
+    "pipelines.kernels.*": ("pipelines.loaders.*", "pipelines.kernels.*"),
     "pipelines.transfer": ("pipelines.loaders.*",),
 }
 

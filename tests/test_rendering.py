@@ -11,13 +11,16 @@ from PIL import Image
 
 from pipelines.beton import Index, read_index
 from pipelines.beton_writer import BetonWriter
-from pipelines.errors import DataError
+from pipelines.errors import DataError, UsageError
 from pipelines.layout import MODE_JPG, MODE_RAW, Stored
 from pipelines.loaders import rendering
 from pipelines.loaders.rendering import Renderer, make_geometry
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.reference import render_batch
 
+ffcv_loader = pytest.importorskip(
+    "pipelines.loaders.ffcv_loader", reason="ffcv is not installed", exc_type=UsageError
+)
 RANDOM = np.random.default_rng(7)
 #: Height and width: odd, tiny, thin, flat, larger than a group of lines, shrinking in height alone.
 SHAPES = [
@@ -47,8 +50,12 @@ def write(path: Path, samples: list[Stored]) -> Index:
     return read_index(path)
 
 
+def renderer_of(index: Index, size: int, rows: int, workers: int = 2) -> Renderer:
+    return ffcv_loader._Renderer(index, size, None, batch=rows, workers=workers)
+
+
 def render(index: Index, plan: Plan, rows: Rows) -> torch.Tensor:
-    renderer = Renderer(index, plan.size, batch=len(rows), workers=2)
+    renderer = renderer_of(index, plan.size, len(rows))
     try:
         return renderer.submit(rows, plan).result()
     finally:
@@ -168,11 +175,11 @@ def test_scratch_of_a_large_image_is_given_back(
     monkeypatch.setattr(rendering, "_KEEP_BYTES", 10_000)
     index = write(tmp_path / "mixed.beton", [jpeg(20, 20), jpeg(200, 100), jpeg(30, 20)])
     plan = make_plan(index.widths, index.heights, view="eval", size=16)
-    renderer = Renderer(index, 16, batch=3, workers=1)
+    renderer = renderer_of(index, 16, 3, workers=1)
     rows = plan.rows(plan.order)
     for _ in range(2):
         found = renderer.submit(rows, plan).result().numpy()
         assert np.array_equal(found, wanted(index, plan, rows))
-    held = renderer._threads.submit(lambda: renderer._local.worker.scratch.pixels.nbytes).result()
+    held = renderer.threads.submit(lambda: renderer.worker().pixels.nbytes).result()
     renderer.close()
     assert held < 10_000

@@ -1,216 +1,171 @@
-"""Numba kernels: JPEG bytes or raw pixels in, crops of the reference's pixels out.
+"""The numba kernel: decoded pixels in, batches out: crop, resize, flip, normalize in one pass.
 
-They hold no lock and allocate nothing: callers bring scratch that is large enough, and have checked
-every bound. Machine code is cached on disk, so only the first process on a machine compiles.
-libjpeg-turbo is called from the compiled code, by name: a machine address would forbid the cache.
+It holds no lock and allocates nothing: callers bring scratch (`fit_scratch`) and have checked every
+bound. Machine code is cached on disk, so only the first process on a machine compiles.
 
 The resize is Pillow's antialiased bilinear filter in Pillow's own arithmetic: a pass across and a
 pass down, each a sum in 32 bits with weights of 22 fractional bits, rounded to uint8.
 Source: Pillow, src/libImaging/Resample.c (`precompute_coeffs`, `normalize_coeffs_8bpc`); the order
 of the passes: its pull request 9549.
 
-All that is cached together lies in this file: numba does not notice when another file changes.
 B rows of a batch, S output side, K taps of an output pixel at most; axis 0 is vertical.
 """
 
 from __future__ import annotations
 
-import math
-from functools import partial
 from typing import Any, NamedTuple
 
-import llvmlite.binding
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-#: What `render_rows` returns beside its count.
-OK, DECODE_FAILED, DECODE_WARNED, WRONG_SIZE = range(4)
+from pipelines.kernels.compiled import entry, inner
+from pipelines.kernels.vectors import (
+    AT_ONCE,
+    BITS,
+    COLUMNS,
+    LOW_BITS,
+    TAPS,
+    across,
+    down,
+    fence,
+    finish,
+    prefetch,
+)
+
 #: Columns of a row's geometry on one axis: the `length` source pixels from `start` on are resized
 #: to `resized`, of which the S from `offset` on are wanted.
 START, LENGTH, RESIZED, OFFSET = range(4)
-#: Lines in scratch are longer than their pixels: the last pixel of a line is handled as four bytes.
-LINE_PAD = 32
+#: Bytes that may be read, and are ignored, behind a frame's last pixel.
+READ_PAST = COLUMNS
 
-_RAW = 1  # the .beton's number for raw samples
-_RGB = 0  # TJPF_RGB
-_ACCURATE = 0  # no TJFLAG: accurate DCT, fancy upsampling, as in Pillow
-_WARNING = 0  # TJERR_WARNING: decoded, with damage
-_BITS = 22
-_HALF = np.int32(1 << (_BITS - 1))
-_ONE = float(1 << _BITS)
-#: Lines that the pass across handles at once, 4 bytes each: a 512-bit register or two of 256.
-#: 304 x 320 px to 224 columns took 340 us in plain numba, then 179 with one line, 100 with 4, 90
-#: with 8 (2.6 GHz Xeon, AVX-512).
-_LANES = 4
+_ONE = float(1 << BITS)
+_LOW_MASK = (1 << LOW_BITS) - 1
+#: Lines whose crop is fetched into the cache before they are needed: a crop's lines are too far
+#: apart for the processor to guess. 4 to 16 did alike; none cost 37 us more (see `vectors`).
+_LINES_AHEAD = 8
 
 
-def _entry(function: Any, **options: Any) -> Any:
-    """Compile what Python calls, and keep it on disk if numba finds a folder to write to."""
-    try:
-        return njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:
-        return njit(nogil=True, **options)(function)
+class Frames(NamedTuple):
+    """Where the rows' pixels lie; RGB, of which a crop's alone may be there.
 
-
-# numba's annotations hide what a decorated function takes.
-_inner: Any = njit
-_alloca: Any = cgutils.alloca_once_value
-
-
-class Store(NamedTuple):
-    """All samples: `data` uint8[...] is the file; the rest is by sample, as in `beton.Index`."""
+    Attributes:
+        data: uint8[...], with READ_PAST bytes behind the last frame.
+        offsets: int64[B], byte of each frame's pixel (0, 0).
+        pitches: int64[B], bytes between lines.
+    """
 
     data: NDArray[np.uint8]
-    pointers: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    modes: NDArray[np.uint8]
-    heights: NDArray[np.int32]
-    widths: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    pitches: NDArray[np.int64]
 
 
 class Scratch(NamedTuple):
-    """What one thread works with.
+    """What one thread works with; `fit_scratch` makes it.
 
     Attributes:
-        handle: a TurboJPEG decompressor's address.
-        pixels: uint8[height * width * 3 + LINE_PAD or more], a decoded sample.
-        lines: uint8[...], between the passes: the lines that the taps touch, S px wide, or S lines
-            as wide as what they touch, each with LINE_PAD.
-        square: uint8[S * (S * 3 + LINE_PAD)], after them.
-        sums: int32[...], one line, of S px or what the taps touch; at least 4.
+        lines: uint8[...], between the passes: the lines that the taps touch, S px wide, or one as
+            wide as what they touch; each with READ_PAST.
+        line: uint8[S * 3 + READ_PAST], a finished one.
         first, counts: int32[2, S], where an output pixel's taps begin, and how many there are.
         weights: int32[2, S * K].
+        offsets: int64[S, filled up to whole groups of AT_ONCE], byte of the first tap of each
+            column.
+        packed: int32[...], the columns' weights as the pass across loads them.
     """
 
-    handle: int
-    pixels: NDArray[np.uint8]
     lines: NDArray[np.uint8]
-    square: NDArray[np.uint8]
-    sums: NDArray[np.int32]
+    line: NDArray[np.uint8]
     first: NDArray[np.int32]
     counts: NDArray[np.int32]
     weights: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    packed: NDArray[np.int32]
 
 
-def load_library(path: str) -> None:
-    """Make libturbojpeg's functions known to compiled code; needed before `render_rows`."""
-    llvmlite.binding.load_library_permanently(path)
-
-
-_pointer: Any = types.intp
-_int: Any = types.int32
-_decompress_header: Any = types.ExternalFunction(
-    "tjDecompressHeader3",
-    _int(_pointer, _pointer, types.uintp, _pointer, _pointer, _pointer, _pointer),
-)
-_decompress: Any = types.ExternalFunction(
-    "tjDecompress2",
-    _int(_pointer, _pointer, types.uintp, _pointer, _int, _int, _int, _int, _int),
-)
-_error_code: Any = types.ExternalFunction("tjGetErrorCode", _int(_pointer))
-
-
-@_entry
-def render_rows(  # type: ignore[no-untyped-def]
-    store, samples, geometry, flips, down_first, tolerated, scratch, out
-):
-    """Decode, cut, resize and flip some rows of a plan.
+def fit_scratch(old: Scratch | None, geometry: NDArray[np.int32], size: int) -> Scratch:
+    """Scratch for these rows: `old` if it is large enough, else with longer arrays.
 
     Args:
-        store: a Store.
-        samples: int64[B].
+        old: of the same `size`.
+        geometry: int32[B, 2, 4], see START.
+        size: S.
+    """
+    support = np.maximum(geometry[..., LENGTH] / geometry[..., RESIZED], 1)
+    # What one axis's taps touch: never more than there is.
+    span = np.minimum(np.ceil((size + 2) * support) + 3, geometry[..., LENGTH]).astype(int)
+    rows, columns = span.max(0, initial=1).tolist()
+    taps = int(np.ceil(support.max(initial=1))) * 2 + 1
+    groups = -(-size // AT_ONCE)
+    line_bytes = groups * AT_ONCE * 3 + READ_PAST
+    lines = max(rows * line_bytes, columns * 3 + READ_PAST) + READ_PAST
+    packed = groups * -(-taps // TAPS) * TAPS * 4 * AT_ONCE
+    if old is None:
+        nothing, starts = np.empty(0, np.int32), np.empty((2, size), np.int32)
+        line = np.empty(line_bytes, np.uint8)
+        old = Scratch(
+            np.empty(0, np.uint8), line, starts, np.empty_like(starts), nothing.reshape(2, 0),
+            np.empty(groups * AT_ONCE, np.int64), nothing,
+        )  # fmt: skip
+    return old._replace(
+        lines=_grown(old.lines, lines),
+        weights=_grown(old.weights, 2 * size * taps).reshape(2, -1),
+        packed=_grown(old.packed, packed),
+    )
+
+
+def _grown(array: NDArray[Any], length: int) -> NDArray[Any]:
+    """`array`, or a longer one of anything."""
+    return array if array.size >= length else np.empty(length, array.dtype)
+
+
+@entry
+def render_rows(  # type: ignore[no-untyped-def]
+    frames, geometry, flips, down_first, scale, bias, scratch, out
+):
+    """Cut, resize, flip and normalize some rows of a plan.
+
+    Args:
+        frames: a Frames.
         geometry: int32[B, 2, 4], see START.
         flips: bool[B].
-        down_first: whether crops that shrink in height by far more than in width take the pass
-            down first, as Pillow does from 13 on.
-        tolerated: a row whose decoder may warn without ending the call; -1 for none.
-        scratch: a Scratch.
-        out: uint8[B, S, S * 3].
+        down_first: bool[B], rows that take the pass down first, as Pillow does from 13 on where a
+            crop shrinks by far more in height than in width.
+        scale, bias: float32[S * 3], a pixel times scale plus bias is normalized, rounded once.
+        scratch: a Scratch that fits.
+        out: [B, S, S * 3] float32, uint16 that hold bfloat16, or uint8, which is not normalized.
+    """
+    for row in range(len(geometry)):
+        vertical, horizontal = geometry[row]
+        pitch = frames.pitches[row]
+        source = frames.data.ctypes.data + frames.offsets[row]
+        source += vertical[START] * pitch + horizontal[START] * 3
+        _fill_taps(vertical, False, scratch, 0)
+        taps = _fill_taps(horizontal, flips[row], scratch, 1)
+        left, columns = _span(scratch, 1)
+        blocks = _pack(scratch, taps, left, columns)
+        source += left * 3
+        if down_first[row]:
+            _down_then_across(source, pitch, columns * 3, blocks, scale, bias, scratch, out[row])
+        else:
+            _across_then_down(source, pitch, columns * 3, blocks, scale, bias, scratch, out[row])
+    fence()
+
+
+@inner
+def _fill_taps(geometry, mirrored, scratch, axis):  # type: ignore[no-untyped-def]
+    """Each output pixel's taps: the triangle filter over the source, never past its ends.
 
     Returns:
-        How many rows are done, and why it is not all of them.
+        The most taps of any pixel.
     """
-    for row in range(len(samples)):
-        sample = samples[row]
-        if store.modes[sample] == _RAW:
-            pixels, begin = store.data, store.pointers[sample]
-        else:
-            status = _decode(store, sample, scratch)
-            if status != OK and not (status == DECODE_WARNED and row == tolerated):
-                return row, status
-            pixels, begin = scratch.pixels, 0
-        vertical, horizontal = geometry[row]
-        _fill_taps(vertical, False, scratch, 0)
-        _fill_taps(horizontal, flips[row], scratch, 1)
-        pitch = np.int64(store.widths[sample]) * 3
-        begin += vertical[START] * pitch + horizontal[START] * 3
-        shrinks = vertical[LENGTH] - vertical[RESIZED]
-        wide = max(0, 2 * (horizontal[LENGTH] - horizontal[RESIZED]))
-        _resize(pixels, begin, pitch, geometry[row], down_first and shrinks > wide, scratch)
-        for line in range(out.shape[1]):
-            begin = line * (out.shape[2] + LINE_PAD)
-            out[row, line] = scratch.square[begin : begin + out.shape[2]]
-    return len(samples), OK
-
-
-@partial(_entry, fastmath={"contract"})
-def normalize_lines(lines, scale, bias, out):  # type: ignore[no-untyped-def]
-    """Turn bytes into floats, each by its own factors, rounded once, as by torch.addcmul.
-
-    On one thread: with torch's, its OpenMP threads then spin for milliseconds on cores that decode.
-
-    Args:
-        lines: uint8[N, S * 3].
-        scale, bias: float32[S * 3].
-        out: float32[N, S * 3], lines * scale + bias.
-    """
-    for row in range(len(lines)):
-        line, target = lines[row], out[row]
-        for at in range(len(line)):
-            target[at] = np.float32(line[at]) * scale[at] + bias[at]
-
-
-@_inner
-def _decode(store, sample, scratch):  # type: ignore[no-untyped-def]
-    """Decode a JPEG to `scratch.pixels`, once its header agrees with the size in the file."""
-    width, height = store.widths[sample], store.heights[sample]
-    source, size = store.data.ctypes.data + store.pointers[sample], store.sizes[sample]
-    found = scratch.sums  # lent for the four numbers that a header gives
-    found[0] = found[1] = 0
-    at = found.ctypes.data
-    _decompress_header(scratch.handle, source, size, at, at + 4, at + 8, at + 12)
-    if found[0] == 0:  # a header that is only warned of gives its size, and the decoder warns again
-        return DECODE_FAILED
-    if found[0] != width or found[1] != height:
-        return WRONG_SIZE
-    pixels = scratch.pixels.ctypes.data
-    status = _decompress(
-        scratch.handle, source, size, pixels, width, width * 3, height, _RGB, _ACCURATE
-    )
-    if status == 0:
-        return OK
-    return DECODE_WARNED if _error_code(scratch.handle) == _WARNING else DECODE_FAILED
-
-
-@_inner
-def tap_count(length, resized):  # type: ignore[no-untyped-def]
-    """K, the taps that `weights` has room for per output pixel."""
-    return math.ceil(max(length / resized, 1.0)) * 2 + 1
-
-
-@_inner
-def _fill_taps(geometry, mirrored, scratch, axis):  # type: ignore[no-untyped-def]
-    """Each output pixel's taps: the triangle filter over the source, never past its ends."""
     length, resized, offset = geometry[LENGTH], geometry[RESIZED], geometry[OFFSET]
     first, count, weights = scratch.first[axis], scratch.counts[axis], scratch.weights[axis]
-    size, taps = len(first), tap_count(length, resized)
+    size = len(first)
+    room = len(weights) // size
     scale = length / resized
     support = max(scale, 1.0)
     per_px = 1.0 / support
+    most = 0
     for pixel in range(size):
         center = (offset + pixel + 0.5) * scale
         low = max(int(center - support + 0.5), 0)
@@ -221,43 +176,14 @@ def _fill_taps(geometry, mirrored, scratch, axis):  # type: ignore[no-untyped-de
         at = size - 1 - pixel if mirrored else pixel
         for tap in range(low, high):
             weight = max(1.0 - abs((tap - center + 0.5) * per_px), 0.0) / total
-            weights[at * taps + tap - low] = np.int32(0.5 + weight * _ONE)
+            weights[at * room + tap - low] = np.int32(0.5 + weight * _ONE)
         first[at] = low
         count[at] = high - low
+        most = max(most, high - low)
+    return most
 
 
-@_inner
-def _resize(pixels, begin, pitch, geometry, down_first, scratch):  # type: ignore[no-untyped-def]
-    """Both passes, over no more of the source than the taps touch, to `scratch.square`.
-
-    Args:
-        pixels: uint8[...], the source.
-        begin: where its first line's first pixel is.
-        pitch: bytes between its lines.
-    """
-    size = scratch.first.shape[1]
-    square_pitch = size * 3 + LINE_PAD
-    top, line_count = _span(scratch, 0)
-    left, column_count = _span(scratch, 1)
-    down, across = _taps(geometry, scratch, 0), _taps(geometry, scratch, 1)
-    source = pixels.ctypes.data
-    lines, square = scratch.lines.ctypes.data, scratch.square.ctypes.data
-    if down_first:
-        width = column_count * 3
-        _pass_down(
-            pixels, begin + left * 3, pitch, 0, width, down,
-            scratch.sums, scratch.lines, width + LINE_PAD,
-        )  # fmt: skip
-        _pass_across(lines - left * 3, width + LINE_PAD, size, across, square, square_pitch)
-    else:
-        _pass_across(source + begin + top * pitch, pitch, line_count, across, lines, square_pitch)
-        _pass_down(
-            scratch.lines, 0, square_pitch, top, size * 3, down,
-            scratch.sums, scratch.square, square_pitch,
-        )  # fmt: skip
-
-
-@_inner
+@inner
 def _span(scratch, axis):  # type: ignore[no-untyped-def]
     """The first source pixel that any tap touches, and how many from there on."""
     first, count = scratch.first[axis], scratch.counts[axis]
@@ -265,127 +191,91 @@ def _span(scratch, axis):  # type: ignore[no-untyped-def]
     return low, max(first[0] + count[0], first[-1] + count[-1]) - low
 
 
-@_inner
-def _taps(geometry, scratch, axis):  # type: ignore[no-untyped-def]
-    """Where an axis's taps begin, how many they are, their weights, and K."""
-    taps = tap_count(geometry[axis, LENGTH], geometry[axis, RESIZED])
-    return scratch.first[axis], scratch.counts[axis], scratch.weights[axis], taps
+@inner
+def _pack(scratch, taps, left, columns):  # type: ignore[no-untyped-def]
+    """Lay the columns' weights out for `across`: int32[groups, blocks, 4, AT_ONCE, 4].
 
-
-@_inner
-def _pass_across(source, pitch, lines, taps, target, target_pitch):  # type: ignore[no-untyped-def]
-    """Resize each line to S pixels.
+    A block is four taps of a group's columns. Its four vectors hold the upper halves of the taps 0
+    and 1, their lower halves, then those of 2 and 3; for each channel alike.
 
     Args:
-        source: address of the first line.
-        pitch, target_pitch: bytes between two lines.
-        lines: how many.
-        taps: as `_taps` gives them.
-        target: address of the first resized line.
+        scratch: its axis 1 is filled.
+        taps: the most of any column.
+        left, columns: the source pixels that the taps touch.
+
+    Returns:
+        How many blocks a group has.
     """
-    first, count, weights, tap_count = taps
-    weight_at = weights.ctypes.data
-    # The last group overlaps the one before it; fewer lines than a group are done one by one, in
-    # all lanes alike.
-    step, between = (_LANES, 1) if lines >= _LANES else (1, 0)
-    for begin in range(0, lines, step):
-        line = min(begin, lines - step)
-        for pixel in range(len(first)):
-            _weigh_pixels(
-                source + line * pitch + first[pixel] * 3, between * pitch,
-                weight_at + pixel * tap_count * 4, count[pixel],
-                target + line * target_pitch + pixel * 3, between * target_pitch,
-            )  # fmt: skip
+    first, count, weights = scratch.first[1], scratch.counts[1], scratch.weights[1]
+    size, blocks = len(first), (taps + TAPS - 1) // TAPS
+    room, stride = len(weights) // size, 4 * AT_ONCE
+    for at in range(len(scratch.offsets)):
+        pixel = min(at, size - 1)  # the last group is filled up
+        # Every column loads whole blocks; where they would pass the end, they begin earlier.
+        begin = max(min(first[pixel], left + columns - blocks * TAPS), left)
+        scratch.offsets[at] = (begin - left) * 3
+        lead = first[pixel] - begin
+        vectors, lane = at // AT_ONCE * blocks * TAPS, at % AT_ONCE * 4
+        for tap in range(0, blocks * TAPS, 2):
+            upper = lower = np.int32(0)
+            for i in range(2):
+                nth = tap + i - lead
+                if 0 <= nth < count[pixel]:
+                    weight = weights[pixel * room + nth]
+                    upper |= (weight >> LOW_BITS) << 16 * i
+                    lower |= (weight & _LOW_MASK) << 16 * i
+            entry = (vectors + tap) * stride + lane
+            for channel in range(4):
+                scratch.packed[entry + channel] = upper
+                scratch.packed[entry + stride + channel] = lower
+    return blocks
 
 
-@_inner
-def _pass_down(  # type: ignore[no-untyped-def]
-    source, begin, pitch, top, width, taps, sums, target, target_pitch
+@inner
+def _across_then_down(  # type: ignore[no-untyped-def]
+    source, pitch, width, blocks, scale, bias, scratch, out
 ):
-    """Resize to S lines.
+    """Resize each line that the taps touch to S px, then those to S lines.
 
     Args:
-        source: uint8[...]; its byte `begin` belongs to the source line that the taps call `top`.
-        pitch, target_pitch: bytes between two lines.
-        width: bytes of a line.
-        taps: as `_taps` gives them.
-        sums: int32[width or more].
-        target: uint8[...].
+        source: address of the leftmost pixel that the taps touch in the crop's first line.
+        pitch: bytes between lines.
+        width: bytes of a line that the taps touch.
+        blocks: as `_pack` gives them.
+        scale, bias, scratch: as in `render_rows`.
+        out: [S, S * 3].
     """
-    first, count, weights, tap_count = taps
-    line_sums = sums[:width]
-    for row in range(len(first)):
-        line_sums[:] = _HALF
-        for tap in range(count[row]):
-            weight = weights[row * tap_count + tap]
-            at = begin + (first[row] - top + tap) * pitch
-            line = source[at : at + width]  # a slice spares each index its sign check
-            for column in range(width):
-                line_sums[column] += np.int32(line[column]) * weight
-        out = target[row * target_pitch : row * target_pitch + width]
-        for column in range(width):
-            out[column] = line_sums[column] >> _BITS
+    top, count = _span(scratch, 0)
+    first, counts, weights = scratch.first[0], scratch.counts[0], scratch.weights[0]
+    room = len(weights) // len(out)
+    lines, line_bytes = scratch.lines.ctypes.data, len(scratch.line)
+    for line in range(count):
+        ahead = min(line + _LINES_AHEAD, count - 1)
+        prefetch(source + (top + ahead) * pitch, width)
+        at = source + (top + line) * pitch
+        across(at, scratch.offsets, scratch.packed, blocks, lines + line * line_bytes)
+    for row in range(len(out)):
+        at = lines + (first[row] - top) * line_bytes
+        down(at, line_bytes, weights, row * room, counts[row], out.shape[1], scratch.line)
+        finish(scratch.line, scale, bias, out[row])
 
 
-def _type_weigh_pixels(
-    typing_context: Any, source: Any, pitch: Any, weights: Any, count: Any, target: Any,
-    target_pitch: Any,
-) -> Any:  # fmt: skip
-    """One output pixel on `_LANES` lines: the weighted sum of `count` neighbouring RGB pixels.
-
-    A pixel is loaded as four bytes, of which the last belongs to the next one and is overwritten
-    by it after the store. numba has no vectors, and left to itself LLVM sums byte by byte.
-
-    Args:
-        source, weights, target: addresses.
-        pitch, target_pitch: bytes between two lines.
-    """
-    signature = types.void(*[types.intp] * 6)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, pitch, weights, count, target, target_pitch = arguments
-        byte, word = ir.IntType(8), ir.IntType(32)
-        pixel, sums = ir.VectorType(byte, 4), ir.VectorType(word, 4 * _LANES)
-
-        def address(base: Any, between: Any, line: int, type_: Any) -> Any:
-            offset = builder.mul(between, ir.Constant(between.type, line))
-            return builder.inttoptr(builder.add(base, offset), type_.as_pointer())
-
-        def splat(value: Any) -> Any:
-            nothing = ir.Constant(sums, ir.Undefined)
-            lone = builder.insert_element(nothing, value, ir.Constant(word, 0))
-            return builder.shuffle_vector(lone, nothing, _indices([0] * 4 * _LANES))
-
-        total = _alloca(builder, ir.Constant(sums, [int(_HALF)] * 4 * _LANES))
-        weight_at = builder.inttoptr(weights, word.as_pointer())
-        with cgutils.for_range(builder, count) as loop:
-            tap = builder.add(source, builder.mul(loop.index, ir.Constant(source.type, 3)))
-            parts = [
-                builder.load(address(tap, pitch, line, pixel), align=1) for line in range(_LANES)
-            ]
-            while len(parts) > 1:
-                both = _indices(range(2 * parts[0].type.count))
-                parts = [
-                    builder.shuffle_vector(low, high, both)
-                    for low, high in zip(parts[::2], parts[1::2], strict=True)
-                ]
-            weight = splat(builder.load(builder.gep(weight_at, [loop.index])))
-            weighted = builder.mul(builder.zext(parts[0], sums), weight)
-            builder.store(builder.add(builder.load(total), weighted), total)
-        rounded = builder.lshr(builder.load(total), ir.Constant(sums, [_BITS] * 4 * _LANES))
-        narrow = builder.trunc(rounded, ir.VectorType(byte, 4 * _LANES))
-        pixels = builder.bitcast(narrow, ir.VectorType(word, _LANES))
-        for line in range(_LANES):
-            value = builder.extract_element(pixels, ir.Constant(word, line))
-            builder.store(value, address(target, target_pitch, line, word), align=1)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-_weigh_pixels: Any = intrinsic(_type_weigh_pixels)
-
-
-def _indices(of: Any) -> Any:
-    values = list(of)
-    return ir.Constant(ir.VectorType(ir.IntType(32), len(values)), values)
+@inner
+def _down_then_across(  # type: ignore[no-untyped-def]
+    source, pitch, width, blocks, scale, bias, scratch, out
+):
+    """The same the other way round; a finished line of the one pass is resized by the other."""
+    first, counts, weights = scratch.first[0], scratch.counts[0], scratch.weights[0]
+    room = len(weights) // len(out)
+    fetched = 0
+    for row in range(len(out)):
+        last = first[row] + counts[row] - 1
+        for line in range(max(fetched, first[row]), last + 1):
+            ahead = min(line + _LINES_AHEAD, first[-1] + counts[-1] - 1)
+            prefetch(source + ahead * pitch, width)
+        fetched = last + 1
+        at = source + first[row] * pitch
+        down(at, pitch, weights, row * room, counts[row], width, scratch.lines)
+        line = scratch.line.ctypes.data
+        across(scratch.lines.ctypes.data, scratch.offsets, scratch.packed, blocks, line)
+        finish(scratch.line, scale, bias, out[row])

@@ -8,6 +8,7 @@ Distance from the reference: none.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from queue import Empty
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 
 from pipelines.beton import Index
 from pipelines.errors import UsageError
+from pipelines.kernels import cpu
+from pipelines.layout import MODE_RAW
 from pipelines.loaders.base import Loader
-from pipelines.loaders.rendering import COMPILING, Renderer, Rendering
+from pipelines.loaders.rendering import COMPILING, Piece, Renderer, Rendering, Worker
 from pipelines.plan import Plan
 from pipelines.source import Source
 
@@ -62,7 +65,9 @@ class FfcvLoader(Loader):
                 "make one by fastft convert, or take --loader torchvision",
             )  # fmt: skip
         share = len(np.array_split(np.arange(self.batch_size), self.world)[self.rank])
-        renderer = Renderer(source, self.size, batch=share, workers=self.workers)
+        # On a GPU, pixels cross the bus as uint8 and are normalized there.
+        dtype = None if self.device.type == "cuda" else self.dtype
+        renderer = _Renderer(source, self.size, dtype, batch=share, workers=self.workers)
         self._decoder = _PlanDecoder(self.plan, renderer)
         self._order = _PlanOrder(self.plan.order)
         self._driver = _make_driver(source, share, self._decoder, self._order) if share else None
@@ -71,18 +76,16 @@ class FfcvLoader(Loader):
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         batches = self._render(plan, start)
-        if self.device.type == "cuda":  # pixels cross the bus as uint8 and are normalized there
+        if self.device.type == "cuda":
             yield from self._to_device(batches)
             return
-        for pixels, labels in batches:
-            if self.dtype is not None:
-                pixels = self._decoder.renderer.normalize(pixels).to(self.dtype)
-            yield pixels.permute(0, 3, 1, 2), labels
+        for images, labels in batches:
+            yield images.permute(0, 3, 1, 2), labels
 
     def _render(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        """Pixels [B, S, S, 3] in host memory, and labels."""
+        """Images [B, S, S, 3] in host memory, and labels."""
         shares = list(self._shares(plan, start))
         self._decoder.plan, self._order.samples = plan, np.concatenate([*shares, plan.order[:0]])
         batches = _start(self._driver) if len(self._order.samples) else None
@@ -91,7 +94,9 @@ class FfcvLoader(Loader):
                 labels = self._labels[torch.from_numpy(samples)]
                 if batches is None or not len(samples):
                     # a rank's share of a last batch that is smaller than the world
-                    yield torch.empty((0, self.size, self.size, 3), dtype=torch.uint8), labels
+                    dtype = torch.uint8 if self.device.type == "cuda" else self.dtype
+                    empty = torch.empty((0, self.size, self.size, 3), dtype=dtype or torch.uint8)
+                    yield empty, labels
                 else:
                     yield _take(batches).result(), labels
         finally:
@@ -103,6 +108,41 @@ class FfcvLoader(Loader):
         if self._running is not None:
             self._running.close()
         self._decoder.renderer.close()
+
+
+class _Renderer(Renderer):
+    """Takes a row's pixels from a `.beton`: each sample is decoded, cut and forgotten."""
+
+    def __init__(self, index: Index, *arguments: Any, **options: Any) -> None:
+        super().__init__(index, *arguments, **options)
+        self._index = index
+        self._data = _as_writable(index.data)
+
+    def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+        index, samples = self._index, piece.samples
+        pitches = index.widths[samples].astype(np.int64) * 3
+        ends = index.pointers[samples] + index.sizes[samples] + cpu.READ_PAST
+        if ((index.modes[samples] == MODE_RAW) & (ends <= len(self._data))).all():
+            for sample in samples.tolist():
+                index.check(sample)
+            frames = cpu.Frames(self._data, index.pointers[samples], pitches)
+            self._render_rows(frames, piece, worker, out)
+            return
+        begin = np.zeros(1, np.int64)
+        for row, sample in enumerate(samples.tolist()):
+            one = slice(row, row + 1)
+            room = worker.room(int(index.heights[sample]) * int(pitches[row]))
+            worker.decoder.to_rgb(sample, room)
+            frames = cpu.Frames(room, begin, pitches[one])
+            self._render_rows(frames, piece.cut(one), worker, out[one])
+
+
+def _as_writable(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same bytes as an array of the type that scratch has: one compiled kernel serves both.
+
+    They are mapped for reading: who wrote to them would end the process.
+    """
+    return np.ctypeslib.as_array((ctypes.c_uint8 * len(data)).from_address(data.ctypes.data))
 
 
 class _PlanOrder(TraversalOrder):  # type: ignore[misc]

@@ -1,0 +1,38 @@
+"""How the kernels are compiled: once per machine, kept on disk, anew when any of them changes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+from numba.core.caching import FunctionCache
+
+# numba's annotations hide what a decorated function takes.
+inner: Any = njit
+_NumbasCache: Any = FunctionCache
+
+
+def entry(function: Any) -> Any:
+    """Compile what Python calls, and keep it on disk if numba finds a folder to write to."""
+    compiled: Any = njit(nogil=True)(function)
+    try:
+        compiled._cache = _Cache(function)
+    except RuntimeError:  # no such folder
+        return compiled
+    return compiled
+
+
+class _Cache(_NumbasCache):  # type: ignore[misc]
+    """numba's cache, which by itself notices changes of the function's own file alone."""
+
+    def _index_key(self, *arguments: Any) -> tuple[Any, ...]:
+        key: tuple[Any, ...] = super()._index_key(*arguments)
+        return *key, _digest()
+
+
+def _digest() -> str:
+    folder = Path(__file__).parent
+    parts = [path.read_bytes() for path in sorted(folder.glob("*.py")) if path.stem != "gpu"]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
