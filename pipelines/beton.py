@@ -5,6 +5,7 @@ See `pipelines.layout` for the bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
@@ -117,6 +118,13 @@ class Index:
             name = f"{self.path}: {self.name(sample)}"
             raise DataError(name, "its bytes have changed", "those that were written", _REDO)
         self._checked[sample] = True
+
+    def fingerprint(self) -> bytes:
+        """All samples' checksums; where there are none, the file's size and time."""
+        if self.checksums is not None:
+            return hashlib.sha256(self.checksums.tobytes()).digest()
+        state = os.stat(self.path)
+        return f"{state.st_size} {state.st_mtime_ns}".encode()
 
     def _bytes(self, sample: int) -> NDArray[np.uint8]:
         start = int(self.pointers[sample])

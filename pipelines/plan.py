@@ -34,6 +34,8 @@ from numpy.typing import NDArray
 from pipelines.errors import UsageError
 
 VIEWS = ("train", "recordio", "eval", "eval-square", "native")
+#: Views that visit the samples in another order each epoch.
+SHUFFLED = ("train", "recordio")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -116,7 +118,7 @@ class Plan:
                 boxes[part] = self._native_crops(key, chosen, height, width)
             else:
                 boxes[part] = self._resized_crops(key, chosen, height, width)
-            if self.view in ("train", "recordio"):
+            if self.view in SHUFFLED:
                 flips[part] = _uniform(key, chosen, _FLIP_DRAW) < 0.5
         return Rows(samples, boxes, flips)
 
@@ -222,7 +224,7 @@ def make_plan(
     if seed < 0 or epoch < 0:
         raise UsageError("seed and epoch", f"{seed} and {epoch}", "numbers from 0 on")
     order = np.arange(len(widths), dtype=np.int64)
-    if view in ("train", "recordio"):
+    if view in SHUFFLED:
         bits = np.random.Philox(np.random.SeedSequence((seed, epoch, _ORDER)))
         np.random.Generator(bits).shuffle(order)
     return Plan(view, size, seed, epoch, order, widths, heights)

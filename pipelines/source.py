@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +60,10 @@ class Source(Protocol):
         """A sample's bytes."""
         ...
 
+    def fingerprint(self) -> bytes:
+        """What changes when the samples do."""
+        ...
+
 
 class FolderSource:
     """A class folder as a source: files are read and encoded as `fastft convert` would store them.
@@ -91,6 +97,16 @@ class FolderSource:
     def stored(self, sample: int) -> Stored:
         """Read and encode the sample's file."""
         return read_stored(self._folder.path(sample), self._encoder, sample)
+
+    def fingerprint(self) -> bytes:
+        """Names, sizes and times of all files."""
+        digest = hashlib.sha256()
+        for sample, name in enumerate(self._folder.names):
+            state = os.stat(self._folder.path(sample))
+            digest.update(
+                f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
+            )
+        return digest.digest()
 
     def __reduce__(self) -> tuple[type[FolderSource], tuple[Folder]]:
         return type(self), (self._folder,)

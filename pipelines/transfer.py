@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,14 @@ from numpy.typing import NDArray
 #: Pinned slots: one is being filled, one copied, one was just copied.
 _SLOTS = 3
 _CACHE_LINE = 64
+#: Arrays that cross together begin at multiples of this: torch and Triton ask for up to 16.
+_ALIGN = 16
+_TORCH_DTYPES: dict[type[np.generic], torch.dtype] = {
+    np.uint8: torch.uint8,
+    np.bool_: torch.bool,
+    np.int32: torch.int32,
+    np.int64: torch.int64,
+}
 
 
 def normalizing_factors(
@@ -94,24 +102,95 @@ def to_device(
         for pixels, labels in batches:
             yield normalizer(pixels), labels
         return
-    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    slots: list[_Slot | None] = [None] * _SLOTS
-    for number, (pixels, labels) in enumerate(batches):
-        slot = slots[number % _SLOTS]
-        if slot is None or len(slot.pixels) < len(pixels):
-            slot = slots[number % _SLOTS] = _Slot(pixels, labels)
-        slot.copied.synchronize()  # host wait, only if the copy of three batches ago still runs
-        slot.pixels[: len(pixels)].copy_(pixels)
-        slot.labels[: len(labels)].copy_(labels)
-        caller = torch.cuda.current_stream(device)
+    stream, slots = make_stream(device), PinnedSlots(device)
+    for pixels, labels in batches:
         with torch.cuda.stream(stream):
-            images = normalizer(slot.pixels[: len(pixels)].to(device, non_blocking=True))
-            targets = slot.labels[: len(labels)].to(device, non_blocking=True)
-            slot.copied.record(stream)
-        caller.wait_event(slot.copied)
-        for tensor in (images, targets):
-            tensor.record_stream(caller)
+            pixels, targets = slots.send((pixels.numpy(), labels.numpy()))
+            images = normalizer(pixels)
+        hand_over(stream, images, targets)
         yield images, targets
+
+
+def make_stream(device: torch.device) -> Any:
+    """A stream beside the caller's; None, which stands for no stream, where there is no GPU."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+def hand_over(stream: Any, *tensors: torch.Tensor) -> None:
+    """Let the caller's kernels wait for the stream, on the device, and his tensors outlive it."""
+    if stream is None:
+        return
+    caller = torch.cuda.current_stream(stream.device)
+    caller.wait_stream(stream)
+    for tensor in tensors:
+        tensor.record_stream(caller)
+
+
+class PinnedSlots:
+    """Pinned memory in which copies to one device begin; each piece in turn."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._slots = [PinnedSlot(device) for _ in range(_SLOTS)]
+        self._turn = 0
+
+    def take(self, bytes_: int) -> PinnedSlot:
+        """The next slot, with room for so many bytes; waits until its last copy has ended."""
+        slot = self._slots[self._turn % _SLOTS]
+        self._turn += 1
+        slot.prepare(bytes_)
+        return slot
+
+    def send(self, arrays: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
+        """Copy some arrays to the device, all at once, on the current stream."""
+        places, total = [], 0
+        for array in arrays:
+            places.append(slice(total, total + array.nbytes))
+            total += -(-array.nbytes // _ALIGN) * _ALIGN
+        slot = self.take(total)
+        for array, place in zip(arrays, places, strict=True):
+            slot.array[place] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        there = slot.send(total)
+        return [
+            there[place].view(_TORCH_DTYPES[array.dtype.type]).view(array.shape)
+            for array, place in zip(arrays, places, strict=True)
+        ]
+
+
+class PinnedSlot:
+    """A piece of pinned memory, and the event that tells when its last copy has ended.
+
+    Attributes:
+        array: uint8[...], its bytes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._pins = device, device.type == "cuda"
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self.array: NDArray[np.uint8] = self._memory.numpy()
+        self._copied: Any = torch.cuda.Event() if self._pins else None  # type: ignore[no-untyped-call]
+
+    def prepare(self, bytes_: int) -> None:
+        """Make it free to write `bytes_` to."""
+        if self._copied is not None:
+            self._copied.synchronize()  # host wait, only if the copy of three turns ago still runs
+        if len(self._memory) < bytes_:
+            # A quarter more than asked for: pinning is slow, and crops vary in size.
+            self._memory = torch.empty(
+                bytes_ + bytes_ // 4, dtype=torch.uint8, pin_memory=self._pins
+            )
+            self.array = self._memory.numpy()
+
+    def send(self, bytes_: int) -> torch.Tensor:
+        """uint8[bytes_] on the device, copied on the current stream."""
+        target = torch.empty(bytes_, dtype=torch.uint8, device=self._device)
+        self.send_to(target)
+        return target
+
+    def send_to(self, target: torch.Tensor) -> None:
+        """Fill a uint8[...] of the device from the slot's beginning, on the current stream."""
+        target.copy_(self._memory[: len(target)], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
 
 
 class BatchPool:
@@ -149,12 +228,3 @@ def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     memory = np.empty(size + _CACHE_LINE, np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE
     return memory[start : start + size].view(dtype).reshape(shape)
-
-
-class _Slot:
-    """A pinned buffer for one batch, and the event that tells when its copy has ended."""
-
-    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        self.pixels = torch.empty_like(pixels, pin_memory=True)
-        self.labels = torch.empty_like(labels, pin_memory=True)
-        self.copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]

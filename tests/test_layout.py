@@ -17,7 +17,13 @@ HEAVY = {"ffcv", "matplotlib", "numba", "nvidia", "torch", "torchvision"}
 
 # Lowest first. A module imports only from layers below its own; an exact name beats a pattern.
 LAYERS = (
-    ("pipelines.atomic", "pipelines.errors", "pipelines.layout", "pipelines.workers"),
+    (
+        "pipelines.atomic",
+        "pipelines.errors",
+        "pipelines.layout",
+        "pipelines.memory",
+        "pipelines.workers",
+    ),
     (
         "pipelines.beton",
         "pipelines.beton_writer",
@@ -29,11 +35,19 @@ LAYERS = (
         "pipelines.plan",
         "pipelines.transfer",
     ),
-    ("pipelines.encode", "pipelines.kernels.cpu"),
-    ("pipelines.kernels", "pipelines.source"),
-    ("pipelines.convert", "pipelines.decoder", "pipelines.reference"),
+    ("pipelines.encode", "pipelines.kernels.planes"),
+    ("pipelines.kernels.cpu", "pipelines.source"),
+    ("pipelines.convert", "pipelines.decoder", "pipelines.kernels", "pipelines.reference"),
+    ("pipelines.store",),
+    ("pipelines.store_memory",),
     ("pipelines.loaders.base",),
-    ("pipelines.loaders.rendering", "pipelines.loaders.torchvision_loader"),
+    (
+        "pipelines.loaders.filling",
+        "pipelines.loaders.placement",
+        "pipelines.loaders.rendering",
+        "pipelines.loaders.torchvision_loader",
+    ),
+    ("pipelines.loaders.resident_gpu",),
     ("pipelines.loaders.*",),
     ("pipelines.loaders",),
     ("pipelines",),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.compiled import entry, inner
+from pipelines.kernels.planes import to_rgb
 from pipelines.kernels.vectors import (
     AT_ONCE,
     BITS,
@@ -46,17 +47,21 @@ _LINES_AHEAD = 8
 
 
 class Frames(NamedTuple):
-    """Where the rows' pixels lie; RGB, of which a crop's alone may be there.
+    """Where the rows' pixels lie: RGB, or luma and chroma of half the width and height.
+
+    Of an image, what its crop touches may be all that is there.
 
     Attributes:
         data: uint8[...], with READ_PAST bytes behind the last frame.
-        offsets: int64[B], byte of each frame's pixel (0, 0).
-        pitches: int64[B], bytes between lines.
+        offsets: int64[B, 3], byte of pixel (0, 0) of luma, Cb and Cr; the first alone for RGB.
+        pitches: int64[B, 2], bytes between lines of the first plane, and of the others.
+        sides: int64[B, 2], height and width of the whole image, px.
     """
 
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     pitches: NDArray[np.int64]
+    sides: NDArray[np.int64]
 
 
 class Scratch(NamedTuple):
@@ -71,6 +76,9 @@ class Scratch(NamedTuple):
         offsets: int64[S, filled up to whole groups of AT_ONCE], byte of the first tap of each
             column.
         packed: int32[...], the columns' weights as the pass across loads them.
+        pixels: uint8[...], what the taps touch of planes, as RGB; empty where frames are RGB.
+        chroma: uint8[2, ...], a line of it, doubled.
+        sums: int32[...], of two lines of it.
     """
 
     lines: NDArray[np.uint8]
@@ -80,15 +88,21 @@ class Scratch(NamedTuple):
     weights: NDArray[np.int32]
     offsets: NDArray[np.int64]
     packed: NDArray[np.int32]
+    pixels: NDArray[np.uint8]
+    chroma: NDArray[np.uint8]
+    sums: NDArray[np.int32]
 
 
-def fit_scratch(old: Scratch | None, geometry: NDArray[np.int32], size: int) -> Scratch:
+def fit_scratch(
+    old: Scratch | None, geometry: NDArray[np.int32], size: int, planar: bool
+) -> Scratch:
     """Scratch for these rows: `old` if it is large enough, else with longer arrays.
 
     Args:
         old: of the same `size`.
         geometry: int32[B, 2, 4], see START.
         size: S.
+        planar: whether frames hold planes.
     """
     support = np.maximum(geometry[..., LENGTH] / geometry[..., RESIZED], 1)
     # What one axis's taps touch: never more than there is.
@@ -103,13 +117,18 @@ def fit_scratch(old: Scratch | None, geometry: NDArray[np.int32], size: int) -> 
         nothing, starts = np.empty(0, np.int32), np.empty((2, size), np.int32)
         line = np.empty(line_bytes, np.uint8)
         old = Scratch(
-            np.empty(0, np.uint8), line, starts, np.empty_like(starts), nothing.reshape(2, 0),
-            np.empty(groups * AT_ONCE, np.int64), nothing,
+            line[:0], line, starts, np.empty_like(starts), nothing.reshape(2, 0),
+            np.empty(groups * AT_ONCE, np.int64), nothing, line[:0], line[:0].reshape(2, 0),
+            nothing,
         )  # fmt: skip
+    region = rows * (columns * 3 + READ_PAST) + READ_PAST if planar else 0
     return old._replace(
         lines=_grown(old.lines, lines),
         weights=_grown(old.weights, 2 * size * taps).reshape(2, -1),
         packed=_grown(old.packed, packed),
+        pixels=_grown(old.pixels, region),
+        chroma=_grown(old.chroma, 2 * (columns + 20)).reshape(2, -1),
+        sums=_grown(old.sums, columns // 2 + 4),
     )
 
 
@@ -120,12 +139,13 @@ def _grown(array: NDArray[Any], length: int) -> NDArray[Any]:
 
 @entry
 def render_rows(  # type: ignore[no-untyped-def]
-    frames, geometry, flips, down_first, scale, bias, scratch, out
+    frames, planar, geometry, flips, down_first, scale, bias, scratch, out
 ):
     """Cut, resize, flip and normalize some rows of a plan.
 
     Args:
         frames: a Frames.
+        planar: whether it holds planes.
         geometry: int32[B, 2, 4], see START.
         flips: bool[B].
         down_first: bool[B], rows that take the pass down first, as Pillow does from 13 on where a
@@ -136,14 +156,24 @@ def render_rows(  # type: ignore[no-untyped-def]
     """
     for row in range(len(geometry)):
         vertical, horizontal = geometry[row]
-        pitch = frames.pitches[row]
-        source = frames.data.ctypes.data + frames.offsets[row]
-        source += vertical[START] * pitch + horizontal[START] * 3
         _fill_taps(vertical, False, scratch, 0)
         taps = _fill_taps(horizontal, flips[row], scratch, 1)
+        top, lines = _span(scratch, 0)
         left, columns = _span(scratch, 1)
         blocks = _pack(scratch, taps, left, columns)
-        source += left * 3
+        # `source` is the first line of the crop, which planes begin at the first that is touched.
+        first, begin = vertical[START] + top, horizontal[START] + left
+        if planar:
+            pitch = columns * 3 + READ_PAST
+            to_rgb(
+                frames, row, first, begin, lines, columns, scratch.sums, scratch.chroma,
+                scratch.pixels, pitch,
+            )  # fmt: skip
+            source = scratch.pixels.ctypes.data - top * pitch
+        else:
+            pitch = frames.pitches[row, 0]
+            source = frames.data.ctypes.data + frames.offsets[row, 0]
+            source += vertical[START] * pitch + begin * 3
         if down_first[row]:
             _down_then_across(source, pitch, columns * 3, blocks, scale, bias, scratch, out[row])
         else:
@@ -279,3 +309,21 @@ def _down_then_across(  # type: ignore[no-untyped-def]
         line = scratch.line.ctypes.data
         across(scratch.lines.ctypes.data, scratch.offsets, scratch.packed, blocks, line)
         finish(scratch.line, scale, bias, out[row])
+
+
+@entry
+def copy_blocks(data, blocks, out):  # type: ignore[no-untyped-def]
+    """Gather rectangles of bytes.
+
+    Args:
+        data: uint8[...].
+        blocks: int64[N, 6], for each: where it begins in `data`, bytes between its lines there, how
+            many lines, bytes of a line, where it begins in `out`, bytes between its lines there.
+        out: uint8[...].
+    """
+    for block in range(len(blocks)):
+        source, pitch, lines, length, target, target_pitch = blocks[block]
+        for _ in range(lines):
+            out[target : target + length] = data[source : source + length]
+            source += pitch
+            target += target_pitch

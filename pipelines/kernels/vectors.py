@@ -48,7 +48,7 @@ class _Row(NamedTuple):
     dtype: Any
 
 
-def _vectorized(generate: Callable[..., None]) -> Any:
+def vectorized(generate: Callable[..., None]) -> Any:
     """A function for compiled code that returns nothing, whose instructions `generate` writes.
 
     It is given a _Code for the first argument, then a _Row for each array and numbers for numbers.
@@ -146,7 +146,7 @@ class _Code:
         return self.builder.add(*products)
 
 
-@_vectorized
+@vectorized
 def across(code: Any, source: Any, offsets: Any, packed: Any, blocks: Any, target: Any) -> None:
     """Resize one RGB line: each output pixel is a weighted sum of neighbouring source pixels.
 
@@ -205,7 +205,7 @@ def _lanes_of_pair(pair: int, zero: int) -> list[int]:
     return lanes
 
 
-@_vectorized
+@vectorized
 def down(
     code: Any, source: Any, pitch: Any, weights: Any, at: Any, count: Any, width: Any, target: Any
 ) -> None:
@@ -237,7 +237,7 @@ def down(
             code.store(code.to_bytes(builder.load(total)), code.at(end, part, _LANES))
 
 
-@_vectorized
+@vectorized
 def finish(code: Any, line: Any, scale: Any, bias: Any, target: Any) -> None:
     """Write a line of a batch: pixel * scale + bias, rounded once, or pixels as they are.
 
@@ -299,7 +299,7 @@ def _to_bfloat16(code: Any, floats: Any) -> Any:
     return builder.trunc(upper, _Vector(_INT16, floats.type.count))
 
 
-@_vectorized
+@vectorized
 def prefetch(code: Any, address: Any, length: Any) -> None:
     """Ask for `length` bytes to be brought into the cache; any address will do."""
     byte = _BYTE.as_pointer()
@@ -311,7 +311,7 @@ def prefetch(code: Any, address: Any, length: Any) -> None:
         code.builder.call(function, [where, read, keep, data])
 
 
-@_vectorized
+@vectorized
 def fence(code: Any) -> None:
     """Wait until all that went past the cache can be seen by other threads."""
     code.builder.fence("seq_cst")

@@ -21,6 +21,7 @@ LOADERS = {
     "stock": ("stock_loader", "StockLoader"),
     "ffcv": ("ffcv_loader", "FfcvLoader"),
     "dali": ("dali_loader", "DaliLoader"),
+    "resident": ("resident_loader", "ResidentLoader"),
 }
 
 
@@ -39,12 +40,13 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     drop_last: bool = False,
+    **options: Any,
 ) -> Loader:
     """Build a loader.
 
     Args:
-        name: `torchvision`, `ffcv`, `dali`, or `stock` (torchvision's own transforms and shuffling,
-            which follows no plan: the baseline of accuracy checks).
+        name: `torchvision`, `ffcv`, `dali`, `resident`, or `stock` (torchvision's own transforms
+            and shuffling, which follows no plan: the baseline of accuracy checks).
         data: a `.beton`, a class folder (not for `ffcv`), or an open source.
         view: `train`, `recordio`, `eval` or `eval-square`, see `pipelines.plan`.
         size: output side, px.
@@ -56,20 +58,27 @@ def make_loader(
         workers: threads or processes that decode; 0 takes every CPU this process may use.
         rank, world: this process's share of each global batch.
         drop_last: leave out a last batch that is not full.
+        **options: of the `resident` loader alone. `store`: `rgb`, or `yuv420`, half the bytes
+            (chroma of what is no 4:2:0 JPEG loses detail). `store_side`: images whose shorter side
+            is longer are shrunk to it, px; 0 keeps sizes. `store_file`: where to keep the pixels
+            for the next run. `store_place`: `auto`, `gpu` or `ram`.
 
     Raises:
         UsageError: an unknown loader or view, a library that is not installed, arguments out of
-            range, or `drop_last` with fewer samples than one batch.
+            range, `drop_last` with fewer samples than one batch, or pixels that fit into no memory.
         DataError: the data cannot be read.
     """
     if name not in LOADERS:
         raise UsageError("loader", repr(name), f"one of {', '.join(LOADERS)}")
+    if options and name != "resident":
+        raise UsageError(", ".join(options), f"with loader {name!r}", "loader 'resident'")
     module, kind = LOADERS[name]
     loader: Any = getattr(importlib.import_module(f"pipelines.loaders.{module}"), kind)
     source = open_source(Path(data)) if isinstance(data, str | Path) else data
     made = loader(
         source, view=view, size=size, batch_size=batch_size, seed=seed, device=device, dtype=dtype,
         normalize=normalize, workers=workers, rank=rank, world=world, drop_last=drop_last,
+        **options,
     )  # fmt: skip
     assert isinstance(made, Loader)
     return made

@@ -120,20 +120,22 @@ class _Renderer(Renderer):
 
     def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
         index, samples = self._index, piece.samples
-        pitches = index.widths[samples].astype(np.int64) * 3
+        sides = np.stack((index.heights[samples], index.widths[samples]), axis=1).astype(np.int64)
+        pitches = np.stack((sides[:, 1] * 3, sides[:, 1]), axis=1)
         ends = index.pointers[samples] + index.sizes[samples] + cpu.READ_PAST
         if ((index.modes[samples] == MODE_RAW) & (ends <= len(self._data))).all():
             for sample in samples.tolist():
                 index.check(sample)
-            frames = cpu.Frames(self._data, index.pointers[samples], pitches)
+            offsets = np.repeat(index.pointers[samples, None], 3, axis=1)
+            frames = cpu.Frames(self._data, offsets, pitches, sides)
             self._render_rows(frames, piece, worker, out)
             return
-        begin = np.zeros(1, np.int64)
+        begin = np.zeros((1, 3), np.int64)
         for row, sample in enumerate(samples.tolist()):
             one = slice(row, row + 1)
-            room = worker.room(int(index.heights[sample]) * int(pitches[row]))
+            room = worker.room(int(sides[row, 0] * pitches[row, 0]))
             worker.decoder.to_rgb(sample, room)
-            frames = cpu.Frames(room, begin, pitches[one])
+            frames = cpu.Frames(room, begin, pitches[one], sides[one])
             self._render_rows(frames, piece.cut(one), worker, out[one])
 
 

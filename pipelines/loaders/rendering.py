@@ -80,9 +80,9 @@ class Worker:
             self.pixels = np.empty(bytes_ + cpu.READ_PAST, np.uint8)
         return self.pixels
 
-    def fit(self, geometry: NDArray[np.int32]) -> cpu.Scratch:
+    def fit(self, geometry: NDArray[np.int32], planar: bool) -> cpu.Scratch:
         """Scratch that is large enough for these rows."""
-        self._scratch = cpu.fit_scratch(self._scratch, geometry, self._size)
+        self._scratch = cpu.fit_scratch(self._scratch, geometry, self._size, planar)
         return self._scratch
 
     def relax(self) -> None:
@@ -97,7 +97,7 @@ class Renderer(ABC):
     def __init__(
         self, source: Source, size: int, dtype: torch.dtype | None, *, batch: int, workers: int
     ) -> None:
-        """Prepare; threads and memory come with the first batch.
+        """Prepare, and begin to load the kernel; memory comes with the first batch.
 
         Args:
             source: the samples.
@@ -111,9 +111,11 @@ class Renderer(ABC):
         written = _WRITTEN.get(dtype, np.float32)
         self._pool = BatchPool((batch, size, size, 3), written)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
-        self.threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-render")
-        self._local = threading.local()
         self._written = written
+        self._local = threading.local()
+        self.threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-render")
+        # Takes 0.3 s when it is on disk already, while the caller is still building his model.
+        self._compiled = self.threads.submit(self._compile)
 
     def submit(self, rows: Rows, plan: Plan) -> Rendering:
         """Start rendering `rows`; safe from any one thread at a time."""
@@ -135,7 +137,6 @@ class Renderer(ABC):
             worker: Worker = self._local.worker
         except AttributeError:
             worker = self._local.worker = Worker(self._source, self._size)
-            self._compile(worker)
         return worker
 
     def as_tensor(self, images: torch.Tensor) -> torch.Tensor:
@@ -168,25 +169,37 @@ class Renderer(ABC):
         """
 
     def _render_rows(
-        self, frames: cpu.Frames, piece: Piece, worker: Worker, out: NDArray[Any]
+        self,
+        frames: cpu.Frames,
+        piece: Piece,
+        worker: Worker,
+        out: NDArray[Any],
+        planar: bool = False,
     ) -> None:
         """Call the kernel on decoded pixels."""
+        self._compiled.result()
+        self._call(frames, piece, worker, out, planar)
+
+    def _call(
+        self, frames: cpu.Frames, piece: Piece, worker: Worker, out: NDArray[Any], planar: bool
+    ) -> None:
         cpu.render_rows(
-            frames, piece.geometry, piece.flips, piece.down_first, *self.factors,
-            worker.fit(piece.geometry), out,
+            frames, planar, piece.geometry, piece.flips, piece.down_first, *self.factors,
+            worker.fit(piece.geometry, planar), out,
         )  # fmt: skip
 
-    def _compile(self, worker: Worker) -> None:
+    def _compile(self) -> None:
         """Compile the kernel, or load it from numba's cache, once in a process.
 
         Two threads at once would trip over each other, and FFCV over both (see `ffcv_loader`).
         """
         nothing, flags = np.empty(0, np.int64), np.empty(0, np.bool_)
         piece = Piece(slice(0), nothing, np.empty((0, 2, 4), np.int32), flags, flags)
-        frames = cpu.Frames(worker.room(0), nothing, nothing)
+        worker = self.worker()
+        frames = cpu.Frames(worker.room(0), *(np.empty((0, n), np.int64) for n in (3, 2, 2)))
         out = np.empty((0, self._size, self._size * 3), self._written)
         with COMPILING:
-            self._render_rows(frames, piece, worker, out)
+            self._call(frames, piece, worker, out, planar=False)
 
 
 class Rendering:

@@ -1,0 +1,263 @@
+"""The resident store and a GPU: pixels live there, or crops cross the bus; one kernel either way.
+
+Host work per batch is a few arrays of its rows; the host waits for the GPU nowhere, but where
+pinned memory of three batches ago is still being copied.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.kernels import cpu, gpu
+from pipelines.loaders.filling import Filler, HostSink, Sink
+from pipelines.loaders.rendering import COMPILING, make_geometry, wait_for
+from pipelines.plan import Plan
+from pipelines.reference import MEAN, STD
+from pipelines.source import Source
+from pipelines.store import Layout, PixelWriter
+from pipelines.store_memory import StoreMemory
+from pipelines.transfer import (
+    PinnedSlot,
+    PinnedSlots,
+    hand_over,
+    make_stream,
+    normalizing_factors,
+)
+
+#: Batches whose samples are decoded, or whose crops are gathered, ahead of the one asked for.
+_AHEAD = 1
+#: Rows of a piece of work for a thread.
+_PIECE_ROWS = 8
+
+
+class GpuExecutor:
+    """Renders on the GPU, on a stream of its own beside the caller's kernels."""
+
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        memory: StoreMemory | None,
+        device: torch.device,
+        size: int,
+        dtype: torch.dtype | None,
+        workers: int,
+    ) -> None:
+        """Take the GPU's memory.
+
+        Args:
+            source: the samples.
+            layout: of the store.
+            memory: the store, if it is on the host; None puts it on the GPU.
+            device: the GPU; the CPU where Triton interprets its kernels.
+            size: output side, px.
+            dtype: of normalized batches, None for uint8.
+            workers: threads.
+        """
+        self._layout, self._memory, self._device, self._size = layout, memory, device, size
+        self._dtype = dtype or torch.uint8
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-resident")
+        self._stream = make_stream(device)
+        self._tables, self._crops = PinnedSlots(device), PinnedSlots(device)
+        factors = normalizing_factors(size, MEAN, STD)
+        self._scale, self._bias = (torch.from_numpy(each).to(device) for each in factors)
+        self._scratch = gpu.make_scratch(0, size, 0, device)
+        sink: Sink
+        if memory is None:
+            self._pixels = torch.empty(layout.total, dtype=torch.uint8, device=device)
+            sink = _GpuSink(source, layout, self._pixels, self._stream)
+        else:
+            sink = HostSink(source, layout, memory)
+            self._compiled = self._threads.submit(_compile)
+        self.filler = Filler(sink, len(source), self._threads, workers)
+
+    def run(
+        self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of these samples, on the GPU."""
+        waiting: deque[_Batch] = deque()
+        coming = iter(shares)
+        try:
+            for _ in shares:
+                for samples in islice(coming, _AHEAD + 1 - len(waiting)):
+                    waiting.append(self._start(plan, samples, labels))
+                yield self._finish(waiting.popleft(), plan.size)
+        finally:
+            futures = [future for batch in waiting for future in batch.futures]
+            for future in futures:
+                future.cancel()
+            wait(futures)  # what still runs writes to a slot that will be used again
+
+    def close(self) -> None:
+        """End the threads and give the memory back."""
+        self._threads.shutdown(cancel_futures=True)
+        if self._memory is not None:
+            self._memory.close()
+        self._pixels = torch.empty(0, dtype=torch.uint8)
+
+    def _start(self, plan: Plan, samples: NDArray[np.int64], labels: torch.Tensor) -> _Batch:
+        """Set threads to work on a batch."""
+        layout = self._layout
+        rows = plan.rows(samples)
+        geometry, down_first = make_geometry(rows, plan)
+        sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
+        offsets, pitches, crops = layout.offsets[samples], layout.pitches[samples], None
+        pieces = [slice(at, at + _PIECE_ROWS) for at in range(0, len(samples), _PIECE_ROWS)]
+        if self._memory is None:
+            pieces = [part for part in pieces if not self.filler.has(samples[part])]
+            futures = [self._threads.submit(self.filler.ensure, samples[part]) for part in pieces]
+        else:
+            blocks, offsets, pitches, bytes_ = gather_crops(layout, samples, geometry, plan.size)
+            crops = self._crops.take(bytes_), bytes_
+            futures = [
+                self._threads.submit(self._gather, samples[part], blocks[part], crops[0].array)
+                for part in pieces
+            ]
+        tables = (
+            offsets, pitches, sides.astype(np.int64), labels.numpy()[samples], geometry, rows.flips,
+            down_first,
+        )  # fmt: skip
+        return _Batch(tables, gpu.tap_count(geometry), futures, crops)
+
+    def _gather(
+        self, samples: NDArray[np.int64], blocks: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> None:
+        assert self._memory is not None
+        self.filler.ensure(samples)
+        self._compiled.result()
+        cpu.copy_blocks(self._memory.pixels, blocks.reshape(-1, 6), out)
+
+    def _finish(self, batch: _Batch, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wait for the threads, then queue copies and kernel, for which nobody waits."""
+        wait_for(batch.futures)
+        with torch.cuda.stream(self._stream):
+            pixels = self._pixels if batch.crops is None else batch.crops[0].send(batch.crops[1])
+            *frame, labels, geometry, flips, down_first = self._tables.send(batch.tables)
+            count = len(labels)
+            if len(self._scratch.first) < count or self._scratch.weights.shape[2] < batch.taps:
+                self._scratch = gpu.make_scratch(count, size, batch.taps, self._device)
+            out = torch.empty((count, size, size, 3), dtype=self._dtype, device=self._device)
+            frames = gpu.Frames(pixels, *frame)
+            planar = self._layout.format.planar
+            gpu.render_rows(
+                frames, planar, geometry, flips, down_first, self._scale, self._bias,
+                self._scratch, out,
+            )  # fmt: skip
+        hand_over(self._stream, out, labels)
+        return out.permute(0, 3, 1, 2), labels
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One batch on its way.
+
+    Attributes:
+        tables: of its rows, on the host: offsets int64[B, 3], pitches int64[B, 2], sides
+            int64[B, 2], labels int64[B], geometry int32[B, 2, 4], flips and down_first bool[B].
+        taps: how many an output pixel has at most.
+        futures: the work of threads that it waits for.
+        crops: where they are gathered, and how many bytes; None where the GPU has the pixels.
+    """
+
+    tables: tuple[NDArray[Any], ...]
+    taps: int
+    futures: list[Future[None]]
+    crops: tuple[PinnedSlot, int] | None
+
+
+class _GpuSink:
+    """Decodes to the GPU's memory by way of the host's."""
+
+    def __init__(self, source: Source, layout: Layout, pixels: torch.Tensor, stream: Any) -> None:
+        self._source, self._layout, self._pixels, self._stream = source, layout, pixels, stream
+        self._local = threading.local()
+
+    def holds(self, sample: int) -> bool:
+        """See Sink."""
+        return False
+
+    def write(self, sample: int) -> None:
+        """See Sink."""
+        place = self._layout.place(sample)
+        try:
+            writer, slots = self._local.tools
+        except AttributeError:
+            writer = PixelWriter(self._source, self._layout)
+            slots = PinnedSlots(self._pixels.device)
+            self._local.tools = writer, slots
+        slot = slots.take(place.stop - place.start)
+        writer.write(sample, slot.array[: place.stop - place.start])
+        with torch.cuda.stream(self._stream):
+            slot.send_to(self._pixels[place])
+
+
+def _compile() -> None:
+    """Compile what gathers crops, or load it from numba's cache; see `rendering`."""
+    with COMPILING:
+        cpu.copy_blocks(np.empty(0, np.uint8), np.empty((0, 6), np.int64), np.empty(0, np.uint8))
+
+
+def gather_crops(
+    layout: Layout, samples: NDArray[np.int64], geometry: NDArray[np.int32], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
+    """Plan to copy what the taps touch of some rows, closely packed.
+
+    Args:
+        layout: of the store.
+        samples: int64[B].
+        geometry: int32[B, 2, 4].
+        size: output side, px.
+
+    Returns:
+        int64[B, planes, 6], see `cpu.copy_blocks`; int64[B, 3] offsets and int64[B, 2] pitches of
+        the frames, see `gpu.Frames`; bytes.
+    """
+    first, end = touched(geometry, size)
+    offsets, pitches = layout.offsets[samples], layout.pitches[samples]
+    sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1).astype(np.int64)
+    if not layout.format.planar:
+        lines, columns = (end - first).T
+        new_pitches = np.stack((columns * 3, columns), axis=1)
+        planes = [(first, lines, columns * 3, 3, 0)]
+    else:
+        # Smoothing takes the chroma pixels beside the touched ones.
+        low, high = np.maximum((first - 1) >> 1, 0), np.minimum((end >> 1) + 1, (sides + 1) >> 1)
+        lines, columns = (end - first).T
+        half_lines, half_columns = (high - low).T
+        new_pitches = np.stack((columns, half_columns), axis=1)
+        planes = [(first, lines, columns, 1, 0), *((low, half_lines, half_columns, 1, 1),) * 2]
+    sizes = np.stack([lines * length for _, lines, length, _, _ in planes], axis=1)
+    ends = np.cumsum(sizes).reshape(sizes.shape)
+    begins = ends - sizes
+    blocks = np.empty((len(samples), len(planes), 6), np.int64)
+    new_offsets = np.zeros((len(samples), 3), np.int64)
+    for plane, (corner, lines, length, px_bytes, kind) in enumerate(planes):
+        into = corner[:, 0] * pitches[:, kind] + corner[:, 1] * px_bytes
+        blocks[:, plane, 0] = offsets[:, plane] + into
+        blocks[:, plane, 1] = pitches[:, kind]
+        blocks[:, plane, 2], blocks[:, plane, 3] = lines, length
+        blocks[:, plane, 4], blocks[:, plane, 5] = begins[:, plane], new_pitches[:, kind]
+        gathered = corner[:, 0] * new_pitches[:, kind] + corner[:, 1] * px_bytes
+        new_offsets[:, plane] = begins[:, plane] - gathered
+    return blocks, new_offsets, new_pitches, int(ends[-1, -1]) if len(samples) else 0
+
+
+def touched(geometry: NDArray[np.int32], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first source pixel that taps touch and the one behind the last, int64[B, 2] each."""
+    start, length, resized, offset = np.moveaxis(geometry.astype(np.int64), -1, 0)
+    scale = length / resized
+    support = np.maximum(scale, 1.0)
+    low = (offset + 0.5) * scale - support + 0.5
+    high = (offset + size - 0.5) * scale + support + 0.5
+    first = np.maximum(low.astype(np.int64), 0)
+    return start + first, start + np.minimum(high.astype(np.int64), length)

@@ -1,0 +1,190 @@
+"""Decoded once, kept in memory: from the second epoch on, a batch is one pass of the kernel.
+
+In the first epoch samples are decoded as their batches come, and ahead of them by idle threads.
+Where there is a GPU with room for the pixels they live there, else in the machine's memory, one
+copy for all processes of a training; `resident_gpu` is what a GPU does with them.
+Distance from the reference: none, as long as images keep their size and chroma.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.kernels import cpu
+from pipelines.loaders.base import Loader
+from pipelines.loaders.filling import Filler, HostSink
+from pipelines.loaders.placement import choose_place, require_room
+from pipelines.loaders.rendering import Piece, Renderer, Rendering, Worker
+from pipelines.plan import SHUFFLED, Plan, make_plan
+from pipelines.source import Source
+from pipelines.store import Layout, StoreFormat, fingerprint, lay_out
+from pipelines.store_memory import (
+    MAX_GROUP,
+    FileMemory,
+    GroupMemory,
+    StoreMemory,
+    private_memory,
+    promised_bytes,
+)
+
+#: Batches that are rendered ahead of the one that is asked for.
+_AHEAD = 1
+#: Batches that exist at once: the caller's, one that waits, one in the making.
+_BATCHES = _AHEAD + 2
+
+
+class ResidentLoader(Loader):
+    """Executes the plan on decoded pixels."""
+
+    # None has been seen; Pillow may change the order of its two passes again, which costs one.
+    stated: tuple[float, int] | None = (0.05, 1)
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        store: str = "rgb",
+        store_side: int = 0,
+        store_file: Path | None = None,
+        store_place: str = "auto",
+        **arguments: Any,
+    ) -> None:
+        """Take memory; see `make_loader`.
+
+        Raises:
+            UsageError: the pixels fit into no memory of this machine.
+            DataError: the store's file cannot be made, is something else or in use.
+        """
+        format_ = StoreFormat(kind=store, shorter_px=store_side)
+        self._layout = lay_out(source, format_)
+        super().__init__(source, **arguments)
+        self._layout = lay_out(source, format_, self._held())
+        share = -(-self.batch_size // self.world)
+        place = choose_place(self._layout, store_place, self.device, batch=share, size=self.size)
+        if format_.shorter_px or format_.planar:
+            self.stated = None
+        self._executor: Any
+        if self.device.type == "cuda":
+            from pipelines.loaders.resident_gpu import GpuExecutor  # Triton takes 1 s
+
+            memory = None if place == "gpu" else self._take_memory(share, store_file)
+            self._executor = GpuExecutor(
+                source, self._layout, memory, self.device, self.size, self.dtype, self.workers
+            )
+        else:
+            self._executor = _CpuExecutor(
+                source, self._layout, self._take_memory(share, store_file), self.size, self.dtype,
+                batch=share, workers=self.workers,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """End the threads and give the memory back."""
+        if self._running is not None:
+            self._running.close()
+        self._executor.close()
+
+    def _batches(
+        self, plan: Plan, start: int
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        shares = list(self._shares(plan, start))
+        self._executor.filler.run_ahead(np.concatenate([*shares, plan.order[:0]]))
+        try:
+            yield from self._executor.run(plan, shares, self._labels)
+        finally:
+            self._executor.filler.pause()
+
+    def _make_plan(self, epoch: int) -> Plan:
+        return make_plan(
+            self._layout.widths, self._layout.heights, view=self.view, size=self.size,
+            seed=self.seed, epoch=epoch,
+        )  # fmt: skip
+
+    def _held(self) -> NDArray[np.bool_]:
+        """Which samples can ever be asked of this rank."""
+        held = np.ones(len(self.source), np.bool_)
+        if self.view not in SHUFFLED:  # the same in every epoch
+            held[:] = False
+            for samples in self._shares(self._plan, 0):
+                held[samples] = True
+        return held
+
+    def _take_memory(self, share: int, path: Path | None) -> StoreMemory:
+        layout, promised = self._layout, promised_bytes()
+        if path is not None:
+            # The system writes a file out where memory is short: it need not fit.
+            return FileMemory(path, layout, fingerprint(self.source, layout.format))
+        pixel_bytes = 4 if self.device.type == "cpu" else 3
+        batches = _BATCHES * share * self.size**2 * 3 * pixel_bytes
+        group = _group()
+        if group is None or self.world == 1 or self.view not in SHUFFLED:
+            require_room(self.source, layout, layout.total, promised=promised, batches=batches)
+            return private_memory(layout)
+        memory = GroupMemory(layout, fingerprint(self.source, layout.format), *group)
+        require_room(
+            self.source, layout, memory.missing_bytes(), promised=promised, batches=batches
+        )
+        return memory
+
+
+def _group() -> tuple[str, int, int] | None:
+    """What names the processes of this training on this machine, this one's number, how many."""
+    try:
+        rank, count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    except (KeyError, ValueError):
+        return None
+    if not 0 <= rank < count <= MAX_GROUP or count == 1:
+        return None
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    return " ".join(os.environ.get(name, "") for name in names), rank, count
+
+
+class _CpuExecutor(Renderer):
+    """Renders from the store on the threads that fill it."""
+
+    def __init__(
+        self, source: Source, layout: Layout, memory: StoreMemory, *arguments: Any, **options: Any
+    ) -> None:
+        super().__init__(source, *arguments, **options)
+        self._layout, self._memory = layout, memory
+        sink = HostSink(source, layout, memory)
+        self.filler = Filler(sink, len(source), self.threads, options["workers"])
+
+    def run(
+        self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of these samples, in host memory."""
+        waiting: deque[Rendering] = deque()
+        coming = iter(shares)
+        try:
+            for samples in shares:
+                for ahead in islice(coming, _AHEAD + 1 - len(waiting)):
+                    waiting.append(self.submit(plan.rows(ahead), plan))
+                images = waiting.popleft().result()
+                yield images.permute(0, 3, 1, 2), labels[torch.from_numpy(samples)]
+        finally:
+            for rendering in waiting:
+                rendering.cancel()
+
+    def close(self) -> None:
+        """End the threads and give the memory back."""
+        super().close()
+        self._memory.close()
+
+    def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+        self.filler.ensure(piece.samples)
+        layout, samples = self._layout, piece.samples
+        sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
+        frames = cpu.Frames(
+            self._memory.pixels, layout.offsets[samples], layout.pitches[samples],
+            sides.astype(np.int64),
+        )  # fmt: skip
+        self._render_rows(frames, piece, worker, out, layout.format.planar)

@@ -1,0 +1,73 @@
+"""How much memory a process may still take: the machine's, or its container's if that is less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class FreeMemory:
+    """Bytes that may be taken, and what sets the limit, in words."""
+
+    bytes: int
+    limit: str
+
+
+def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> FreeMemory:
+    """What can be taken without swapping or being killed.
+
+    Files that the system keeps in memory count as free: it drops them when asked.
+
+    Args:
+        proc, cgroup: where the kernel tells; replaced in tests.
+    """
+    limits = [FreeMemory(_available_bytes(proc), "of this machine")]
+    limits += [
+        FreeMemory(max(0, room), f"of this container's {limit / 1e9:.1f} GB")
+        for limit, room in _cgroup_rooms(proc, cgroup)
+    ]
+    return min(limits, key=lambda each: each.bytes)
+
+
+def _available_bytes(proc: Path) -> int:
+    for line in (proc / "meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError(f"{proc / 'meminfo'} reports no MemAvailable")
+
+
+def _cgroup_rooms(proc: Path, cgroup: Path) -> Iterator[tuple[int, int]]:
+    """Limit and what is left of it, bytes, of each group that this process is in."""
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:  # a kernel without them
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, names = cgroup, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root, names = cgroup / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # From inside a container the path may be the host's: what is mounted is then the group.
+        for folder in (group, *group.parents):
+            if folder == root.parent or not folder.is_relative_to(root):
+                break
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+                yield limit, limit - used + _reclaimable_bytes(folder)
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
+
+
+def _reclaimable_bytes(group: Path) -> int:
+    """What files occupy of the memory that a group is charged for."""
+    counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    prefix = "total_" if "total_inactive_file" in counts else ""
+    return sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))

@@ -1,0 +1,291 @@
+"""What a store's buffer lies in: this process's memory, or a file that processes share.
+
+A file is the one copy on a machine: in `/dev/shm` for as long as a process has it, or where the
+user asked for it, where the next run finds it filled. Whoever decodes a sample says so in it, last
+of all; so it may be left half-filled at any time. Layout, little-endian:
+
+    magic, key      what samples it is of (`store.fingerprint`)
+    attached        a byte for each process of a group that has opened it
+    ready           a byte per sample: its pixels are there
+    checksums       uint32 per sample, CRC-32 of its pixels
+    pixels          from a page on, as `store.Layout` says
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import tempfile
+import time
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import DataError
+from pipelines.store import Layout
+
+_MAGIC = b"fastftp1"
+_KEY_AT, _ATTACHED_AT, _READY_AT = 64, 1024, 4096
+#: Processes of a machine that can share a file and take its name away once all have it.
+MAX_GROUP = _READY_AT - _ATTACHED_AT
+_PAGE = 4096
+_SHM = Path("/dev/shm")
+#: How long to wait for another process that is replacing an old file, and how often to look.
+_PATIENCE_S, _LOOK_S = 10.0, 0.05
+
+
+class StoreMemory:
+    """The buffer, and which samples are in it.
+
+    Attributes:
+        pixels: uint8[total].
+        ready: uint8[N], 1 where a sample's pixels are there.
+        checksums: uint32[N] of those, or None where nothing outlives the process.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        pixels: NDArray[np.uint8],
+        ready: NDArray[np.uint8],
+        checksums: NDArray[np.uint32] | None = None,
+    ) -> None:
+        self._layout = layout
+        self.pixels, self.ready, self.checksums = pixels, ready, checksums
+        _living.add(self)
+
+    def missing_bytes(self) -> int:
+        """What is still to be filled: memory that is promised but not yet taken."""
+        return int(self._layout.sizes[self.ready == 0].sum())
+
+    def reserve(self, sample: int) -> None:
+        """Make sure that a sample's pixels can be written.
+
+        Raises:
+            DataError: there is no room.
+        """
+
+    def commit(self, sample: int) -> None:
+        """Say that a sample's pixels are there."""
+        if self.checksums is not None:
+            self.checksums[sample] = zlib.crc32(self.pixels[self._layout.place(sample)])
+        self.ready[sample] = 1
+
+    def holds(self, sample: int) -> bool:
+        """Whether a sample's pixels are there, unharmed if they are from an earlier run."""
+        if not self.ready[sample]:
+            return False
+        if self.checksums is None:
+            return True
+        place = self._layout.place(sample)
+        return zlib.crc32(self.pixels[place]) == int(self.checksums[sample])
+
+    def close(self) -> None:
+        """Let go of the memory; safe to call twice."""
+        _living.discard(self)
+        self.pixels = np.empty(0, np.uint8)  # a slice would hold on to all of it
+
+
+#: All that this process has and has not closed.
+_living: weakref.WeakSet[StoreMemory] = weakref.WeakSet()
+
+
+def promised_bytes() -> int:
+    """Memory that the stores of this process will still take."""
+    return sum(memory.missing_bytes() for memory in list(_living))
+
+
+def private_memory(layout: Layout) -> StoreMemory:
+    """Memory of this process, which the system gives as it is filled, in large pages."""
+    count = len(layout.sizes)
+    return StoreMemory(layout, np.empty(layout.total, np.uint8), np.zeros(count, np.uint8))
+
+
+class FileMemory(StoreMemory):
+    """A file that is mapped into every process that opens it, and locked as long as it is."""
+
+    def __init__(self, path: Path, layout: Layout, key: bytes) -> None:
+        """Open the file, or make it if there is none for these samples.
+
+        Raises:
+            DataError: it cannot be made, is something else, or is in use with other samples.
+        """
+        self._path, self._layout_start = path, _pixels_at(len(layout.sizes))
+        self._descriptor = _open_file(path, key, self._layout_start + layout.total)
+        count = len(layout.sizes)
+        self._map = mmap.mmap(self._descriptor, self._layout_start + layout.total)
+        content = np.frombuffer(self._map, np.uint8)
+        checksums_at = _READY_AT + _padded(count, 64)
+        self._attached = content[_ATTACHED_AT:_READY_AT]
+        super().__init__(
+            layout, content[self._layout_start :], content[_READY_AT : _READY_AT + count],
+            content[checksums_at : checksums_at + 4 * count].view(np.uint32),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of the file, too."""
+        super().close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)  # and with it the lock
+            self._descriptor = -1
+
+
+class GroupMemory(FileMemory):
+    """A file in memory, one for all processes of a group, which is gone when they are."""
+
+    def __init__(self, layout: Layout, key: bytes, group: str, rank: int, count: int) -> None:
+        """Open it, or make it.
+
+        Args:
+            layout, key: of the store.
+            group: what the processes of one group know of each other and others do not.
+            rank, count: this process's number in the group, and how many there are.
+
+        Raises:
+            DataError: as FileMemory.
+        """
+        prefix = f"fastft-{os.getuid()}-"
+        _sweep(prefix)
+        path = _SHM / f"{prefix}{zlib.crc32(group.encode()):08x}-{key.hex()[:32]}"
+        super().__init__(path, layout, key)
+        # What lives no longer than its processes need not be held against harm.
+        self.checksums = None
+        self._attached[rank] = 1
+        if self._attached[:count].all():
+            path.unlink(missing_ok=True)
+
+    def reserve(self, sample: int) -> None:
+        """Take memory for a sample; to run out of it while writing would end the process."""
+        place = self._layout.place(sample)
+        try:
+            os.posix_fallocate(
+                self._descriptor, self._layout_start + place.start, place.stop - place.start
+            )
+        except OSError as error:
+            raise _no_room(self._path, error, place.stop - place.start) from error
+
+
+def _pixels_at(count: int) -> int:
+    return _padded(_READY_AT + _padded(count, 64) + 4 * count, _PAGE)
+
+
+def _padded(size: int, to: int) -> int:
+    return -(-size // to) * to
+
+
+def _open_file(path: Path, key: bytes, size: int) -> int:
+    """A descriptor of the file with that key, made if need be, with a shared lock on it."""
+    give_up_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            _make_file(path, key, size)
+            continue
+        except OSError as error:
+            reason = (error.strerror or "cannot be opened").lower()
+            raise DataError(path, reason, "a store file to read and write") from error
+        try:
+            state = os.fstat(descriptor)
+            is_file = stat.S_ISREG(state.st_mode)
+            head = os.pread(descriptor, _KEY_AT + len(key), 0) if is_file else b""
+            if not head.startswith(_MAGIC):
+                raise DataError(path, "is no store file", "one, or nothing", "name another")
+            if head[_KEY_AT:] == key and state.st_size == size:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                if _is_still(path, state):
+                    kept, descriptor = descriptor, -1
+                    return kept
+            else:
+                _remove_old(path, descriptor, state, give_up_s)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _remove_old(path: Path, descriptor: int, state: os.stat_result, give_up_s: float) -> None:
+    """Remove a store of other samples, unless a process is using it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if time.monotonic() > give_up_s:
+            raise DataError(
+                path, "is in use with other data or settings", "a store of these", "name another"
+            ) from None
+        time.sleep(_LOOK_S)
+        return
+    if _is_still(path, state):
+        path.unlink()
+
+
+def _is_still(path: Path, state: os.stat_result) -> bool:
+    """Whether the path leads to the file that was opened."""
+    try:
+        now = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_ino, now.st_dev) == (state.st_ino, state.st_dev)
+
+
+def _make_file(path: Path, key: bytes, size: int) -> None:
+    """Make an empty store, whole or not at all; another process may be faster."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        try:
+            os.pwrite(descriptor, _MAGIC.ljust(_KEY_AT, b"\0") + key, 0)
+            os.ftruncate(descriptor, size)
+            if path.parent != _SHM:  # there, memory is taken sample by sample
+                os.posix_fallocate(descriptor, 0, size)
+            os.link(temporary, path)
+        finally:
+            os.close(descriptor)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise _no_room(path, error, size) from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def _no_room(path: Path, error: OSError, size: int) -> DataError:
+    if error.errno != errno.ENOSPC:
+        reason = (error.strerror or "cannot be made").lower()
+        return DataError(path, reason, "a file to make")
+    state = os.statvfs(path.parent)
+    free = state.f_bavail * state.f_frsize
+    return DataError(
+        path, f"{free / 1e9:.2f} GB are free", f"room for {size / 1e9:.2f} GB",
+        "free some, name another place, or take --store yuv420",
+    )  # fmt: skip
+
+
+def _sweep(prefix: str) -> None:
+    """Remove what processes of ours that were killed have left behind."""
+    for path in _own_files(prefix):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        except BlockingIOError:  # somebody has it
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _own_files(prefix: str) -> Iterator[Path]:
+    for path in _SHM.glob(f"{prefix}*"):
+        if path.stat(follow_symlinks=False).st_uid == os.getuid():
+            yield path
