@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from fastft.cli_parity import parity
-from fastft.config import Amp, PredictConfig, Schedule, TrainConfig, defaults
+from fastft.config import Amp, PredictConfig, Schedule, StoreKind, TrainConfig, defaults
 from fastft.progress import make_console
 from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig
@@ -183,10 +183,32 @@ def train(
     loader: Annotated[
         str,
         typer.Option(
-            help="auto, torchvision, ffcv or dali. auto takes dali on a GPU and ffcv, which needs "
-            ".beton files, elsewhere, as far as they are installed."
+            help="auto, torchvision, ffcv, dali or resident, which decodes once and keeps the "
+            "pixels. auto takes dali on a GPU; elsewhere resident if the pixels fit into half the "
+            "free memory, else ffcv, which needs .beton files; as far as they are installed."
         ),
     ] = _TRAIN.loader,
+    store: Annotated[
+        str,
+        typer.Option(
+            help="What resident keeps: rgb, or yuv420 in half the bytes, which costs chroma detail "
+            "unless the photos are 4:2:0 JPEGs."
+        ),
+    ] = _TRAIN.store,
+    store_side: Annotated[
+        int,
+        typer.Option(
+            help="resident shrinks images to this shorter side first, px; 0 keeps sizes. "
+            "256 suits --size 224."
+        ),
+    ] = _TRAIN.store_side,
+    store_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where resident keeps the pixels for the next run: X.store becomes X.train.store "
+            "and X.eval.store."
+        ),
+    ] = _TRAIN.store_file,
     stock: Annotated[
         bool,
         typer.Option("--stock", help="torchvision's own transforms and shuffling: a baseline."),
@@ -237,7 +259,8 @@ def train(
     Example: fastft train --data data --out run --epochs 5
     """
     config = TrainConfig(
-        data=data, out=out, loader=loader, stock=stock, weights=weights, size=size, epochs=epochs,
+        data=data, out=out, loader=loader, store=cast(StoreKind, store), store_side=store_side,
+        store_file=store_file, stock=stock, weights=weights, size=size, epochs=epochs,
         batch_size=batch_size, lr=lr, head_lr_factor=head_lr_factor, momentum=momentum,
         weight_decay=weight_decay, schedule=cast(Schedule, schedule), amp=cast(Amp, amp), seed=seed,
         workers=workers, device=device, overwrite=overwrite,

@@ -46,6 +46,13 @@ def parity(
         Path | None,
         typer.Option(help="What DATA was made from, if its pixels are the right ones.", **_PIXELS),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="What the resident loader keeps: rgb or yuv420.", show_default=_PARITY.store,
+            **_PIXELS,
+        ),
+    ] = None,
     images: Annotated[
         int | None, typer.Option(
             help="Images to look at, evenly from all.", show_default=str(_PARITY.images), **_PIXELS
@@ -120,7 +127,9 @@ def parity(
         "data": data, "out": out, "loaders": tuple(filter(None, loaders.split(","))),
         "seed": seed, "workers": workers, "device": device, "size": size,
     }  # fmt: skip
-    pixels: dict[str, Any] = {"stock": stock, "reference": reference, "images": images}
+    pixels: dict[str, Any] = {
+        "stock": stock, "reference": reference, "store": store, "images": images,
+    }  # fmt: skip
     models: dict[str, Any] = {
         "seeds": seeds, "epochs": epochs, "batch_size": batch_size, "margin": margin, "lr": lr,
         "weights": weights, "warm_epochs": warm_epochs, "amp": amp,

@@ -15,6 +15,7 @@ from pipelines.errors import UsageError
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 Schedule = Literal["cosine", "constant"]
+StoreKind = Literal["rgb", "yuv420"]
 #: Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
 _MODEL_PX = (33, 1024)
 _MOST_SEEDS = 10_000
@@ -27,8 +28,14 @@ class TrainConfig:
     Attributes:
         data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
         out: the run folder to make.
-        loader: `auto` takes dali on a GPU; else ffcv, if the data are .beton files and it is
-            installed, or torchvision.
+        loader: `auto` takes dali on a GPU, if it is installed; else resident, if the pixels fit
+            into half the free memory, else ffcv, if the data are .beton files and it is installed,
+            else torchvision.
+        store: what the resident loader keeps: `rgb`, or `yuv420` in half the bytes.
+        store_side: images whose shorter side is longer are shrunk to it in the store, px; 0 keeps
+            sizes.
+        store_file: where the resident loader keeps pixels for the next run: `X.store` becomes
+            `X.train.store` and `X.eval.store`.
         stock: torchvision's own random transforms and shuffling instead of the plan.
         weights: `imagenet`, `none`, or a file: a checkpoint of ours or a resnet18 state dict.
         size: side of the images that the model sees, px.
@@ -50,6 +57,9 @@ class TrainConfig:
     data: Path
     out: Path
     loader: str = "auto"
+    store: StoreKind = "rgb"
+    store_side: int = 0
+    store_file: Path | None = None
     stock: bool = False
     weights: str = "imagenet"
     size: int = 224
@@ -67,7 +77,13 @@ class TrainConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        _choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali"))
+        _choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali", "resident"))
+        _choose("--store", self.store, get_args(StoreKind))
+        _require("--store-side", self.store_side, 0, 65535)
+        if self.store_options and (self.stock or self.loader not in ("auto", "resident")):
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in self.store_options)
+            what = "--stock" if self.stock else f"--loader {self.loader}"
+            raise UsageError(options, f"with {what}", "--loader resident")
         _choose("--amp", self.amp, get_args(Amp))
         _choose("--schedule", self.schedule, get_args(Schedule))
         _require("--size", self.size, *_MODEL_PX)
@@ -84,6 +100,13 @@ class TrainConfig:
             _require("--head-lr-factor", self.head_lr_factor, 0, 1e6)
         if self.stock and self.loader not in ("auto", "torchvision"):
             raise UsageError("--stock", f"--loader {self.loader}", "--loader torchvision")
+
+    @property
+    def store_options(self) -> dict[str, Any]:
+        """What was asked of the resident loader's store, as `make_loader` takes it."""
+        options = {name: getattr(self, name) for name in ("store", "store_side", "store_file")}
+        usual = defaults(TrainConfig)
+        return {name: value for name, value in options.items() if value != getattr(usual, name)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +143,7 @@ class ParityConfig:
         loaders: names; none takes every loader that is installed.
         stock: look at the libraries' own pipelines, too.
         reference: what `data` was converted from, if its pixels are the right ones.
+        store: what the resident loader keeps, see TrainConfig.
         images: samples to look at, taken evenly from all.
         size: output side, px.
         seed: of the plan.
@@ -132,6 +156,7 @@ class ParityConfig:
     loaders: tuple[str, ...] = ()
     stock: bool = False
     reference: Path | None = None
+    store: StoreKind = "rgb"
     images: int = 256
     size: int = 224
     seed: int = 0
@@ -139,6 +164,7 @@ class ParityConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        _choose("--store", self.store, get_args(StoreKind))
         _require("--images", self.images, 1, 1 << 20)
         _require("--size", self.size, 16, 1024)
         _require("--seed", self.seed, 0, 2**32 - 1)

@@ -12,10 +12,14 @@ from pipelines.beton import Index
 from pipelines.errors import DataError, UsageError
 from pipelines.folder import EVAL_SPLITS
 from pipelines.loaders import LOADERS
+from pipelines.memory import free_memory
 from pipelines.source import Source
+from pipelines.store import StoreFormat, lay_out
 
 #: Libraries beside torch that a loader needs.
 _NEEDS = {"ffcv": "ffcv", "dali": "nvidia.dali"}
+#: How much of the free memory pixels may take without being asked for: others want some, too.
+_RESIDENT_SHARE = 0.5
 
 
 def find_splits(data: Path) -> tuple[Path, Path]:
@@ -77,10 +81,17 @@ def usable_loaders(sources: Sequence[Source]) -> tuple[str, ...]:
 
 
 def fastest_loader(sources: Sequence[Source], device: torch.device) -> str:
-    """The loader that `auto` takes; README has the figures behind it."""
+    """The loader that `auto` takes; README has the figures behind it.
+
+    On a GPU that is not yet `resident`, whose kernel has run on none.
+    """
     usable = usable_loaders(sources)
-    order = ("dali", "ffcv") if device.type == "cuda" else ("ffcv",)
-    return next((name for name in order if name in usable), "torchvision")
+    if device.type == "cuda" and "dali" in usable:
+        return "dali"
+    pixels = sum(lay_out(source, StoreFormat()).total for source in sources)
+    if pixels <= _RESIDENT_SHARE * free_memory().bytes:
+        return "resident"
+    return "ffcv" if "ffcv" in usable else "torchvision"
 
 
 def _is_installed(package: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from fastft.progress import image_progress
 from fastft.show_parity import draw_worst
 from fastft.stock import STOCK, SUSPECT_P, StockRow, compare_stock
 from pipelines.atomic import write_whole
-from pipelines.loaders import make_loader
+from pipelines.loaders import Loader, make_loader
 from pipelines.source import open_source
 
 
@@ -46,7 +46,7 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
     with output_folder(config.out):
         with image_progress(console, "comparing") as update:
             comparison = compare(
-                source, {name: partial(make_loader, name) for name in names}, reference=reference,
+                source, {name: _maker(name, config) for name in names}, reference=reference,
                 images=config.images, size=config.size, seed=config.seed, device=device,
                 workers=config.workers,
                 on_progress=lambda name, done, total: update("loaders", done, total),
@@ -117,6 +117,11 @@ def stock_table(rows: Sequence[StockRow]) -> Table:
     return table
 
 
+def _maker(name: str, config: ParityConfig) -> Callable[..., Loader]:
+    options: dict[str, Any] = {"store": config.store} if name == "resident" else {}
+    return partial(make_loader, name, **options)
+
+
 def _stock_rows(
     config: ParityConfig, names: Sequence[str], stored: Path, update: Any
 ) -> list[StockRow]:
@@ -149,7 +154,7 @@ def _sentence(verdict: Verdict) -> str:
         "resize": "its distance comes from its resize",
     }.get(verdict.cause, "its distance comes from both decoding and resize")
     if verdict.stated is None:
-        return f"{verdict.loader}: {origin}; nothing is promised of it on this device"
+        return f"{verdict.loader}: {origin}; nothing is promised of it here"
     mean, most = verdict.stated
     stated = f"mean {mean:g}, at most {most}" if most else "0"
     return f"{verdict.loader}: {'passed' if verdict.passed else 'FAILED'} ({stated}); {origin}"

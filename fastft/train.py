@@ -90,7 +90,10 @@ def _resolve(
     source = sources[0]
     loader = config.loader
     if loader == "auto":
-        loader = "torchvision" if config.stock else fastest_loader(sources, device)
+        if config.store_options:
+            loader = "resident"
+        else:
+            loader = "torchvision" if config.stock else fastest_loader(sources, device)
     batch_size = pick_batch_size(config.batch_size, _BATCH, source)
     lr, factor = config.lr, config.head_lr_factor
     if lr is None:
@@ -110,10 +113,15 @@ def _make_loader(
     assert config.batch_size is not None
     # Evaluation is the same for all; only training differs between plan and stock.
     name = "stock" if config.stock and view == "train" else config.loader
+    options = config.store_options
+    if config.store_file is not None:  # one each for training and evaluation
+        suffix = f".{view}{config.store_file.suffix}"
+        options["store_file"] = config.store_file.with_suffix(suffix)
     return make_loader(
         name, source, view=view, size=config.size, batch_size=config.batch_size, seed=config.seed,
         # On a GPU the model's first layer would make this cast; half the bytes are written.
         device=device, dtype=amp_dtype if device.type == "cuda" else None, workers=config.workers,
+        **options,
     )  # fmt: skip
 
 
@@ -197,6 +205,10 @@ class _Trainer:
         )
         row = log.epoch_metrics(result, train_s, time.perf_counter() - started)
         self.console.print(_epoch_line(row, self.config.epochs))
+        if epoch == 0:
+            for name, loader in (("training", self.train_loader), ("evaluation", self.eval_loader)):
+                for remark in loader.remarks:
+                    self.console.print(f"{name}: {remark}", markup=False)
         return row
 
     def _step(
@@ -296,7 +308,10 @@ class _StepLog:
 
 
 def _check_out(config: TrainConfig) -> None:
-    out = config.out
+    out, store_file = config.out, config.store_file
+    if store_file is not None and store_file.is_dir():
+        expected = f"a file to make, for instance {store_file / 'pixels.store'}"
+        raise UsageError("--store-file", f"{store_file} is a folder", expected)
     if out.is_file():
         raise UsageError("--out", f"{out} is a file", "a folder to make", "name another")
     if out.is_dir() and any(out.iterdir()):

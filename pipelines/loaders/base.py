@@ -133,6 +133,11 @@ class Loader(ABC):
         finally:
             batches.close()
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What somebody who uses the loader would want to know, as far as it is known by now."""
+        return ()
+
     def close(self) -> None:  # noqa: B027 - nothing to do is a fair way to close
         """Give back threads, processes and memory; safe to call twice."""
 

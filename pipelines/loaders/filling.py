@@ -38,13 +38,23 @@ class Sink(Protocol):
         """
         ...
 
+    @property
+    def resampled(self) -> int:
+        """How many of the samples that were written had their chroma averaged."""
+        ...
+
 
 class HostSink:
     """Decodes to memory of the host."""
 
     def __init__(self, source: Source, layout: Layout, memory: StoreMemory) -> None:
-        self._source, self._layout, self._memory = source, layout, memory
-        self._local = threading.local()
+        self._layout, self._memory = layout, memory
+        self._writers = Writers(source, layout)
+
+    @property
+    def resampled(self) -> int:
+        """See Sink."""
+        return self._writers.resampled
 
     def holds(self, sample: int) -> bool:
         """See Sink."""
@@ -54,15 +64,31 @@ class HostSink:
         """See Sink."""
         self._memory.reserve(sample)
         place = self._layout.place(sample)
-        self._writer().write(sample, self._memory.pixels[place])
+        self._writers.own().write(sample, self._memory.pixels[place])
         self._memory.commit(sample)
 
-    def _writer(self) -> PixelWriter:
+
+class Writers:
+    """A PixelWriter for each thread that asks."""
+
+    def __init__(self, source: Source, layout: Layout) -> None:
+        self._source, self._layout = source, layout
+        self._local = threading.local()
+        self._all: list[PixelWriter] = []
+
+    def own(self) -> PixelWriter:
+        """The calling thread's."""
         try:
             writer: PixelWriter = self._local.writer
         except AttributeError:
             writer = self._local.writer = PixelWriter(self._source, self._layout)
+            self._all.append(writer)
         return writer
+
+    @property
+    def resampled(self) -> int:
+        """Samples whose chroma was averaged, by all of them."""
+        return sum(writer.resampled for writer in self._all)
 
 
 class Filler:
@@ -77,7 +103,7 @@ class Filler:
             threads: where to run ahead.
             workers: how many of them there are.
         """
-        self._sink, self._threads, self._workers = sink, threads, workers
+        self.sink, self._threads, self._workers = sink, threads, workers
         self._there = np.zeros(samples, np.bool_)
         self._taken: set[int] = set()
         self._changed = threading.Condition()
@@ -132,8 +158,8 @@ class Filler:
                 return
             self._taken.add(sample)
         try:
-            if not self._sink.holds(sample):
-                self._sink.write(sample)
+            if not self.sink.holds(sample):
+                self.sink.write(sample)
             self._there[sample] = True
         finally:
             with self._changed:

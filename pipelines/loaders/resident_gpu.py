@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.kernels import cpu, gpu
-from pipelines.loaders.filling import Filler, HostSink, Sink
+from pipelines.loaders.filling import Filler, HostSink, Sink, Writers
 from pipelines.loaders.rendering import COMPILING, make_geometry, wait_for
 from pipelines.plan import Plan
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
-from pipelines.store import Layout, PixelWriter
+from pipelines.store import Layout
 from pipelines.store_memory import StoreMemory
 from pipelines.transfer import (
     PinnedSlot,
@@ -179,8 +179,13 @@ class _GpuSink:
     """Decodes to the GPU's memory by way of the host's."""
 
     def __init__(self, source: Source, layout: Layout, pixels: torch.Tensor, stream: Any) -> None:
-        self._source, self._layout, self._pixels, self._stream = source, layout, pixels, stream
-        self._local = threading.local()
+        self._layout, self._pixels, self._stream = layout, pixels, stream
+        self._writers, self._local = Writers(source, layout), threading.local()
+
+    @property
+    def resampled(self) -> int:
+        """See Sink."""
+        return self._writers.resampled
 
     def holds(self, sample: int) -> bool:
         """See Sink."""
@@ -190,13 +195,11 @@ class _GpuSink:
         """See Sink."""
         place = self._layout.place(sample)
         try:
-            writer, slots = self._local.tools
+            slots: PinnedSlots = self._local.slots
         except AttributeError:
-            writer = PixelWriter(self._source, self._layout)
-            slots = PinnedSlots(self._pixels.device)
-            self._local.tools = writer, slots
+            slots = self._local.slots = PinnedSlots(self._pixels.device)
         slot = slots.take(place.stop - place.start)
-        writer.write(sample, slot.array[: place.stop - place.start])
+        self._writers.own().write(sample, slot.array[: place.stop - place.start])
         with torch.cuda.stream(self._stream):
             slot.send_to(self._pixels[place])
 

@@ -70,6 +70,8 @@ class ResidentLoader(Loader):
         self._layout = lay_out(source, format_, self._held())
         share = -(-self.batch_size // self.world)
         place = choose_place(self._layout, store_place, self.device, batch=share, size=self.size)
+        on_host = "in memory" if store_file is None else f"in {store_file}"
+        self._where = "on the GPU" if place == "gpu" else on_host
         if format_.shorter_px or format_.planar:
             self.stated = None
         self._executor: Any
@@ -85,6 +87,16 @@ class ResidentLoader(Loader):
                 source, self._layout, self._take_memory(share, store_file), self.size, self.dtype,
                 batch=share, workers=self.workers,
             )  # fmt: skip
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How much is kept where, and how many images lost chroma detail to `yuv420`."""
+        kind, bytes_ = self._layout.format.kind, self._layout.total
+        remarks = [f"{bytes_ / 1e9:.2f} GB of {kind} pixels {self._where}"]
+        averaged = self._executor.filler.sink.resampled
+        if averaged:
+            remarks.append(f"chroma of {averaged:,} images averaged over 2 x 2 px")
+        return tuple(remarks)
 
     def close(self) -> None:
         """End the threads and give the memory back."""
