@@ -247,10 +247,12 @@ def duel(benchmark: BenchmarkFixture, rounds: int, tables: Tables) -> Duel:
         info.update(contender=candidate.name, **ours.summary())
         if goal:
             info["goal"] = goal
-        ratio = ["1", "", "1"]
+        ratio = ["", "", ""]
+        rows: list[list[str]] = []
         if baseline is not None:
             other = theirs.summary()
-            pairs = sorted(t / o for o, t in zip(ours.wall_s, theirs.wall_s, strict=True))
+            share = ours.images / theirs.images  # rounds need not be of one length
+            pairs = sorted(share * t / o for o, t in zip(ours.wall_s, theirs.wall_s, strict=True))
             info.update(
                 baseline=baseline.name,
                 baseline_img_per_s=other["img_per_s"],
@@ -261,13 +263,15 @@ def duel(benchmark: BenchmarkFixture, rounds: int, tables: Tables) -> Duel:
             )
             span = f"{pairs[0]:.2f} - {pairs[-1]:.2f}"
             ratio = [f"{info['ratio']:.2f}", span, f"{info['cpu_ratio']:.2f}"]
+            cpu = f"{other['cpu_ms_per_image']:.4g}"
+            rows.append([baseline.name, f"{other['img_per_s']:,.0f}", "1", "", cpu, "1", ""])
         row = [candidate.name, f"{info['img_per_s']:,.0f}", *ratio[:2]]
-        row += [f"{info['cpu_ms_per_image']:.4g}", ratio[2], goal]
+        rows.append([*row, f"{info['cpu_ms_per_image']:.4g}", ratio[2], goal])
         table = tables.setdefault(
             benchmark.group,
             [["", "images/s", "ratio", "of pairs", "CPU ms/image", "CPU ratio", "goal"]],
         )
-        table.append(row)
+        table += rows
 
     return run
 

@@ -5,6 +5,7 @@ A program of its own: python first_batch.py LOADER BETON BATCH WORKERS SIZE
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -26,9 +27,9 @@ def main(name: str, data: str, *numbers: str) -> None:
         made_s = time.perf_counter()
         next(stock_batches(Path(data), batch_size, workers, size))
     else:
-        import pipelines.loaders.ffcv_loader  # noqa: F401
-        from pipelines.loaders import make_loader
+        from pipelines.loaders import LOADERS, make_loader
 
+        importlib.import_module(f"pipelines.loaders.{LOADERS[name][0]}")
         made_s = time.perf_counter()
         loader = make_loader(name, data, batch_size=batch_size, workers=workers, size=size)
         next(iter(loader))

@@ -1,4 +1,7 @@
-"""Run one loader for a few epochs and print the peak resident bytes of all its processes.
+"""Run one loader for a few epochs; print the peak resident bytes of all its processes, and more.
+
+What is printed beside: what the process had taken when all was imported, and the bytes of the
+resident loader's store.
 
 A program of its own, so that nothing else has grown the process before:
 python peak_memory.py LOADER BETON BATCH WORKERS
@@ -6,6 +9,7 @@ python peak_memory.py LOADER BETON BATCH WORKERS
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -32,14 +36,18 @@ def main(name: str, data: str, batch_size: str, workers: str) -> None:
 
 
 def read_ours(name: str, data: str, batch_size: int, workers: int) -> None:
-    from pipelines.loaders import make_loader
+    from pipelines.loaders import LOADERS, make_loader
+    from pipelines.store import StoreFormat, lay_out
 
+    importlib.import_module(f"pipelines.loaders.{LOADERS[name][0]}")
+    imported = peak_bytes(os.getpid())
     with make_loader(name, data, batch_size=batch_size, workers=workers) as loader:
+        store = lay_out(loader.source, StoreFormat()).total if name == "resident" else 0
         for epoch in range(EPOCHS):
             loader.set_epoch(epoch)
             for _ in loader:
                 pass
-        report()
+        report(imported, store)
 
 
 def read_stock_ffcv(data: str, batch_size: int, workers: int) -> None:
@@ -49,12 +57,12 @@ def read_stock_ffcv(data: str, batch_size: int, workers: int) -> None:
     next(batches)
     for _ in islice(batches, EPOCHS * len(LOADERS[0]) - 1):
         pass
-    report()
+    report(0, 0)
 
 
-def report() -> None:
+def report(imported: int, store: int) -> None:
     pids = [os.getpid(), *(process.pid or 0 for process in multiprocessing.active_children())]
-    print(sum(map(peak_bytes, pids)), flush=True)
+    print(sum(map(peak_bytes, pids)), imported, store, flush=True)
     if len(pids) == 1:
         os._exit(0)  # past numba's finalizers, which trip over what stock FFCV did
 

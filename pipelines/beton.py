@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import zlib
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ class Index:
     _names: NDArray[np.uint8] | None = field(repr=False)
     _extra_crc32: int | None = field(repr=False)
     data: NDArray[np.uint8] = field(repr=False)
+    _map: mmap.mmap = field(repr=False)
     _checked: NDArray[np.bool_] = field(repr=False)
 
     def __len__(self) -> int:
@@ -119,6 +121,12 @@ class Index:
             raise DataError(name, "its bytes have changed", "those that were written", _REDO)
         self._checked[sample] = True
 
+    def forget(self, sample: int) -> None:
+        """Unmap a sample's pages, which come back when they are read; the system may keep them."""
+        begin = int(self.pointers[sample]) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = int(self.pointers[sample]) + int(self.sizes[sample]) - begin
+        self._map.madvise(mmap.MADV_DONTNEED, begin, length)
+
     def fingerprint(self) -> bytes:
         """All samples' checksums; where there are none, the file's size and time."""
         if self.checksums is not None:
@@ -165,7 +173,9 @@ def read_index(path: Path) -> Index:
     size = _file_bytes(path)
     if size < METADATA_START:
         raise FormatError(path, f"{size:,} bytes long", "a .beton file", _REDO)
-    data: NDArray[np.uint8] = np.asarray(np.memmap(path, np.uint8, mode="r"))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
     header = np.frombuffer(data, HEADER, 1)[0]
     version, samples, page = (
         int(header["version"]),
@@ -226,6 +236,7 @@ def read_index(path: Path) -> Index:
         page_bytes=page,
         fields=(names[0], names[1]),
         data=data,
+        _map=mapped,
         _checked=np.zeros(samples, np.bool_),
         **parts,
     )

@@ -60,6 +60,10 @@ class Source(Protocol):
         """A sample's bytes."""
         ...
 
+    def forget(self, sample: int) -> None:
+        """Give back the memory that a sample's bytes are mapped to, until they are asked for."""
+        ...
+
     def fingerprint(self) -> bytes:
         """What changes when the samples do."""
         ...
@@ -97,6 +101,9 @@ class FolderSource:
     def stored(self, sample: int) -> Stored:
         """Read and encode the sample's file."""
         return read_stored(self._folder.path(sample), self._encoder, sample)
+
+    def forget(self, sample: int) -> None:
+        """Nothing is kept."""
 
     def fingerprint(self) -> bytes:
         """Names, sizes and times of all files."""

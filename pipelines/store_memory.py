@@ -13,6 +13,7 @@ of all; so it may be left half-filled at any time. Layout, little-endian:
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -36,6 +37,9 @@ _KEY_AT, _ATTACHED_AT, _READY_AT = 64, 1024, 4096
 #: Processes of a machine that can share a file and take its name away once all have it.
 MAX_GROUP = _READY_AT - _ATTACHED_AT
 _PAGE = 4096
+_MADV_POPULATE_WRITE = 23  # since Linux 5.14
+_C = ctypes.CDLL(None)
+_C.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _SHM = Path("/dev/shm")
 #: How long to wait for another process that is replacing an old file, and how often to look.
 _PATIENCE_S, _LOOK_S = 10.0, 0.05
@@ -102,10 +106,24 @@ def promised_bytes() -> int:
     return sum(memory.missing_bytes() for memory in list(_living))
 
 
-def private_memory(layout: Layout) -> StoreMemory:
-    """Memory of this process, which the system gives as it is filled, in large pages."""
-    count = len(layout.sizes)
-    return StoreMemory(layout, np.empty(layout.total, np.uint8), np.zeros(count, np.uint8))
+class PrivateMemory(StoreMemory):
+    """Memory of this process, which the system gives as it is filled.
+
+    In small pages: under a hypervisor that takes free memory back, the first touch of large ones,
+    which NumPy would ask for, was 5 times as slow (2 ms/MB) and cost the first epoch a third.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        pixels = np.frombuffer(mmap.mmap(-1, layout.total, flags=flags), np.uint8)
+        super().__init__(layout, pixels, np.zeros(len(layout.sizes), np.uint8))
+
+    def reserve(self, sample: int) -> None:
+        """Ask for a sample's pages at once, a fifth cheaper than one by one; it may well fail."""
+        place = self._layout.place(sample)
+        begin = self.pixels.ctypes.data + place.start // _PAGE * _PAGE
+        end = self.pixels.ctypes.data + _padded(place.stop, _PAGE)
+        _C.madvise(begin, end - begin, _MADV_POPULATE_WRITE)
 
 
 class FileMemory(StoreMemory):
@@ -157,6 +175,15 @@ class GroupMemory(FileMemory):
         super().__init__(path, layout, key)
         # What lives no longer than its processes need not be held against harm.
         self.checksums = None
+        state = os.statvfs(_SHM)
+        free, missing = state.f_bavail * state.f_frsize, self.missing_bytes()
+        if missing > free:
+            self.close()
+            path.unlink(missing_ok=True)
+            raise DataError(
+                _SHM, f"{free / 1e9:.2f} GB are free", f"room for {missing / 1e9:.2f} GB of pixels",
+                "give the container more (--shm-size), or keep the pixels in a --store-file",
+            )  # fmt: skip
         self._attached[rank] = 1
         if self._attached[:count].all():
             path.unlink(missing_ok=True)

@@ -83,7 +83,9 @@ def require_room(
         return
     for kind, side in (("yuv420", 0), ("rgb", 256), ("yuv420", 256)):
         smaller = lay_out(source, StoreFormat(kind=kind, shorter_px=side)).total
-        if smaller <= room and smaller < layout.total:
+        # Other data would shrink likewise.
+        both = smaller * (1 + promised / layout.total)
+        if smaller < layout.total and both <= free.bytes - work:
             option = f"--store {kind}" + f" --store-side {side}" * bool(side)
             remedy = f"take {option} ({smaller / 1e9:.2f} GB) or "
             break

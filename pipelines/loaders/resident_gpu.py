@@ -179,7 +179,8 @@ class _GpuSink:
     """Decodes to the GPU's memory by way of the host's."""
 
     def __init__(self, source: Source, layout: Layout, pixels: torch.Tensor, stream: Any) -> None:
-        self._layout, self._pixels, self._stream = layout, pixels, stream
+        self._source, self._layout = source, layout
+        self._pixels, self._stream = pixels, stream
         self._writers, self._local = Writers(source, layout), threading.local()
 
     @property
@@ -202,6 +203,7 @@ class _GpuSink:
         self._writers.own().write(sample, slot.array[: place.stop - place.start])
         with torch.cuda.stream(self._stream):
             slot.send_to(self._pixels[place])
+        self._source.forget(sample)
 
 
 def _compile() -> None:

@@ -31,8 +31,8 @@ from pipelines.store_memory import (
     MAX_GROUP,
     FileMemory,
     GroupMemory,
+    PrivateMemory,
     StoreMemory,
-    private_memory,
     promised_bytes,
 )
 
@@ -139,7 +139,7 @@ class ResidentLoader(Loader):
         group = _group()
         if group is None or self.world == 1 or self.view not in SHUFFLED:
             require_room(self.source, layout, layout.total, promised=promised, batches=batches)
-            return private_memory(layout)
+            return PrivateMemory(layout)
         memory = GroupMemory(layout, fingerprint(self.source, layout.format), *group)
         require_room(
             self.source, layout, memory.missing_bytes(), promised=promised, batches=batches
