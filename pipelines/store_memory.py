@@ -138,8 +138,8 @@ class FileMemory(StoreMemory):
         self._path, self._layout_start = path, _pixels_at(len(layout.sizes))
         self._descriptor = _open_file(path, key, self._layout_start + layout.total)
         count = len(layout.sizes)
-        self._map = mmap.mmap(self._descriptor, self._layout_start + layout.total)
-        content = np.frombuffer(self._map, np.uint8)
+        mapped = mmap.mmap(self._descriptor, self._layout_start + layout.total)
+        content = np.frombuffer(mapped, np.uint8)
         checksums_at = _READY_AT + _padded(count, 64)
         self._attached = content[_ATTACHED_AT:_READY_AT]
         super().__init__(
@@ -150,8 +150,12 @@ class FileMemory(StoreMemory):
     def close(self) -> None:
         """Let go of the file, too."""
         super().close()
+        # Each of these would keep all of it mapped.
+        self.ready, self.checksums = self.ready.copy(), None
+        self._attached = np.empty(0, np.uint8)
         if self._descriptor >= 0:
-            os.close(self._descriptor)  # and with it the lock
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # the map holds a descriptor of its own
+            os.close(self._descriptor)
             self._descriptor = -1
 
 

@@ -2,8 +2,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -109,3 +110,41 @@ def data(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data")
     convert(ConvertConfig(src=photos, out=out))
     return out
+
+
+@pytest.fixture(scope="session")
+def load_kernels() -> Callable[[str], ModuleType]:
+    """Loads the Triton kernels as a module of another name.
+
+    Triton settles at import whether its kernels are interpreted.
+    """
+
+    def load(name: str) -> ModuleType:
+        spec = spec_from_file_location(name, ROOT / "pipelines" / "kernels" / "gpu.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def triton_kernels(load_kernels: Callable[[str], ModuleType]) -> tuple[ModuleType, str]:
+    """The Triton kernels, and the device they run on: a GPU, else interpreted on the CPU."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of a driver that is too old
+        if torch.cuda.is_available():
+            return load_kernels("compiled_gpu"), "cuda"
+    # Before the setting, which is for these kernels alone. Older ones' interpreter meets an error
+    # of NumPy 2.4.
+    pytest.importorskip("triton", minversion="3.7")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        module = load_kernels("interpreted_gpu")
+    # An operation takes the interpreter as long on many pixels as on few.
+    vars(module).update(_TILE_LINES=64, _TILE_COLUMNS=64)
+    return module, "cpu"

@@ -4,10 +4,8 @@ Of every image, memory holds only what a row's taps touch, and noise around it.
 """
 
 import ctypes
-import importlib.util
 import io
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +19,6 @@ from pipelines.jpeg import load_turbojpeg
 from pipelines.plan import VIEWS, Plan, Rows, make_plan, resized_geometry
 from pipelines.reference import MEAN, STD, cut
 
-SOURCE = Path(__file__).resolve().parents[1] / "pipelines" / "kernels" / "gpu.py"
 BILINEAR = Image.Resampling.BILINEAR
 RANDOM = np.random.default_rng(11)
 #: Height and width: tiny, thin, flat; then also shrinking in height alone.
@@ -31,36 +28,14 @@ SHAPES = [*TINY, (23, 31), (40, 40), (52, 37), (70, 16)]
 HALVED = [(1, 1), (1, 5), (5, 1), (2, 4), (4, 4), (3, 6), (5, 5), (17, 23), (33, 31), (34, 40)]
 
 
-def load(name: str) -> ModuleType:
-    """A module of its own: Triton settles at import whether its kernels are interpreted."""
-    spec = importlib.util.spec_from_file_location(name, SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def gpu(triton_kernels: tuple[ModuleType, str]) -> ModuleType:
+    return triton_kernels[0]
 
 
 @pytest.fixture(scope="module")
-def device() -> torch.device:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of a driver that is too old
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.fixture(scope="module")
-def gpu(device: torch.device) -> ModuleType:
-    if device.type == "cuda":
-        return load("compiled_gpu")
-    # Before the setting, which is for these kernels alone. Older ones' interpreter meets an error
-    # of NumPy 2.4.
-    pytest.importorskip("triton", minversion="3.7")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        module = load("interpreted_gpu")
-    # An operation takes the interpreter as long on many pixels as on few.
-    vars(module).update(_TILE_LINES=64, _TILE_COLUMNS=64)
-    return module
+def device(triton_kernels: tuple[ModuleType, str]) -> torch.device:
+    return torch.device(triton_kernels[1])
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -223,13 +198,14 @@ def test_either_order_of_passes(shape: tuple[int, int], gpu: ModuleType, device:
 
 
 def test_tiles_make_no_difference(
-    gpu: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    gpu: ModuleType, device: torch.device, load_kernels: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     image = noise(21, 33)
     rows, geometry = [[image]] * 2, whole([image] * 2, 34)
     order = np.array([True, False])
     whole_batch = render(gpu, device, rows, geometry, 34, down_first=order)
-    shipped = load("shipped_gpu")
+    shipped = load_kernels("shipped_gpu")
     for lines, columns in ((shipped._TILE_LINES, shipped._TILE_COLUMNS), (64, 16)):
         monkeypatch.setattr(gpu, "_TILE_LINES", lines)
         monkeypatch.setattr(gpu, "_TILE_COLUMNS", columns)
@@ -361,7 +337,9 @@ def test_wrong_arguments_are_named(
         gpu.render_rows(**{**given, name: change(given[name])})
 
 
-def test_compiles_for_an_h200(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_for_an_h200(
+    load_kernels: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the interpreter takes, the compiler may not; it needs no GPU."""
     triton = pytest.importorskip("triton")
     if triton.knobs.runtime.interpret:
@@ -370,7 +348,7 @@ def test_compiles_for_an_h200(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    gpu = load("uninterpreted_gpu")
+    gpu = load_kernels("uninterpreted_gpu")
     with pytest.raises(ValueError, match="out: on cpu, expected a GPU"):
         gpu.render_rows(**arguments(gpu, torch.device("cpu")))
     types = {

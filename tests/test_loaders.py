@@ -22,9 +22,9 @@ from pipelines.plan import VIEWS
 from pipelines.reference import normalize, render_batch
 from pipelines.source import open_source
 
-NAMES = ["torchvision", "ffcv", "dali"]
+NAMES = ["torchvision", "ffcv", "dali", "resident"]
 #: loader -> distance from the reference in uint8 levels: mean over each batch, maximum
-TOLERANCE = {"torchvision": (0, 0), "ffcv": (0, 0), "dali": (0.25, 16)}
+TOLERANCE = {"torchvision": (0, 0), "ffcv": (0, 0), "dali": (0.25, 16), "resident": (0, 0)}
 
 
 LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
@@ -81,10 +81,11 @@ def test_pixels_of_synthetic_photos(name: str, view: str, data: Path) -> None:
 
 
 @pytest.mark.parametrize("view", ["train", "eval"])
-def test_raw_pixels_of_real_photos(view: str, hymenoptera: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ffcv", "resident"])
+def test_raw_pixels_of_real_photos(name: str, view: str, hymenoptera: Path, tmp_path: Path) -> None:
     folder = hymenoptera / "val"
     convert(ConvertConfig(src=folder, out=tmp_path / "raw.beton", mode="raw", verify=False))
-    check_pixels("ffcv", tmp_path / "raw.beton", view, size=224)
+    check_pixels(name, tmp_path / "raw.beton", view, size=224)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,7 +95,7 @@ def test_raw_samples(name: str, odd: Path, tmp_path: Path) -> None:
         check_pixels(name, tmp_path / "raw.beton", view)
 
 
-@pytest.mark.parametrize("name", ["torchvision", "dali"])
+@pytest.mark.parametrize("name", ["torchvision", "dali", "resident"])
 def test_class_folders(name: str, odd: Path) -> None:
     check_pixels(name, odd, "train")
 

@@ -1,0 +1,400 @@
+"""What the resident loader promises beyond the contract that test_loaders holds."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.beton import read_index
+from pipelines.convert import ConvertConfig, convert
+from pipelines.decoder import Decoder
+from pipelines.encode import decode
+from pipelines.errors import DataError, UsageError
+from pipelines.loaders import make_loader, placement, resident_loader
+from pipelines.memory import FreeMemory
+from pipelines.plan import VIEWS
+from pipelines.reference import cut, render_batch
+from pipelines.source import Source, open_source
+from pipelines.store import PixelWriter, StoreFormat, lay_out
+
+
+def make(data: Any, **options: Any) -> resident_loader.ResidentLoader:
+    usual = {"size": 48, "batch_size": 8, "workers": 2, "normalize": False}
+    loader = make_loader("resident", data, **{**usual, **options})
+    assert isinstance(loader, resident_loader.ResidentLoader)
+    return loader
+
+
+def pixels_of(loader: Any) -> np.ndarray:
+    """uint8[N, S, S, 3], an epoch in its order."""
+    return torch.cat([images for images, _ in loader]).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def wanted(source: Source, loader: Any) -> np.ndarray:
+    rows = loader.plan.rows(loader.plan.order)
+    stored = [source.stored(int(sample)) for sample in rows.samples]
+    return render_batch(stored, rows, loader.plan)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEGs that yuv420 holds as they are: 4:2:0 and gray ones, of odd sides."""
+    folder = tmp_path_factory.mktemp("halved")
+    random = np.random.default_rng(3)
+    for number, (height, width) in enumerate([(1, 1), (3, 2), (5, 4), (6, 5), (61, 97), (90, 64)]):
+        for kind, shape in (("colour", (height, width, 3)), ("gray", (height, width))):
+            (folder / "photos" / kind).mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(random.integers(0, 256, shape, np.uint8))
+            image.save(folder / "photos" / kind / f"{number}.jpg", subsampling=2, quality=80)
+    convert(ConvertConfig(src=folder / "photos", out=folder / "halved.beton"))
+    return folder / "halved.beton"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_yuv420_is_exact_where_jpegs_hold_it(view: str, halved: Path) -> None:
+    source = open_source(halved)
+    with make(source, view=view, store="yuv420") as loader:
+        assert np.array_equal(pixels_of(loader), wanted(source, loader))
+        assert loader.stated is None  # of any other JPEG there is no promise
+        assert loader.remarks == ("0.00 GB of yuv420 pixels in memory",)
+
+
+def test_yuv420_says_what_it_loses(odd_beton: Path) -> None:
+    source = open_source(odd_beton)
+    with make(source, view="native", store="yuv420") as loader:
+        apart = np.abs(pixels_of(loader).astype(int) - wanted(source, loader))
+        lossy = (apart.max((1, 2, 3)) > 0).sum()
+        assert 0 < lossy < len(source)
+        (_, remark) = loader.remarks
+    averaged = int(remark.split()[2])
+    assert lossy <= averaged < len(source)
+    assert remark.endswith("images averaged over 2 x 2 px")
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_a_shrunken_store_is_what_pillow_makes_of_it(view: str, odd_beton: Path) -> None:
+    source = open_source(odd_beton)
+    with make(source, view=view, store_side=30) as loader:
+        plan, found = loader.plan, pixels_of(loader)
+        assert np.minimum(plan.heights, plan.widths).max() <= 30
+        rows = plan.rows(plan.order)
+        for pixels, sample, box, flip in zip(
+            found, rows.samples, rows.boxes, rows.flips, strict=True
+        ):
+            size = int(plan.widths[sample]), int(plan.heights[sample])
+            image = decode(source.stored(int(sample)))
+            small = image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+            expected = np.asarray(cut(small, box, plan.size, plan.clips_at_box))
+            assert np.array_equal(pixels, expected[:, ::-1] if flip else expected)
+
+
+def test_the_first_batch_comes_before_the_rest_is_decoded(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(data / "train.beton")
+    seen, write = threading.Event(), PixelWriter.write
+    with make(source) as loader:
+        first = set(loader.plan.order[:16].tolist())  # and one batch ahead
+
+        def wait(writer: PixelWriter, sample: int, target: np.ndarray) -> None:
+            assert sample in first or seen.wait(60)
+            write(writer, sample, target)
+
+        monkeypatch.setattr(PixelWriter, "write", wait)
+        batches = iter(loader)
+        images = [next(batches)[0]]
+        seen.set()
+        images += [each for each, _ in batches]
+        found = torch.cat(images).permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(found, wanted(source, loader))
+
+
+def test_each_sample_is_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    to_rgb = Decoder.to_rgb
+
+    def count(decoder: Decoder, sample: int, target: np.ndarray) -> None:
+        decoded.append(sample)
+        to_rgb(decoder, sample, target)
+
+    monkeypatch.setattr(Decoder, "to_rgb", count)
+    with make(data / "train.beton") as loader:
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            for step, _ in enumerate(loader):
+                if epoch == 0 and step == 1:
+                    break  # what an epoch that was left has decoded stays
+        assert sorted(decoded) == list(range(33))
+
+
+def test_a_store_file_spares_the_next_run_the_decoding(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pixels.store"
+    with make(data / "train.beton", store_file=path) as loader:
+        first = pixels_of(loader)
+        assert loader.remarks == (f"0.00 GB of rgb pixels in {path}",)
+    decoded: list[int] = []
+    write = PixelWriter.write
+
+    def note(writer: PixelWriter, sample: int, target: np.ndarray) -> None:
+        decoded.append(sample)
+        write(writer, sample, target)
+
+    monkeypatch.setattr(PixelWriter, "write", note)
+    with make(data / "train.beton", store_file=path) as loader:
+        assert np.array_equal(pixels_of(loader), first)
+    assert decoded == []
+    # A byte that has changed on the disk is found, and that sample decoded anew.
+    layout = lay_out(read_index(data / "train.beton"), StoreFormat())
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - layout.total + layout.place(7).start + 5)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    with make(data / "train.beton", store_file=path) as loader:
+        assert np.array_equal(pixels_of(loader), first)
+    assert decoded == [7]
+    # Of other data, or in another format, it is made anew.
+    with make(data / "test.beton", store_file=path) as loader:
+        assert np.array_equal(pixels_of(loader), wanted(loader.source, loader))
+    with make(data / "test.beton", store_file=path, store="yuv420") as loader:
+        assert len(pixels_of(loader)) == 6
+
+
+_RANK = """
+import sys
+import numpy as np
+import torch
+from pipelines import make_loader
+from pipelines.loaders import resident_loader
+rank, data, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+with make_loader(
+    "resident", data, size=48, batch_size=8, workers=1, normalize=False, rank=rank, world=2
+) as loader:
+    memory = loader._executor._memory
+    assert type(memory).__name__ == "GroupMemory"
+    epochs = []
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        epochs.append([(images.numpy().copy(), labels.numpy()) for images, labels in loader])
+        print("epoch", flush=True)
+        assert sys.stdin.readline()  # as a step of DDP waits for all ranks
+    np.savez(out, *[images for epoch in epochs for images, _ in epoch])
+    print(int(memory.ready.sum()), flush=True)
+"""
+
+
+def test_ranks_share_one_copy(data: Path, tmp_path: Path) -> None:
+    """Two processes as torchrun starts them: batches as of one, each sample decoded by one."""
+    before = set(Path("/dev/shm").glob("fastft-*"))
+    group = {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": str(os.getpid())}
+    command = [sys.executable, "-c", _RANK]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    ranks = []
+    for rank in range(2):
+        arguments = [str(rank), str(data / "train.beton"), str(tmp_path / f"{rank}.npz")]
+        environment = {**os.environ, **group, "LOCAL_RANK": str(rank)}
+        ranks.append(subprocess.Popen([*command, *arguments], env=environment, text=True, **pipes))
+    for _ in range(2):
+        for process in ranks:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "epoch\n", process.communicate()[1]
+        for process in ranks:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+    outputs = [process.communicate(timeout=100) for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], outputs
+    assert [output for output, _ in outputs] == ["33\n", "33\n"]
+    with make(data / "train.beton") as loader:
+        whole = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            whole += [images.numpy().copy() for images, _ in loader]
+    with np.load(tmp_path / "0.npz") as zero, np.load(tmp_path / "1.npz") as one:
+        for batch, name in zip(whole, zero.files, strict=True):
+            assert np.array_equal(np.concatenate((zero[name], one[name])), batch)
+    assert set(Path("/dev/shm").glob("fastft-*")) == before
+
+
+def test_a_rank_that_only_evaluates_holds_its_own_share(data: Path) -> None:
+    sizes = []
+    for rank in range(2):
+        with make(data / "train.beton", view="eval", rank=rank, world=2) as loader:
+            list(loader)
+            sizes.append(loader._layout.sizes > 0)
+    assert (sizes[0] ^ sizes[1]).all()
+
+
+def test_what_does_not_fit_is_refused_with_the_arithmetic(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(data / "train.beton")
+    total = lay_out(source, StoreFormat()).total
+
+    def free(bytes_: int) -> None:
+        work = placement._WORK_BYTES + 3 * 8 * 48 * 48 * 3 * 4
+        told = FreeMemory(bytes_ + work, "of this container's 1.0 GB")
+        monkeypatch.setattr(placement, "free_memory", lambda: told)
+
+    free(total)
+    with make(source) as loader:
+        # A second store has to leave the first one what it will take.
+        with pytest.raises(UsageError, match="beside 0.00 for other data"):
+            make(source)
+        list(loader)
+        free(total)
+        make(source).close()
+    free(total - 1)
+    with pytest.raises(UsageError) as caught:
+        make(source)
+    text = str(caught.value)
+    assert text.startswith(f"{source.path} in memory: 0.00 GB of pixels as rgb, and 0.13 to work")
+    assert "expected at most the 0.14 GB of this container's 1.0 GB that are free" in text
+    assert text.endswith("take --store yuv420 (0.00 GB) or --loader ffcv")
+    make(source, store="yuv420").close()
+    free(total // 4)
+    with pytest.raises(UsageError, match=r"take --loader ffcv$"):
+        make(source)
+
+
+def test_a_store_file_need_not_fit_into_memory(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "free_memory", lambda: FreeMemory(0, "of this machine"))
+    with make(data / "train.beton", store_file=tmp_path / "pixels") as loader:
+        assert len(pixels_of(loader)) == 33
+
+
+def test_closing_gives_the_memory_back(data: Path) -> None:
+    loader = make(data / "train.beton")
+    list(loader)
+    assert loader._executor._memory.pixels.nbytes > 100_000
+    loader.close()
+    assert loader._executor._memory.pixels.nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"store": "rgba"}, "store: 'rgba', expected one of rgb, yuv420"),
+        ({"store_side": -1}, "store side: -1, expected 0 to 65535 px"),
+        ({"store_place": "disk"}, "store place: 'disk', expected one of auto, gpu, ram"),
+        ({"store_place": "gpu"}, "store place: gpu, but batches go to the cpu, expected ram"),
+    ],
+)
+def test_options(options: dict[str, Any], message: str, data: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(data / "train.beton", **options)
+
+
+def test_options_are_the_resident_loaders_alone(data: Path) -> None:
+    with pytest.raises(UsageError, match="store: with loader 'torchvision', expected loader 'res"):
+        make_loader("torchvision", data / "train.beton", store="rgb")
+
+
+def test_a_broken_sample_harms_no_batch_but_its_own(data: Path, tmp_path: Path) -> None:
+    """Idle threads meet it first, and say nothing."""
+    index = read_index(data / "train.beton")
+    content = bytearray((data / "train.beton").read_bytes())
+    at = int(index.pointers[20]) + int(index.sizes[20]) // 2
+    content[at : at + 40] = bytes(40)
+    path = tmp_path / "broken.beton"
+    path.write_bytes(content)
+    with make(path, view="eval") as loader:
+        batches = iter(loader)
+        for _ in range(2):
+            next(batches)
+        with pytest.raises(DataError, match=rf"{path}: {index.name(20)}: "):
+            next(batches)
+        assert loader._executor.filler.has(np.arange(16))
+
+
+# --- what a GPU does, interpreted where there is none ---------------------------------------------
+
+
+@pytest.fixture
+def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a loader whose batches are made as on a GPU."""
+    from pipelines.loaders import resident_gpu
+
+    kernels, device = triton_kernels
+    monkeypatch.setattr(resident_gpu, "gpu", kernels)
+
+    def make_on_gpu(data: Path, place: str, **options: Any) -> resident_loader.ResidentLoader:
+        if device == "cuda":
+            return make(data, device=device, store_place=place, **options)
+        loader = make(data, **options)
+        cpu_executor = loader._executor
+        loader._executor = resident_gpu.GpuExecutor(
+            loader.source, loader._layout, cpu_executor._memory if place == "ram" else None,
+            loader.device, loader.size, loader.dtype, loader.workers,
+        )  # fmt: skip
+        cpu_executor.threads.shutdown()
+        return loader
+
+    return make_on_gpu
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five 4:2:0 JPEGs: the interpreter takes a tenth of a second for a line."""
+    folder = tmp_path_factory.mktemp("tiny")
+    random = np.random.default_rng(4)
+    for number, shape in enumerate([(4, 9), (13, 7), (8, 12), (5, 5), (11, 6)]):
+        (folder / "photos" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(random.integers(0, 256, (*shape, 3), np.uint8))
+        image.save(folder / "photos" / str(number % 2) / f"{number}.jpg", subsampling=2)
+    convert(ConvertConfig(src=folder / "photos", out=folder / "tiny.beton"))
+    return folder / "tiny.beton"
+
+
+@pytest.mark.parametrize("store", ["rgb", "yuv420"])
+@pytest.mark.parametrize("place", ["gpu", "ram"])
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_batches_of_a_gpu_are_the_references(
+    view: str, place: str, store: str, executor: Any, tiny: Path
+) -> None:
+    source = open_source(tiny)
+    with executor(tiny, place, view=view, store=store, size=9, batch_size=3) as loader:
+        assert np.array_equal(pixels_of(loader), wanted(source, loader))
+
+
+def test_batches_of_a_gpu_follow_the_contract(executor: Any, tiny: Path) -> None:
+    for place in ("gpu", "ram"):
+        options = {"size": 6, "normalize": True, "dtype": torch.bfloat16}
+        with executor(tiny, place, batch_size=3, **options) as loader:
+            batches = list(loader)
+            assert [len(labels) for _, labels in batches] == [3, 2]
+            for images, _ in batches:
+                assert images.dtype == torch.bfloat16
+                assert images.is_contiguous(memory_format=torch.channels_last)
+            labels = torch.cat([labels for _, labels in batches])
+            assert labels.tolist() == loader.source.labels[loader.plan.order].tolist()
+            assert labels.dtype == torch.int64
+            again = next(iter(loader))[0]  # left early; what was gathered ahead harms nobody
+            assert torch.equal(again, batches[0][0])
+            assert all(torch.equal(a, b[0]) for (a, _), b in zip(loader, batches, strict=True))
+
+
+def test_an_error_of_a_thread_reaches_who_waits_for_the_gpu(
+    executor: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise DataError("here", "broken")
+
+    monkeypatch.setattr(PixelWriter, "write", fail)
+    for place in ("gpu", "ram"):
+        with executor(data / "train.beton", place) as loader:
+            for _ in range(2):
+                with pytest.raises(DataError, match="here: broken"):
+                    list(loader)
