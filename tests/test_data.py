@@ -6,7 +6,9 @@ import torch
 from fastft import data as data_module
 from fastft.data import fastest_loader, find_splits, training_split, usable_loaders
 from pipelines.errors import DataError
+from pipelines.memory import FreeMemory
 from pipelines.source import open_source
+from pipelines.store import StoreFormat, lay_out
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -19,16 +21,22 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return packages
 
 
-def test_what_auto_takes(installed: set[str], data: Path, photos: Path) -> None:
+def test_what_auto_takes(
+    installed: set[str], data: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stored = [open_source(data / name) for name in ("train.beton", "test.beton")]
     folders = [stored[0], open_source(photos / "test")]
-    assert usable_loaders(stored) == ("torchvision", "ffcv", "dali")
-    assert usable_loaders(folders) == ("torchvision", "dali")
-    assert fastest_loader(stored, CPU) == "ffcv"
-    assert fastest_loader(folders, CPU) == "torchvision"
+    assert usable_loaders(stored) == ("torchvision", "ffcv", "dali", "resident")
+    assert usable_loaders(folders) == ("torchvision", "dali", "resident")
+    assert fastest_loader(stored, CPU) == fastest_loader(folders, CPU) == "resident"
     assert fastest_loader(stored, GPU) == fastest_loader(folders, GPU) == "dali"
+    pixels = sum(lay_out(source, StoreFormat()).total for source in stored)
+    memory = FreeMemory(2 * pixels - 1, "of this machine")  # half of it is a byte too few
+    monkeypatch.setattr(data_module, "free_memory", lambda: memory)
+    assert fastest_loader(stored, CPU) == "ffcv"
+    assert fastest_loader([*stored, *folders], CPU) == "torchvision"
     installed.clear()
-    assert usable_loaders(stored) == ("torchvision",)
+    assert usable_loaders(stored) == ("torchvision", "resident")
     assert fastest_loader(stored, CPU) == fastest_loader(stored, GPU) == "torchvision"
 
 

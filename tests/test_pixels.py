@@ -58,6 +58,7 @@ def test_loaders_keep_what_they_state(odd: Path) -> None:
     assert by_name["torchvision"].cause == "nothing"
     if "ffcv" in names:
         assert means(found, "ffcv") == {"whole": 0, "resize": 0, "decode": 0}
+    assert means(found, "resident") == {"whole": 0, "resize": 0, "decode": 0}
     if "dali" in names:
         assert by_name["dali"].cause == "resize"
         assert means(found, "dali")["decode"] == 0

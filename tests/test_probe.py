@@ -18,7 +18,9 @@ from pipelines.reference import render_batch
 from pipelines.source import Source, open_source
 
 SIZE = 48
-LIBRARIES = {"torchvision": "torchvision", "ffcv": "ffcv", "dali": "nvidia.dali"}
+LIBRARIES = {
+    "torchvision": "torchvision", "ffcv": "ffcv", "dali": "nvidia.dali", "resident": "numba",
+}  # fmt: skip
 EPOCHS = 6
 #: How exactly a box can be read off, px.
 EXACT_PX = 1.2

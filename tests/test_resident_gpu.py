@@ -1,0 +1,120 @@
+"""What the resident loader does with a GPU; interpreted where there is none."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.convert import ConvertConfig, convert
+from pipelines.errors import DataError
+from pipelines.loaders import make_loader, resident_loader
+from pipelines.reference import render_batch
+from pipelines.source import Source, open_source
+from pipelines.store import PixelWriter
+
+
+def make(data: Any, **options: Any) -> resident_loader.ResidentLoader:
+    usual = {"size": 48, "batch_size": 8, "workers": 2, "normalize": False}
+    loader = make_loader("resident", data, **{**usual, **options})
+    assert isinstance(loader, resident_loader.ResidentLoader)
+    return loader
+
+
+def pixels_of(loader: Any) -> np.ndarray:
+    """uint8[N, S, S, 3], an epoch in its order."""
+    return torch.cat([images for images, _ in loader]).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def wanted(source: Source, loader: Any) -> np.ndarray:
+    rows = loader.plan.rows(loader.plan.order)
+    stored = [source.stored(int(sample)) for sample in rows.samples]
+    return render_batch(stored, rows, loader.plan)
+
+
+@pytest.fixture
+def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a loader whose batches are made as on a GPU."""
+    from pipelines.loaders import resident_gpu
+
+    kernels, device = triton_kernels
+    monkeypatch.setattr(resident_gpu, "gpu", kernels)
+
+    def make_on_gpu(data: Path, place: str, **options: Any) -> resident_loader.ResidentLoader:
+        if device == "cuda":
+            return make(data, device=device, store_place=place, **options)
+        loader = make(data, **options)
+        cpu_executor = loader._executor
+        loader._executor = resident_gpu.GpuExecutor(
+            loader.source, loader._layout, cpu_executor._memory if place == "ram" else None,
+            loader.device, loader.size, loader.dtype, loader.workers,
+        )  # fmt: skip
+        cpu_executor.threads.shutdown()
+        return loader
+
+    return make_on_gpu
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five 4:2:0 JPEGs: the interpreter takes a tenth of a second for a line."""
+    folder = tmp_path_factory.mktemp("tiny")
+    random = np.random.default_rng(4)
+    for number, shape in enumerate([(4, 9), (13, 7), (8, 12), (5, 5), (11, 6)]):
+        (folder / "photos" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(random.integers(0, 256, (*shape, 3), np.uint8))
+        image.save(folder / "photos" / str(number % 2) / f"{number}.jpg", subsampling=2)
+    convert(ConvertConfig(src=folder / "photos", out=folder / "tiny.beton"))
+    return folder / "tiny.beton"
+
+
+@pytest.mark.parametrize("store", ["rgb", "yuv420"])
+@pytest.mark.parametrize("place", ["gpu", "ram"])
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_batches_of_a_gpu_are_the_references(
+    view: str, place: str, store: str, executor: Any, tiny: Path
+) -> None:
+    source = open_source(tiny)
+    with executor(tiny, place, view=view, store=store, size=9, batch_size=3) as loader:
+        assert np.array_equal(pixels_of(loader), wanted(source, loader))
+
+
+@pytest.mark.parametrize(("view", "place"), [("train", "gpu"), ("eval", "ram")])
+def test_odd_images(view: str, place: str, executor: Any, odd_beton: Path) -> None:
+    source = open_source(odd_beton)
+    with executor(odd_beton, place, view=view, size=16) as loader:
+        assert np.array_equal(pixels_of(loader), wanted(source, loader))
+
+
+def test_batches_of_a_gpu_follow_the_contract(executor: Any, tiny: Path) -> None:
+    for place in ("gpu", "ram"):
+        options = {"size": 6, "normalize": True, "dtype": torch.bfloat16}
+        with executor(tiny, place, batch_size=3, **options) as loader:
+            batches = list(loader)
+            assert [len(labels) for _, labels in batches] == [3, 2]
+            for images, _ in batches:
+                assert images.dtype == torch.bfloat16
+                assert images.is_contiguous(memory_format=torch.channels_last)
+            labels = torch.cat([labels for _, labels in batches])
+            assert labels.tolist() == loader.source.labels[loader.plan.order].tolist()
+            assert labels.dtype == torch.int64
+            again = next(iter(loader))[0]  # left early; what was gathered ahead harms nobody
+            assert torch.equal(again, batches[0][0])
+            assert all(torch.equal(a, b[0]) for (a, _), b in zip(loader, batches, strict=True))
+
+
+def test_an_error_of_a_thread_reaches_who_waits_for_the_gpu(
+    executor: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise DataError("here", "broken")
+
+    monkeypatch.setattr(PixelWriter, "write", fail)
+    for place in ("gpu", "ram"):
+        with executor(data / "train.beton", place) as loader:
+            for _ in range(2):
+                with pytest.raises(DataError, match="here: broken"):
+                    list(loader)
