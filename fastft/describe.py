@@ -12,6 +12,7 @@ from rich.table import Table
 from pipelines.beton import Index, read_index
 from pipelines.errors import DataError
 from pipelines.layout import MODE_RAW
+from pipelines.store import KINDS, StoreFormat, lay_out
 
 #: Upper bounds of the histogram's bins, longer side in px.
 _SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096, 65535)
@@ -70,6 +71,8 @@ def _header(index: Index) -> Table:
         "largest": f"{index.widths.max()} px wide, {index.heights.max()} px high, "
         f"{index.sizes.max():,} bytes",
     }
+    rgb, planes = (lay_out(index, StoreFormat(kind=kind)).total for kind in KINDS)
+    rows["decoded"] = f"{rgb / 1e9:,.2f} GB, {planes / 1e9:,.2f} GB as yuv420 (--loader resident)"
     for name, value in rows.items():
         table.add_row(name, value)
     return table
