@@ -56,7 +56,7 @@ class Decoder:
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        stored = self._source.stored(sample)
+        stored = self._stored(sample)
         if stored.mode == MODE_RAW:
             target[: len(stored.data)] = np.frombuffer(stored.data, np.uint8)
         elif self._library is None:
@@ -85,7 +85,7 @@ class Decoder:
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        stored = self._source.stored(sample)
+        stored = self._stored(sample)
         if stored.mode == MODE_RAW or self._library is None:
             return False
         address = self._read_header(sample, stored)
@@ -107,6 +107,17 @@ class Decoder:
         if status != 0:
             self._judge(sample, stored)
         return True
+
+    def _stored(self, sample: int) -> Stored:
+        """A sample's bytes, once they are of the size for which the caller has made room."""
+        stored, source = self._source.stored(sample), self._source
+        if (stored.width, stored.height) != (source.widths[sample], source.heights[sample]):
+            raise DataError(
+                self._name(sample), f"is now {stored.width} x {stored.height} px",
+                f"{source.widths[sample]} x {source.heights[sample]} px, as it was before",
+                "leave the files alone while they are read",
+            )  # fmt: skip
+        return stored
 
     def _read_header(self, sample: int, stored: Stored) -> Any:
         """Check a JPEG's size against what is stored of it; returns what the library takes."""

@@ -23,7 +23,7 @@ import tempfile
 import time
 import weakref
 import zlib
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,10 @@ class StoreMemory:
         pixels: uint8[total].
         ready: uint8[N], 1 where a sample's pixels are there.
         checksums: uint32[N] of those, or None where nothing outlives the process.
+        evictable: whether the system can write the pixels out where memory is short.
     """
+
+    evictable = False
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ _living: weakref.WeakSet[StoreMemory] = weakref.WeakSet()
 
 def promised_bytes() -> int:
     """Memory that the stores of this process will still take."""
-    return sum(memory.missing_bytes() for memory in list(_living))
+    return sum(memory.missing_bytes() for memory in list(_living) if not memory.evictable)
 
 
 class PrivateMemory(StoreMemory):
@@ -129,6 +132,10 @@ class PrivateMemory(StoreMemory):
 class FileMemory(StoreMemory):
     """A file that is mapped into every process that opens it, and locked as long as it is."""
 
+    evictable = True
+    #: Whether the file takes all of its room when it is made, or a sample's when it is written.
+    _whole = True
+
     def __init__(self, path: Path, layout: Layout, key: bytes) -> None:
         """Open the file, or make it if there is none for these samples.
 
@@ -136,7 +143,7 @@ class FileMemory(StoreMemory):
             DataError: it cannot be made, is something else, or is in use with other samples.
         """
         self._path, self._layout_start = path, _pixels_at(len(layout.sizes))
-        self._descriptor = _open_file(path, key, self._layout_start + layout.total)
+        self._descriptor = _open_file(path, key, self._layout_start + layout.total, self._whole)
         count = len(layout.sizes)
         mapped = mmap.mmap(self._descriptor, self._layout_start + layout.total)
         content = np.frombuffer(mapped, np.uint8)
@@ -161,6 +168,9 @@ class FileMemory(StoreMemory):
 
 class GroupMemory(FileMemory):
     """A file in memory, one for all processes of a group, which is gone when they are."""
+
+    evictable = False
+    _whole = False
 
     def __init__(self, layout: Layout, key: bytes, group: str, rank: int, count: int) -> None:
         """Open it, or make it.
@@ -211,21 +221,22 @@ def _padded(size: int, to: int) -> int:
     return -(-size // to) * to
 
 
-def _open_file(path: Path, key: bytes, size: int) -> int:
+def _open_file(path: Path, key: bytes, size: int, whole: bool) -> int:
     """A descriptor of the file with that key, made if need be, with a shared lock on it."""
     give_up_s = time.monotonic() + _PATIENCE_S
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            _make_file(path, key, size)
+            _make_file(path, key, size, whole)
             continue
         except OSError as error:
             reason = (error.strerror or "cannot be opened").lower()
             raise DataError(path, reason, "a store file to read and write") from error
         try:
             state = os.fstat(descriptor)
-            is_file = stat.S_ISREG(state.st_mode)
+            # Nobody else has a say in what our processes share.
+            is_file = stat.S_ISREG(state.st_mode) and (whole or state.st_uid == os.getuid())
             head = os.pread(descriptor, _KEY_AT + len(key), 0) if is_file else b""
             if not head.startswith(_MAGIC):
                 raise DataError(path, "is no store file", "one, or nothing", "name another")
@@ -265,27 +276,27 @@ def _is_still(path: Path, state: os.stat_result) -> bool:
     return (now.st_ino, now.st_dev) == (state.st_ino, state.st_dev)
 
 
-def _make_file(path: Path, key: bytes, size: int) -> None:
+def _make_file(path: Path, key: bytes, size: int, whole: bool) -> None:
     """Make an empty store, whole or not at all; another process may be faster."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # nobody's leavings
             os.pwrite(descriptor, _MAGIC.ljust(_KEY_AT, b"\0") + key, 0)
             os.ftruncate(descriptor, size)
-            if path.parent != _SHM:  # there, memory is taken sample by sample
+            if whole:
                 os.posix_fallocate(descriptor, 0, size)
-            os.link(temporary, path)
+            with suppress(FileExistsError, FileNotFoundError):  # look again
+                os.link(temporary, path)
         finally:
             os.close(descriptor)
-    except FileExistsError:
-        pass
     except OSError as error:
         raise _no_room(path, error, size) from error
     finally:
         if temporary is not None:
-            os.unlink(temporary)
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _no_room(path: Path, error: OSError, size: int) -> DataError:
@@ -302,21 +313,17 @@ def _no_room(path: Path, error: OSError, size: int) -> DataError:
 
 def _sweep(prefix: str) -> None:
     """Remove what processes of ours that were killed have left behind."""
-    for path in _own_files(prefix):
+    for path in [*_SHM.glob(f"{prefix}*"), *_SHM.glob(f".{prefix}*")]:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
+        except OSError:  # another one was faster, or it is not ours
             continue
         try:
+            state = os.fstat(descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
+            if state.st_uid == os.getuid() and _is_still(path, state):
+                path.unlink(missing_ok=True)
         except BlockingIOError:  # somebody has it
             pass
         finally:
             os.close(descriptor)
-
-
-def _own_files(prefix: str) -> Iterator[Path]:
-    for path in _SHM.glob(f"{prefix}*"):
-        if path.stat(follow_symlinks=False).st_uid == os.getuid():
-            yield path

@@ -1,0 +1,400 @@
+"""Stored pixels against Pillow's and torchvision's own, and what broken samples become."""
+
+import ctypes
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional
+
+from pipelines import decoder
+from pipelines.encode import decode
+from pipelines.errors import DataError
+from pipelines.folder import read_folder
+from pipelines.jpeg import load_turbojpeg
+from pipelines.kernels import cpu
+from pipelines.layout import MODE_JPG, MODE_RAW, Stored
+from pipelines.loaders import make_loader
+from pipelines.plan import VIEWS
+from pipelines.reference import MEAN, STD, render_batch
+from pipelines.source import FolderSource
+from pipelines.store import KINDS, TAIL, Layout, PixelWriter, StoreFormat, lay_out
+from pipelines.transfer import normalizing_factors
+
+RANDOM = np.random.default_rng(5)
+#: Height and width: tiny, odd, thin; chroma of 1, 2, 3 and many columns.
+SHAPES = [
+    *[(height, width) for height in range(1, 7) for width in range(1, 7)],
+    (17, 33), (33, 17), (1, 70), (70, 1), (2, 51), (16, 16), (47, 64), (61, 97),
+]  # fmt: skip
+#: TurboJPEG's numbers: 4:4:4, 4:2:2, 4:2:0, gray, 4:4:0, 4:1:1.
+SUBSAMPLINGS, HALVED = range(6), 2
+YUV = StoreFormat(kind="yuv420")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A source in memory."""
+
+    samples: list[Stored]
+    path: Path = Path("set.beton")
+    classes: tuple[str, ...] = ("all",)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.zeros(len(self), np.int64)
+
+    @property
+    def heights(self) -> np.ndarray:
+        return np.array([each.height for each in self.samples], np.int32)
+
+    @property
+    def widths(self) -> np.ndarray:
+        return np.array([each.width for each in self.samples], np.int32)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, sample: int) -> str:
+        return f"{sample}.jpg"
+
+    def stored(self, sample: int) -> Stored:
+        return self.samples[sample]
+
+    def forget(self, sample: int) -> None: ...
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return RANDOM.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """Waves of every color that take tens of pixels."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack((np.sin(y / 9 + x / 31), np.cos(x / 12), np.sin(y / 14 - x / 23)), axis=-1)
+    return (127.5 + 120 * waves).astype(np.uint8)
+
+
+def raw(pixels: np.ndarray) -> Stored:
+    return Stored(MODE_RAW, pixels.shape[1], pixels.shape[0], pixels.tobytes())
+
+
+def jpeg(pixels: np.ndarray, **options: object) -> Stored:
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "JPEG", **{"subsampling": HALVED, **options})
+    return Stored(MODE_JPG, pixels.shape[1], pixels.shape[0], target.getvalue())
+
+
+def gray_jpeg(pixels: np.ndarray, **options: object) -> Stored:
+    return jpeg(np.ascontiguousarray(pixels[..., 0]), **options)
+
+
+def rgb_jpeg(pixels: np.ndarray) -> Stored:
+    """4:2:0, and marked as no YCbCr: Adobe's marker instead of JFIF's."""
+    stored = jpeg(pixels)
+    rest = stored.data[4 + int.from_bytes(stored.data[4:6], "big") :]
+    return replace(stored, data=b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0" + rest)
+
+
+def turbo_jpeg(pixels: np.ndarray, subsampling: int) -> Stored:
+    """Pillow writes neither 4:4:0 nor 4:1:1."""
+    library: Any = load_turbojpeg()
+    if library is None:
+        pytest.skip("libturbojpeg is not installed")
+    height, width = pixels.shape[:2]
+    library.tjInitCompress.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(library.tjInitCompress())
+    buffer, size = ctypes.c_void_p(), ctypes.c_ulong()
+    assert not library.tjCompress2(
+        handle, ctypes.c_void_p(pixels.ctypes.data), width, 0, height, 0, ctypes.byref(buffer),
+        ctypes.byref(size), subsampling, 85, 0,
+    )  # fmt: skip
+    data = ctypes.string_at(buffer, size.value)
+    library.tjFree(buffer)
+    library.tjDestroy(handle)
+    return Stored(MODE_JPG, width, height, data)
+
+
+def fill(samples: list[Stored], format_: StoreFormat) -> tuple[Layout, np.ndarray, PixelWriter]:
+    """A whole store, on top of anything."""
+    source: Any = Samples(samples)
+    layout = lay_out(source, format_)
+    pixels = RANDOM.integers(0, 256, layout.total, np.uint8)
+    writer = PixelWriter(source, layout)
+    for sample in range(len(samples)):
+        writer.write(sample, pixels[layout.place(sample)])
+    return layout, pixels, writer
+
+
+def kept_rgb(layout: Layout, pixels: np.ndarray, sample: int) -> np.ndarray:
+    shape = int(layout.heights[sample]), int(layout.widths[sample]), 3
+    return pixels[layout.place(sample)].reshape(shape)
+
+
+def draw(layout: Layout, pixels: np.ndarray, sample: int) -> np.ndarray:
+    """A stored image as the kernel shows it where it neither resizes nor flips, put together."""
+    height, width = int(layout.heights[sample]), int(layout.widths[sample])
+    size = min(height, width)
+    corners = [
+        (top, left)
+        for top in {*range(0, height - size, size), height - size}
+        for left in {*range(0, width - size, size), width - size}
+    ]
+    geometry = np.array(
+        [[[0, height, height, top], [0, width, width, left]] for top, left in corners], np.int32
+    )
+    rows, no = np.full(len(corners), sample), np.zeros(len(corners), np.bool_)
+    sides = np.array([(height, width)] * len(corners), np.int64)
+    frames = cpu.Frames(pixels, layout.offsets[rows], layout.pitches[rows], sides)
+    out = np.empty((len(corners), size, size * 3), np.uint8)
+    planar = layout.format.planar
+    cpu.render_rows(
+        frames, planar, geometry, no, no, *normalizing_factors(size, MEAN, STD),
+        cpu.fit_scratch(None, geometry, size, planar), out,
+    )  # fmt: skip
+    image = np.empty((height, width, 3), np.uint8)
+    for (top, left), part in zip(corners, out, strict=True):
+        image[top : top + size, left : left + size] = part.reshape(size, size, 3)
+    return image
+
+
+def apart(layout: Layout, pixels: np.ndarray, sample: int, wanted: Any) -> np.ndarray:
+    return np.abs(draw(layout, pixels, sample).astype(int) - wanted)
+
+
+def require_turbojpeg() -> None:
+    if load_turbojpeg() is None:
+        pytest.skip("libturbojpeg is not installed; chroma is averaged then")
+
+
+# Pixels as RGB.
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_rgb_is_what_pillow_decodes(subsampling: int) -> None:
+    samples = [turbo_jpeg(noise(*shape), subsampling) for shape in SHAPES]
+    layout, pixels, _ = fill(samples, StoreFormat())
+    for sample, stored in enumerate(samples):
+        assert np.array_equal(kept_rgb(layout, pixels, sample), decode(stored))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("coder", [jpeg, gray_jpeg])
+def test_any_quality_and_coding(kind: str, progressive: bool, coder: Any) -> None:
+    require_turbojpeg()
+    samples = [
+        coder(picture(43, 38), quality=quality, progressive=progressive, restart_marker_rows=rows)
+        for picture in (noise, smooth)
+        for quality in (1, 60, 100)
+        for rows in (0, 1)
+    ]
+    layout, pixels, writer = fill(samples, StoreFormat(kind=kind))
+    for sample, stored in enumerate(samples):
+        assert np.array_equal(draw(layout, pixels, sample), decode(stored))
+    assert writer.resampled == 0
+
+
+def test_raw_samples_are_copied() -> None:
+    pictures = [noise(*shape) for shape in SHAPES]
+    layout, pixels, _ = fill([raw(picture) for picture in pictures], StoreFormat())
+    for sample, picture in enumerate(pictures):
+        assert np.array_equal(kept_rgb(layout, pixels, sample), picture)
+
+
+def test_writing_ends_where_a_sample_ends() -> None:
+    for kind in KINDS:
+        for coder in (raw, jpeg, gray_jpeg):
+            source: Any = Samples([coder(noise(17, 33))])
+            layout = lay_out(source, StoreFormat(kind=kind))
+            room = np.full(layout.sizes[0] + 2 * TAIL, 77, np.uint8)
+            PixelWriter(source, layout).write(0, room[TAIL:-TAIL])
+            assert (room[:TAIL] == 77).all()
+            assert (room[-TAIL:] == 77).all()
+            assert not (room[TAIL:-TAIL] == 77).all()
+
+
+@pytest.mark.parametrize("coder", [raw, jpeg, gray_jpeg])
+def test_shrunk_images_are_torchvisions_of_the_reference_decode(coder: Any) -> None:
+    samples = [coder(noise(*shape)) for shape in (*SHAPES, (90, 300), (331, 127))]
+    for shorter_px in (1, 5, 40):
+        layout, pixels, _ = fill(samples, StoreFormat(shorter_px=shorter_px))
+        for sample, stored in enumerate(samples):
+            wanted = decode(stored)
+            if min(wanted.size) > shorter_px:
+                wanted = functional.resize(wanted, shorter_px)
+            assert np.array_equal(kept_rgb(layout, pixels, sample), wanted)
+
+
+def test_without_libturbojpeg_rgb_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [coder(noise(17, 33)) for coder in (raw, jpeg, gray_jpeg)]
+    formats = [StoreFormat(), StoreFormat(shorter_px=9)]
+    wanted = [fill(samples, each)[:2] for each in formats]
+    monkeypatch.setattr(decoder, "load_turbojpeg", lambda: None)
+    for (layout, pixels), format_ in zip(wanted, formats, strict=True):
+        _, found, _ = fill(samples, format_)
+        for sample in range(len(samples)):
+            place = layout.place(sample)
+            assert np.array_equal(found[place], pixels[place])
+
+
+# Pixels as luma and chroma.
+
+
+@pytest.mark.parametrize("coder", [jpeg, gray_jpeg])
+def test_planes_of_a_jpeg_are_shown_as_pillow_decodes_it(coder: Any) -> None:
+    require_turbojpeg()
+    samples = [coder(noise(*shape)) for shape in SHAPES]
+    layout, pixels, writer = fill(samples, YUV)
+    for sample, stored in enumerate(samples):
+        assert np.array_equal(draw(layout, pixels, sample), decode(stored))
+    assert writer.resampled == 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_planar_store_is_rendered_as_the_reference_does_it(view: str) -> None:
+    require_turbojpeg()
+    samples = [coder(noise(*shape)) for shape in SHAPES for coder in (jpeg, gray_jpeg)]
+    source: Any = Samples(samples)
+    for size in (1, 24):
+        with make_loader(
+            "resident", source, view=view, size=size, batch_size=len(samples), normalize=False,
+            store="yuv420", workers=2,
+        ) as loader:  # fmt: skip
+            ((images, _),) = loader
+            rows = loader.plan.rows(loader.plan.order)
+            wanted = render_batch([samples[at] for at in rows.samples], rows, loader.plan)
+            assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(wanted))
+
+
+def test_planes_are_luma_then_blue_then_red_difference() -> None:
+    """Of one color each, which no averaging changes."""
+    colors = np.array([(255, 0, 0), (0, 0, 255), (9, 200, 90)], np.uint8)
+    pictures = [np.broadcast_to(color, (5, 7, 3)).copy() for color in colors]
+    layout, pixels, _ = fill([raw(picture) for picture in pictures], YUV)
+    for sample, color in enumerate(colors):
+        kept = pixels[layout.place(sample)]
+        wanted = np.asarray(Image.new("RGB", (1, 1), tuple(color.tolist())).convert("YCbCr"))[0, 0]
+        luma, blue, red = kept[:48].reshape(6, 8)[:5, :7], kept[48:60], kept[60:]
+        assert [set(plane.ravel().tolist()) for plane in (luma, blue, red)] == [{w} for w in wanted]
+
+
+def test_what_loses_chroma_is_counted_and_nothing_else() -> None:
+    require_turbojpeg()
+    kinds: dict[str, tuple[Stored, bool]] = {
+        "4:4:4": (jpeg(smooth(40, 50), subsampling=0), True),
+        "4:2:2": (jpeg(smooth(40, 50), subsampling=1), True),
+        "4:2:0": (jpeg(smooth(40, 50)), False),
+        "gray": (gray_jpeg(smooth(40, 50)), False),
+        "4:4:0": (turbo_jpeg(smooth(40, 50), 4), True),
+        "4:1:1": (turbo_jpeg(smooth(40, 50), 5), True),
+        "rgb": (rgb_jpeg(smooth(40, 50)), True),
+        "raw": (raw(smooth(40, 50)), True),
+    }
+    for name, (stored, loses) in kinds.items():
+        assert fill([stored] * 2, YUV)[2].resampled == 2 * loses, name
+        assert fill([stored], replace(YUV, shorter_px=20))[2].resampled == 1, name
+        assert fill([stored], replace(YUV, shorter_px=40))[2].resampled == loses, name
+        assert fill([stored], StoreFormat(shorter_px=20))[2].resampled == 0, name
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (41, 51)])
+def test_averaged_chroma_is_near_on_a_smooth_image(shape: tuple[int, int]) -> None:
+    picture = smooth(*shape)
+    samples = [raw(picture), turbo_jpeg(picture, 0), turbo_jpeg(picture, 5)]
+    layout, pixels, _ = fill(samples, YUV)
+    for sample, stored in enumerate(samples):
+        distance = apart(layout, pixels, sample, decode(stored))
+        assert distance.mean() < 2
+        assert distance.max() < 24
+
+
+def test_shrunk_planes_are_near_the_shrunk_image() -> None:
+    samples = [coder(smooth(101, 133)) for coder in (raw, jpeg, gray_jpeg)]
+    layout, pixels, _ = fill(samples, replace(YUV, shorter_px=51))
+    for sample, stored in enumerate(samples):
+        assert apart(layout, pixels, sample, functional.resize(decode(stored), 51)).mean() < 2
+
+
+def test_without_libturbojpeg_planes_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [coder(smooth(41, 50)) for coder in (raw, jpeg, gray_jpeg)]
+    monkeypatch.setattr(decoder, "load_turbojpeg", lambda: None)
+    layout, pixels, writer = fill(samples, YUV)
+    assert writer.resampled == 3
+    for sample, stored in enumerate(samples):
+        assert apart(layout, pixels, sample, decode(stored)).mean() < 2
+
+
+# Damage.
+
+
+def each_way(monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreFormat]:
+    """The formats, with libturbojpeg and without."""
+    for library in (decoder.load_turbojpeg(), None):
+        monkeypatch.setattr(decoder, "load_turbojpeg", lambda library=library: library)
+        for kind in KINDS:
+            for shorter_px in (0, 20):
+                yield StoreFormat(kind=kind, shorter_px=shorter_px)
+
+
+@pytest.mark.parametrize("half", ["first", "second"])
+@pytest.mark.parametrize("coder", [jpeg, gray_jpeg])
+def test_a_damaged_jpeg_is_named(half: str, coder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = coder(noise(64, 64))
+    middle = len(whole.data) // 2
+    data = whole.data[:middle] if half == "first" else b"\xff\xd8" + whole.data[middle:]
+    for format_ in each_way(monkeypatch):
+        with pytest.raises(DataError, match=r"^set\.beton: 1\.jpg: .*expected a whole JPEG"):
+            fill([whole, replace(whole, data=data)], format_)
+
+
+@pytest.mark.parametrize("stored_as", [(32, 32), (64, 128), (63, 64), (1, 1)])
+def test_a_jpeg_of_another_size_is_named(
+    stored_as: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    height, width = stored_as
+    whole = jpeg(noise(64, 64))
+    for format_ in each_way(monkeypatch):
+        with pytest.raises(DataError, match=rf"^set\.beton: 1\.jpg: .*{width} x {height}"):
+            fill([whole, replace(whole, height=height, width=width)], format_)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_harmless_warning_is_no_damage(kind: str) -> None:
+    """Bytes between the scan and the marker after it: all pixels are there."""
+    require_turbojpeg()
+    whole = jpeg(noise(40, 50))
+    odd = replace(whole, data=whole.data[:-2] + b"\x11" * 64 + whole.data[-2:])
+    layout, pixels, writer = fill([odd, odd, whole], StoreFormat(kind=kind))
+    for sample in range(3):
+        assert np.array_equal(draw(layout, pixels, sample), decode(whole))
+    assert writer.resampled == 0
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("now", [(30, 50), (50, 40), (20, 20), (40, 30)])
+def test_a_file_that_has_changed_its_size_is_named_and_writes_nowhere_else(
+    now: tuple[int, int], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since the folder was read: its place in the store is of the old size."""
+    (tmp_path / "class").mkdir()
+    Image.fromarray(noise(30, 40)).save(tmp_path / "class" / name)
+    source = FolderSource(read_folder(tmp_path))
+    Image.fromarray(noise(*now)).save(tmp_path / "class" / name)
+    for format_ in each_way(monkeypatch):
+        layout = lay_out(source, format_)
+        room = np.full(50_000, 77, np.uint8)
+        refused = None
+        try:
+            PixelWriter(source, layout).write(0, room[layout.place(0)])
+        except Exception as error:
+            refused = error
+        assert (room[layout.sizes[0] :] == 77).all()
+        assert isinstance(refused, DataError)
+        assert f"class/{name}: " in str(refused)
