@@ -12,36 +12,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stores import make_resident, pixels_of, wanted_of
 
 from pipelines.beton import read_index
 from pipelines.convert import ConvertConfig, convert
 from pipelines.decoder import Decoder
 from pipelines.encode import decode
 from pipelines.errors import DataError, UsageError
-from pipelines.loaders import make_loader, placement, resident_loader
+from pipelines.loaders import make_loader, placement
 from pipelines.memory import FreeMemory
 from pipelines.plan import VIEWS
-from pipelines.reference import cut, render_batch
-from pipelines.source import Source, open_source
+from pipelines.reference import cut
+from pipelines.source import open_source
 from pipelines.store import PixelWriter, StoreFormat, lay_out
-
-
-def make(data: Any, **options: Any) -> resident_loader.ResidentLoader:
-    usual = {"size": 48, "batch_size": 8, "workers": 2, "normalize": False}
-    loader = make_loader("resident", data, **{**usual, **options})
-    assert isinstance(loader, resident_loader.ResidentLoader)
-    return loader
-
-
-def pixels_of(loader: Any) -> np.ndarray:
-    """uint8[N, S, S, 3], an epoch in its order."""
-    return torch.cat([images for images, _ in loader]).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def wanted(source: Source, loader: Any) -> np.ndarray:
-    rows = loader.plan.rows(loader.plan.order)
-    stored = [source.stored(int(sample)) for sample in rows.samples]
-    return render_batch(stored, rows, loader.plan)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +44,16 @@ def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("view", VIEWS)
 def test_yuv420_is_exact_where_jpegs_hold_it(view: str, halved: Path) -> None:
     source = open_source(halved)
-    with make(source, view=view, store="yuv420") as loader:
-        assert np.array_equal(pixels_of(loader), wanted(source, loader))
+    with make_resident(source, view=view, store="yuv420") as loader:
+        assert np.array_equal(pixels_of(loader), wanted_of(loader))
         assert loader.stated is None  # of any other JPEG there is no promise
         assert loader.remarks == ("0.00 GB of yuv420 pixels in memory",)
 
 
 def test_yuv420_says_what_it_loses(odd_beton: Path) -> None:
     source = open_source(odd_beton)
-    with make(source, view="native", store="yuv420") as loader:
-        apart = np.abs(pixels_of(loader).astype(int) - wanted(source, loader))
+    with make_resident(source, view="native", store="yuv420") as loader:
+        apart = np.abs(pixels_of(loader).astype(int) - wanted_of(loader))
         lossy = (apart.max((1, 2, 3)) > 0).sum()
         assert 0 < lossy < len(source)
         (_, remark) = loader.remarks
@@ -82,7 +65,7 @@ def test_yuv420_says_what_it_loses(odd_beton: Path) -> None:
 @pytest.mark.parametrize("view", ["train", "eval"])
 def test_a_shrunken_store_is_what_pillow_makes_of_it(view: str, odd_beton: Path) -> None:
     source = open_source(odd_beton)
-    with make(source, view=view, store_side=30) as loader:
+    with make_resident(source, view=view, store_side=30) as loader:
         plan, found = loader.plan, pixels_of(loader)
         assert np.minimum(plan.heights, plan.widths).max() <= 30
         rows = plan.rows(plan.order)
@@ -101,7 +84,7 @@ def test_the_first_batch_comes_before_the_rest_is_decoded(
 ) -> None:
     source = open_source(data / "train.beton")
     seen, write = threading.Event(), PixelWriter.write
-    with make(source) as loader:
+    with make_resident(source) as loader:
         first = set(loader.plan.order[:16].tolist())  # and one batch ahead
 
         def refuse(writer: PixelWriter, sample: int, target: np.ndarray) -> None:
@@ -116,7 +99,7 @@ def test_the_first_batch_comes_before_the_rest_is_decoded(
         seen.set()
         images += [each for each, _ in batches]
         found = torch.cat(images).permute(0, 2, 3, 1).numpy()
-        assert np.array_equal(found, wanted(source, loader))
+        assert np.array_equal(found, wanted_of(loader))
 
 
 def test_each_sample_is_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +111,7 @@ def test_each_sample_is_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch
         to_rgb(decoder, sample, target)
 
     monkeypatch.setattr(Decoder, "to_rgb", count)
-    with make(data / "train.beton") as loader:
+    with make_resident(data / "train.beton") as loader:
         for epoch in range(3):
             loader.set_epoch(epoch)
             for step, _ in enumerate(loader):
@@ -141,7 +124,7 @@ def test_a_store_file_spares_the_next_run_the_decoding(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "pixels.store"
-    with make(data / "train.beton", store_file=path) as loader:
+    with make_resident(data / "train.beton", store_file=path) as loader:
         first = pixels_of(loader)
         assert loader.remarks == (f"0.00 GB of rgb pixels in {path}",)
     decoded: list[int] = []
@@ -152,7 +135,7 @@ def test_a_store_file_spares_the_next_run_the_decoding(
         write(writer, sample, target)
 
     monkeypatch.setattr(PixelWriter, "write", note)
-    with make(data / "train.beton", store_file=path) as loader:
+    with make_resident(data / "train.beton", store_file=path) as loader:
         assert np.array_equal(pixels_of(loader), first)
     assert decoded == []
     # A byte that has changed on the disk is found, and that sample decoded anew.
@@ -162,13 +145,13 @@ def test_a_store_file_spares_the_next_run_the_decoding(
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    with make(data / "train.beton", store_file=path) as loader:
+    with make_resident(data / "train.beton", store_file=path) as loader:
         assert np.array_equal(pixels_of(loader), first)
     assert decoded == [7]
     # Of other data, or in another format, it is made anew.
-    with make(data / "test.beton", store_file=path) as loader:
-        assert np.array_equal(pixels_of(loader), wanted(loader.source, loader))
-    with make(data / "test.beton", store_file=path, store="yuv420") as loader:
+    with make_resident(data / "test.beton", store_file=path) as loader:
+        assert np.array_equal(pixels_of(loader), wanted_of(loader))
+    with make_resident(data / "test.beton", store_file=path, store="yuv420") as loader:
         assert len(pixels_of(loader)) == 6
 
 
@@ -216,7 +199,7 @@ def test_ranks_share_one_copy(data: Path, tmp_path: Path) -> None:
     outputs = [process.communicate(timeout=100) for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], outputs
     assert [output for output, _ in outputs] == ["33\n", "33\n"]
-    with make(data / "train.beton") as loader:
+    with make_resident(data / "train.beton") as loader:
         whole = []
         for epoch in range(2):
             loader.set_epoch(epoch)
@@ -231,7 +214,7 @@ def test_ranks_share_one_copy(data: Path, tmp_path: Path) -> None:
 def test_a_rank_that_only_evaluates_holds_its_own_share(data: Path) -> None:
     sizes = []
     for rank in range(2):
-        with make(data / "train.beton", view="eval", rank=rank, world=2) as loader:
+        with make_resident(data / "train.beton", view="eval", rank=rank, world=2) as loader:
             list(loader)
             sizes.append(loader._layout.sizes > 0)
     assert (sizes[0] ^ sizes[1]).all()
@@ -249,36 +232,36 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(
         monkeypatch.setattr(placement, "free_memory", lambda: told)
 
     free(total)
-    with make(source) as loader:
+    with make_resident(source) as loader:
         # A second store has to leave the first one what it will take.
         with pytest.raises(UsageError, match=r"beside 0\.00 for other data"):
-            make(source)
+            make_resident(source)
         list(loader)
         free(total)
-        make(source).close()
+        make_resident(source).close()
     free(total - 1)
     with pytest.raises(UsageError) as caught:
-        make(source)
+        make_resident(source)
     text = str(caught.value)
     assert text.startswith(f"{source.path} in memory: 0.00 GB of pixels as rgb, and 0.13 to work")
     assert "expected at most the 0.14 GB of this container's 1.0 GB that are free" in text
     assert text.endswith("take --store yuv420 (0.00 GB) or --loader ffcv")
-    make(source, store="yuv420").close()
+    make_resident(source, store="yuv420").close()
     free(total // 4)
     with pytest.raises(UsageError, match=r"take --loader ffcv$"):
-        make(source)
+        make_resident(source)
 
 
 def test_a_store_file_need_not_fit_into_memory(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "free_memory", lambda: FreeMemory(0, "of this machine"))
-    with make(data / "train.beton", store_file=tmp_path / "pixels") as loader:
+    with make_resident(data / "train.beton", store_file=tmp_path / "pixels") as loader:
         assert len(pixels_of(loader)) == 33
 
 
 def test_closing_gives_the_memory_back(data: Path) -> None:
-    loader = make(data / "train.beton")
+    loader = make_resident(data / "train.beton")
     list(loader)
     assert loader._executor._memory.pixels.nbytes > 100_000
     loader.close()
@@ -296,7 +279,7 @@ def test_closing_gives_the_memory_back(data: Path) -> None:
 )
 def test_options(options: dict[str, Any], message: str, data: Path) -> None:
     with pytest.raises(UsageError, match=message):
-        make(data / "train.beton", **options)
+        make_resident(data / "train.beton", **options)
 
 
 def test_options_are_the_resident_loaders_alone(data: Path) -> None:
@@ -312,7 +295,7 @@ def test_a_broken_sample_harms_no_batch_but_its_own(data: Path, tmp_path: Path) 
     content[at : at + 40] = bytes(40)
     path = tmp_path / "broken.beton"
     path.write_bytes(content)
-    with make(path, view="eval") as loader:
+    with make_resident(path, view="eval") as loader:
         batches = iter(loader)
         for _ in range(2):
             next(batches)

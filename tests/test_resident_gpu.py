@@ -8,31 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stores import make_resident, pixels_of, wanted_of
 
 from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import DataError
-from pipelines.loaders import make_loader, resident_loader
-from pipelines.reference import render_batch
-from pipelines.source import Source, open_source
+from pipelines.loaders import resident_loader
 from pipelines.store import PixelWriter
-
-
-def make(data: Any, **options: Any) -> resident_loader.ResidentLoader:
-    usual = {"size": 48, "batch_size": 8, "workers": 2, "normalize": False}
-    loader = make_loader("resident", data, **{**usual, **options})
-    assert isinstance(loader, resident_loader.ResidentLoader)
-    return loader
-
-
-def pixels_of(loader: Any) -> np.ndarray:
-    """uint8[N, S, S, 3], an epoch in its order."""
-    return torch.cat([images for images, _ in loader]).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def wanted(source: Source, loader: Any) -> np.ndarray:
-    rows = loader.plan.rows(loader.plan.order)
-    stored = [source.stored(int(sample)) for sample in rows.samples]
-    return render_batch(stored, rows, loader.plan)
 
 
 @pytest.fixture
@@ -45,8 +26,8 @@ def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyP
 
     def make_on_gpu(data: Path, place: str, **options: Any) -> resident_loader.ResidentLoader:
         if device == "cuda":
-            return make(data, device=device, store_place=place, **options)
-        loader = make(data, **options)
+            return make_resident(data, device=device, store_place=place, **options)
+        loader = make_resident(data, **options)
         cpu_executor = loader._executor
         loader._executor = resident_gpu.GpuExecutor(
             loader.source, loader._layout, cpu_executor._memory if place == "ram" else None,
@@ -77,16 +58,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_batches_of_a_gpu_are_the_references(
     view: str, place: str, store: str, executor: Any, tiny: Path
 ) -> None:
-    source = open_source(tiny)
     with executor(tiny, place, view=view, store=store, size=9, batch_size=3) as loader:
-        assert np.array_equal(pixels_of(loader), wanted(source, loader))
+        assert np.array_equal(pixels_of(loader), wanted_of(loader))
 
 
 @pytest.mark.parametrize(("view", "place"), [("train", "gpu"), ("eval", "ram")])
 def test_odd_images(view: str, place: str, executor: Any, odd_beton: Path) -> None:
-    source = open_source(odd_beton)
     with executor(odd_beton, place, view=view, size=16) as loader:
-        assert np.array_equal(pixels_of(loader), wanted(source, loader))
+        assert np.array_equal(pixels_of(loader), wanted_of(loader))
 
 
 def test_batches_of_a_gpu_follow_the_contract(executor: Any, tiny: Path) -> None:

@@ -9,46 +9,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
+from stores import KEY, OTHER, SAMPLES, got, held, layout_of, put
 
 from pipelines import store_memory
 from pipelines.errors import DataError
-from pipelines.store import Layout, StoreFormat, lay_out
 from pipelines.store_memory import (
     MAX_GROUP,
     FileMemory,
     GroupMemory,
-    StoreMemory,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-KEY, OTHER = b"k" * 32, b"o" * 32
-SAMPLES = 5
-
-
-def layout_of(samples: int = SAMPLES, side: int = 40) -> Layout:
-    source: Any = SimpleNamespace(
-        heights=np.arange(side, side + samples, dtype=np.int32),
-        widths=np.full(samples, side, np.int32),
-    )
-    return lay_out(source, StoreFormat())
-
-
-def put(memory: StoreMemory, sample: int, value: int) -> None:
-    memory.reserve(sample)
-    memory.pixels[layout_of().place(sample)] = value
-    memory.commit(sample)
-
-
-def got(memory: StoreMemory, sample: int) -> set[int]:
-    return set(memory.pixels[layout_of().place(sample)].tolist())
-
-
-def held(memory: StoreMemory) -> list[bool]:
-    return [memory.holds(sample) for sample in range(len(memory.ready))]
 
 
 @pytest.fixture
