@@ -220,6 +220,19 @@ def test_a_rank_that_only_evaluates_holds_its_own_share(data: Path) -> None:
     assert (sizes[0] ^ sizes[1]).all()
 
 
+def test_ranks_that_evaluate_share_a_store_file(data: Path, tmp_path: Path) -> None:
+    """Whatever their share, the file is one and the same."""
+    path = tmp_path / "pixels.store"
+    options: dict[str, Any] = {"view": "eval", "world": 2, "store_file": str(path)}
+    with (
+        make_resident(data / "train.beton", rank=0, **options) as zero,
+        make_resident(data / "train.beton", rank=1, **options) as one,
+    ):
+        parts = [pixels_of(each) for each in (zero, one)]
+        assert sum(map(len, parts)) == 33
+        assert one._executor._memory.ready.all()
+
+
 def test_what_does_not_fit_is_refused_with_the_arithmetic(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,9 +29,11 @@ def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyP
             return make_resident(data, device=device, store_place=place, **options)
         loader = make_resident(data, **options)
         cpu_executor = loader._executor
+        on_gpu = place == "gpu"
+        memory = None if on_gpu and "store_file" not in options else cpu_executor._memory
         loader._executor = resident_gpu.GpuExecutor(
-            loader.source, loader._layout, cpu_executor._memory if place == "ram" else None,
-            loader.device, loader.size, loader.dtype, loader.workers,
+            loader.source, loader._layout, memory, loader.device, loader.size, loader.dtype,
+            loader.workers, on_gpu=on_gpu,
         )  # fmt: skip
         cpu_executor.threads.shutdown()
         return loader
@@ -66,6 +68,23 @@ def test_batches_of_a_gpu_are_the_references(
 def test_odd_images(view: str, place: str, executor: Any, odd_beton: Path) -> None:
     with executor(odd_beton, place, view=view, size=16) as loader:
         assert np.array_equal(pixels_of(loader), wanted_of(loader))
+
+
+@pytest.mark.parametrize("place", ["gpu", "ram"])
+def test_a_store_file_spares_a_gpus_next_run_the_decoding(
+    place: str, executor: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"size": 5, "store_file": tmp_path / "pixels.store"}
+    with executor(tiny, place, **options) as loader:
+        first = pixels_of(loader)
+        assert np.array_equal(first, wanted_of(loader))
+
+    def fail(*arguments: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(PixelWriter, "write", fail)
+    with executor(tiny, place, **options) as loader:
+        assert np.array_equal(pixels_of(loader), first)
 
 
 def test_batches_of_a_gpu_follow_the_contract(executor: Any, tiny: Path) -> None:

@@ -52,17 +52,20 @@ class GpuExecutor:
         size: int,
         dtype: torch.dtype | None,
         workers: int,
+        *,
+        on_gpu: bool,
     ) -> None:
         """Take the GPU's memory.
 
         Args:
             source: the samples.
             layout: of the store.
-            memory: the store, if it is on the host; None puts it on the GPU.
+            memory: the store on the host; None if there is one on the GPU alone.
             device: the GPU; the CPU where Triton interprets its kernels.
             size: output side, px.
             dtype: of normalized batches, None for uint8.
             workers: threads.
+            on_gpu: whether the store is on the GPU; then `memory` is the file that it comes from.
         """
         self._layout, self._memory, self._device, self._size = layout, memory, device, size
         self._dtype = dtype or torch.uint8
@@ -72,11 +75,13 @@ class GpuExecutor:
         factors = normalizing_factors(size, MEAN, STD)
         self._scale, self._bias = (torch.from_numpy(each).to(device) for each in factors)
         self._scratch = gpu.make_scratch(0, size, 0, device)
+        self._on_gpu = on_gpu
         sink: Sink
-        if memory is None:
+        if on_gpu:
             self._pixels = torch.empty(layout.total, dtype=torch.uint8, device=device)
-            sink = _GpuSink(source, layout, self._pixels, self._stream)
+            sink = _GpuSink(source, layout, self._pixels, self._stream, memory)
         else:
+            assert memory is not None
             sink = HostSink(source, layout, memory)
             self._compiled = self._threads.submit(_compile)
         self.filler = Filler(sink, len(source), self._threads, workers)
@@ -113,7 +118,7 @@ class GpuExecutor:
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
         offsets, pitches, crops = layout.offsets[samples], layout.pitches[samples], None
         pieces = [slice(at, at + _PIECE_ROWS) for at in range(0, len(samples), _PIECE_ROWS)]
-        if self._memory is None:
+        if self._on_gpu:
             pieces = [part for part in pieces if not self.filler.has(samples[part])]
             futures = [self._threads.submit(self.filler.ensure, samples[part]) for part in pieces]
         else:
@@ -176,17 +181,25 @@ class _Batch:
 
 
 class _GpuSink:
-    """Decodes to the GPU's memory by way of the host's."""
+    """Decodes to the GPU's memory by way of pinned memory, and of a file if there is one."""
 
-    def __init__(self, source: Source, layout: Layout, pixels: torch.Tensor, stream: Any) -> None:
-        self._source, self._layout = source, layout
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        pixels: torch.Tensor,
+        stream: Any,
+        file: StoreMemory | None,
+    ) -> None:
+        self._source, self._layout, self._file = source, layout, file
         self._pixels, self._stream = pixels, stream
+        self._into_file = HostSink(source, layout, file) if file is not None else None
         self._writers, self._local = Writers(source, layout), threading.local()
 
     @property
     def resampled(self) -> int:
         """See Sink."""
-        return self._writers.resampled
+        return (self._into_file or self._writers).resampled
 
     def holds(self, sample: int) -> bool:
         """See Sink."""
@@ -200,10 +213,16 @@ class _GpuSink:
         except AttributeError:
             slots = self._local.slots = PinnedSlots(self._pixels.device)
         slot = slots.take(place.stop - place.start)
-        self._writers.own().write(sample, slot.array[: place.stop - place.start])
+        pinned = slot.array[: place.stop - place.start]
+        if self._into_file is None or self._file is None:
+            self._writers.own().write(sample, pinned)
+            self._source.forget(sample)
+        else:
+            if not self._into_file.holds(sample):
+                self._into_file.write(sample)
+            pinned[:] = self._file.pixels[place]
         with torch.cuda.stream(self._stream):
             slot.send_to(self._pixels[place])
-        self._source.forget(sample)
 
 
 def _compile() -> None:

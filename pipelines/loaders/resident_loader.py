@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.errors import UsageError
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.loaders.filling import Filler, HostSink
@@ -54,7 +55,7 @@ class ResidentLoader(Loader):
         *,
         store: str = "rgb",
         store_side: int = 0,
-        store_file: Path | None = None,
+        store_file: str | Path | None = None,
         store_place: str = "auto",
         **arguments: Any,
     ) -> None:
@@ -67,7 +68,8 @@ class ResidentLoader(Loader):
         format_ = StoreFormat(kind=store, shorter_px=store_side)
         self._layout = lay_out(source, format_)
         super().__init__(source, **arguments)
-        self._layout = lay_out(source, format_, self._held())
+        if store_file is None:  # else all ranks' samples are in one file
+            self._layout = lay_out(source, format_, self._held())
         share = -(-self.batch_size // self.world)
         place = choose_place(self._layout, store_place, self.device, batch=share, size=self.size)
         on_host = "in memory" if store_file is None else f"in {store_file}"
@@ -75,17 +77,21 @@ class ResidentLoader(Loader):
         if format_.shorter_px or format_.planar:
             self.stated = None
         self._executor: Any
+        memory: StoreMemory | None = None
+        if place == "ram" or store_file is not None:
+            memory = self._take_memory(share, None if store_file is None else Path(store_file))
         if self.device.type == "cuda":
             from pipelines.loaders.resident_gpu import GpuExecutor  # Triton takes 1 s
 
-            memory = None if place == "gpu" else self._take_memory(share, store_file)
             self._executor = GpuExecutor(
-                source, self._layout, memory, self.device, self.size, self.dtype, self.workers
-            )
+                source, self._layout, memory, self.device, self.size, self.dtype, self.workers,
+                on_gpu=place == "gpu",
+            )  # fmt: skip
         else:
+            assert memory is not None
             self._executor = _CpuExecutor(
-                source, self._layout, self._take_memory(share, store_file), self.size, self.dtype,
-                batch=share, workers=self.workers,
+                source, self._layout, memory, self.size, self.dtype, batch=share,
+                workers=self.workers,
             )  # fmt: skip
 
     @property
@@ -141,9 +147,12 @@ class ResidentLoader(Loader):
             require_room(self.source, layout, layout.total, promised=promised, batches=batches)
             return PrivateMemory(layout)
         memory = GroupMemory(layout, fingerprint(self.source, layout.format), *group)
-        require_room(
-            self.source, layout, memory.missing_bytes(), promised=promised, batches=batches
-        )
+        missing = memory.missing_bytes()
+        try:
+            require_room(self.source, layout, missing, promised=promised, batches=batches)
+        except UsageError:
+            memory.close()
+            raise
         return memory
 
 
