@@ -124,8 +124,8 @@ class PrivateMemory(StoreMemory):
     def reserve(self, sample: int) -> None:
         """Ask for a sample's pages at once, a fifth cheaper than one by one; it may well fail."""
         place = self._layout.place(sample)
-        begin = self.pixels.ctypes.data + place.start // _PAGE * _PAGE
-        end = self.pixels.ctypes.data + _padded(place.stop, _PAGE)
+        begin = self.pixels.ctypes.data + place.start // mmap.PAGESIZE * mmap.PAGESIZE
+        end = self.pixels.ctypes.data + _padded(place.stop, mmap.PAGESIZE)
         _C.madvise(begin, end - begin, _MADV_POPULATE_WRITE)
 
 
