@@ -112,6 +112,15 @@ def data(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that groups of processes take for /dev/shm."""
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    monkeypatch.setattr("pipelines.store_memory._SHM", folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def load_kernels() -> Callable[[str], ModuleType]:
     """Loads the Triton kernels as a module of another name.

@@ -47,15 +47,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store" / "pixels"
 
 
-@pytest.fixture
-def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that groups take for /dev/shm."""
-    folder = tmp_path / "shm"
-    folder.mkdir()
-    monkeypatch.setattr(store_memory, "_SHM", folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def _alone_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What loaders of other tests have not closed is no concern of these."""
@@ -226,7 +217,11 @@ def test_a_file_of_other_samples_is_replaced_when_nobody_has_it(
 def test_a_closed_store_can_be_replaced_while_its_object_lives(path: Path) -> None:
     memory = FileMemory(path, layout_of(), KEY)
     memory.close()
-    FileMemory(path, layout_of(), OTHER).close()
+    assert KEY in path.read_bytes()
+    other = FileMemory(path, layout_of(), OTHER)
+    assert OTHER in path.read_bytes()
+    assert held(other) == [False] * SAMPLES
+    other.close()
 
 
 @pytest.mark.parametrize("length", [-1, 4096, 70, 8])

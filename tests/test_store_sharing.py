@@ -29,15 +29,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store" / "pixels"
 
 
-@pytest.fixture
-def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that groups take for /dev/shm."""
-    folder = tmp_path / "shm"
-    folder.mkdir()
-    monkeypatch.setattr(store_memory, "_SHM", folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_memory, "_PATIENCE_S", 0)

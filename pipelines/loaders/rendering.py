@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,14 @@ class Worker:
     """What one thread works with; its memory grows to what the thread meets."""
 
     def __init__(self, source: Source, size: int) -> None:
-        self.decoder, self._size = Decoder(source), size
+        self._source, self._size = source, size
         self.pixels = np.empty(0, np.uint8)
         self._scratch: cpu.Scratch | None = None
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Made when it is first needed: not all sources of pixels decode here."""
+        return Decoder(self._source)
 
     def room(self, bytes_: int) -> NDArray[np.uint8]:
         """uint8[...] for a frame of so many bytes, and for what the kernel reads behind it."""

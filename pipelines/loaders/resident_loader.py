@@ -68,7 +68,8 @@ class ResidentLoader(Loader):
         format_ = StoreFormat(kind=store, shorter_px=store_side)
         self._layout = lay_out(source, format_)
         super().__init__(source, **arguments)
-        if store_file is None:  # else all ranks' samples are in one file
+        # What is asked of this rank is the same in every epoch; a file is all ranks' alike.
+        if store_file is None and self.view not in SHUFFLED:
             self._layout = lay_out(source, format_, self._held())
         share = -(-self.batch_size // self.world)
         place = choose_place(self._layout, store_place, self.device, batch=share, size=self.size)
@@ -128,11 +129,9 @@ class ResidentLoader(Loader):
 
     def _held(self) -> NDArray[np.bool_]:
         """Which samples can ever be asked of this rank."""
-        held = np.ones(len(self.source), np.bool_)
-        if self.view not in SHUFFLED:  # the same in every epoch
-            held[:] = False
-            for samples in self._shares(self._plan, 0):
-                held[samples] = True
+        held = np.zeros(len(self.source), np.bool_)
+        for samples in self._shares(self._plan, 0):
+            held[samples] = True
         return held
 
     def _take_memory(self, share: int, path: Path | None) -> StoreMemory:
