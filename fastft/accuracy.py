@@ -17,17 +17,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from torch import nn
-from torch.nn import functional
 
-from fastft.config import AccuracyConfig, TrainConfig, defaults
+from fastft.checks import defaults
+from fastft.config import AccuracyConfig
 from fastft.data import find_splits, pick_batch_size, usable_loaders
 from fastft.environment import environment, pick_amp, pick_device
 from fastft.equivalence import AccuracyResult, judge
 from fastft.evaluate import evaluate
-from fastft.model import build_model
-from fastft.optim import make_optimizer, set_learning_rate
+from fastft.loss import Loss
+from fastft.model import BuiltModel, build_model
+from fastft.optim import HEAD_LR_FACTOR, make_optimizer, set_learning_rate
 from fastft.output import output_folder
 from fastft.progress import image_progress
+from fastft.step import TrainStep
+from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader, make_loader
 from pipelines.source import Source, open_source
@@ -40,8 +43,6 @@ _BATCH = 64
 #: synthetic photos runs then spread by 1.8 points (5 seeds, a body of 6 epochs), at this rate by
 #: 0.7 (12 seeds, a body of 10).
 _LR_PRETRAINED, _LR_SCRATCH = 0.005, 0.01
-#: As `fastft train` takes it.
-_HEAD_LR_FACTOR = 10.0
 #: The body that runs start from. MXNet's mild crops, small batches and a high rate: 0.95 on the
 #: synthetic photos after ten epochs, where torchvision's crops give 0.92 after eight.
 _WARM_VIEW, _WARM_BATCH, _WARM_LR = "recordio", 32, 0.05
@@ -160,13 +161,13 @@ class _Runs:
         batch = min(_WARM_BATCH, len(self.train_source))
         with self.open(REFERENCE, _WARM_VIEW, self.amp_dtype, batch_size=batch) as loader:
             seed = (config.seed + 2**31) % 2**32
-            model = build_model(len(self.train_source.classes), "none", seed=seed).model
+            built = build_model(len(self.train_source.classes), "none", seed=seed, size=config.size)
             self._fit(
-                model, loader, config.warm_epochs, _WARM_LR, 1.0, self.amp_dtype, seed,
+                built, loader, config.warm_epochs, _WARM_LR, 1.0, self.amp_dtype, seed,
                 "the body that runs start from",
             )  # fmt: skip
         path = folder / "warm.pt"
-        torch.save(model.state_dict(), path)
+        torch.save(built.model.state_dict(), path)
         self.weights = str(path)
         return (
             f"a body trained here first, once: {config.warm_epochs} epochs from random weights on "
@@ -203,18 +204,19 @@ class _Runs:
     ) -> tuple[nn.Module, Losses]:
         """One fine-tuning, as `fastft train` would do it with this seed."""
         config = self.config
-        built = build_model(len(self.train_source.classes), self.weights, seed=seed)
-        lr = config.lr or (_LR_PRETRAINED if built.pretrained else _LR_SCRATCH)
-        factor = _HEAD_LR_FACTOR if built.pretrained else 1.0
-        model = built.model
-        curve = self._fit(
-            model, loader, config.epochs, lr, factor, amp_dtype, seed, f"{name}, seed {seed}"
+        built = build_model(
+            len(self.train_source.classes), self.weights, seed=seed, size=config.size
         )
-        return model, curve
+        lr = config.lr or (_LR_PRETRAINED if built.pretrained else _LR_SCRATCH)
+        factor = HEAD_LR_FACTOR if built.pretrained else 1.0
+        curve = self._fit(
+            built, loader, config.epochs, lr, factor, amp_dtype, seed, f"{name}, seed {seed}"
+        )
+        return built.model, curve
 
     def _fit(
         self,
-        model: nn.Module,
+        built: BuiltModel,
         loader: Loader,
         epochs: int,
         lr: float,
@@ -223,35 +225,27 @@ class _Runs:
         seed: int,
         what: str,
     ) -> Losses:
-        """Train `model`; returns the loss of each step.
+        """Train the model; returns the loss of each step.
 
         Raises:
             DataError: a loss is no finite number.
         """
         usual = defaults(TrainConfig)
-        model.to(self.device).train()
+        model = built.model.to(self.device).train()
         optimizer = make_optimizer(
-            model, lr=lr, head_lr_factor=head_lr_factor, momentum=usual.momentum,
+            model, built.head, lr=lr, head_lr_factor=head_lr_factor, momentum=usual.momentum,
             weight_decay=usual.weight_decay,
         )  # fmt: skip
-        scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype == torch.float16)
+        step = TrainStep(model, optimizer, Loss(), device=self.device, amp_dtype=amp_dtype)
         loader.seed = seed  # the next plan is of this seed; one loader serves all runs
-        steps, step = epochs * len(loader), 0
+        steps, done = epochs * len(loader), 0
         losses = torch.zeros(steps, device=self.device)  # read once, at the end
         for epoch in range(epochs):
             loader.set_epoch(epoch)
             for images, labels in loader:
-                set_learning_rate(optimizer, usual.schedule, step, steps)
-                with torch.autocast(
-                    self.device.type, dtype=amp_dtype, enabled=amp_dtype is not None
-                ):
-                    loss = functional.cross_entropy(model(images), labels)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
-                losses[step] = loss.detach()
-                step += 1
+                set_learning_rate(optimizer, usual.schedule, done, steps)
+                losses[done], _ = step(images, labels)
+                done += 1
                 self._advance(len(labels))
         curve = tuple(losses.tolist())
         for index, value in enumerate(curve):

@@ -14,6 +14,12 @@ from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError
 
 _FORMAT, _VERSION = "fastft-checkpoint", 1
+#: What the parts of a checkpoint are in a file.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "model": Mapping, "arch": str, "classes": list, "size": int, "view": str, "epoch": int,
+    "accuracy": (int, float), "optimizer": Mapping, "scaler": Mapping, "config": Mapping,
+    "ema": (Mapping, type(None)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +36,7 @@ class Checkpoint:
         accuracy: of the evaluation split after that epoch, 0 to 1.
         optimizer, scaler: state dicts.
         config: the run's settings, as JSON values.
+        ema: the state dict of the weights' average, if one was kept; evaluation is of it.
     """
 
     model: Mapping[str, torch.Tensor]
@@ -42,6 +49,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
     config: Mapping[str, Any]
+    ema: Mapping[str, torch.Tensor] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -71,16 +79,36 @@ def load_checkpoint(path: Path) -> Checkpoint:
         DataError: it cannot be read.
     """
     content = read_torch_file(path)
-    if content.get("format") != _FORMAT:
+    if not is_checkpoint(content):
         raise FormatError(path, "no fastft checkpoint", "one written by fastft train", "")
+    return unpack_checkpoint(content, path)
+
+
+def is_checkpoint(content: Mapping[str, Any]) -> bool:
+    """Whether what was read is a checkpoint of ours."""
+    return content.get("format") == _FORMAT
+
+
+def unpack_checkpoint(content: Mapping[str, Any], path: Path) -> Checkpoint:
+    """What a file of ours holds, each part of the type that it should have.
+
+    Raises:
+        FormatError: it is of another version, or lacks something.
+    """
     if content.get("version") != _VERSION:
         found = f"checkpoint version {content.get('version')}"
         raise FormatError(path, found, f"version {_VERSION}", "train again")
-    try:
-        parts = {name: content[name] for name in Checkpoint.__slots__}
-        return Checkpoint(**{**parts, "classes": tuple(parts["classes"])})
-    except (KeyError, TypeError) as error:
-        raise FormatError(path, f"lacks {error}", "a whole checkpoint", "train again") from error
+    parts = {name: content[name] for name in Checkpoint.__slots__ if name in content}
+    for name, kinds in _KINDS.items():
+        if not isinstance(parts.get(name), kinds):
+            found = f"lacks {name!r}" if name not in parts else f"holds a wrong {name!r}"
+            raise FormatError(path, found, "a whole checkpoint", "train again")
+    tensors = [*parts["model"].values(), *(parts.get("ema") or {}).values()]
+    if not all(isinstance(value, torch.Tensor) for value in tensors):
+        raise FormatError(path, "holds a wrong 'model'", "a whole checkpoint", "train again")
+    if not parts["classes"] or not all(isinstance(name, str) for name in parts["classes"]):
+        raise FormatError(path, "holds wrong class names", "a whole checkpoint", "train again")
+    return Checkpoint(**{**parts, "classes": tuple(parts["classes"])})
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:

@@ -22,91 +22,46 @@ _MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """One fine-tuning run.
+class EvaluateConfig:
+    """Judge a trained run by labelled images.
 
     Attributes:
-        data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
-        out: the run folder to make.
-        loader: `auto` takes dali on a GPU, if it is installed; else resident, if the pixels fit
-            into half the free memory, else ffcv, if the data are .beton files and it is installed,
-            else torchvision.
-        store: what the resident loader keeps: `rgb`, or `yuv420` in half the bytes.
-        store_side: images whose shorter side is longer are shrunk to it in the store, px; 0 keeps
-            sizes.
-        store_file: where the resident loader keeps pixels for the next run: `X.store` becomes
-            `X.train.store` and `X.eval.store`.
-        stock: torchvision's own random transforms and shuffling instead of the plan.
-        weights: `imagenet`, `none`, or a file: a checkpoint of ours or a resnet18 state dict.
-        size: side of the images that the model sees, px.
-        epochs: passes over the training set.
-        batch_size: images per step; None takes 128, or the whole training set if that is smaller.
-        lr: learning rate at its peak; None takes 0.002 on pretrained weights, else 0.01.
-        head_lr_factor: the new output layer learns this many times faster; None takes 10 on
-            pretrained weights, else 1.
-        momentum, weight_decay: of SGD.
-        schedule: `cosine` rises over the first tenth and falls to zero; `constant` stays.
-        amp: `auto` takes bfloat16 where the device computes in it, else float16 on a GPU, else
-            float32.
-        seed: of the plan and of the new layer's weights.
-        workers: decoding threads or processes; 0 takes every CPU this process may use.
-        device: `auto` takes a GPU if there is one.
-        overwrite: replace an earlier run in `out`.
+        run: a run folder (its `best.pt` is taken) or a checkpoint.
+        data: a folder with splits, a `.beton` or a class folder.
+        out: the folder for findings; None takes `evaluation` in the run folder, or here.
+        split: of `data`; None takes test or val.
+        flip: average the probabilities of each image and its mirror image.
+        n: images in the picture of the highest losses.
+        loader, batch_size, workers, device, amp: as in `fastft train`; None takes what the
+            checkpoint was trained with, as far as this machine has it, else what suits it.
     """
 
+    run: Path
     data: Path
-    out: Path
-    loader: str = "auto"
-    store: StoreKind = "rgb"
-    store_side: int = 0
-    store_file: Path | None = None
-    stock: bool = False
-    weights: str = "imagenet"
-    size: int = 224
-    epochs: int = 5
+    out: Path | None = None
+    split: str | None = None
+    flip: bool = False
+    n: int = 24
+    loader: str | None = None
     batch_size: int | None = None
-    lr: float | None = None
-    head_lr_factor: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.001
-    schedule: Schedule = "cosine"
-    amp: Amp = "auto"
-    seed: int = 0
-    workers: int = 0
-    device: str = "auto"
-    overwrite: bool = False
+    workers: int | None = None
+    device: str | None = None
+    amp: str | None = None
 
     def __post_init__(self) -> None:
-        _choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali", "resident"))
-        _choose("--store", self.store, get_args(StoreKind))
-        _require("--store-side", self.store_side, 0, 65535)
-        if self.store_options and (self.stock or self.loader not in ("auto", "resident")):
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in self.store_options)
-            what = "--stock" if self.stock else f"--loader {self.loader}"
-            raise UsageError(options, f"with {what}", "--loader resident")
-        _choose("--amp", self.amp, get_args(Amp))
-        _choose("--schedule", self.schedule, get_args(Schedule))
-        _require("--size", self.size, *_MODEL_PX)
-        _require("--epochs", self.epochs, 1, 100_000)
-        _require("--seed", self.seed, 0, 2**32 - 1)
-        _require("--workers", self.workers, 0, 1024)
-        _require("--momentum", self.momentum, 0, 0.9999)
-        _require("--weight-decay", self.weight_decay, 0, 10)
+        if self.loader is not None:
+            _choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali", "resident"))
+        if self.amp is not None:
+            _choose("--amp", self.amp, get_args(Amp))
         if self.batch_size is not None:
             _require("--batch-size", self.batch_size, 1, 1 << 20)
-        if self.lr is not None:
-            _require("--lr", self.lr, 1e-12, 1e6)
-        if self.head_lr_factor is not None:
-            _require("--head-lr-factor", self.head_lr_factor, 0, 1e6)
-        if self.stock and self.loader not in ("auto", "torchvision"):
-            raise UsageError("--stock", f"--loader {self.loader}", "--loader torchvision")
+        if self.workers is not None:
+            _require("--workers", self.workers, 0, 1024)
+        _require("--n", self.n, 1, 200)
 
-    @property
-    def store_options(self) -> dict[str, Any]:
-        """What was asked of the resident loader's store, as `make_loader` takes it."""
-        options = {name: getattr(self, name) for name in ("store", "store_side", "store_file")}
-        usual = defaults(TrainConfig)
-        return {name: value for name, value in options.items() if value != getattr(usual, name)}
+
+#: What stands for standard output where a file is asked for.
+STDOUT = Path("-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +70,12 @@ class PredictConfig:
 
     Attributes:
         run: a run folder (its `best.pt` is taken) or a checkpoint.
-        images: image files, or folders of them.
+        images: image files, folders of them, or patterns such as `photos/**/*.jpg`.
         sheet: a PNG to draw some of the images with their predictions on.
-        csv: a file for all predictions.
+        csv: a file for all predictions, or `-`.
+        json: a file for all predictions with the probabilities of all classes, or `-`.
+        top: classes to tell of each image, the likeliest first.
+        flip: average the probabilities of each image and its mirror image.
         batch_size: images per forward pass.
         device: `auto` takes a GPU if there is one.
     """
@@ -126,11 +84,28 @@ class PredictConfig:
     images: tuple[Path, ...]
     sheet: Path | None = None
     csv: Path | None = None
+    json: Path | None = None
+    top: int = 1
+    flip: bool = False
     batch_size: int = 64
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        _require("--top", self.top, 1, 100)
         _require("--batch-size", self.batch_size, 1, 1 << 20)
+        if self.csv == self.json == STDOUT:
+            raise UsageError("--csv and --json", "both -", "one of them on standard output")
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Option -> the file that it asks for."""
+        asked = {"--sheet": self.sheet, "--csv": self.csv, "--json": self.json}
+        return {option: out for option, out in asked.items() if out is not None and out != STDOUT}
+
+    @property
+    def writes_stdout(self) -> bool:
+        """Whether standard output is for a program to read."""
+        return STDOUT in (self.csv, self.json)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +198,46 @@ class AccuracyConfig:
             _require("--batch-size", self.batch_size, 1, 1 << 20)
         if self.lr is not None:
             _require("--lr", self.lr, 1e-12, 1e6)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShowConfig:
+    """One contact sheet.
+
+    Attributes:
+        data: a `.beton`, a class folder, or a folder with splits.
+        out: the PNG to write.
+        split: `train`, `test` or `val`; None takes the training split if `data` has splits.
+        classes: names; none takes the first eight.
+        n: images per class; None takes 8, or 4 in all (but one of each class) with `augmented`.
+        augmented: show what a model will see of a few images instead of the images.
+        loader: whose pixels those are.
+        view, size, seed: of the plan; size in px.
+        epoch: the first one shown.
+    """
+
+    data: Path
+    out: Path = Path("sheet.png")
+    split: str | None = None
+    classes: tuple[str, ...] = ()
+    n: int | None = None
+    augmented: bool = False
+    loader: str = "torchvision"
+    view: str = "train"
+    size: int = 224
+    epoch: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split is not None:
+            _choose("--split", self.split, ("train", "test", "val"))
+        if self.n is not None:
+            _require("--n", self.n, 1, 512)
+        _choose("--loader", self.loader, ("torchvision", "ffcv", "dali", "resident"))
+        _choose("--view", self.view, ("train", "recordio", "eval", "eval-square"))
+        _require("--size", self.size, 16, 1024)
+        _require("--epoch", self.epoch, 0, 100_000)
+        _require("--seed", self.seed, 0, 2**32 - 1)
 
 
 def defaults(config: type[Any]) -> Any:

@@ -69,6 +69,41 @@ def training_split(data: Path) -> Path:
     return next((path for path in (data / "train.beton", data / "train") if path.exists()), data)
 
 
+def evaluation_split(data: Path, split: str | None, classes: tuple[str, ...]) -> Path:
+    """What there is to evaluate on in `data`: a split of it, or `data` itself.
+
+    Args:
+        data: a folder with splits, a `.beton` or a class folder.
+        split: the split's name; None takes test or val.
+        classes: of the model. A folder of just these folders holds classes, even if one of them
+            is called like a split.
+
+    Raises:
+        UsageError: there is no such split.
+        DataError: there is nothing, or a training split alone.
+    """
+    if not data.exists():
+        raise DataError(data, "no such file or folder", "splits, a .beton or class folders")
+    if split is not None and data.is_file():
+        raise UsageError("--split", f"given with the file {data}", "a folder with splits")
+    if split is None and (
+        data.is_file() or {path.name for path in data.iterdir() if path.is_dir()} == {*classes}
+    ):
+        return data
+    for name in EVAL_SPLITS if split is None else (split,):
+        for path in (data / f"{name}.beton", data / name):
+            if path.exists():
+                return path
+    if split is not None:
+        raise UsageError("--split", f"{data} has no {split}", f"{data / split} or the like")
+    if training_split(data) != data:
+        raise DataError(
+            data, "has a training split alone", "test or val",
+            "pass --split train to see how well the run fits what it was trained on",
+        )  # fmt: skip
+    return data
+
+
 def usable_loaders(sources: Sequence[Source]) -> tuple[str, ...]:
     """The loaders that execute the plan, are installed and can read these sources."""
     stored = all(isinstance(source, Index) for source in sources)

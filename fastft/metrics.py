@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,9 +29,10 @@ class StepMetrics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochMetrics:
-    """One epoch: training, then evaluation of the whole evaluation split."""
+    """One epoch: training on images of `size` px, then evaluation of the whole other split."""
 
     epoch: int
+    size: int
     train_loss: float
     train_accuracy: float
     eval_loss: float
@@ -45,14 +46,25 @@ class EpochMetrics:
 class MetricsFile:
     """Appends rows to `metrics.jsonl`; each row is on disk's way when `write` returns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, also: Callable[[StepMetrics | EpochMetrics], None] | None = None
+    ) -> None:
+        """Open it.
+
+        Args:
+            path: the file.
+            also: who else is told of each row.
+        """
         self._file = open(path, "a", encoding="utf-8")
+        self._also = also
 
     def write(self, row: StepMetrics | EpochMetrics) -> None:
         """Append one row, its kind first."""
         kind = "step" if isinstance(row, StepMetrics) else "epoch"
         self._file.write(json.dumps({"kind": kind, **asdict(row)}) + "\n")
         self._file.flush()
+        if self._also is not None:
+            self._also(row)
 
     def close(self) -> None:
         """Close the file."""

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import glob
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,139 +20,281 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from fastft.checkpoint import Checkpoint, load_checkpoint
-from fastft.config import PredictConfig
+from fastft.config import STDOUT, PredictConfig
 from fastft.environment import pick_device
+from fastft.evaluate import classify
 from fastft.model import restore_model
+from pipelines.atomic import AtomicFile
 from pipelines.encode import EncodePolicy, Encoder, read_stored
-from pipelines.errors import DataError
+from pipelines.errors import DataError, UsageError
 from pipelines.folder import IMAGE_SUFFIXES
+from pipelines.layout import Stored
 from pipelines.plan import make_plan
 from pipelines.reference import normalize, render
 from pipelines.workers import in_order
 
+_ENCODER = Encoder(EncodePolicy(verify=False))
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's class: `truth` is its folder's name, if that is one of the classes."""
+    """What one image was taken for.
+
+    Attributes:
+        path: the file.
+        label: the class of the highest probability.
+        probability: that class's.
+        truth: the name of the file's folder, if that is one of the classes.
+        classes: all class names.
+        probabilities: float32[C], one for each of them.
+    """
 
     path: Path
     label: str
     probability: float
     truth: str | None
+    classes: tuple[str, ...] = field(repr=False)
+    probabilities: NDArray[np.float32] = field(repr=False, compare=False)
+
+    def best(self, count: int) -> list[tuple[str, float]]:
+        """The `count` likeliest classes with their probabilities, the likeliest first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
-def predict(config: PredictConfig) -> list[Prediction]:
-    """Classify images; draws the sheet and writes the CSV if asked to.
+def predict(
+    config: PredictConfig,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_broken: Callable[[DataError], None] | None = None,
+) -> list[Prediction]:
+    """Classify images; draws the sheet and writes the CSV and the JSON if asked to.
+
+    Args:
+        config: what to do.
+        on_progress: called with images done and in all, where they are more than a batch.
+        on_broken: called with the error of each image that cannot be read, which is then left out.
+            Without it, of a single image and if nothing is left, the first such error is raised.
 
     Raises:
-        DataError: the run or an image cannot be read, or there are no images.
+        UsageError: an output that cannot be a file, or no such device.
+        DataError: the run or an image cannot be read, there are no images, an output cannot be
+            written, or what the model says is no number.
     """
+    for option, out in config.outputs.items():
+        if out.is_dir():
+            raise UsageError(option, f"{out} is a folder", "a file to write", "name a file in it")
     device = pick_device(config.device)
-    checkpoint_path = config.run / "best.pt" if config.run.is_dir() else config.run
-    checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint, checkpoint_path = open_run(config.run)
     model = restore_model(checkpoint, checkpoint_path).to(device)
     paths = list_images(config.images)
+    broken: list[DataError] = []
     predictions: list[Prediction] = []
     for batch in _batches(paths, checkpoint, config.batch_size):
-        images = torch.from_numpy(normalize(batch)).permute(0, 3, 1, 2).to(device)
-        with torch.inference_mode():
-            probabilities = model(images).softmax(1).cpu()
-        for row in probabilities:
-            path = paths[len(predictions)]
-            truth = path.absolute().parent.name
-            predictions.append(
-                Prediction(
-                    path, checkpoint.classes[int(row.argmax())], float(row.max()),
-                    truth if truth in checkpoint.classes else None,
-                )
-            )  # fmt: skip
-    if config.csv is not None:
-        _write_csv(config.csv, predictions)
-    if config.sheet is not None:
-        _draw_sheet(config.sheet, predictions, checkpoint)
+        for cut in batch.values():
+            if isinstance(cut, DataError):
+                if on_broken is None or len(paths) == 1:
+                    raise cut
+                on_broken(cut)
+                broken.append(cut)
+        whole = {path: cut for path, cut in batch.items() if not isinstance(cut, DataError)}
+        if whole:
+            rows = _probabilities(model, np.stack(list(whole.values())), device, config.flip)
+            for path, row in zip(whole, rows, strict=True):
+                predictions.append(_prediction(paths[path], row, checkpoint, checkpoint_path))
+        if on_progress is not None and len(paths) > config.batch_size:
+            on_progress(len(predictions) + len(broken), len(paths))
+    if not predictions:
+        raise broken[0]
+    _write_outputs(config, predictions, checkpoint)
     return predictions
 
 
-def list_images(images: tuple[Path, ...]) -> list[Path]:
-    """Files as given; folders opened, all image files below them in order of their paths.
+def open_run(run: Path) -> tuple[Checkpoint, Path]:
+    """A run folder's best checkpoint, or a checkpoint file, with its path.
 
     Raises:
-        DataError: a path does not exist, or a folder holds no images.
+        DataError: there is no such thing, or it is no checkpoint of ours.
+    """
+    path = run / "best.pt" if run.is_dir() else run
+    return load_checkpoint(path), path
+
+
+def list_images(images: Sequence[Path]) -> list[Path]:
+    """The image files that are meant, in order of their paths within each argument.
+
+    Args:
+        images: files, which are taken as they are; folders, of which all image files below are
+            taken; or patterns such as `photos/**/*.jpg`. What exists is no pattern, whatever
+            its name.
+
+    Raises:
+        DataError: a path does not exist, a pattern matches nothing, or a folder holds no images.
     """
     paths: list[Path] = []
     for path in images:
         if path.is_dir():
-            below = sorted(
-                p for p in path.rglob("*")
-                if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-            )  # fmt: skip
-            if not below:
-                raise DataError(path, "holds no images", "image files", "name another folder")
-            paths += below
+            found = _below(path)
         elif path.exists():
-            paths.append(path)
+            found = [path]
+        elif glob.has_magic(str(path)):
+            matches = [Path(match) for match in glob.iglob(str(path), recursive=True)]
+            files = (match for match in matches if _is_image(match) and match.is_file())
+            found = sorted({*files, *chain(*(_below(match) for match in matches))})
         else:
-            raise DataError(
-                path, "no such file", "an image or a folder of images", "check the path"
-            )
+            expected = "an image or a folder of images"
+            raise DataError(path, "no such file", expected, "check the path")
+        if not found:
+            what = "holds no images" if path.is_dir() else "matches no images"
+            raise DataError(path, what, "image files", "name another folder or pattern")
+        paths += found
     return paths
+
+
+def cut_image(stored: Stored, view: str, size: int, name: str) -> NDArray[np.uint8]:
+    """uint8[S, S, 3]: an image as evaluation in `view` sees it.
+
+    Raises:
+        DataError: it does not decode.
+    """
+    sides: Any = (np.array([stored.width], np.int32), np.array([stored.height], np.int32))
+    plan = make_plan(*sides, view=view, size=size)
+    return render(stored, plan.rows(plan.order).boxes[0], False, plan, name)
+
+
+def write_text(out: Path, parts: Iterable[str]) -> None:
+    """Write a text file whole or not at all, or to standard output if it is called `-`.
+
+    Raises:
+        DataError: `out` cannot be written.
+    """
+    # A file name that is no UTF-8 arrives as surrogates, which no text file can hold.
+    encoded = (part.encode("utf-8", "backslashreplace") for part in parts)
+    if out == STDOUT:
+        sys.stdout.writelines(part.decode() for part in encoded)
+        return
+    write_bytes(out, encoded)
+
+
+def write_bytes(out: Path, parts: Iterable[bytes]) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DataError: `out` cannot be written.
+    """
+    try:
+        with AtomicFile(out) as target:
+            with open(target.descriptor, "wb", closefd=False) as file:
+                file.writelines(parts)
+            target.publish()
+    except OSError as error:
+        reason = (error.strerror or "cannot be written").lower()
+        raise DataError(out, reason, "a file to write") from error
+
+
+def write_csv(out: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file as `write_text` does.
+
+    Raises:
+        DataError: `out` cannot be written.
+    """
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows(rows)
+    write_text(out, [content.getvalue()])
+
+
+def _below(folder: Path) -> list[Path]:
+    """All image files below a folder, none below a file; links are followed, each folder once."""
+    found, seen = [], set[str]()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        is_new = (real := os.path.realpath(parent)) not in seen
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
+        if is_new:
+            found += [path for name in files if _is_image(path := Path(parent, name))]
+    return sorted(found)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _batches(
     paths: list[Path], checkpoint: Checkpoint, batch_size: int
-) -> Iterator[NDArray[np.uint8]]:
-    """uint8[B, S, S, 3]: the images as evaluation cuts them, decoded in threads."""
+) -> Iterator[dict[int, NDArray[np.uint8] | DataError]]:
+    """Number in `paths` -> uint8[S, S, 3], the image as evaluation cuts it, or its error."""
     with ThreadPoolExecutor() as executor:
-        tasks = (_Cut(path, checkpoint) for path in paths)
-        batch: list[NDArray[np.uint8]] = []
-        for pixels in in_order(executor, tasks, ahead=2 * batch_size):
-            batch.append(pixels)
-            if len(batch) == batch_size:
-                yield np.stack(batch)
-                batch = []
-        if batch:
-            yield np.stack(batch)
+        tasks = (partial(_cut, checkpoint, path) for path in paths)
+        cuts = enumerate(in_order(executor, tasks, ahead=2 * batch_size))
+        while batch := dict(islice(cuts, batch_size)):
+            yield batch
 
 
-class _Cut:
-    """Reads one image and cuts it by the checkpoint's view."""
-
-    _encoder = Encoder(EncodePolicy(verify=False))
-
-    def __init__(self, path: Path, checkpoint: Checkpoint) -> None:
-        self._path, self._checkpoint = path, checkpoint
-
-    def __call__(self) -> NDArray[np.uint8]:
-        stored = read_stored(str(self._path), self._encoder, 0)
-        sides: Any = (np.array([stored.width], np.int32), np.array([stored.height], np.int32))
-        plan = make_plan(*sides, view=self._checkpoint.view, size=self._checkpoint.size)
-        rows = plan.rows(plan.order)
-        return render(stored, rows.boxes[0], False, plan, str(self._path))
-
-
-def _write_csv(out: Path, predictions: list[Prediction]) -> None:
+def _cut(checkpoint: Checkpoint, path: Path) -> NDArray[np.uint8] | DataError:
+    """One image as evaluation cuts it; its error is a value, which ends no other's work."""
     try:
-        with open(out, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "probability"])
-            writer.writerows([p.path, p.label, f"{p.probability:.6f}"] for p in predictions)
-    except OSError as error:
-        raise DataError(
-            out, (error.strerror or "cannot be written").lower(), "a file to write"
-        ) from error
+        stored = read_stored(str(path), _ENCODER, 0)
+        return cut_image(stored, checkpoint.view, checkpoint.size, str(path))
+    except DataError as error:
+        return error
+
+
+@torch.inference_mode()
+def _probabilities(
+    model: nn.Module, pixels: NDArray[np.uint8], device: torch.device, flip: bool
+) -> Any:
+    """float32[B, C] of uint8[B, S, S, 3]."""
+    images = torch.from_numpy(normalize(pixels)).permute(0, 3, 1, 2).to(device)
+    logits, _ = classify(model, images, None, flip=flip)
+    return logits.softmax(1).cpu().numpy()
+
+
+def _prediction(
+    path: Path, row: NDArray[np.float32], checkpoint: Checkpoint, checkpoint_path: Path
+) -> Prediction:
+    if not np.isfinite(row).all():
+        found = f"what it says of {path} is no number"
+        raise DataError(checkpoint_path, found, "finite weights", "take another checkpoint")
+    classes, best = checkpoint.classes, int(row.argmax())
+    truth = path.absolute().parent.name
+    return Prediction(
+        path, classes[best], float(row[best]), truth if truth in classes else None, classes, row
+    )
+
+
+def _write_outputs(
+    config: PredictConfig, predictions: list[Prediction], checkpoint: Checkpoint
+) -> None:
+    if config.csv is not None:
+        head = ["path", "label", "probability", "truth"]
+        rows = ([p.path, p.label, p.probability, p.truth] for p in predictions)
+        write_csv(config.csv, chain([head], rows))
+    if config.json is not None:
+        items = (json.dumps(_plain(prediction)) for prediction in predictions)
+        write_text(config.json, chain(["[\n", next(items)], (f",\n{i}" for i in items), ["\n]\n"]))
+    if config.sheet is not None:
+        _draw_sheet(config.sheet, predictions, checkpoint)
+
+
+def _plain(each: Prediction) -> dict[str, Any]:
+    probabilities = dict(zip(each.classes, map(float, each.probabilities), strict=True))
+    return {
+        "path": str(each.path), "label": each.label, "probability": each.probability,
+        "truth": each.truth, "probabilities": probabilities,
+    }  # fmt: skip
 
 
 def _draw_sheet(out: Path, predictions: list[Prediction], checkpoint: Checkpoint) -> None:
-    from fastft.show import SHEET_IMAGES, Shown, draw_predictions  # matplotlib takes 0.7 s
+    from fastft.show import SHEET_IMAGES, Shown  # matplotlib takes 0.7 s
+    from fastft.show_report import SHOWN_PX, draw_sheet
 
     count = min(SHEET_IMAGES, len(predictions))
-    chosen = [predictions[i * len(predictions) // count] for i in range(count)]
-    # Drawn larger than the model sees them, for the reader's eyes.
-    large = replace(checkpoint, size=224)
-    shown = [
-        Shown(Image.fromarray(_Cut(p.path, large)()), p.label, p.probability, p.truth)
-        for p in chosen
-    ]
-    draw_predictions(shown, out)
+    shown = []
+    for each in (predictions[at * len(predictions) // count] for at in range(count)):
+        stored = read_stored(str(each.path), _ENCODER, 0)
+        pixels = cut_image(stored, checkpoint.view, SHOWN_PX, str(each.path))
+        shown.append(Shown(Image.fromarray(pixels), each.label, each.probability, each.truth))
+    write_bytes(out, [draw_sheet(shown)])

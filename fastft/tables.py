@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.errors import one_line
+
 if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
     from fastft.predict import Prediction
     from pipelines.convert import Report
@@ -36,19 +38,23 @@ def conversion_table(reports: Sequence[Report]) -> Table:
     return table
 
 
-def print_predictions(predictions: Sequence[Prediction], console: Console) -> None:
-    """A table of predictions; a single one as a sentence."""
+def print_predictions(predictions: Sequence[Prediction], console: Console, *, top: int = 1) -> None:
+    """A table of predictions with the `top` likeliest classes; of a single image as sentences."""
     if len(predictions) == 1:
-        only = predictions[0]
-        console.print(f"With prob={only.probability:.3f}, {only.label}", markup=False)
+        for label, probability in predictions[0].best(top):
+            console.print(f"With prob={probability:.3f}, {one_line(label)}", markup=False)
         return
-    table = Table("image", "class", "probability")
+    ranks = min(top, len(predictions[0].classes))
+    names = ("class", "probability")
+    table = Table("image", *(names if ranks == 1 else map(str, range(1, ranks + 1))))
     for row in predictions[:_ROWS]:
+        best = [(escape(one_line(label)), f"{share:.3f}") for label, share in row.best(ranks)]
         wrong = row.truth is not None and row.truth != row.label
         table.add_row(
-            escape(str(row.path)), escape(row.label), f"{row.probability:.3f}",
+            escape(one_line(str(row.path))),
+            *(best[0] if ranks == 1 else (f"{label} {share}" for label, share in best)),
             style="red" if wrong else "",
-        )  # fmt: skip
+        )
     console.print(table)
     if len(predictions) > _ROWS:
         console.print(f"and {len(predictions) - _ROWS:,} more; --csv FILE keeps all")

@@ -1,4 +1,4 @@
-"""From class folders to `.beton` files: workers, quarantine, progress, all or nothing.
+"""From listed samples to `.beton` files: workers, quarantine, progress, all or nothing.
 
 Threads read, check and encode (each of these releases the interpreter lock); the caller's thread
 takes their results in sample order and writes, so the output is the same for any number of
@@ -9,8 +9,6 @@ validation the entropy decoding of each JPEG.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 import zlib
 from collections import Counter
@@ -20,11 +18,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
-from pipelines.errors import DataError, FastftError, UsageError
-from pipelines.folder import Folder, read_folder, read_splits, split_folders
+from pipelines.errors import DataError, UsageError
+from pipelines.listing import Listing, open_listings
+from pipelines.outputs import name_outputs, require_space
 from pipelines.workers import cpu_count, in_order
 
 #: on_progress(split, images done, images in all, bytes read so far)
@@ -39,11 +37,14 @@ class ConvertConfig:
     """What `fastft convert` does; see `EncodePolicy` for how images are stored.
 
     Attributes:
-        src: a folder of class folders, or one that holds `train` and `val` or `test`.
+        src: a folder of class folders, a zip of them or a `.rec`, or what holds one of each
+            split: `train` and `val` or `test`.
         out: the `.beton` to write, or for splits the folder to write them in.
         max_bad: how many broken images are left out before the command fails: a number, or a
             share of all such as `1%` (rounded up).
         workers: threads; 0 takes every CPU this process may use.
+        classes: names for RecordIO's labels 0, 1, ...; by default the labels' numbers. Class
+            folders have names, and take none.
     """
 
     src: Path
@@ -56,6 +57,7 @@ class ConvertConfig:
     verify: bool = True
     max_bad: str = "1%"
     workers: int = 0
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -65,6 +67,9 @@ class ConvertConfig:
         _require("--max-side", self.max_side, 0, 65535)
         _require("--workers", self.workers, 0, 1024)
         allowed_bad(self.max_bad, 100)
+        for name in self.classes:
+            if not name.strip() or "/" in name or "\0" in name or self.classes.count(name) > 1:
+                raise UsageError("--classes", repr(name), "each name once, none empty or with a /")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +98,24 @@ class Report:
 
 
 def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[Report]:
-    """Convert a class folder to one `.beton`, or a folder of splits to one each.
+    """Convert a data set to one `.beton`, or its splits to one each.
 
     All outputs appear together at the end, or none does.
 
     Raises:
-        DataError: the folder is not as it should be, too many images are broken, a class loses
-            its last image, or the disk is full.
+        DataError: `src` is not as it should be, too many images are broken, a class loses its
+            last image, or the disk is full.
         UsageError: `out` does not fit `src`, or would replace what is no `.beton`.
     """
-    folders = _read_source(config)
-    _check_space(config, folders)
     reports: list[Report] = []
-    with ExitStack() as stack:
+    with open_listings(config.src, config.classes) as listings, ExitStack() as stack:
+        outputs = name_outputs(config.src, config.out, listings)
+        if config.mode == "passthrough" and not config.max_side:
+            require_space(config.out, sum(map(_source_bytes, listings.values())))
         writers = []
-        for split, (folder, out) in folders.items():
-            writer = stack.enter_context(_open_writer(out, len(folder)))
-            reports.append(_convert_folder(config, split, folder, writer, on_progress))
+        for split, listing in listings.items():
+            writer = stack.enter_context(_open_writer(outputs[split], len(listing)))
+            reports.append(_convert_listing(config, split, listing, writer, on_progress))
             writers.append(writer)
         for writer, report in zip(writers, reports, strict=True):
             try:
@@ -138,60 +144,6 @@ def allowed_bad(max_bad: str, images: int) -> int:
     raise UsageError("--max-bad", repr(max_bad), "a number like 10 or a share like 1%")
 
 
-def _read_source(config: ConvertConfig) -> dict[str, tuple[Folder, Path]]:
-    """What to convert and where to: split name -> folder and output; '' where there is no split."""
-    outputs: dict[str, tuple[Folder, Path]] = {}
-    if split_folders(config.src):
-        if config.out.suffix == ".beton" or config.out.is_file():
-            raise UsageError(
-                config.out,
-                "is one file",
-                f"a folder for the splits of {config.src}",
-                "name a folder",
-            )
-        for split, folder in read_splits(config.src).items():
-            outputs[split] = (folder, config.out / f"{split}.beton")
-    else:
-        out = config.out
-        if out.is_dir():
-            out = out / f"{config.src.resolve().name}.beton"
-        elif out.suffix != ".beton":
-            out = out.with_name(out.name + ".beton")
-        outputs[""] = (read_folder(config.src), out)
-    for _, out in outputs.values():
-        _check_replaceable(out)
-    return outputs
-
-
-def _check_replaceable(out: Path) -> None:
-    if out.is_dir():
-        raise UsageError(out, "is a folder", "a file to write", "name another output")
-    if out.exists() and out.stat().st_size:
-        try:
-            read_index(out)
-        except FastftError as error:
-            found = "exists and is no whole .beton"
-            raise UsageError(out, found, "a new name", "remove it or name another") from error
-
-
-def _check_space(config: ConvertConfig, folders: dict[str, tuple[Folder, Path]]) -> None:
-    """Refuse at once what byte passthrough alone would not fit."""
-    if config.mode != "passthrough" or config.max_side:
-        return
-    needed = 0
-    for folder, _ in folders.values():
-        needed += sum(_file_bytes(folder.path(sample)) for sample in range(len(folder)))
-    existing = config.out
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise DataError(
-            config.out, f"{free:,} bytes free on its disk", f"{needed:,} for the images' bytes",
-            "free some or name another disk",
-        )  # fmt: skip
-
-
 def _open_writer(out: Path, capacity: int) -> BetonWriter:
     try:
         return BetonWriter(out, capacity)
@@ -199,17 +151,18 @@ def _open_writer(out: Path, capacity: int) -> BetonWriter:
         raise DataError(out, _said(error), "a folder to write in", "name another output") from error
 
 
-def _convert_folder(
+def _convert_listing(
     config: ConvertConfig,
     split: str,
-    folder: Folder,
+    listing: Listing,
     writer: BetonWriter,
     on_progress: Progress | None,
 ) -> Report:
     started = time.perf_counter()
-    report = Report(split, writer.path, folder.classes, ignored=folder.ignored)
-    allowed = allowed_bad(config.max_bad, len(folder))
+    report = Report(split, writer.path, listing.classes, ignored=listing.ignored)
+    allowed = allowed_bad(config.max_bad, len(listing))
     kept: Counter[int] = Counter()
+    first_bad: dict[int, Quarantined] = {}
     sample = 0
     policy = EncodePolicy(
         mode=config.mode, quality=config.quality, max_side=config.max_side,
@@ -218,16 +171,16 @@ def _convert_folder(
     encoder = Encoder(policy)
     workers = config.workers or cpu_count()
     with ThreadPoolExecutor(workers, thread_name_prefix="convert") as executor:
-        for results in in_order(executor, _tasks(folder, encoder), ahead=2 * workers):
+        for results in in_order(executor, _tasks(listing, encoder), ahead=2 * workers):
             for encoded, checksum in results:
-                name = folder.names[sample]
+                name, label = listing.names[sample], int(listing.labels[sample])
                 report.bytes_in += encoded.source_bytes
                 if encoded.stored is None:
                     report.quarantined.append(Quarantined(name, encoded.reason))
+                    first_bad.setdefault(label, report.quarantined[-1])
                     if len(report.quarantined) > allowed:
-                        raise _too_many_bad(folder, report, allowed)
+                        raise _too_many_bad(listing, report, allowed)
                 else:
-                    label = int(folder.labels[sample])
                     _append(writer, encoded, label, name, checksum)
                     kept[label] += 1
                     report.reencoded += encoded.reencoded
@@ -235,14 +188,15 @@ def _convert_folder(
                         report.warnings.append(Quarantined(name, encoded.reason))
                 sample += 1
             if on_progress is not None:
-                on_progress(split, sample, len(folder), report.bytes_in)
-    for label, name in enumerate(folder.classes):
+                on_progress(split, sample, len(listing), report.bytes_in)
+    for label, name in enumerate(listing.classes):
         if not kept[label]:
-            first = next(bad for bad in report.quarantined if bad.name.startswith(f"{name}/"))
+            first = first_bad[label]
             found = f"every image is broken, the first ({first.name}): {first.reason}"
-            raise DataError(folder.root / name, found, "at least one whole image", "replace them")
+            expected = "at least one whole image"
+            raise DataError(listing.where(name), found, expected, "replace them")
     try:
-        report.bytes_out = writer.finish(folder.classes)
+        report.bytes_out = writer.finish(listing.classes)
     except OSError as error:
         raise _write_failed(writer.path, error) from error
     report.images = len(writer)
@@ -250,14 +204,19 @@ def _convert_folder(
     return report
 
 
-def _tasks(folder: Folder, encoder: Encoder) -> Iterator[Callable[[], list[tuple[Encoded, int]]]]:
-    """The folder's samples in order, as tasks that give each one's result and its CRC-32."""
+def _tasks(listing: Listing, encoder: Encoder) -> Iterator[Callable[[], list[tuple[Encoded, int]]]]:
+    """The samples in order, as tasks that give each one's result and its CRC-32."""
 
     def task(samples: Sequence[int]) -> Callable[[], list[tuple[Encoded, int]]]:
         def run() -> list[tuple[Encoded, int]]:
             results = []
             for sample in samples:
-                encoded = encoder.encode_file(folder.path(sample), sample)
+                try:
+                    data = listing.read(sample)
+                except DataError as error:
+                    encoded = Encoded(None, 0, reason=error.found)
+                else:
+                    encoded = encoder.encode(data, sample)
                 crc = zlib.crc32(encoded.stored.data) if encoded.stored is not None else 0
                 results.append((encoded, crc))
             return results
@@ -265,13 +224,13 @@ def _tasks(folder: Folder, encoder: Encoder) -> Iterator[Callable[[], list[tuple
         return run
 
     first, size = 0, 0
-    for sample in range(len(folder)):
-        size += _file_bytes(folder.path(sample))
+    for sample in range(len(listing)):
+        size += listing.size_bytes(sample)
         if sample - first + 1 == _TASK_IMAGES or size >= _TASK_BYTES:
             yield task(range(first, sample + 1))
             first, size = sample + 1, 0
-    if first < len(folder):
-        yield task(range(first, len(folder)))
+    if first < len(listing):
+        yield task(range(first, len(listing)))
 
 
 def _append(writer: BetonWriter, encoded: Encoded, label: int, name: str, checksum: int) -> None:
@@ -286,14 +245,13 @@ def _write_failed(path: Path, error: OSError) -> DataError:
     return DataError(path, f"{_said(error)} while writing", "", "nothing was left behind")
 
 
-def _too_many_bad(folder: Folder, report: Report, allowed: int) -> DataError:
+def _too_many_bad(listing: Listing, report: Report, allowed: int) -> DataError:
     last = report.quarantined[-1]
     found = f"{last.reason} (broken image number {len(report.quarantined)})"
     if len(report.quarantined) == 1:
         found = last.reason
-    return DataError(
-        folder.root / last.name, found, f"at most {allowed} broken", "remove it or raise --max-bad"
-    )
+    expected, remedy = f"at most {allowed} broken", "remove it or raise --max-bad"
+    return DataError(listing.where(last.name), found, expected, remedy)
 
 
 def _write_quarantine(report: Report) -> None:
@@ -306,11 +264,8 @@ def _write_quarantine(report: Report) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def _file_bytes(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0  # reported when the file is read
+def _source_bytes(listing: Listing) -> int:
+    return sum(map(listing.size_bytes, range(len(listing))))
 
 
 def _said(error: OSError) -> str:

@@ -8,7 +8,6 @@ lost. Everything else (JPEG on request, a largest side, EXIF orientation) is opt
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipelines.errors import DataError
+from pipelines.folder import read_bytes
 from pipelines.jpeg import Checker, JpegHeader, describe, read_header
 from pipelines.layout import MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
 
@@ -73,21 +73,13 @@ class Encoder:
         self.policy = policy
         self._checker = Checker()
 
-    def encode_file(self, path: str, sample: int) -> Encoded:
-        """Read and encode one file; a broken one comes back with `stored` None and the reason.
+    def encode(self, data: bytes, sample: int) -> Encoded:
+        """Encode a file's bytes; of a broken image `stored` is None and `reason` says why.
 
         Args:
-            path: the file.
+            data: the file's bytes.
             sample: its number, which decides what `proportion` keeps.
         """
-        try:
-            data = read_bytes(path)
-        except OSError as error:
-            return Encoded(None, 0, reason=error.strerror or type(error).__name__)
-        return self.encode(data, sample)
-
-    def encode(self, data: bytes, sample: int) -> Encoded:
-        """As `encode_file`, for a file's bytes."""
         policy = self.policy
         if not data:
             return Encoded(None, 0, reason="the file is empty")
@@ -150,33 +142,16 @@ class Encoder:
         return Encoded(stored, len(data), reencoded=True)
 
 
-def read_bytes(path: str) -> bytes:
-    """A file's bytes by the fewest system calls: conversion is bound by them without validation.
-
-    Raises:
-        OSError: as the system says.
-    """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        size = os.fstat(file).st_size
-        data = os.read(file, size + 1)
-        if len(data) == size:
-            return data
-        parts = [data]  # a pipe, a file over 2 GiB, or one that is being written
-        while part := os.read(file, 1 << 24):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(file)
-
-
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
     """One image file as it would be stored.
 
     Raises:
         DataError: the image is broken.
     """
-    encoded = encoder.encode_file(path, sample)
+    try:
+        encoded = encoder.encode(read_bytes(path), sample)
+    except OSError as error:
+        encoded = Encoded(None, 0, reason=error.strerror or type(error).__name__)
     if encoded.stored is None:
         raise DataError(path, encoded.reason, "an image", "remove it or run fastft convert")
     return encoded.stored

@@ -4,13 +4,15 @@ The rule is torchvision's ImageFolder's (classes are the sorted sub-folders, fil
 within them, deeper folders count), so that labels and sample numbers agree with anyone's earlier
 work. Three differences, each on purpose: GIF counts as an image, dot files (`._x.jpg`, which
 macOS leaves in archives) do not, and a folder link that leads back into itself is followed once.
-No file is opened here.
+What other listings share with folders (`archive`, `recordio`) is here, too: which names are
+images, how they are ordered and labelled, what splits must have in common.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,8 @@ IMAGE_SUFFIXES = frozenset(
 SPLITS = ("train", "val", "test")
 #: What a data set's evaluation split may be called, by preference.
 EVAL_SPLITS = ("test", "val")
+#: The image files of one class: each folder's path from the root -> its files, sorted.
+Levels = dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,29 @@ class Folder:
         """The file of sample number `sample`."""
         return os.path.join(self.root, self.names[sample])
 
+    def where(self, name: str) -> str:
+        """What to call a sample or a class in an error."""
+        return os.path.join(self.root, name)
+
+    def size_bytes(self, sample: int) -> int:
+        """A sample's file size; 0 where there is no telling, which `read` then reports."""
+        try:
+            return os.stat(self.path(sample)).st_size
+        except OSError:
+            return 0
+
+    def read(self, sample: int) -> bytes:
+        """A sample's bytes.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        path = self.path(sample)
+        try:
+            return read_bytes(path)
+        except OSError as error:
+            raise DataError(path, error.strerror or type(error).__name__) from error
+
 
 def read_folder(root: Path, classes: tuple[str, ...] | None = None) -> Folder:
     """List the samples of a class folder.
@@ -73,31 +100,67 @@ def read_folder(root: Path, classes: tuple[str, ...] | None = None) -> Folder:
         raise DataError(
             root, "holds no class folders", "one sub-folder of images per class", _layout_hint(root)
         )
-    if classes is not None and found != classes:
-        raise DataError(
-            root,
-            f"has {_difference(found, classes)}",
-            "the same classes in every split",
-            "rename, add or remove class folders until they agree",
-        )
+    require_classes(root, found, classes)
+    ignored: Counter[str] = Counter()
+    images: dict[str, Levels] = {name: {} for name in found}
+    for name in found:
+        _walk(os.path.join(root, name), name, images[name], ignored, ancestors=())
+    names, labels = label_images(images, lambda name: root / name)
+    return Folder(root, found, names, labels, dict(sorted(ignored.items())))
+
+
+def label_images(
+    images: Mapping[str, Levels], where: Callable[[str], object]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Put the images of all classes in sample order.
+
+    Args:
+        images: class name -> its images; classes in label order.
+        where: what to call a class in an error.
+
+    Returns:
+        The samples' names, and their labels: int64[N].
+
+    Raises:
+        DataError: a class has no image.
+    """
     names: list[str] = []
     counts: list[int] = []
-    ignored: Counter[str] = Counter()
-    for name in found:
-        levels: dict[str, list[str]] = {}
-        _walk(os.path.join(root, name), name, levels, ignored, ancestors=())
-        images = [f"{level}/{file}" for level in sorted(levels) for file in levels[level]]
-        if not images:
+    for name, levels in images.items():
+        files = [f"{level}/{file}" for level in sorted(levels) for file in levels[level]]
+        if not files:
             raise DataError(
-                root / name,
+                where(name),
                 "holds no images",
                 f"at least one of {' '.join(sorted(IMAGE_SUFFIXES))}",
                 "add images or remove the folder",
             )
-        names += images
-        counts.append(len(images))
-    labels = np.repeat(np.arange(len(found), dtype=np.int64), counts)
-    return Folder(root, found, tuple(names), labels, dict(sorted(ignored.items())))
+        names += files
+        counts.append(len(files))
+    return tuple(names), np.repeat(np.arange(len(images), dtype=np.int64), counts)
+
+
+def suffix(name: str) -> str:
+    """A file name's suffix in lower case: one of `IMAGE_SUFFIXES` if the file is an image."""
+    return os.path.splitext(name)[1].lower()
+
+
+def require_classes(where: object, found: tuple[str, ...], classes: tuple[str, ...] | None) -> None:
+    """Raise DataError unless a split's classes are those of the training split, if given."""
+    if classes is not None and found != classes:
+        raise DataError(
+            where,
+            f"has {_difference(found, classes)}",
+            "the same classes in every split",
+            "rename, add or remove classes until they agree",
+        )
+
+
+def require_train(where: object, splits: Collection[str], kind: str = " folder") -> None:
+    """Raise DataError if there are evaluation splits without a training split."""
+    if splits and "train" not in splits:
+        found = f"has {', '.join(splits)} but no train{kind}"
+        raise DataError(where, found, "train beside test or val")
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -108,10 +171,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     """
     require_folder(root)
     splits = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    if splits and "train" not in splits:
-        raise DataError(
-            root, f"has {', '.join(splits)} but no train folder", "train beside test or val"
-        )
+    require_train(root, splits)
     return splits
 
 
@@ -132,15 +192,36 @@ def require_folder(root: Path) -> None:
     if not root.exists():
         raise DataError(root, "no such folder", "a folder of class folders", "check the path")
     if not root.is_dir():
-        raise DataError(root, "is a file", "a folder of class folders", "name its folder instead")
+        expected = "a folder of class folders, a .zip of them or a .rec"
+        raise DataError(root, "is a file", expected, "name its folder instead")
     if not os.access(root, os.R_OK | os.X_OK):
         raise DataError(root, "cannot be read", "read permission", "see its owner and mode")
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's bytes by the fewest system calls: conversion is bound by them without validation.
+
+    Raises:
+        OSError: as the system says.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(file).st_size
+        data = os.read(file, size + 1)
+        if len(data) == size:
+            return data
+        parts = [data]  # a pipe, a file over 2 GiB, or one that is being written
+        while part := os.read(file, 1 << 24):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(file)
 
 
 def _walk(
     path: str,
     level: str,
-    levels: dict[str, list[str]],
+    levels: Levels,
     ignored: Counter[str],
     ancestors: tuple[tuple[int, int], ...],
 ) -> None:
@@ -155,15 +236,14 @@ def _walk(
         raise DataError(path, error.strerror or "cannot be read", "a readable folder") from error
     files = levels[level] = []
     for entry in entries:
-        suffix = os.path.splitext(entry.name)[1].lower()
         if entry.name.startswith("."):
             ignored["dot files"] += 1
         elif _is_dir(entry):
             _walk(entry.path, f"{level}/{entry.name}", levels, ignored, (*ancestors, identity))
-        elif suffix in IMAGE_SUFFIXES:
+        elif suffix(entry.name) in IMAGE_SUFFIXES:
             files.append(entry.name)
         else:
-            ignored[suffix or "no suffix"] += 1
+            ignored[suffix(entry.name) or "no suffix"] += 1
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
@@ -181,6 +261,6 @@ def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
 
 
 def _layout_hint(root: Path) -> str:
-    if any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in os.listdir(root)):
+    if any(suffix(name) in IMAGE_SUFFIXES for name in os.listdir(root)):
         return "move the images into one folder per class"
     return "see fastft convert --help for the layout"

@@ -131,6 +131,9 @@ def open_source(path: Path, classes: tuple[str, ...] | None = None) -> Source:
     """
     if path.is_dir():
         return FolderSource(read_folder(path, classes))
+    if path.suffix.lower() in (".zip", ".rec"):
+        found, remedy = f"is a {path.suffix.lower()}", f"fastft convert {path} data"
+        raise DataError(path, found, "a .beton file or a class folder", f"first run {remedy}")
     index = read_index(path)
     if classes is not None and index.classes != classes:
         raise DataError(

@@ -17,12 +17,13 @@ from torch import nn
 from fastft import accuracy
 from fastft.accuracy import run_accuracy
 from fastft.checkpoint import read_torch_file
-from fastft.config import AccuracyConfig, TrainConfig
+from fastft.config import AccuracyConfig
 from fastft.equivalence import AccuracyResult, judge
 from fastft.metrics import read_metrics
 from fastft.model import BuiltModel
 from fastft.show_accuracy import conclusion, draw_accuracy
 from fastft.train import train
+from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader
 from pipelines.loaders.torchvision_loader import TorchvisionLoader

@@ -178,7 +178,7 @@ def test_a_bug_in_a_worker_reaches_the_caller(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pipelines.encode.Encoder.encode_file", broken)
+    monkeypatch.setattr("pipelines.encode.Encoder.encode", broken)
     with pytest.raises(ZeroDivisionError):
         run(photos, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

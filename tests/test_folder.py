@@ -16,7 +16,7 @@ def make(root: Path, *names: str) -> Path:
 
 def test_order_and_labels_are_torchvisions(tmp_path: Path) -> None:
     make(tmp_path, "b/2.jpg", "b/10.JPG", "b/sub/1.png", "b/sub-x/1.jpg", "b/a.webp", "a/z.jpeg")
-    make(tmp_path, "A/1.bmp", "a/sub/deep/3.jpg", "a/notes.txt")
+    make(tmp_path, "A/1.bmp", "a/sub/deep/3.jpg", "a/notes.txt", "b/sub/deep/2.jpg")
     folder = read_folder(tmp_path)
     theirs = ImageFolder(str(tmp_path))
     assert list(folder.classes) == theirs.classes

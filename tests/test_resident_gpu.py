@@ -87,6 +87,32 @@ def test_a_store_file_spares_a_gpus_next_run_the_decoding(
         assert np.array_equal(pixels_of(loader), first)
 
 
+@pytest.mark.parametrize("store", ["rgb", "yuv420"])
+@pytest.mark.parametrize("place", ["gpu", "ram"])
+def test_another_size(
+    place: str, store: str, executor: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, write = [], PixelWriter.write
+
+    def note(writer: PixelWriter, sample: int, target: np.ndarray) -> None:
+        decoded.append(sample)
+        write(writer, sample, target)
+
+    with executor(tiny, place, store=store, size=9, batch_size=2) as loader:
+        monkeypatch.setattr(PixelWriter, "write", note)
+        for epoch, size in enumerate((4, 13)):
+            left = iter(loader)
+            next(left)
+            loader.set_size(size)
+            loader.set_epoch(epoch)
+            found = pixels_of(loader)
+            assert found.shape == (5, size, size, 3)
+            assert np.array_equal(found, wanted_of(loader))
+            assert loader._executor._scratch.first.shape[2] == size
+            assert list(left) == []
+    assert sorted(decoded) == list(range(5))
+
+
 def test_batches_of_a_gpu_follow_the_contract(executor: Any, tiny: Path) -> None:
     for place in ("gpu", "ram"):
         options = {"size": 6, "normalize": True, "dtype": torch.bfloat16}

@@ -1,6 +1,9 @@
 import csv
+import io
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,16 @@ from rich.console import Console
 from torch.nn import functional
 
 from fastft.checkpoint import load_checkpoint
-from fastft.config import PredictConfig, TrainConfig
+from fastft.config import PredictConfig
 from fastft.data import find_splits
 from fastft.environment import pick_amp, pick_device
-from fastft.evaluate import evaluate
+from fastft.evaluate import Evaluation, evaluate
 from fastft.metrics import read_metrics
 from fastft.model import build_model, restore_model
 from fastft.predict import predict
+from fastft.step import TrainStep
 from fastft.train import train
+from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import make_loader
 
@@ -66,7 +71,7 @@ def test_a_run_folder_is_complete(finished: Path) -> None:
 
 def test_the_loop_is_plain_pytorch(finished: Path, data: Path) -> None:
     """The same three steps, written out."""
-    model = build_model(3, "none", seed=0).model.train()
+    model = build_model(3, "none", seed=0, size=40).model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.001)
     wanted = []
     with make_loader("torchvision", data / "train.beton", size=40, batch_size=16) as loader:
@@ -180,8 +185,157 @@ def test_a_broken_sample_ends_the_run_and_leaves_nothing(photos: Path, tmp_path:
 
 
 def test_a_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"step \d+: loss (nan|inf), expected a number; lower --lr"):
+    with pytest.raises(DataError, match=r"step \d+: .*loss (nan|inf).*a number; lower --lr"):
         run(data, tmp_path / "run", loader="torchvision", lr=1e5, epochs=5, schedule="constant")
+
+
+def test_the_last_good_checkpoint_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TrainStep.__call__
+    calls = 0
+
+    def fails_in_the_third_epoch(self: TrainStep, *batch: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        loss, right = real(self, *batch)
+        return (loss * float("nan") if calls == 8 else loss), right
+
+    monkeypatch.setattr(TrainStep, "__call__", fails_in_the_third_epoch)
+    out = tmp_path / "run"
+    with pytest.raises(DataError) as caught:
+        run(data, out, loader="torchvision", epochs=4)
+    message = f"step 7: loss nan, expected a number; lower --lr; {out / 'last.pt'} is that of epoch"
+    assert str(caught.value) == f"{message} 2"
+    kept = load_checkpoint(out / "last.pt")
+    assert kept.epoch == 2
+    assert all(torch.isfinite(tensor).all() for tensor in kept.model.values())
+    assert [row.epoch for row in read_metrics(out / "metrics.jsonl")[1]] == [0, 1]
+    assert (out / "curves.png").exists()
+
+
+def test_weights_that_break_in_an_epochs_last_step_are_not_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TrainStep.__call__
+    calls = 0
+
+    def breaks_the_weights(self: TrainStep, *batch: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        result = real(self, *batch)
+        if calls == 6:
+            with torch.no_grad():
+                next(self._model.parameters()).fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(TrainStep, "__call__", breaks_the_weights)
+    with pytest.raises(DataError, match="step 5: evaluation loss nan after it"):
+        run(data, tmp_path / "run", loader="torchvision", epochs=2)
+    assert load_checkpoint(tmp_path / "run" / "last.pt").epoch == 1
+
+
+def test_what_is_evaluated_is_the_average(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", loader="torchvision", ema=0.9, epochs=2)
+    path = tmp_path / "run" / "last.pt"
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.ema is not None
+    assert not torch.equal(checkpoint.ema["fc.weight"], checkpoint.model["fc.weight"])
+    model = restore_model(checkpoint, path)
+    assert torch.equal(model.fc.weight, checkpoint.ema["fc.weight"])  # type: ignore[union-attr,arg-type]
+    with make_loader("torchvision", data / "test.beton", view="eval", size=40) as loader:
+        found = evaluate(model, loader, device=torch.device("cpu"), amp_dtype=None)
+    assert found.loss == pytest.approx(
+        read_metrics(tmp_path / "run" / "metrics.jsonl")[1][1].eval_loss
+    )
+
+
+def test_the_four_steps_of_transfer(data: Path, tmp_path: Path) -> None:
+    """A source model, saved; a target model with its body; trained, frozen at first."""
+    run(data, tmp_path / "source", loader="torchvision", ema=0.5)
+    console = Console(record=True, width=300, quiet=False, file=io.StringIO())
+    result = train(
+        TrainConfig(
+            data=data, out=tmp_path / "target", weights=str(tmp_path / "source"), size=40,
+            epochs=2, batch_size=16, amp="off", loader="torchvision", freeze="backbone",
+            unfreeze_epoch=1, label_smoothing=0.1, class_weight="balanced", optimizer="adamw",
+        ),
+        console,
+    )  # fmt: skip
+    text = console.export_text()
+    assert "not taken from" in text
+    assert "fc.weight [3, 512]" in text
+    assert "frozen until epoch 1: backbone; 1,539 of 11,178,051 weights learn" in text
+    source = load_checkpoint(tmp_path / "source" / "best.pt")
+    assert len(result.epochs) == 2
+    first = load_checkpoint(tmp_path / "target" / "last.pt")
+    assert source.ema is not None
+    assert not torch.equal(first.model["conv1.weight"], source.ema["conv1.weight"])
+
+
+def test_a_frozen_backbone_stays_the_sources(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "source", loader="torchvision")
+    weights = str(tmp_path / "source")
+    run(data, tmp_path / "run", loader="torchvision", weights=weights, freeze="backbone")
+    source = load_checkpoint(tmp_path / "source" / "best.pt").model
+    trained = load_checkpoint(tmp_path / "run" / "last.pt").model
+    changed = {name for name in source if not torch.equal(source[name], trained[name])}
+    assert changed == {"fc.weight", "fc.bias"}  # batch norm's statistics are not among them
+
+
+def test_images_grow(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", loader="resident", size=64, start_size=40, epochs=3)
+    steps, epochs = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row.size for row in epochs] == [40, 48, 64]
+    assert len(steps) == 9
+    assert load_checkpoint(tmp_path / "run" / "last.pt").size == 64
+
+
+def test_patience_ends_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.5, 0.7, 0.6, 0.7, 0.9])
+
+    def scripted(*_: object, **__: object) -> Evaluation:
+        return Evaluation(1.0, next(accuracies), 6)
+
+    monkeypatch.setattr("fastft.train.evaluate", scripted)
+    result = run(data, tmp_path / "run", loader="torchvision", epochs=5, patience=2)
+    assert [row.eval_accuracy for row in result.epochs] == [0.5, 0.7, 0.6, 0.7]
+    assert load_checkpoint(tmp_path / "run" / "best.pt").epoch == 2
+    assert load_checkpoint(tmp_path / "run" / "last.pt").epoch == 4
+
+
+def test_tensorboard_gets_every_row(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(data, tmp_path / "run", loader="torchvision", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    steps, epochs = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    found = [event.value for event in events.Scalars("step/loss")]
+    assert found == pytest.approx([row.loss for row in steps], rel=1e-6)
+    assert events.Scalars("accuracy/eval")[0].value == pytest.approx(epochs[0].eval_accuracy)
+
+
+def test_tensorboard_that_is_missing_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match=r'pip install "fastft\[tensorboard\]"'):
+        run(data, tmp_path / "run", loader="torchvision", tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_says_where_its_time_went(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "run", loader="torchvision")
+    assert "waiting for input" in str(result.bottleneck)
+    assert re.search(r"(input|model)-bound", str(result.bottleneck))
+    # What was tried came after everything was saved.
+    path = tmp_path / "run" / "last.pt"
+    model = restore_model(load_checkpoint(path), path)
+    with make_loader("torchvision", data / "test.beton", view="eval", size=40) as loader:
+        found = evaluate(model, loader, device=torch.device("cpu"), amp_dtype=None)
+    assert found.loss == pytest.approx(result.last.eval_loss, rel=1e-5)
 
 
 def test_an_earlier_run_is_kept(finished: Path, data: Path, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def make_loader(
             and shuffling, which follows no plan: the baseline of accuracy checks).
         data: a `.beton`, a class folder (not for `ffcv`), or an open source.
         view: `train`, `recordio`, `eval` or `eval-square`, see `pipelines.plan`.
-        size: output side, px.
+        size: output side, px. Where `Loader.set_size` will change it, the largest of all: it
+            decides whether there is room for what a loader keeps.
         batch_size: samples per global batch, over all ranks.
         seed: of the plan.
         device: where batches arrive.

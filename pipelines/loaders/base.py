@@ -2,6 +2,7 @@
 
     with make_loader("dali", "data.beton", view="train", batch_size=128, device="cuda") as loader:
         for epoch in range(5):
+            loader.set_size(size_of(epoch))  # where images grow as training goes on
             loader.set_epoch(epoch)
             for images, labels in loader: ...
 
@@ -32,12 +33,14 @@ class Loader(ABC):
 
     Yields `(images, labels)`: images [B, 3, S, S] channels_last on `device`, normalized
     float32, bfloat16 or float16, or uint8 with `normalize=False`; labels int64[B] on `device`.
-    The data are a function of (seed, epoch): call `set_epoch` before each epoch. Leaving an epoch
-    early is fine; the next one starts from its beginning.
+    The data are a function of (seed, epoch, S): call `set_epoch` before each epoch. Leaving an
+    epoch early is fine; the next one starts from its beginning. `set_size` changes S between
+    epochs, and neither order nor flips, nor the train view's boxes.
 
     Attributes:
         source: the samples.
-        view, size, batch_size, seed, rank, world, drop_last: as given to `make_loader`.
+        view, batch_size, seed, rank, world, drop_last: as given to `make_loader`.
+        size: S, px, as given there or to `set_size`.
         device: where batches arrive.
         dtype: of normalized images; None for uint8.
         workers: threads or processes that decode.
@@ -80,7 +83,7 @@ class Loader(ABC):
         self.workers = workers or cpu_count()
         self.dtype = (dtype or torch.float32) if normalize else None
         self._labels = torch.from_numpy(source.labels)
-        self._normalizer = Normalizer(self.size, MEAN, STD, device=self.device, dtype=self.dtype)
+        self._normalizer = self._make_normalizer(size)
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0
         self._start = 0
@@ -99,6 +102,30 @@ class Loader(ABC):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration runs, from its beginning."""
         self._plan = self._make_plan(epoch)
+        self._consumed = self._start = 0
+
+    def set_size(self, size: int) -> None:
+        """Choose the side S of the images that the next iteration gives, px; between epochs.
+
+        Before `set_epoch` or after it is the same: the current epoch is planned anew and starts
+        from its beginning. So call it before `load_state_dict`, whose state knows of no size. An
+        iteration that was left without being dropped ends here. The size that is there already
+        changes nothing at all.
+
+        What was decoded stays, threads and worker processes too; memory for batches of the old size
+        is given back. What was settled by the first size, such as where the pixels of `resident`
+        go, stays settled: make the loader with the largest.
+
+        Raises:
+            UsageError: a size out of range; the loader stays as it was.
+        """
+        if size == self.size:
+            return
+        plan, normalizer = self._make_plan(self._plan.epoch, size), self._make_normalizer(size)
+        if self._running is not None:
+            self._running.close()
+        self._change_size(size)
+        self.size, self._plan, self._normalizer = size, plan, normalizer
         self._consumed = self._start = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -153,11 +180,18 @@ class Loader(ABC):
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Execute `plan` from sample `start` on; closing the generator ends what is in flight."""
 
-    def _make_plan(self, epoch: int) -> Plan:
+    def _change_size(self, size: int) -> None:  # noqa: B027 - some take it from the plan
+        """Get ready for plans of another size; nothing is in flight."""
+
+    def _make_plan(self, epoch: int, size: int | None = None) -> Plan:
+        """Plan an epoch, at the present size if that is None."""
         return make_plan(
-            self.source.widths, self.source.heights, view=self.view, size=self.size, seed=self.seed,
-            epoch=epoch,
+            self.source.widths, self.source.heights, view=self.view,
+            size=self.size if size is None else size, seed=self.seed, epoch=epoch,
         )  # fmt: skip
+
+    def _make_normalizer(self, size: int) -> Normalizer:
+        return Normalizer(size, MEAN, STD, device=self.device, dtype=self.dtype)
 
     def _rows(self, plan: Plan, start: int) -> Iterator[Rows]:
         """This rank's rows, a batch at a time."""

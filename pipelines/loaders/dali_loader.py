@@ -79,6 +79,9 @@ class DaliLoader(Loader):
         finally:
             self._drain()
 
+    def _change_size(self, size: int) -> None:
+        self._pipe = None  # its size is a constant; the next epoch builds another
+
     def _take(self, pipe: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """DALI's next batch, in DALI's own memory: it stays valid for as long as it is held."""
         on_gpu = self.device.type == "cuda"

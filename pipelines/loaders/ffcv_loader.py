@@ -72,6 +72,9 @@ class FfcvLoader(Loader):
         self._order = _PlanOrder(self.plan.order)
         self._driver = _make_driver(source, share, self._decoder, self._order) if share else None
 
+    def _change_size(self, size: int) -> None:
+        self._decoder.renderer.set_size(size)
+
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:

@@ -70,9 +70,10 @@ class Piece:
 class Worker:
     """What one thread works with; its memory grows to what the thread meets."""
 
-    def __init__(self, source: Source, size: int) -> None:
-        self._source, self._size = source, size
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self.pixels = np.empty(0, np.uint8)
+        self._size, self._factors = 0, normalizing_factors(0, MEAN, STD)
         self._scratch: cpu.Scratch | None = None
 
     @cached_property
@@ -86,10 +87,19 @@ class Worker:
             self.pixels = np.empty(bytes_ + cpu.READ_PAST, np.uint8)
         return self.pixels
 
-    def fit(self, geometry: NDArray[np.int32], planar: bool) -> cpu.Scratch:
-        """Scratch that is large enough for these rows."""
-        self._scratch = cpu.fit_scratch(self._scratch, geometry, self._size, planar)
-        return self._scratch
+    def fit(
+        self, geometry: NDArray[np.int32], size: int, planar: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], cpu.Scratch]:
+        """Scale, bias, and scratch that is large enough for these rows, see `cpu.render_rows`.
+
+        The size is the batch's, whatever the renderer's is by now: one that nobody waits for any
+        more may still be in the making.
+        """
+        if size != self._size:
+            self._size, self._factors = size, normalizing_factors(size, MEAN, STD)
+            self._scratch = None
+        self._scratch = cpu.fit_scratch(self._scratch, geometry, size, planar)
+        return *self._factors, self._scratch
 
     def relax(self) -> None:
         """Give back what only a very large image needed."""
@@ -98,7 +108,12 @@ class Worker:
 
 
 class Renderer(ABC):
-    """Renders rows of one source at one size, on threads."""
+    """Renders rows of one source at one size at a time, on threads.
+
+    Attributes:
+        pool: of batches [B, S, S, 3].
+        threads: that render.
+    """
 
     def __init__(
         self, source: Source, size: int, dtype: torch.dtype | None, *, batch: int, workers: int
@@ -112,19 +127,30 @@ class Renderer(ABC):
             batch: rows of a batch at most.
             workers: threads.
         """
-        self._source, self._size, self._dtype = source, size, dtype
-        self.factors = normalizing_factors(size, MEAN, STD)
-        written = _WRITTEN.get(dtype, np.float32)
-        self._pool = BatchPool((batch, size, size, 3), written)
+        self._source, self._dtype, self._batch = source, dtype, batch
+        self._written = _WRITTEN.get(dtype, np.float32)
+        self.set_size(size)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
-        self._written = written
         self._local = threading.local()
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-render")
         # Takes 0.3 s when it is on disk already, while the caller is still building his model.
         self._compiled = self.threads.submit(self._compile)
 
+    def set_size(self, size: int) -> None:
+        """Render at another size from the next `submit` on.
+
+        What has been submitted keeps to the old one; its memory goes with the last batch on it.
+        """
+        self.pool = BatchPool((self._batch, size, size, 3), self._written)
+
     def submit(self, rows: Rows, plan: Plan) -> Rendering:
-        """Start rendering `rows`; safe from any one thread at a time."""
+        """Start rendering `rows`; safe from any one thread at a time.
+
+        Raises:
+            ValueError: the plan is of another size, or a box reaches out of its image.
+        """
+        if plan.size != self.pool.shape[1]:  # the kernel would read and write anywhere
+            raise ValueError(f"a plan of {plan.size} px, batches of {self.pool.shape[1]}")
         geometry, down_first = make_geometry(rows, plan)
         whole = Piece(slice(None), rows.samples, geometry, rows.flips, down_first)
         step = self._piece_rows
@@ -142,7 +168,7 @@ class Renderer(ABC):
         try:
             worker: Worker = self._local.worker
         except AttributeError:
-            worker = self._local.worker = Worker(self._source, self._size)
+            worker = self._local.worker = Worker(self._source)
         return worker
 
     def as_tensor(self, images: torch.Tensor) -> torch.Tensor:
@@ -151,14 +177,10 @@ class Renderer(ABC):
             return images
         return images.view(torch.bfloat16) if self._written == np.uint16 else images.to(self._dtype)
 
-    def take_memory(self) -> torch.Tensor:
-        """A batch of anything."""
-        return self._pool.take()
-
     def render(self, piece: Piece, out: NDArray[Any]) -> None:
         """Render a piece into the batch's memory [B, S, S, 3]."""
-        worker = self.worker()
-        self._draw(piece, worker, out[piece.part].reshape(-1, self._size, self._size * 3))
+        worker, size = self.worker(), out.shape[1]
+        self._draw(piece, worker, out[piece.part].reshape(-1, size, size * 3))
         worker.relax()
 
     @abstractmethod
@@ -190,8 +212,8 @@ class Renderer(ABC):
         self, frames: cpu.Frames, piece: Piece, worker: Worker, out: NDArray[Any], planar: bool
     ) -> None:
         cpu.render_rows(
-            frames, planar, piece.geometry, piece.flips, piece.down_first, *self.factors,
-            worker.fit(piece.geometry, planar), out,
+            frames, planar, piece.geometry, piece.flips, piece.down_first,
+            *worker.fit(piece.geometry, out.shape[1], planar), out,
         )  # fmt: skip
 
     def _compile(self) -> None:
@@ -203,7 +225,7 @@ class Renderer(ABC):
         piece = Piece(slice(0), nothing, np.empty((0, 2, 4), np.int32), flags, flags)
         worker = self.worker()
         frames = cpu.Frames(worker.room(0), *(np.empty((0, n), np.int64) for n in (3, 2, 2)))
-        out = np.empty((0, self._size, self._size * 3), self._written)
+        out = np.empty((0, 1, 3), self._written)
         with COMPILING:
             self._call(frames, piece, worker, out, planar=False)
 
@@ -213,7 +235,7 @@ class Rendering:
 
     def __init__(self, renderer: Renderer, pieces: Sequence[Piece], rows: int) -> None:
         """Hand all pieces to the threads; the batch's memory is taken when the first one starts."""
-        self._renderer, self._rows = renderer, rows
+        self._renderer, self._pool, self._rows = renderer, renderer.pool, rows
         self._lock = threading.Lock()
         self._images: torch.Tensor | None = None
         self._futures = [renderer.threads.submit(self._run, each) for each in pieces]
@@ -238,7 +260,7 @@ class Rendering:
     def _memory(self) -> torch.Tensor:
         with self._lock:
             if self._images is None:
-                self._images = self._renderer.take_memory()
+                self._images = self._pool.take()
             return self._images
 
 

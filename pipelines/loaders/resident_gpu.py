@@ -67,14 +67,12 @@ class GpuExecutor:
             workers: threads.
             on_gpu: whether the store is on the GPU; then `memory` is the file that it comes from.
         """
-        self._layout, self._memory, self._device, self._size = layout, memory, device, size
+        self._layout, self._memory, self._device = layout, memory, device
         self._dtype = dtype or torch.uint8
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-resident")
         self._stream = make_stream(device)
         self._tables, self._crops = PinnedSlots(device), PinnedSlots(device)
-        factors = normalizing_factors(size, MEAN, STD)
-        self._scale, self._bias = (torch.from_numpy(each).to(device) for each in factors)
-        self._scratch = gpu.make_scratch(0, size, 0, device)
+        self.set_size(size)
         self._on_gpu = on_gpu
         sink: Sink
         if on_gpu:
@@ -85,6 +83,18 @@ class GpuExecutor:
             sink = HostSink(source, layout, memory)
             self._compiled = self._threads.submit(_compile)
         self.filler = Filler(sink, len(source), self._threads, workers)
+
+    def set_size(self, size: int) -> None:
+        """Render at another size from the next `run` on.
+
+        Pinned slots stay, since pinning is slow: they hold source pixels, which other sizes need
+        alike.
+        """
+        factors = normalizing_factors(size, MEAN, STD)
+        # On the stream that reads them: memory of the old ones is used again when that is done.
+        with torch.cuda.stream(self._stream):
+            self._scale, self._bias = (torch.from_numpy(each).to(self._device) for each in factors)
+            self._scratch = gpu.make_scratch(0, size, 0, self._device)
 
     def run(
         self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor

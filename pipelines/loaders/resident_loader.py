@@ -61,6 +61,9 @@ class ResidentLoader(Loader):
     ) -> None:
         """Take memory; see `make_loader`.
 
+        Where the pixels go, and whether there is room beside the batches, is settled here, by the
+        size that is given: whoever calls `set_size` later gives the largest first.
+
         Raises:
             UsageError: the pixels fit into no memory of this machine.
             DataError: the store's file cannot be made, is something else or in use.
@@ -111,6 +114,9 @@ class ResidentLoader(Loader):
             self._running.close()
         self._executor.close()
 
+    def _change_size(self, size: int) -> None:
+        self._executor.set_size(size)
+
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
@@ -121,10 +127,10 @@ class ResidentLoader(Loader):
         finally:
             self._executor.filler.pause()
 
-    def _make_plan(self, epoch: int) -> Plan:
+    def _make_plan(self, epoch: int, size: int | None = None) -> Plan:
         return make_plan(
-            self._layout.widths, self._layout.heights, view=self.view, size=self.size,
-            seed=self.seed, epoch=epoch,
+            self._layout.widths, self._layout.heights, view=self.view,
+            size=self.size if size is None else size, seed=self.seed, epoch=epoch,
         )  # fmt: skip
 
     def _held(self) -> NDArray[np.bool_]:

@@ -53,8 +53,11 @@ class StockLoader(Loader):
         if self.dtype is None or self.world > 1:
             raise UsageError("stock loader", "uint8 images or several ranks", "neither")
         self._order = torch.Generator()
-        self._loader: DataLoader[Any] | None = DataLoader(
-            _StockDataset(source, stock_transform(self.view, self.size)),
+        self._loader: DataLoader[Any] | None = self._make_loader(self.size)
+
+    def _make_loader(self, size: int) -> DataLoader[Any]:
+        return DataLoader(
+            _StockDataset(self.source, stock_transform(self.view, size)),
             batch_size=self.batch_size,
             shuffle=self.view == "train",
             generator=self._order,
@@ -64,6 +67,12 @@ class StockLoader(Loader):
             persistent_workers=True,
             collate_fn=_collate,
         )
+
+    def _change_size(self, size: int) -> None:
+        """Worker processes have their transforms for good: the next epoch starts others."""
+        if self._loader is not None:
+            end_workers(self._loader)
+            self._loader = self._make_loader(size)
 
     def _batches(
         self, plan: Plan, start: int

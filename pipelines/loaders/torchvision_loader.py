@@ -1,8 +1,8 @@
 """The plain loader: Pillow, torchvision's functional operations, DataLoader workers.
 
 It is the one that needs nothing but torchvision, and the yardstick of the others: its pixels are
-the reference's. A worker process takes a batch of plan rows and gives back uint8 pixels; floats
-are made once, on the device, from a quarter of the bytes.
+the reference's. A worker process takes a batch of plan rows, with their size, and gives back uint8
+pixels; floats are made once, on the device, from a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TorchvisionLoader(Loader):
         super().__init__(source, **arguments)
         self._sampler = _RowSampler()
         self._workers: DataLoader[Any] | None = DataLoader(
-            _PlanDataset(source, self.plan.clips_at_box, self.size),
+            _PlanDataset(source, self.plan.clips_at_box),
             batch_size=None,
             sampler=self._sampler,
             num_workers=self.workers,
@@ -46,7 +46,7 @@ class TorchvisionLoader(Loader):
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         if self._workers is None:
             raise RuntimeError("the loader is closed")
-        self._sampler.rows = self._rows(plan, start)
+        self._sampler.items = ((rows, plan.size) for rows in self._rows(plan, start))
         yield from self._to_device(_raise_errors(self.source, self._workers))
 
     def close(self) -> None:
@@ -59,31 +59,34 @@ class TorchvisionLoader(Loader):
 class _RowSampler:
     """Hands the rows of the current epoch to DataLoader, which asks anew each epoch."""
 
-    rows: Iterator[Rows] = iter(())
+    items: Iterator[tuple[Rows, int]] = iter(())
 
-    def __iter__(self) -> Iterator[Rows]:
-        return self.rows
+    def __iter__(self) -> Iterator[tuple[Rows, int]]:
+        return self.items
 
 
 class _PlanDataset(Dataset[Any]):
-    """Indexed by rows: one item is a whole batch."""
+    """Indexed by rows and their output side, px: one item is a whole batch."""
 
-    def __init__(self, source: Source, clips_at_box: bool, size: int) -> None:
-        self._source, self._clips_at_box, self._size = source, clips_at_box, size
+    def __init__(self, source: Source, clips_at_box: bool) -> None:
+        self._source, self._clips_at_box = source, clips_at_box
 
-    def __getitem__(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor] | FastftError:
+    def __getitem__(
+        self, item: tuple[Rows, int]
+    ) -> tuple[torch.Tensor, torch.Tensor] | FastftError:
+        rows, size = item
         # Errors travel as values: DataLoader would rebuild an exception from its text alone.
         try:
-            pixels = np.empty((len(rows), self._size, self._size, 3), np.uint8)
+            pixels = np.empty((len(rows), size, size, 3), np.uint8)
             for row, sample in enumerate(rows.samples):
-                pixels[row] = self._render(int(sample), rows.boxes[row], bool(rows.flips[row]))
+                box, flip = rows.boxes[row], bool(rows.flips[row])
+                pixels[row] = self._render(int(sample), box, flip, size)
         except FastftError as error:
             return error
         return torch.from_numpy(pixels), torch.from_numpy(self._source.labels[rows.samples])
 
-    def _render(self, sample: int, box: NDArray[np.float64], flip: bool) -> Any:
+    def _render(self, sample: int, box: NDArray[np.float64], flip: bool, size: int) -> Any:
         """A Pillow image of the output size."""
-        size = self._size
         name = f"{self._source.path}: {self._source.name(sample)}"
         image = decode(self._source.stored(sample), name)
         if self._clips_at_box:

@@ -1,0 +1,166 @@
+"""The command line of what makes, converts and describes data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from fastft.config import defaults
+from fastft.progress import make_console
+from fastft.synth import SynthConfig, write_synth
+from pipelines.convert import ConvertConfig
+from pipelines.convert import convert as run_convert
+from pipelines.encode import Mode
+from pipelines.errors import UsageError, one_line
+
+_SYNTH = defaults(SynthConfig)
+_CONVERT = defaults(ConvertConfig)
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    family: Annotated[
+        str,
+        typer.Option(help="shapes or weaves: one can be the source, one the target of a transfer."),
+    ] = _SYNTH.family,
+    classes: Annotated[int, typer.Option(help="How many classes.")] = _SYNTH.classes,
+    per_class: Annotated[int, typer.Option(help="Training images per class.")] = _SYNTH.per_class,
+    test_per_class: Annotated[
+        int | None, typer.Option(help="Test images per class; by default a fifth of --per-class.")
+    ] = _SYNTH.test_per_class,
+    size: Annotated[
+        str, typer.Option(help="Mean width and height, px; each image varies.")
+    ] = "{}x{}".format(*_SYNTH.size),
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = _SYNTH.seed,
+    workers: Annotated[int, typer.Option(help="Processes; 0 takes every CPU.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace what synth wrote there before.")
+    ] = _SYNTH.overwrite,
+) -> None:
+    """Make a data set of photo-like JPEGs in class folders, train and test.
+
+    Its classes differ in shape or texture alone, not in colour, size or file size.
+
+    Example: fastft synth photos --classes 4 --per-class 250
+    """
+    from fastft.progress import image_progress
+
+    config = SynthConfig(
+        out=out, family=family, classes=classes, per_class=per_class, test_per_class=test_per_class,
+        size=_parse_size(size), seed=seed, workers=workers or None, overwrite=overwrite,
+    )  # fmt: skip
+    console = make_console()
+    with image_progress(console, "drawing") as update:
+        result = write_synth(config, lambda done, total: update(str(out), done, total))
+    rate = (result.train_images + result.test_images) / result.seconds
+    console.print(
+        f"{out}: {result.train_images:,} training and {result.test_images:,} test images, classes "
+        f"{', '.join(result.classes)}, {result.bytes / 1e6:.1f} MB, {rate:.0f} images/s"
+    )
+
+
+def convert(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of class folders, a .zip of them or an MXNet .rec; or a folder or .zip "
+            "that holds train and test or val."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="The .beton to write; for splits, the folder to write them in.")
+    ],
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="passthrough: JPEGs byte for byte, the rest as raw pixels; jpg: the rest as JPEG; "
+            "raw: all as raw pixels; proportion: a share of the JPEGs kept, the rest raw."
+        ),
+    ] = _CONVERT.mode,
+    max_side: Annotated[
+        int, typer.Option(help="Shrink images whose longer side is larger, px; 0: never.")
+    ] = _CONVERT.max_side,
+    quality: Annotated[
+        int, typer.Option(help="JPEG quality of what is encoded anew.")
+    ] = _CONVERT.quality,
+    proportion: Annotated[
+        float, typer.Option(help="The share that --mode proportion keeps.")
+    ] = _CONVERT.proportion,
+    apply_exif: Annotated[
+        bool, typer.Option(help="Turn images upright as their EXIF says; torchvision does not.")
+    ] = _CONVERT.apply_exif,
+    verify: Annotated[
+        bool, typer.Option(help="Decode every image once to find broken ones.")
+    ] = _CONVERT.verify,
+    max_bad: Annotated[
+        str, typer.Option(help="Broken images to leave out before failing: a number or a share.")
+    ] = _CONVERT.max_bad,
+    workers: Annotated[int, typer.Option(help="Threads; 0 takes every CPU.")] = _CONVERT.workers,
+    classes: Annotated[
+        str,
+        typer.Option(
+            help="What the labels 0, 1, ... of a .rec mean, with commas between; by default the "
+            "numbers are the classes' names."
+        ),
+    ] = ",".join(_CONVERT.classes),
+) -> None:
+    """Turn a folder, a zip or a RecordIO file of images into one .beton file per split.
+
+    JPEGs are stored byte for byte. Broken images are left out, named and counted. The output
+    appears whole or not at all; stock ffcv.Loader reads it too.
+
+    Example: fastft convert photos data
+
+    Example: fastft convert hotdog_train.rec train.beton --classes not-hotdog,hotdog
+    """
+    from fastft.progress import image_progress
+    from fastft.tables import conversion_table
+
+    config = ConvertConfig(
+        src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
+        proportion=proportion, apply_exif=apply_exif, verify=verify, max_bad=max_bad,
+        workers=workers,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+    )  # fmt: skip
+    console = make_console()
+    with image_progress(console, "converting") as update:
+        reports = run_convert(
+            config, lambda split, done, n, size: update(split or src.name, done, n, size)
+        )
+    console.print(conversion_table(reports))
+    for report in reports:
+        for bad in report.quarantined[:10]:
+            console.print(f"left out: {one_line(bad.name)}: {bad.reason}", markup=False)
+        if len(report.quarantined) > 10:
+            console.print(f"and {len(report.quarantined) - 10} more, see *.quarantine.json")
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .beton file, fastft's or stock FFCV's.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every sample's checksum.")
+    ] = False,
+) -> None:
+    """Show what a .beton holds: header, classes with counts, a histogram of sizes.
+
+    Example: fastft inspect data/train.beton --verify
+    """
+    from fastft.describe import describe
+    from fastft.progress import image_progress
+
+    console = make_console()
+    with image_progress(console, "checking") as update:
+        describe(
+            file, console, verify=verify,
+            on_progress=lambda done, total: update(file.name, done, total),
+        )  # fmt: skip
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise UsageError("--size", repr(text), "WIDTHxHEIGHT such as 200x160") from None

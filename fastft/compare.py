@@ -1,0 +1,82 @@
+"""The tutorial's question: does fine-tuning beat training from scratch, and frozen features?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastft.environment import environment
+from fastft.experiment import run_variants
+from fastft.findings import FINE_TUNED, FROZEN, SCRATCH, Comparison, as_json, difference
+from fastft.recipes import make_config
+from fastft.run_folder import MANY_BEGUN, MANY_KEEP, check_folder, make_folder, plain, write_json
+from pipelines.errors import UsageError
+
+#: What each variant asks for beside the options. From scratch an output layer has no source either.
+_CHANGES: dict[str, dict[str, Any]] = {
+    FINE_TUNED: {},
+    SCRATCH: {"weights": "none", "reuse_head": ()},
+    FROZEN: {"freeze": "backbone"},
+}
+FINDINGS = "compare.json"
+PICTURE = "compare.png"
+
+
+def compare(
+    options: Mapping[str, Any],
+    console: Console,
+    *,
+    out: Path,
+    seeds: int,
+    recipe: str | None = None,
+    file: Path | None = None,
+) -> Comparison:
+    """Train the three variants with the same seeds, and write findings and a picture to `out`.
+
+    Args:
+        options, recipe, file: of the fine-tuned runs, as `make_config` takes them; from scratch the
+            recipe's own settings for that hold.
+        console: where progress goes.
+        out: the folder to make.
+        seeds: runs of each variant.
+
+    Raises:
+        UsageError: options that the comparison itself sets, or that do not fit.
+        DataError: data or weights that cannot be read, or a loss that is no number.
+    """
+    for name in ("freeze", "unfreeze_epoch"):
+        if options.get(name):
+            raise UsageError(f"--{name.replace('_', '-')}", "given", "nothing: compare sets it")
+    if not make_config({**options, "out": out}, recipe=recipe, file=file).pretrained:
+        raise UsageError("--weights", "none", "weights to fine-tune", "pass --weights RUN")
+    configs = {
+        name: make_config({**options, **changes, "out": out / name}, recipe=recipe, file=file)
+        for name, changes in _CHANGES.items()
+    }
+    config = configs[FINE_TUNED]
+    check_folder(out, bool(options.get("overwrite")), MANY_BEGUN)
+    with make_folder(out, MANY_KEEP):
+        variants = run_variants(configs, seeds, console)
+        by_name = {each.name: each for each in variants}
+        gains = {name: difference(by_name[FINE_TUNED], by_name[name]) for name in (SCRATCH, FROZEN)}
+        found = Comparison(config, variants, gains)
+        from fastft.show_experiment import draw_comparison  # matplotlib takes 0.7 s
+
+        draw_comparison(found, out / PICTURE)
+        write_json(out / FINDINGS, _as_json(found))
+    return found
+
+
+def _as_json(found: Comparison) -> dict[str, Any]:
+    return {
+        "config": plain(found.config),
+        "environment": environment(),
+        "variants": as_json(found.variants),
+        "gains": {
+            name: {"mean": gain.mean, "low": gain.low, "high": gain.high}
+            for name, gain in found.gains.items()
+        },
+    }

@@ -1,0 +1,196 @@
+"""What several runs show together: accuracies with intervals, differences, a rate to take.
+
+Knows nothing of how runs are made (`experiment`, `lr_find`) nor shown (`show_experiment`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.ndimage import gaussian_filter1d
+
+from fastft.metrics import EpochMetrics
+from fastft.train_config import TrainConfig
+from pipelines.errors import DataError
+
+FINE_TUNED, SCRATCH, FROZEN = "fine-tuned", "scratch", "frozen"
+#: Of every interval that is shown.
+CONFIDENCE = 0.95
+#: Steps that an average reaches to either side, as a Gaussian's deviation: a third of a decade.
+_REACH = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over seeds with its 95% interval by Student's t; None where one seed tells nothing."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether zero lies below the interval."""
+        return self.low is not None and self.low > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run: its seed, its epochs, and how long it trained and evaluated."""
+
+    seed: int
+    epochs: tuple[EpochMetrics, ...]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Of the evaluation split after the last epoch: no epoch is picked by what it scored."""
+        return self.epochs[-1].eval_accuracy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """What differs, and the runs that were made of it, by seed.
+
+    Attributes:
+        name: what it is called.
+        lr, head_lr_factor: what its runs learnt at.
+        runs: one for each seed.
+    """
+
+    name: str
+    lr: float
+    head_lr_factor: float
+    runs: tuple[Run, ...]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """By seed."""
+        return [run.accuracy for run in self.runs]
+
+    @property
+    def accuracy(self) -> Interval:
+        """Over the seeds."""
+        return mean_interval(self.accuracies)
+
+    @property
+    def seconds(self) -> float:
+        """Of a run, in the mean."""
+        return float(np.mean([run.seconds for run in self.runs]))
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent values, and its interval by Student's t."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, None, None)
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def difference(first: Variant, second: Variant) -> Interval:
+    """How much more accurate the first is; runs of one seed are a pair, with the same plan."""
+    pairs = zip(first.accuracies, second.accuracies, strict=True)
+    return mean_interval([mine - other for mine, other in pairs])
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        config: of the fine-tuned runs.
+        variants: fine-tuned, scratch, frozen.
+        gains: name of another variant -> by how much fine-tuning is more accurate.
+    """
+
+    config: TrainConfig
+    variants: tuple[Variant, ...]
+    gains: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What was found.
+
+    Attributes:
+        config: of the first runs.
+        points: start -> its variants, one for each rate, in the order of the rates.
+    """
+
+    config: TrainConfig
+    points: Mapping[str, tuple[Variant, ...]]
+
+    def best(self, start: str) -> Variant:
+        """The rate with the best mean accuracy; of equals the lowest."""
+        return max(self.points[start], key=lambda each: (each.accuracy.mean, -each.lr))
+
+
+@dataclass(frozen=True, slots=True)
+class LrFinding:
+    """What was found.
+
+    Attributes:
+        suggestion: the rate at which the averaged loss falls fastest.
+        lowest: the rate with the lowest averaged loss; above it training goes astray.
+        lrs, losses, averaged: by step.
+    """
+
+    suggestion: float
+    lowest: float
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    averaged: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """The advice in one line."""
+        return (
+            f"suggested: --lr {self.suggestion:.2g} (the loss falls fastest there; it is lowest at "
+            f"{self.lowest:.2g}, beyond which training goes astray)"
+        )
+
+
+def as_json(variants: Sequence[Variant]) -> list[dict[str, object]]:
+    """All runs of all variants, as JSON values."""
+    return [
+        {**asdict(each), "accuracies": each.accuracies, "accuracy": asdict(each.accuracy)}
+        for each in variants
+    ]
+
+
+def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float64], where: str) -> LrFinding:
+    """Read a suggestion off losses at rising rates.
+
+    Raises:
+        DataError: the loss never fell.
+    """
+    kept = np.isfinite(losses)
+    lrs, losses = lrs[kept], losses[kept]
+    if len(losses) < 3:
+        raise _never_fell(where)
+    # What runs away at the end must not lift what comes before it.
+    ceiling = 1.5 * float(np.median(losses[:10]))
+    averaged = gaussian_filter1d(np.minimum(losses, ceiling), _REACH, mode="nearest")
+    lowest = int(np.argmin(averaged))
+    slopes = np.gradient(averaged, np.log(lrs))[: lowest + 1]
+    if min(slopes) >= 0:
+        raise _never_fell(where)
+    return LrFinding(
+        suggestion=float(lrs[int(np.argmin(slopes))]),
+        lowest=float(lrs[lowest]),
+        lrs=tuple(lrs.tolist()),
+        losses=tuple(losses.tolist()),
+        averaged=tuple(averaged.tolist()),
+    )
+
+
+def _never_fell(where: str) -> DataError:
+    return DataError(
+        where, "the loss fell at none of the rates", "one that falls",
+        "see whether the labels are right, or take larger batches",
+    )  # fmt: skip

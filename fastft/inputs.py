@@ -1,0 +1,121 @@
+"""A run's input: both splits and the loaders that read them, which several runs may share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastft.data import fastest_loader, find_splits, pick_batch_size
+from fastft.environment import pick_amp, pick_device
+from fastft.train_config import TrainConfig
+from pipelines.errors import UsageError
+from pipelines.loaders import Loader, make_loader
+from pipelines.source import Source, open_source
+
+_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run is fed from.
+
+    Attributes:
+        train, evaluation: the loaders of both splits.
+        device: where batches arrive.
+        amp_dtype: what autocast computes in; None for float32.
+    """
+
+    train: Loader
+    evaluation: Loader
+    device: torch.device
+    amp_dtype: torch.dtype | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label."""
+        return self.train.source.classes
+
+
+def open_sources(config: TrainConfig) -> tuple[Source, Source]:
+    """The training and the evaluation split.
+
+    Raises:
+        DataError: they cannot be read, or differ in their classes.
+    """
+    train_path, eval_path = find_splits(config.data)
+    train_source = open_source(train_path)
+    return train_source, open_source(eval_path, train_source.classes)
+
+
+def resolve_inputs(config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
+    """Fill in loader and batch size, which depend on the data and on what is installed.
+
+    Raises:
+        UsageError: the batch is larger than the training split; no such device.
+    """
+    loader = config.loader
+    if loader == "auto":
+        if config.store_options:
+            loader = "resident"
+        elif config.stock:
+            loader = "torchvision"
+        else:
+            loader = fastest_loader(sources, pick_device(config.device))
+    batch_size = pick_batch_size(config.batch_size, _BATCH, sources[0])
+    return replace(config, loader=loader, batch_size=batch_size)
+
+
+@contextmanager
+def open_inputs(config: TrainConfig, sources: Sequence[Source]) -> Iterator[Inputs]:
+    """Open the loaders of a config that `resolve_inputs` has filled in.
+
+    Raises:
+        UsageError: a library that is not installed, or pixels that fit into no memory.
+        DataError: data that cannot be read.
+    """
+    device = pick_device(config.device)
+    amp_dtype = pick_amp(config.amp, device)
+    with ExitStack() as stack:
+        train, evaluation = (
+            stack.enter_context(_make_loader(config, source, view, device, amp_dtype))
+            for source, view in zip(sources, (config.view, config.eval_view), strict=True)
+        )
+        yield Inputs(train, evaluation, device, amp_dtype)
+
+
+def _make_loader(
+    config: TrainConfig,
+    source: Source,
+    view: str,
+    device: torch.device,
+    amp_dtype: torch.dtype | None,
+) -> Loader:
+    assert config.batch_size is not None
+    is_training = view == config.view
+    # Evaluation is the same for all; only training differs between plan and stock.
+    name = "stock" if config.stock and is_training else config.loader
+    options = config.store_options
+    if config.store_file is not None:  # one each for training and evaluation
+        split = "train" if is_training else "eval"
+        options["store_file"] = config.store_file.with_suffix(f".{split}{config.store_file.suffix}")
+    return make_loader(
+        name, source, view=view, size=config.size, batch_size=config.batch_size, seed=config.seed,
+        # On a GPU the model's first layer would make this cast; half the bytes are written.
+        device=device, dtype=amp_dtype if device.type == "cuda" else None, workers=config.workers,
+        **options,
+    )  # fmt: skip
+
+
+def check_store_file(config: TrainConfig) -> None:
+    """Refuse a folder as a store's file.
+
+    Raises:
+        UsageError: it is one.
+    """
+    store_file = config.store_file
+    if store_file is not None and store_file.is_dir():
+        expected = f"a file to make, for instance {store_file / 'pixels.store'}"
+        raise UsageError("--store-file", f"{store_file} is a folder", expected)

@@ -1,0 +1,142 @@
+"""What can be converted, whatever it lies in: class folders, a zip of them, or RecordIO.
+
+A listing says which samples there are, what they are called and labelled, and hands out their
+bytes as they are; what the bytes mean is the encoder's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.archive import open_archive
+from pipelines.errors import DataError, UsageError
+from pipelines.folder import (
+    SPLITS,
+    read_folder,
+    read_splits,
+    require_folder,
+    require_train,
+)
+from pipelines.recordio import open_records
+
+#: What may stand between a data set's name and its split in the name of a `.rec`.
+_SEPARATORS = "_-. "
+
+
+class Listing(Protocol):
+    """Labelled image files by number; a `pipelines.folder.Folder` is one."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; each has samples."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each sample is called: its class, `/`, and what is unique within it."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64[N], indices into `classes`."""
+        ...
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """Kind -> how many files of it are no samples."""
+        ...
+
+    def __len__(self) -> int: ...
+    def where(self, name: str) -> str:
+        """What to call a sample or a class in an error."""
+        ...
+
+    def size_bytes(self, sample: int) -> int:
+        """The size of a sample's file, as far as it is known without reading it."""
+        ...
+
+    def read(self, sample: int) -> bytes:
+        """A sample's bytes; called from several threads.
+
+        Raises:
+            DataError: they cannot be had; `found` says why.
+        """
+        ...
+
+
+@contextmanager
+def open_listings(src: Path, classes: tuple[str, ...] = ()) -> Iterator[dict[str, Listing]]:
+    """The listings of a data set: split -> listing, or '' -> the only one; all of one class list.
+
+    Args:
+        src: a folder of class folders, a zip of them, or a `.rec`; or what holds one of each
+            split.
+        classes: what the labels of RecordIO mean; default: their numbers.
+
+    Raises:
+        DataError: it is none of these, or something in it is wrong.
+        UsageError: `classes` are given for what has class names of its own.
+    """
+    with ExitStack() as stack:
+        kind = "" if src.is_dir() else src.suffix.lower()
+        files = _split_records(src) if src.is_dir() else {}
+        if kind == ".rec":
+            files = {"": src}
+        if classes and not files:
+            raise UsageError(
+                "--classes", f"given for {src}", "RecordIO, whose labels are numbers",
+                "leave it out: class folders are named already",
+            )  # fmt: skip
+        listings: dict[str, Listing] = {}
+        for split, file in files.items():
+            listings[split] = stack.enter_context(open_records(file, classes))
+            classes = listings[split].classes
+        if kind == ".zip":
+            listings.update(stack.enter_context(open_archive(src)))
+        elif not files:
+            listings.update(read_splits(src) or {"": read_folder(src)})
+        yield listings
+
+
+def _split_records(root: Path) -> dict[str, Path]:
+    """The `.rec` files that a folder holds, by split; empty if it holds none.
+
+    Raises:
+        DataError: it is not clear which file is which split, or whether they are meant at all.
+    """
+    require_folder(root)
+    with os.scandir(root) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    files = sorted(root / entry.name for entry in visible if entry.name.lower().endswith(".rec"))
+    if not files:
+        return {}
+    if folders := sorted(entry.name for entry in visible if os.path.isdir(entry.path)):
+        found = f"holds {files[0].name} and the folder {folders[0]}"
+        raise DataError(root, found, "class folders or RecordIO, not both", "name one, or move one")
+    splits: dict[str, Path] = {}
+    for file in files:
+        split = next((split for split in SPLITS if _ends_in(file.stem, split)), None)
+        if split is None:
+            raise DataError(
+                file, "is no split by its name", "names such as train.rec and x_test.rec",
+                "name one file alone to convert it, or move this one away",
+            )  # fmt: skip
+        if split in splits:
+            found = f"holds {splits[split].name} and {file.name}"
+            raise DataError(root, found, f"one file for {split}", "move one of them away")
+        splits[split] = file
+    require_train(root, [split for split in SPLITS if split in splits], ".rec")
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _ends_in(stem: str, split: str) -> bool:
+    """Whether a file's name is `split`'s or ends in it as a word: `hotdog_train`."""
+    before = stem.lower().removesuffix(split)
+    return before != stem.lower() and (not before or before[-1] in _SEPARATORS)

@@ -1,0 +1,40 @@
+"""A checkpoint as `fastft train` would leave it, for tests of what comes after training."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastft.checkpoint import Checkpoint
+from fastft.model import build_model
+from pipelines.loaders import make_loader
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+SIZE = 40
+
+
+def batches_of(
+    data: Path, split: str = "test", *, batch_size: int = 4, view: str = "eval"
+) -> Batches:
+    with make_loader(
+        "torchvision", data / f"{split}.beton", view=view, size=SIZE, batch_size=batch_size
+    ) as loader:
+        return list(loader)
+
+
+def make_checkpoint(data: Path, classes: tuple[str, ...]) -> Checkpoint:
+    """A model that does not say the same of every image."""
+    model = build_model(len(classes), "none", seed=3).model.train()
+    images = torch.cat([images for images, _ in batches_of(data, "train", batch_size=11)])
+    with torch.no_grad():
+        for _ in range(20):  # statistics of batch norm, as if trained
+            model(images)
+        model.eval()
+        assert isinstance(model.fc, nn.Linear)
+        model.fc.bias -= model(images).mean(0)
+        model.fc.weight *= 3
+    return Checkpoint(
+        model=model.state_dict(), arch="resnet18", classes=classes, size=SIZE, view="eval", epoch=3,
+        accuracy=0.5, optimizer={}, scaler={},
+        config={"loader": "torchvision", "batch_size": 4, "amp": "off", "workers": 1},
+    )  # fmt: skip

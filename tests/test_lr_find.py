@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from fastft.findings import suggest
+from fastft.lr_find import find_lr
+from fastft.train import train
+from fastft.train_config import TrainConfig
+from pipelines.errors import DataError, UsageError
+
+QUIET = Console(quiet=True)
+
+
+def curve(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Flat, then falling from 1e-3 to 1e-1, then running away, with noise."""
+    lrs = np.geomspace(1e-6, 10, 100)
+    at = np.log10(lrs)
+    losses = 2 - 1.5 * np.clip((at + 3) / 2, 0, 1) + 20 * np.clip(at + 0.7, 0, None) ** 2
+    return lrs, losses + noise * np.random.default_rng(seed).standard_normal(100)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_suggestion_lies_where_the_loss_falls(noise: float, seed: int) -> None:
+    found = suggest(*curve(noise, seed), "run")
+    assert 1e-3 <= found.suggestion <= 1e-1
+    assert found.suggestion < found.lowest < 1
+    assert f"--lr {found.suggestion:.2g}" in str(found)
+
+
+def test_a_loss_that_never_falls_is_said() -> None:
+    lrs = np.geomspace(1e-6, 10, 50)
+    with pytest.raises(DataError, match="run: the loss fell at none of the rates"):
+        suggest(lrs, np.linspace(1, 2, 50), "run")
+    with pytest.raises(DataError, match="the loss fell at none"):
+        suggest(lrs, np.full(50, np.nan), "run")
+
+
+def test_a_search_leaves_a_picture_and_no_run(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = TrainConfig(
+        data=data, out=out, weights="none", size=40, batch_size=11, epochs=1, amp="off",
+        loader="torchvision",
+    )  # fmt: skip
+    found = find_lr(config, QUIET)
+    assert sorted(path.name for path in out.iterdir()) == ["lr_find.json", "lr_find.png"]
+    kept = json.loads((out / "lr_find.json").read_text())
+    assert kept["suggestion"] == found.suggestion
+    assert kept["config"]["batch_size"] == 11
+    assert len(found.lrs) == len(found.losses) == len(found.averaged)
+    assert found.lrs == tuple(sorted(found.lrs))
+    with Image.open(out / "lr_find.png") as image:
+        assert image.width > 600
+    # The run that follows goes there, too, and keeps them.
+    train(config, QUIET)
+    assert {"lr_find.json", "lr_find.png", "last.pt"} <= {path.name for path in out.iterdir()}
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="is a file"):
+        find_lr(TrainConfig(data=data, out=tmp_path / "file", weights="none"), QUIET)

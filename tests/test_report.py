@@ -1,0 +1,321 @@
+import csv
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from runs import batches_of, make_checkpoint
+
+from fastft import cli, cli_use
+from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.config import EvaluateConfig
+from fastft.confusion import Findings, wilson_interval
+from fastft.evaluate import evaluate
+from fastft.model import restore_model
+from fastft.report import FILES, run_evaluate
+from fastft.show_report import SampleRow, draw_top_losses
+from pipelines.beton import read_index
+from pipelines.errors import DataError, UsageError
+
+CPU = torch.device("cpu")
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path) -> Checkpoint:
+    return make_checkpoint(data, read_index(data / "test.beton").classes)
+
+
+@pytest.fixture
+def run(trained: Checkpoint, tmp_path: Path) -> Path:
+    """A run folder."""
+    save_checkpoint(tmp_path / "run" / "best.pt", trained)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def fastft(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `fastft evaluate` here; gives exit status, stdout and stderr."""
+    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.callback()(lambda: None)
+    app.command()(cli_use.evaluate)
+    monkeypatch.setattr(cli, "app", app)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fastft", "evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def judged(run: Path, data: Path, **options: Any) -> tuple[Findings, dict[str, Any]]:
+    """What is found, and the JSON."""
+    config = EvaluateConfig(run=run, data=data, **options)
+    findings = run_evaluate(config, QUIET)
+    out = config.out or run / "evaluation"
+    return findings, json.loads((out / "evaluation.json").read_text())
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("form", ["splits", "beton", "folder", "class folders"])
+def test_the_report_is_complete(
+    form: str, run: Path, trained: Checkpoint, data: Path, photos: Path
+) -> None:
+    where = {
+        "splits": data, "beton": data / "test.beton", "folder": photos,
+        "class folders": photos / "test",
+    }  # fmt: skip
+    findings, content = judged(run, where[form])
+    batches = batches_of(data)
+    wanted = evaluate(restore_model(trained, run), batches, device=CPU, amp_dtype=None, keep=True)
+    assert wanted.outputs is not None
+    scores = torch.from_numpy(wanted.outputs.logits).log_softmax(1)
+    labels = torch.from_numpy(wanted.outputs.labels)
+    assert sorted(path.name for path in (run / "evaluation").iterdir()) == sorted(FILES)
+
+    assert content["accuracy"] == findings.accuracy == wanted.accuracy
+    assert content["interval"] == list(wilson_interval(content["right"], 6))
+    assert content["loss"] == pytest.approx(wanted.loss, rel=1e-6)
+    assert content["plain_accuracy"] is None
+    assert content["samples"] == 6
+    assert np.array(content["confusion"]).sum(1).tolist() == [2, 2, 2]
+    assert content["macro_f1"] == pytest.approx(np.mean([row["f1"] for row in content["classes"]]))
+    assert [row["name"] for row in content["classes"]] == list(trained.classes)
+    assert sum(row["count"] for row in content["confused"]) == 6 - content["right"]
+    assert content["checkpoint"] == {
+        "path": str(run / "best.pt"), "arch": "resnet18", "size": 40, "view": "eval", "epoch": 3,
+        "accuracy": 0.5,
+    }  # fmt: skip
+    assert (content["loader"], content["batch_size"], content["dtype"]) == (
+        "torchvision", 4, "float32",
+    )  # fmt: skip
+
+    rows = table(run / "evaluation")
+    found = sorted(path.relative_to(photos / "test").as_posix() for path in photos.glob("test/*/*"))
+    assert [row["name"] for row in rows] == found
+    assert [row["truth"] for row in rows] == [trained.classes[label] for label in labels]
+    best = scores.max(1)
+    assert [row["predicted"] for row in rows] == [trained.classes[i] for i in best.indices]
+    numbers = {
+        "probability": best.values.exp(),
+        "truth_probability": scores.gather(1, labels[:, None])[:, 0].exp(),
+        "loss": -scores.gather(1, labels[:, None])[:, 0],
+    }
+    for name, values in numbers.items():
+        assert [float(row[name]) for row in rows] == pytest.approx(values.tolist(), abs=1e-5)
+
+    losses = [row["loss"] for row in content["top_losses"]]
+    assert losses == sorted(map(float, (row["loss"] for row in rows)), reverse=True)
+    assert content["top_losses"][0]["name"] == rows[int(numbers["loss"].argmax())]["name"]
+    for name in FILES[2:]:
+        with Image.open(run / "evaluation" / name) as image:
+            assert min(image.size) > 200
+
+
+def test_the_pictures_of_top_losses_are_the_samples(
+    run: Path, data: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[Image.Image, SampleRow]] = []
+    real = draw_top_losses
+    monkeypatch.setattr(
+        "fastft.report.draw_top_losses", lambda each: [shown.extend(each), real(each)][1]
+    )
+    judged(run, data, n=4)
+    assert len(shown) == 4
+    for image, row in shown:
+        with Image.open(photos / "test" / row.name) as photo:
+            short = min(photo.size)
+            central = photo.crop(
+                ((photo.width - short) // 2, (photo.height - short) // 2,
+                 (photo.width + short) // 2, (photo.height + short) // 2)
+            ).resize((224, 224))  # fmt: skip
+        apart = np.abs(np.asarray(image, float) - np.asarray(central, float)).mean()
+        others = np.abs(np.asarray(image, float) - np.asarray(central, float)[::-1]).mean()
+        assert apart < others
+
+
+def test_flip_tells_the_plain_accuracy(run: Path, data: Path) -> None:
+    _, plain = judged(run, data / "train.beton")
+    _, content = judged(run, data / "train.beton", flip=True)
+    assert content["plain_accuracy"] == plain["accuracy"]
+    assert content["loss"] != plain["loss"]
+
+
+def test_a_split_can_be_chosen(run: Path, data: Path) -> None:
+    _, content = judged(run, data, split="train")
+    assert content["samples"] == 33
+
+
+def test_what_is_not_asked_for_is_as_trained(
+    run: Path, trained: Checkpoint, data: Path, photos: Path
+) -> None:
+    def setting(config: dict[str, Any], where: Path, **options: Any) -> tuple[Any, ...]:
+        save_checkpoint(run / "best.pt", replace(trained, config=config))
+        _, content = judged(run, where, **options)
+        return content["loader"], content["batch_size"], content["dtype"], content["device"]
+
+    asked = {"loader": "torchvision", "batch_size": 3, "amp": "bf16", "device": "cpu", "workers": 1}
+    assert setting(asked, data) == ("torchvision", 3, "bfloat16", "cpu")
+    mine = {"batch_size": 2, "amp": "off", "loader": "torchvision"}
+    assert setting(asked, data, **mine) == ("torchvision", 2, "float32", "cpu")
+    # What is not here, or cannot read these data, is replaced; so is nonsense.
+    odd = {"loader": "ffcv", "batch_size": 1000, "amp": "x", "device": "cuda:77", "workers": -1}
+    assert setting(odd, photos / "test")[:2] == ("resident", 6)
+    assert setting({}, data, amp="off")[1:3] == (6, "float32")
+    with pytest.raises(UsageError, match="--device: cuda:77"):
+        judged(run, data, device="cuda:77")
+
+
+def test_an_evaluation_is_replaced_and_nothing_else(run: Path, data: Path) -> None:
+    judged(run, data)
+    (run / "evaluation" / "notes.txt").write_text("mine")
+    judged(run, data, split="train")
+    assert len(table(run / "evaluation")) == 33
+    assert (run / "evaluation" / "notes.txt").read_text() == "mine"
+    for content in ("[]", "{}", "no JSON", '{"format": "other"}'):
+        (run / "evaluation" / "evaluation.json").write_text(content)
+        with pytest.raises(UsageError, match="holds other files"):
+            judged(run, data)
+        assert (run / "evaluation" / "evaluation.json").read_text() == content
+
+
+def test_a_checkpoints_evaluation_lies_here(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run_evaluate(EvaluateConfig(run=run / "best.pt", data=data), QUIET)
+    assert sorted(os.listdir("evaluation")) == sorted(FILES)
+    assert not (run / "evaluation").exists()
+
+
+def relabelled(trained: Checkpoint, run: Path, *classes: str) -> Path:
+    save_checkpoint(run / "best.pt", replace(trained, classes=classes))
+    return run
+
+
+def test_other_classes_are_named(
+    run: Path, trained: Checkpoint, data: Path, photos: Path, tmp_path: Path
+) -> None:
+    a, b, c = trained.classes
+    for where in (data, photos / "test"):
+        with pytest.raises(DataError, match=f"has no class dog and the additional class {c}, exp"):
+            judged(relabelled(trained, run, a, b, "dog"), where)
+        with pytest.raises(DataError, match="has the same classes in another order"):
+            judged(relabelled(trained, run, b, a, c), where)
+    relabelled(trained, run, a, b, c)
+    lacking = tmp_path / "lacking"
+    shutil.copytree(photos / "test", lacking)
+    shutil.rmtree(lacking / b)
+    with pytest.raises(DataError, match=f"lacking: has no class {b}, expected the 3 classes"):
+        judged(run, lacking)
+    (lacking / b).mkdir()
+    with pytest.raises(DataError, match=f"{b}: holds no images"):
+        judged(run, lacking)
+    many = [f"x{number}" for number in range(9)]
+    with pytest.raises(DataError, match="no class x0, x1, x2, x3, x4 and 4 more and the add"):
+        judged(relabelled(trained, run, *many), data)
+    assert not (run / "evaluation").exists()
+
+
+def test_a_file_without_images_of_a_class_is_refused(
+    run: Path, trained: Checkpoint, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = read_index(data / "test.beton")
+    labels = np.where(index.labels == 1, 0, index.labels)
+    monkeypatch.setattr("fastft.report.open_source", lambda _: replace(index, labels=labels))
+    with pytest.raises(DataError, match=f"has no image of class {trained.classes[1]}, expected"):
+        judged(run, data)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_outputs_that_are_no_numbers(
+    bad: float, run: Path, trained: Checkpoint, data: Path
+) -> None:
+    weights = {**trained.model, "fc.bias": torch.full((3,), bad)}
+    save_checkpoint(run / "best.pt", replace(trained, model=weights))
+    with pytest.raises(DataError, match=r"best\.pt: its outputs for 6 of 6 images, first \w+/0000"):
+        judged(run, data)
+    assert not (run / "evaluation").exists()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("open('pwned', 'w')",)
+
+
+def test_hostile_input_is_one_line_and_leaves_nothing(
+    fastft: Callable[..., tuple[int, str, str]], run: Path, trained: Checkpoint, data: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    best = load_checkpoint(run / "best.pt")
+    content = {name: getattr(best, name) for name in Checkpoint.__slots__}
+    content |= {"format": "fastft-checkpoint", "version": 1, "classes": list(best.classes)}
+    torch.save({**content, "config": Evil()}, tmp_path / "evil.pt")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("text")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.beton").touch()
+    (tmp_path / "cut.beton").write_bytes((data / "test.beton").read_bytes()[:-5000])
+    save_checkpoint(tmp_path / "view.pt", replace(trained, view="sideways"))
+    save_checkpoint(tmp_path / "head.pt", replace(trained, model={"fc.bias": torch.zeros(3)}))
+    rows: list[tuple[list[object], int, str]] = [
+        ([tmp_path / "evil.pt", "--data", data], 1, "not readable as a checkpoint"),
+        ([tmp_path / "other.pt", "--data", data], 1, "no fastft checkpoint"),
+        ([tmp_path / "text.pt", "--data", data], 1, "not readable as a checkpoint"),
+        ([tmp_path / "no.pt", "--data", data], 1, "no such file"),
+        ([tmp_path / "empty", "--data", data], 1, "best.pt: no such file"),
+        ([tmp_path / "view.pt", "--data", data], 2, "view: 'sideways', expected one of"),
+        ([tmp_path / "head.pt", "--data", data], 1, "the tensors of a resnet18"),
+        ([run, "--data", tmp_path / "empty.beton"], 1, "0 bytes long"),
+        ([run, "--data", tmp_path / "cut.beton"], 1, "cut.beton: "),
+        ([run, "--data", tmp_path / "empty"], 1, "holds no class folders"),
+        ([run, "--data", data, "--out", data], 2, "holds other files"),
+        ([run, "--data", data, "--out", tmp_path / "text.pt"], 2, "is a file"),
+        ([run, "--data", data, "--loader", "stock"], 2, "--loader: 'stock', expected one of auto"),
+        ([run, "--data", data, "--amp", "fp8"], 2, "--amp: 'fp8'"),
+        ([run, "--data", data, "--n", 0], 2, "--n: 0, expected 1"),
+        ([run, "--data", data, "--batch-size", 0], 2, "--batch-size: 0"),
+        ([run], 2, "Missing option '--data'"),
+    ]
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, wanted, message in rows:
+        status, out, err = fastft(*arguments)
+        assert (status, err.count("\n")) == (wanted, 1), (arguments, out, err)
+        assert message in err
+        assert sorted(tmp_path.rglob("*")) == before, arguments
+
+
+def test_the_command_prints_what_it_found(
+    fastft: Callable[..., tuple[int, str, str]], run: Path, data: Path
+) -> None:
+    status, text, err = fastft(run, "--data", data, "--flip")
+    content = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert (status, err) == (0, "")
+    assert f"accuracy {content['accuracy']:.4f} (95% interval" in text
+    assert f"accuracy of the images alone {content['plain_accuracy']:.4f}" in text
+    assert "best.pt (epoch 3) on" in text
+    assert "precision" in text
+    assert str(run / "evaluation" / "confusion.png") in text
+    _, text, _ = fastft("--help")
+    assert "Example: fastft evaluate run --data data" in text
