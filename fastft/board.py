@@ -22,7 +22,7 @@ def make_board(out: Path) -> Any:
             "--tensorboard", f"TensorBoard cannot be imported ({error})", "it beside fastft",
             'pip install "fastft[tensorboard]"',
         ) from error  # fmt: skip
-    return SummaryWriter(str(out))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(out))
 
 
 def add_row(board: Any, row: StepMetrics | EpochMetrics) -> None:

@@ -8,26 +8,27 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from fastft.checks import defaults
 from fastft.cli_compare import compare, sweep
 from fastft.cli_data import convert, inspect, synth
+from fastft.cli_fetch import fetch
 from fastft.cli_parity import parity
+from fastft.cli_show import show
 from fastft.cli_train import train
-from fastft.config import PredictConfig
-from fastft.progress import make_console
+from fastft.cli_use import evaluate, predict
 from pipelines.errors import FastftError, one_line
 
 app = typer.Typer(
     help="Fine-tune image classifiers with the input path out of the way.\n\n"
     "A folder of images becomes one .beton file, which any loader feeds to a ResNet-18:\n\n"
-    "  fastft convert photos data\n\n"
+    "  fastft fetch hotdog\n\n"
+    "  fastft convert hotdog data\n\n"
     "  fastft train --data data --out run\n\n"
-    "  fastft predict run photos/test",
+    "  fastft evaluate run --data data\n\n"
+    "  fastft predict run photo.jpg",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -39,43 +40,9 @@ _ArgumentError: Any = typer.BadParameter.__base__
 #: What typer makes of Ctrl-C, and shells of a process that died of it.
 _INTERRUPTED = 130
 
-_PREDICT = defaults(PredictConfig)
-
-
-@app.command()
-def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    sheet: Annotated[
-        Path | None, typer.Option(help="Draw up to 32 of the images with their predictions, a PNG.")
-    ] = _PREDICT.sheet,
-    csv: Annotated[
-        Path | None, typer.Option(help="Write all predictions to this file.")
-    ] = _PREDICT.csv,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = _PREDICT.batch_size,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PREDICT.device,
-) -> None:
-    """Print class and probability of images.
-
-    Images are cut as in evaluation. Where an image's folder bears a class name, the share of right
-    answers is printed too.
-
-    Example: fastft predict run photo.jpg photos/test --sheet sheet.png
-    """
-    config = PredictConfig(
-        run=run, images=tuple(images), sheet=sheet, csv=csv, batch_size=batch_size, device=device
-    )
-    from fastft.predict import predict as run_predict
-    from fastft.tables import print_predictions
-
-    console = make_console()
-    print_predictions(run_predict(config), console)
-    for written in (sheet, csv):
-        if written is not None:
-            console.print(str(written), markup=False)
-
-
-for command in (synth, convert, inspect, train, compare, sweep, parity):
+for command in (
+    synth, fetch, convert, inspect, show, train, evaluate, predict, compare, sweep, parity,
+):  # fmt: skip
     app.command()(command)
 
 

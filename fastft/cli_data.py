@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from fastft.config import defaults
+from fastft.checks import defaults
 from fastft.progress import make_console
 from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig

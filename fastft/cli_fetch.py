@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fastft.config import defaults
+from fastft.checks import defaults
 from fastft.fetch import KNOWN, FetchConfig, FetchResult
 from fastft.progress import make_console
 

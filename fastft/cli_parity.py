@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fastft.config import AccuracyConfig, ParityConfig, defaults
+from fastft.checks import defaults
+from fastft.config import AccuracyConfig, ParityConfig
 from fastft.progress import make_console
 from pipelines.errors import UsageError
 

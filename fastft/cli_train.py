@@ -212,7 +212,7 @@ def takes_training_options(command: Callable[..., None]) -> Callable[..., None]:
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [each.replace(kind=keyword) for each in (*mine, *added.values())]
-    del wrapped.__wrapped__  # type: ignore[attr-defined]  # whose signature would be taken
+    del wrapped.__wrapped__  # whose signature would be taken
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
     return wrapped

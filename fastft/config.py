@@ -6,18 +6,14 @@ since both serve without the application.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import get_args
 
+from fastft.checks import choose, require
+from fastft.train_config import MODEL_PX, Amp, StoreKind
 from pipelines.errors import UsageError
 
-Amp = Literal["auto", "bf16", "fp16", "off"]
-Schedule = Literal["cosine", "constant"]
-StoreKind = Literal["rgb", "yuv420"]
-#: Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
-_MODEL_PX = (33, 1024)
 _MOST_SEEDS = 10_000
 
 
@@ -50,14 +46,14 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.loader is not None:
-            _choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali", "resident"))
+            choose("--loader", self.loader, ("auto", "torchvision", "ffcv", "dali", "resident"))
         if self.amp is not None:
-            _choose("--amp", self.amp, get_args(Amp))
+            choose("--amp", self.amp, get_args(Amp))
         if self.batch_size is not None:
-            _require("--batch-size", self.batch_size, 1, 1 << 20)
+            require("--batch-size", self.batch_size, 1, 1 << 20)
         if self.workers is not None:
-            _require("--workers", self.workers, 0, 1024)
-        _require("--n", self.n, 1, 200)
+            require("--workers", self.workers, 0, 1024)
+        require("--n", self.n, 1, 200)
 
 
 #: What stands for standard output where a file is asked for.
@@ -91,8 +87,8 @@ class PredictConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _require("--top", self.top, 1, 100)
-        _require("--batch-size", self.batch_size, 1, 1 << 20)
+        require("--top", self.top, 1, 100)
+        require("--batch-size", self.batch_size, 1, 1 << 20)
         if self.csv == self.json == STDOUT:
             raise UsageError("--csv and --json", "both -", "one of them on standard output")
 
@@ -139,11 +135,11 @@ class ParityConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _choose("--store", self.store, get_args(StoreKind))
-        _require("--images", self.images, 1, 1 << 20)
-        _require("--size", self.size, 16, 1024)
-        _require("--seed", self.seed, 0, 2**32 - 1)
-        _require("--workers", self.workers, 0, 1024)
+        choose("--store", self.store, get_args(StoreKind))
+        require("--images", self.images, 1, 1 << 20)
+        require("--size", self.size, 16, 1024)
+        require("--seed", self.seed, 0, 2**32 - 1)
+        require("--workers", self.workers, 0, 1024)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,18 +182,18 @@ class AccuracyConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _choose("--amp", self.amp, get_args(Amp))
-        _require("--seeds", self.seeds, 2, _MOST_SEEDS)
-        _require("--epochs", self.epochs, 1, 100_000)
-        _require("--warm-epochs", self.warm_epochs, 1, 100_000)
-        _require("--size", self.size, *_MODEL_PX)
-        _require("--margin", self.margin, 1e-6, 100)
-        _require("--workers", self.workers, 0, 1024)
-        _require("--seed", self.seed, 0, 2**32 - 1 - _MOST_SEEDS)
+        choose("--amp", self.amp, get_args(Amp))
+        require("--seeds", self.seeds, 2, _MOST_SEEDS)
+        require("--epochs", self.epochs, 1, 100_000)
+        require("--warm-epochs", self.warm_epochs, 1, 100_000)
+        require("--size", self.size, *MODEL_PX)
+        require("--margin", self.margin, 1e-6, 100)
+        require("--workers", self.workers, 0, 1024)
+        require("--seed", self.seed, 0, 2**32 - 1 - _MOST_SEEDS)
         if self.batch_size is not None:
-            _require("--batch-size", self.batch_size, 1, 1 << 20)
+            require("--batch-size", self.batch_size, 1, 1 << 20)
         if self.lr is not None:
-            _require("--lr", self.lr, 1e-12, 1e6)
+            require("--lr", self.lr, 1e-12, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,28 +226,11 @@ class ShowConfig:
 
     def __post_init__(self) -> None:
         if self.split is not None:
-            _choose("--split", self.split, ("train", "test", "val"))
+            choose("--split", self.split, ("train", "test", "val"))
         if self.n is not None:
-            _require("--n", self.n, 1, 512)
-        _choose("--loader", self.loader, ("torchvision", "ffcv", "dali", "resident"))
-        _choose("--view", self.view, ("train", "recordio", "eval", "eval-square"))
-        _require("--size", self.size, 16, 1024)
-        _require("--epoch", self.epoch, 0, 100_000)
-        _require("--seed", self.seed, 0, 2**32 - 1)
-
-
-def defaults(config: type[Any]) -> Any:
-    """The default of each optional field of a config class, as attributes."""
-    return SimpleNamespace(
-        **{f.name: f.default for f in fields(config) if f.default is not MISSING}
-    )
-
-
-def _choose(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(option, repr(value), f"one of {', '.join(choices)}")
-
-
-def _require(option: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:  # also catches NaN
-        raise UsageError(option, str(value), f"{least:g} to {most:g}")
+            require("--n", self.n, 1, 512)
+        choose("--loader", self.loader, ("torchvision", "ffcv", "dali", "resident"))
+        choose("--view", self.view, ("train", "recordio", "eval", "eval-square"))
+        require("--size", self.size, 16, 1024)
+        require("--epoch", self.epoch, 0, 100_000)
+        require("--seed", self.seed, 0, 2**32 - 1)

@@ -89,7 +89,7 @@ def build_model(
     _put(model, head_name, head)
     reused = _reuse_rows(head, head_name, reuse_head, source, names)
     _check_size(model, arch, size)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     return BuiltModel(model, arch, head, source is not None, left_out, reused)
 
 
@@ -109,7 +109,7 @@ def restore_model(checkpoint: Checkpoint, path: Path) -> nn.Module:
     except (RuntimeError, UsageError) as error:
         first = " ".join(str(error).split("\n")[:2])
         raise DataError(path, first, expected, "train again") from error
-    return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def list_archs() -> list[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from fastft.checkpoint import Checkpoint
-from fastft.config import Amp, EvaluateConfig
+from fastft.config import EvaluateConfig
 from fastft.confusion import Findings, Ints, judge
 from fastft.data import evaluation_split, fastest_loader, usable_loaders
 from fastft.environment import environment, pick_amp, pick_device
@@ -36,6 +36,7 @@ from fastft.show_report import (
     enumerate_names,
     print_findings,
 )
+from fastft.train_config import Amp
 from pipelines.errors import DataError, UsageError, one_line
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source

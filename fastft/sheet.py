@@ -217,9 +217,6 @@ def fit(image: Image.Image, width_px: int, height_px: int) -> Image.Image:
 def render(loader: Loader, samples: Samples) -> tuple[Pixels, Rows]:
     """What a loader makes of these samples in its present epoch, and what the plan says of them.
 
-    Boxes and flips are functions of (seed, epoch, sample) alone. So a plan that differs in `order`
-    alone, run by the loader's own machinery, gives the very pixels that training sees.
-
     Args:
         loader: of uint8 images.
         samples: int64[N].
@@ -227,7 +224,7 @@ def render(loader: Loader, samples: Samples) -> tuple[Pixels, Rows]:
     Returns:
         uint8[N, S, S, 3], and the samples' rows.
     """
-    loader._plan = replace(loader.plan, order=samples)  # `set_epoch` makes a whole one again
+    loader.select(samples)
     batches = [images.permute(0, 2, 3, 1).cpu().numpy() for images, _ in loader]
     return np.concatenate(batches), loader.plan.rows(samples)
 

@@ -30,6 +30,8 @@ STYLE: Any = {
     "font.size": 10,
     "legend.frameon": False,
 }
+#: Dots per inch of every picture.
+DPI = 110
 #: Photos on a sheet at most, and per row.
 SHEET_IMAGES, _SHEET_COLUMNS = 32, 8
 
@@ -135,7 +137,7 @@ def save_figure(figure: Figure, out: Path) -> None:
     # The canvas itself, not pyplot, whose global state and backend choice a library must not touch.
     FigureCanvasAgg(figure)
     try:
-        figure.savefig(out, dpi=110, format="png")
+        figure.savefig(out, dpi=DPI, format="png")
     except OSError as error:
         raise DataError(
             out, (error.strerror or "cannot be written").lower(), "a file to write"

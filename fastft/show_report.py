@@ -28,14 +28,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastft.confusion import Findings
-from fastft.show import STYLE, Shown, draw_predictions
+from fastft.show import DPI, STYLE, Shown, draw_predictions
 from pipelines.errors import one_line
 
 #: Images in pictures are cut larger than most models see them, for the reader's eyes, px.
 SHOWN_PX = 224
 # Okabe and Ito's palette, as in `show`.
 _BLUE, _GREEN, _RED, _GREY = "#0072B2", "#009E73", "#D55E00", "#666666"
-_DPI = 110
 #: Widths in a font of 1 point: a letter's in the mean, a digit's.
 _LETTER, _DIGIT = 0.62, 0.64
 #: Smaller letters cannot be read at 110 dpi; larger ones shout.
@@ -294,5 +293,5 @@ def _quiet_glyphs() -> Iterator[None]:
 def _png(figure: Figure, **options: Any) -> bytes:
     FigureCanvasAgg(figure)  # not pyplot, see `show.save_figure`
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=_DPI, format="png", **options)
+    figure.savefig(buffer, dpi=DPI, format="png", **options)
     return buffer.getvalue()

@@ -21,12 +21,11 @@ from matplotlib.transforms import IdentityTransform
 from numpy.typing import NDArray
 
 from fastft.sheet import Cell, Sheet
-from fastft.show import STYLE, save_figure
+from fastft.show import DPI, STYLE, save_figure
 from pipelines.errors import DataError
 
 #: What `save_figure` writes, dots per inch; and points per px then.
-_DPI = 110
-_POINTS = 72 / _DPI
+_POINTS = 72 / DPI
 #: px: around all; between images, pairs, rows and classes.
 _MARGIN, _GAP, _PAIR_GAP, _ROW_GAP, _BAND_GAP = 20, 12, 32, 18, 18
 #: px: from the top of a heading to what it heads, and to its baseline; below an image, to the
@@ -115,8 +114,8 @@ class _Canvas:
 
     def __init__(self, width: int, height: int, lettering: Lettering) -> None:
         # A little more, since matplotlib cuts off what is below a whole pixel.
-        size = (width + 0.1) / _DPI, (height + 0.1) / _DPI
-        self.figure = Figure(figsize=size, dpi=_DPI)
+        size = (width + 0.1) / DPI, (height + 0.1) / DPI
+        self.figure = Figure(figsize=size, dpi=DPI)
         self._height, self._lettering = height, lettering
         canvas: Any = FigureCanvasAgg(self.figure)  # whose renderer has no annotation
         self._renderer = canvas.get_renderer()

@@ -230,8 +230,7 @@ class Trainer:
             self._model.requires_grad_(True)
             self.frozen = ()
         size = config.epoch_size(epoch)
-        if size != loader.size:
-            loader.set_size(size)
+        loader.set_size(size)
         loader.set_epoch(epoch)
         set_training(self._model, self.frozen)
         first, steps = epoch * self._per_epoch, config.epochs * self._per_epoch

@@ -1,6 +1,7 @@
 """`--recipe d2l` against the tutorial's own PyTorch, written out plainly.
 
-Source: Zhang et al., "Dive into Deep Learning", section 14.2: `train_fine_tuning`, `train_batch_ch13`.
+Source: Zhang et al., "Dive into Deep Learning", section 14.2: `train_fine_tuning` and
+`train_batch_ch13`.
 """
 
 from collections.abc import Iterator

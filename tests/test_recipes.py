@@ -100,7 +100,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="does not parse"):
         read_settings(write(tmp_path, "lr = = 1"))
     for text in ("[]", "{}", '{"config": 1}', "nonsense"):
-        with pytest.raises(FormatError, match="a run's config.json"):
+        with pytest.raises(FormatError, match=r"a run's config\.json"):
             read_settings(write(tmp_path, text, "c.json"))
 
 

@@ -2,8 +2,6 @@ import csv
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
 from rich.console import Console
-from runs import batches_of, make_checkpoint
+from runs import Command, batches_of, make_checkpoint, make_command
 
-from fastft import cli, cli_use
 from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fastft.config import EvaluateConfig
 from fastft.confusion import Findings, wilson_interval
@@ -44,28 +40,13 @@ def run(trained: Checkpoint, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fastft(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs `fastft evaluate` here; gives exit status, stdout and stderr."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.callback()(lambda: None)
-    app.command()(cli_use.evaluate)
-    monkeypatch.setattr(cli, "app", app)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fastft", "evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
+def fastft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return make_command(monkeypatch, capsys)
 
 
 def judged(run: Path, data: Path, **options: Any) -> tuple[Findings, dict[str, Any]]:
     """What is found, and the JSON."""
-    config = EvaluateConfig(run=run, data=data, **options)
+    config = EvaluateConfig(run=run, data=data, **{"n": 6, **options})
     findings = run_evaluate(config, QUIET)
     out = config.out or run / "evaluation"
     return findings, json.loads((out / "evaluation.json").read_text())
@@ -154,15 +135,10 @@ def test_the_pictures_of_top_losses_are_the_samples(
 
 
 def test_flip_tells_the_plain_accuracy(run: Path, data: Path) -> None:
-    _, plain = judged(run, data / "train.beton")
-    _, content = judged(run, data / "train.beton", flip=True)
+    _, plain = judged(run, data)
+    _, content = judged(run, data, flip=True)
     assert content["plain_accuracy"] == plain["accuracy"]
     assert content["loss"] != plain["loss"]
-
-
-def test_a_split_can_be_chosen(run: Path, data: Path) -> None:
-    _, content = judged(run, data, split="train")
-    assert content["samples"] == 33
 
 
 def test_what_is_not_asked_for_is_as_trained(
@@ -188,7 +164,7 @@ def test_what_is_not_asked_for_is_as_trained(
 def test_an_evaluation_is_replaced_and_nothing_else(run: Path, data: Path) -> None:
     judged(run, data)
     (run / "evaluation" / "notes.txt").write_text("mine")
-    judged(run, data, split="train")
+    assert judged(run, data, split="train")[1]["samples"] == 33
     assert len(table(run / "evaluation")) == 33
     assert (run / "evaluation" / "notes.txt").read_text() == "mine"
     for content in ("[]", "{}", "no JSON", '{"format": "other"}'):
@@ -264,7 +240,7 @@ class Evil:
 
 
 def test_hostile_input_is_one_line_and_leaves_nothing(
-    fastft: Callable[..., tuple[int, str, str]], run: Path, trained: Checkpoint, data: Path,
+    fastft: Command, run: Path, trained: Checkpoint, data: Path,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -300,16 +276,14 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
     ]
     before = sorted(tmp_path.rglob("*"))
     for arguments, wanted, message in rows:
-        status, out, err = fastft(*arguments)
+        status, out, err = fastft("evaluate", *arguments)
         assert (status, err.count("\n")) == (wanted, 1), (arguments, out, err)
         assert message in err
         assert sorted(tmp_path.rglob("*")) == before, arguments
 
 
-def test_the_command_prints_what_it_found(
-    fastft: Callable[..., tuple[int, str, str]], run: Path, data: Path
-) -> None:
-    status, text, err = fastft(run, "--data", data, "--flip")
+def test_the_command_prints_what_it_found(fastft: Command, run: Path, data: Path) -> None:
+    status, text, err = fastft("evaluate", run, "--data", data, "--flip")
     content = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert (status, err) == (0, "")
     assert f"accuracy {content['accuracy']:.4f} (95% interval" in text
@@ -317,5 +291,5 @@ def test_the_command_prints_what_it_found(
     assert "best.pt (epoch 3) on" in text
     assert "precision" in text
     assert str(run / "evaluation" / "confusion.png") in text
-    _, text, _ = fastft("--help")
+    _, text, _ = fastft("evaluate", "--help")
     assert "Example: fastft evaluate run --data data" in text

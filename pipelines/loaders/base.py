@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -103,6 +104,15 @@ class Loader(ABC):
         """Choose the epoch that the next iteration runs, from its beginning."""
         self._plan = self._make_plan(epoch)
         self._consumed = self._start = 0
+
+    def select(self, samples: NDArray[np.int64]) -> None:
+        """Let iterations give these samples alone, in this order, until `set_epoch`.
+
+        They come as the current epoch shows them: boxes and flips are functions of (seed, epoch,
+        sample), whatever else is asked for.
+        """
+        self.set_epoch(self._plan.epoch)
+        self._plan = replace(self._plan, order=samples)
 
     def set_size(self, size: int) -> None:
         """Choose the side S of the images that the next iteration gives, px; between epochs.
