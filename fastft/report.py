@@ -43,7 +43,7 @@ from pipelines.source import Source, open_source
 
 _FORMAT, _VERSION = "fastft-evaluation", 1
 _TOLD = ("arch", "size", "view", "epoch", "accuracy")
-_BATCH = 128
+_BATCH, _LABELS = 128, "take data that are labelled alike"
 #: The first tells that a folder is ours, so it is written before the others.
 FILES = ("evaluation.json", "predictions.csv", "confusion.png", "top_losses.png")
 
@@ -175,8 +175,7 @@ def _require_classes(path: Path, found: tuple[str, ...], wanted: tuple[str, ...]
     parts = [f"no class {enumerate_names(missing)}"] if missing else []
     parts += [f"the additional class {enumerate_names(extra)}"] if extra else []
     what = " and ".join(parts) or "the same classes in another order"
-    expected, remedy = f"the {len(wanted)} classes of the run", "take data that are labelled alike"
-    raise DataError(path, f"has {what}", expected, remedy)
+    raise DataError(path, f"has {what}", f"the {len(wanted)} classes of the run", _LABELS)
 
 
 def _settle(config: EvaluateConfig, trained: Mapping[str, Any], source: Source) -> _Setting:

@@ -204,10 +204,8 @@ def test_what_is_printed(fastft: Command, run: Path, photos: Path, trained: Chec
     assert out.splitlines() == [f"With prob={p:.3f}, {name}" for name, p in only.best(3)]
     _, out, _ = fastft("predict", run, photos / "test", "--top", 2)
     assert "of 6 agree with their folder's name" in out
-    (name, first), (other, second) = only.best(2)
     (line,) = (line for line in out.splitlines() if str(image) in line)
-    assert f"{name} {first:.3f}" in line
-    assert f"{other} {second:.3f}" in line
+    assert all(f"{name} {probability:.3f}" in line for name, probability in only.best(2))
     _, out, _ = fastft("predict", "--help")
     assert "Example: fastft predict run photo.jpg" in out
 
