@@ -22,23 +22,34 @@ def compare(
     seeds: Annotated[
         int, typer.Option(help="Runs of each; the intervals come from them.")
     ] = _SEEDS,
+    scratch_lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate from scratch.", show_default="the recipe's, or --lr"),
+    ] = None,
+    frozen_lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate on frozen features.", show_default="as fine-tuned"),
+    ] = None,
     training: dict[str, Any],
 ) -> None:
     """Fine-tune, train from scratch, and train on frozen features: one table, one picture.
 
     All three see the same crops in the same order, seed by seed, for the same number of epochs. It
-    says by how much fine-tuning is more accurate, with a 95% interval of the paired differences.
+    says by how much fine-tuning is more accurate, with a 95% interval of the paired differences. To
+    be fair, give each the rate that sweep finds best for it.
 
     Example: fastft compare --data data --weights source --out compared --epochs 5
     """
     require("--seeds", seeds, 1, 1000)
     from fastft.compare import PICTURE
     from fastft.compare import compare as run
+    from fastft.findings import FROZEN, SCRATCH
     from fastft.show_experiment import print_comparison
 
     recipe, file = training.pop("recipe", None), training.pop("config", None)
     console = make_console()
-    found = run(training, console, out=out, seeds=seeds, recipe=recipe, file=file)
+    rates = {name: lr for name, lr in {SCRATCH: scratch_lr, FROZEN: frozen_lr}.items() if lr}
+    found = run(training, console, out=out, seeds=seeds, rates=rates, recipe=recipe, file=file)
     print_comparison(found, console)
     console.print(f"{out / PICTURE}", markup=False)
 

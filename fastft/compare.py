@@ -13,6 +13,7 @@ from fastft.experiment import run_variants
 from fastft.findings import FINE_TUNED, FROZEN, SCRATCH, Comparison, as_json, difference
 from fastft.recipes import make_config
 from fastft.run_folder import MANY_BEGUN, MANY_KEEP, check_folder, make_folder, plain, write_json
+from fastft.weights import find_arch
 from pipelines.errors import UsageError
 
 #: What each variant asks for beside the options. From scratch an output layer has no source either.
@@ -31,6 +32,7 @@ def compare(
     *,
     out: Path,
     seeds: int,
+    rates: Mapping[str, float] | None = None,
     recipe: str | None = None,
     file: Path | None = None,
 ) -> Comparison:
@@ -42,6 +44,7 @@ def compare(
         console: where progress goes.
         out: the folder to make.
         seeds: runs of each variant.
+        rates: learning rates of variants that have one of their own, by name.
 
     Raises:
         UsageError: options that the comparison itself sets, or that do not fit.
@@ -50,12 +53,18 @@ def compare(
     for name in ("freeze", "unfreeze_epoch"):
         if options.get(name):
             raise UsageError(f"--{name.replace('_', '-')}", "given", "nothing: compare sets it")
-    if not make_config({**options, "out": out}, recipe=recipe, file=file).pretrained:
+    base = make_config({**options, "out": out}, recipe=recipe, file=file)
+    if not base.pretrained:
         raise UsageError("--weights", "none", "weights to fine-tune", "pass --weights RUN")
+    arch = find_arch(base.arch, base.weights)  # which from scratch nothing else would tell
+    own = {name: {"lr": lr} for name, lr in (rates or {}).items()}
     configs = {
-        name: make_config({**options, **changes, "out": out / name}, recipe=recipe, file=file)
+        name: make_config(
+            {**options, "arch": arch, **changes, **own.get(name, {}), "out": out / name},
+            recipe=recipe, file=file,
+        )
         for name, changes in _CHANGES.items()
-    }
+    }  # fmt: skip
     config = configs[FINE_TUNED]
     check_folder(out, bool(options.get("overwrite")), MANY_BEGUN)
     with make_folder(out, MANY_KEEP):

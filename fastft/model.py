@@ -13,10 +13,9 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from fastft.checkpoint import Checkpoint
-from fastft.weights import Weights, load_weights
+from fastft.weights import DEFAULT_ARCH, Weights, load_weights
 from pipelines.errors import DataError, UsageError
 
-DEFAULT_ARCH = "resnet18"
 #: Output rows of a torchvision model as it comes.
 _IMAGENET_CLASSES = 1000
 #: Children whose own children are a body's parts.

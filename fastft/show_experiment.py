@@ -29,7 +29,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
     for each in found.variants:
         gain = found.gains.get(each.name)
         table.add_row(
-            escape(each.name), f"{each.accuracy.mean:.3f}", _bounds(each.accuracy),
+            escape(each.name), f"{each.accuracy.mean:.3f}", _bounds(each.accuracy, 0.0, 1.0),
             "" if gain is None else f"{gain.mean:+.3f} ({_bounds(gain)})",
             f"{each.lr:g} (head x{each.head_lr_factor:g})", f"{each.seconds:.1f} s",
         )  # fmt: skip
@@ -66,7 +66,7 @@ def print_sweep(found: Sweep, console: Console) -> None:
         cells = []
         for start, each in zip(found.points, rows, strict=True):
             best = " [bold]best[/bold]" if found.best(start) is each else ""
-            cells.append(f"{each.accuracy.mean:.3f} ({_bounds(each.accuracy)}){best}")
+            cells.append(f"{each.accuracy.mean:.3f} ({_bounds(each.accuracy, 0.0, 1.0)}){best}")
         table.add_row(f"{rows[0].lr:g}", *cells)
     console.print(table)
 
@@ -88,7 +88,7 @@ def draw_comparison(found: Comparison, out: Path) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         ends.set(title="Last epoch, each seed and 95% interval", ylim=accuracy.get_ylim())
         ends.set_xticks(range(len(found.variants)), [each.name for each in found.variants])
-        ends.set_xlim(-0.6, len(found.variants) - 0.4)
+        ends.set_xlim(-0.5, len(found.variants) - 0.1)
         ends.grid(axis="x", visible=False)
         config = found.config
         figure.suptitle(
@@ -151,10 +151,11 @@ def draw_lr_find(found: LrFinding, out: Path) -> None:
         save_figure(figure, out)
 
 
-def _bounds(interval: Interval) -> str:
+def _bounds(interval: Interval, least: float = -1.0, most: float = 1.0) -> str:
+    """An interval, cut where no value can lie."""
     if interval.low is None or interval.high is None:
         return "one seed"
-    return f"{interval.low:.3f} to {interval.high:.3f}"
+    return f"{max(least, interval.low):.3f} to {min(most, interval.high):.3f}"
 
 
 def _draw_mean(axes: Axes, variant: Variant, number: int, what: str) -> None:

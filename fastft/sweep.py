@@ -13,6 +13,7 @@ from fastft.experiment import run_variants
 from fastft.findings import FINE_TUNED, SCRATCH, Sweep, as_json
 from fastft.recipes import make_config
 from fastft.run_folder import MANY_BEGUN, MANY_KEEP, check_folder, make_folder, plain, write_json
+from fastft.weights import find_arch
 from pipelines.errors import UsageError
 
 FINDINGS = "sweep.json"
@@ -44,15 +45,17 @@ def sweep(
     if len(set(rates)) < 2:
         raise UsageError("--lr", ",".join(map(str, rates)), "two rates or more, such as 1e-4,1e-3")
     starts: dict[str, dict[str, Any]] = {FINE_TUNED: {}, SCRATCH: {"weights": "none"}}
-    if make_config({**options, "out": out}, recipe=recipe, file=file).weights == "none":
+    base = make_config({**options, "out": out}, recipe=recipe, file=file)
+    if not base.pretrained:
         del starts[FINE_TUNED]
     else:
         starts[SCRATCH]["reuse_head"] = ()
         starts[SCRATCH]["freeze"] = ""
         starts[SCRATCH]["unfreeze_epoch"] = 0
+    arch = find_arch(base.arch, base.weights)  # which from scratch nothing else would tell
     configs = {
         f"{start}, lr {rate:g}": make_config(
-            {**options, **changes, "lr": rate, "out": out / f"{start}-lr{rate:g}"},
+            {**options, "arch": arch, **changes, "lr": rate, "out": out / f"{start}-lr{rate:g}"},
             recipe=recipe, file=file,
         )
         for start, changes in starts.items()

@@ -13,6 +13,8 @@ from torchvision import models
 from fastft.checkpoint import is_checkpoint, read_torch_file, unpack_checkpoint
 from pipelines.errors import DataError
 
+#: What is built where nothing says otherwise.
+DEFAULT_ARCH = "resnet18"
 _TIMEOUT_S = 20
 #: Where other tools keep the state dict in what they save.
 _KEYS = ("state_dict", "model_state_dict", "model")
@@ -64,6 +66,18 @@ def load_weights(asked: str, arch: str) -> Weights | None:
         raise DataError(path, "holds no tensors", "a state dict or a fastft checkpoint")
     # DistributedDataParallel puts this before each name.
     return Weights(str(path), {name.removeprefix("module."): t for name, t in found.items()})
+
+
+def find_arch(arch: str, weights: str) -> str:
+    """The model that `--arch` and `--weights` name together.
+
+    Raises:
+        DataError: `auto`, and weights that cannot be read.
+    """
+    if arch != "auto":
+        return arch
+    source = None if weights == "imagenet" else load_weights(weights, DEFAULT_ARCH)
+    return (source.arch if source is not None else None) or DEFAULT_ARCH
 
 
 def checkpoint_path(run: Path) -> Path:

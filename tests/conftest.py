@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from fastft.cli import main
 from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig, convert
 
@@ -157,3 +158,19 @@ def triton_kernels(load_kernels: Callable[[str], ModuleType]) -> tuple[ModuleTyp
     # An operation takes the interpreter as long on many pixels as on few.
     vars(module).update(_TILE_LINES=64, _TILE_COLUMNS=64)
     return module, "cpu"
+
+
+@pytest.fixture
+def fastft(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line here; gives exit status, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fastft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call

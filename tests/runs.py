@@ -1,15 +1,11 @@
 """A checkpoint as `fastft train` would leave it, for tests of what comes after training."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
-import typer
 from torch import nn
 
-from fastft import cli, cli_use
 from fastft.checkpoint import Checkpoint
 from fastft.model import build_model
 from pipelines.loaders import make_loader
@@ -46,20 +42,3 @@ def make_checkpoint(data: Path, classes: tuple[str, ...]) -> Checkpoint:
         accuracy=0.5, optimizer={}, scaler={},
         config={"loader": "torchvision", "batch_size": 4, "amp": "off", "workers": 1},
     )  # fmt: skip
-
-
-def make_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `fastft evaluate` and `fastft predict` here; gives exit status, stdout and stderr."""
-    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command()(cli_use.evaluate)
-    app.command()(cli_use.predict)
-    monkeypatch.setattr(cli, "app", app)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fastft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call

@@ -9,23 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastft import cli, cli_data
+from fastft import cli_data
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def fastft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line here; gives exit status, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fastft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 def test_the_main_job(fastft: Run, tmp_path: Path) -> None:

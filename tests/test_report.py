@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from runs import Command, batches_of, make_checkpoint, make_command
+from runs import Command, batches_of, make_checkpoint
 
 from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fastft.config import EvaluateConfig
@@ -37,11 +37,6 @@ def run(trained: Checkpoint, tmp_path: Path) -> Path:
     """A run folder."""
     save_checkpoint(tmp_path / "run" / "best.pt", trained)
     return tmp_path / "run"
-
-
-@pytest.fixture
-def fastft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return make_command(monkeypatch, capsys)
 
 
 def judged(run: Path, data: Path, **options: Any) -> tuple[Findings, dict[str, Any]]:
