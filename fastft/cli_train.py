@@ -98,7 +98,7 @@ def _training(
         int | None, _option("Passes over the training set.", _TRAIN.epochs, _LEARNING)
     ] = None,
     batch_size: Annotated[
-        int | None, _option("Images per step.", "128, or all if fewer", _LEARNING)
+        int | None, _option("Images per step.", "128, fast 64, or all if fewer", _LEARNING)
     ] = None,
     optimizer: Annotated[str | None, _option("sgd or adamw.", _TRAIN.optimizer, _LEARNING)] = None,
     lr: Annotated[
@@ -239,8 +239,8 @@ def train(
 ) -> None:
     """Fine-tune a classifier and write a run folder.
 
-    The folder holds config.json, metrics.jsonl, last.pt, best.pt and curves.png. At the end it is
-    said where the time went, and whether another loader would pay.
+    The folder holds config.json, metrics.jsonl, last.pt, best.pt, curves.png and summary.json. At
+    the end it is said where the time went, and whether another loader would pay.
 
     Example: fastft train --data data --out run --epochs 5
 

@@ -15,8 +15,6 @@ from pipelines.errors import UsageError
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source
 
-_BATCH = 128
-
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -64,7 +62,7 @@ def resolve_inputs(config: TrainConfig, sources: Sequence[Source]) -> TrainConfi
             loader = "torchvision"
         else:
             loader = fastest_loader(sources, pick_device(config.device))
-    batch_size = pick_batch_size(config.batch_size, _BATCH, sources[0])
+    batch_size = pick_batch_size(config.batch_size, config.usual_batch_size, sources[0])
     return replace(config, loader=loader, batch_size=batch_size)
 
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from fastft.environment import environment
-from fastft.findings import LrFinding, suggest
+from fastft.findings import AWAY, LrFinding, suggest
 from fastft.inputs import check_store_file, open_inputs, open_sources, resolve_inputs
 from fastft.model import set_training
 from fastft.progress import image_progress
@@ -28,8 +28,6 @@ from pipelines.loaders import Loader
 #: Rates that are tried, and between which bounds: SGD takes higher ones than AdamW.
 _STEPS = 100
 _BOUNDS = {"sgd": (1e-6, 10.0), "adamw": (1e-7, 1.0)}
-#: A loss this many times the lowest has run away.
-_AWAY = 4.0
 
 
 def find_lr(config: TrainConfig, console: Console) -> LrFinding:
@@ -59,7 +57,7 @@ def find_lr(config: TrainConfig, console: Console) -> LrFinding:
             # Read at once: the search ends with the first loss that runs away.
             losses.append(trainer.loss.per_image(loss.item(), len(labels)))
             update("of the model", len(losses), _STEPS)
-            if not math.isfinite(losses[-1]) or losses[-1] > _AWAY * min(losses):
+            if not math.isfinite(losses[-1]) or losses[-1] > AWAY * min(losses):
                 break
     found = suggest(lrs[: len(losses)], np.array(losses), str(config.out))
     try:

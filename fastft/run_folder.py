@@ -14,6 +14,8 @@ from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 
 CONFIG, METRICS, BEST, LAST = "config.json", "metrics.jsonl", "best.pt", "last.pt"
+#: How a run ended that came to its end.
+SUMMARY = "summary.json"
 #: What `--lr-find` leaves there begins so; a run that follows keeps it.
 LR_FIND = "lr_find."
 #: Patterns of what lies in a folder of many runs: one that was begun, one that has got somewhere.

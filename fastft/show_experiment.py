@@ -135,13 +135,13 @@ def draw_lr_find(found: LrFinding, out: Path) -> None:
         axes = figure.subplots()
         axes.plot(found.lrs, found.losses, color=_COLORS[0], alpha=0.3, lw=1, label="each step")
         axes.plot(found.lrs, found.averaged, color=_COLORS[0], label="averaged")
-        at = found.lrs.index(found.suggestion)
+        axes.axvline(found.lowest, color=_GREY, lw=1, ls="--", label=f"lowest: {found.lowest:.2g}")
+        height = float(np.interp(np.log(found.suggestion), np.log(found.lrs), found.averaged))
         axes.plot(
-            found.suggestion, found.averaged[at], color=_COLORS[1], marker="o", ls="",
+            found.suggestion, height, color=_COLORS[1], marker="o", ls="",
             label=f"suggested: {found.suggestion:.2g}",
         )  # fmt: skip
-        axes.axvline(found.lowest, color=_GREY, lw=1, ls="--", label=f"lowest: {found.lowest:.2g}")
-        low, high = min(found.averaged), float(np.quantile(found.averaged[: at + 1], 1))
+        low, high = min(found.averaged), max(found.averaged)
         axes.set(
             xscale="log", xlabel="learning rate of the body", ylabel="training loss",
             title="Rising learning rates",

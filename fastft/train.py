@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fastft.run_folder import (
     CONFIG,
     LAST,
     METRICS,
+    SUMMARY,
     check_folder,
     make_folder,
     plain,
@@ -84,7 +85,9 @@ def train(config: TrainConfig, console: Console) -> TrainResult:
     config = resolve_inputs(config, sources)
     with open_inputs(config, sources) as inputs:
         result = fit(config, inputs, built, console, find_limits=True)
-    return replace(result, seconds=time.perf_counter() - started)
+    result = replace(result, seconds=time.perf_counter() - started)
+    write_json(config.out / SUMMARY, _summary(result))
+    return result
 
 
 def build(config: TrainConfig, classes: Sequence[str]) -> BuiltModel:
@@ -275,6 +278,17 @@ class Trainer:
             config=plain(config),
             ema=None if self._average is None else self._average.model.state_dict(),
         )  # fmt: skip
+
+
+def _summary(result: TrainResult) -> dict[str, Any]:
+    """How a run ended, as JSON values."""
+    found = result.bottleneck
+    return {
+        "epochs": len(result.epochs),
+        "best_accuracy": result.best_accuracy,
+        "seconds": round(result.seconds, 3),
+        "bottleneck": None if found is None else {**asdict(found), "verdict": str(found)},
+    }
 
 
 def _teller(add_row: Any, board: Any) -> Any:

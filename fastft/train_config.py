@@ -56,7 +56,9 @@ class TrainConfig:
         start_size: side in the first epoch; it grows to `size` over two thirds of them, px; 0 is
             `size` throughout.
         epochs: passes over the training set.
-        batch_size: images per step; None takes 128, or the whole training set if that is smaller.
+        batch_size: images per step; None takes `usual_batch_size`, or the whole training set if
+            that is smaller.
+        usual_batch_size: what a recipe asks for where the training set is large enough.
         optimizer: `sgd` or `adamw`.
         lr: learning rate at its peak; None takes what suits the optimizer, and whether there are
             weights, see `fastft.optim`.
@@ -100,6 +102,7 @@ class TrainConfig:
     start_size: int = 0
     epochs: int = 5
     batch_size: int | None = None
+    usual_batch_size: int = 128
     optimizer: Optimizer = "sgd"
     lr: float | None = None
     head_lr_factor: float | None = None
@@ -142,6 +145,7 @@ class TrainConfig:
         require("--patience", self.patience, 0, 100_000)
         if self.start_size:
             require("--start-size", self.start_size, MODEL_PX[0], self.size)
+        require("usual_batch_size", self.usual_batch_size, 1, 1 << 20)
         if self.batch_size is not None:
             require("--batch-size", self.batch_size, 1, 1 << 20)
         if self.lr is not None:

@@ -25,11 +25,27 @@ def curve(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_suggestion_lies_where_the_loss_falls(noise: float, seed: int) -> None:
-    found = suggest(*curve(noise, seed), "run")
-    assert 1e-3 <= found.suggestion <= 1e-1
-    assert found.suggestion < found.lowest < 1
+def test_the_suggestion_lies_between_the_lowest_loss_and_where_it_ran_away(
+    noise: float, seed: int
+) -> None:
+    lrs, losses = curve(noise, seed)
+    end = int(np.argmax((losses > 4 * 0.5) & (lrs > 0.2))) + 1  # the search ends there
+    found = suggest(lrs[:end], losses[:end], "run")
+    assert 0.02 < found.lowest < 0.5
+    assert found.ran_away == lrs[end - 1]
+    assert found.suggestion == pytest.approx((found.lowest * found.ran_away) ** 0.5)
     assert f"--lr {found.suggestion:.2g}" in str(found)
+
+
+def test_without_running_away_the_lowest_is_suggested() -> None:
+    lrs = np.geomspace(1e-6, 1e-2, 60)
+    found = suggest(lrs, 2 - np.linspace(0, 1, 60), "run")
+    assert found.ran_away is None
+    assert found.suggestion == found.lowest == lrs[-1]
+    assert "never ran away" in str(found)
+    # A loss that is no number has run away, too.
+    broken = np.append(2 - np.linspace(0, 1, 59), np.nan)
+    assert suggest(lrs, broken, "run").ran_away == lrs[-1]
 
 
 def test_a_loss_that_never_falls_is_said() -> None:

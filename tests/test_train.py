@@ -50,7 +50,14 @@ def losses(out: Path) -> list[float]:
 
 def test_a_run_folder_is_complete(finished: Path) -> None:
     names = sorted(file.name for file in finished.iterdir())
-    assert names == ["best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl"]
+    assert names == [
+        "best.pt",
+        "config.json",
+        "curves.png",
+        "last.pt",
+        "metrics.jsonl",
+        "summary.json",
+    ]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["epochs"] == 2
     assert config["environment"]["torch"] == torch.__version__.split("+")[0]
