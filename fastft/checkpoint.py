@@ -34,7 +34,7 @@ class Checkpoint:
         view: how images are cut for evaluation, a view of `pipelines.plan`.
         epoch: epochs behind it.
         accuracy: of the evaluation split after that epoch, 0 to 1.
-        optimizer, scaler: state dicts.
+        optimizer, scaler: state dicts; empty in one that is not meant to be continued.
         config: the run's settings, as JSON values.
         ema: the state dict of the weights' average, if one was kept; evaluation is of it.
     """

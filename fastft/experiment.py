@@ -16,6 +16,7 @@ from rich.console import Console
 from fastft.findings import Run, Variant
 from fastft.inputs import check_store_file, open_inputs, open_sources, resolve_inputs
 from fastft.progress import image_progress
+from fastft.run_folder import LAST
 from fastft.train import build, fit, resolve_rates
 from fastft.train_config import TrainConfig
 
@@ -54,6 +55,7 @@ def run_variants(
                 result = fit(config, inputs, built, Console(quiet=True))
                 run = Run(seed=seed, epochs=result.epochs, seconds=time.perf_counter() - started)
                 found[name].append(run)
+                (config.out / LAST).unlink()  # nobody continues it, and best.pt is enough to use
                 advance(len(inputs.train.source) * config.epochs)
                 console.print(
                     f"{name}, seed {seed}: accuracy {run.accuracy:.3f} after {len(run.epochs)} "

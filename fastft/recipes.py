@@ -67,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
             "optimizer": "adamw", "lr": 1e-3, "head_lr_factor": 3.0, "weight_decay": 0.05,
             "label_smoothing": 0.1, "usual_batch_size": 64, "epochs": 3,
         },
-        {"head_lr_factor": 1.0, "epochs": 5},
+        {"head_lr_factor": 1.0},
     ),
     # Source: the MXNet draft of that section, "Not hotdog": ImageRecordIter's scale jitter, plain
     # SGD, and a loss of (1 + 5 y) / 5 times cross-entropy, where y is 1 for a hot dog: 6 to 1.

@@ -203,7 +203,8 @@ class Trainer:
                 # Of epochs with the same accuracy the one with the lower loss.
                 if (row.eval_accuracy, -row.eval_loss) > best:
                     best, best_epoch = (row.eval_accuracy, -row.eval_loss), epoch
-                    save_checkpoint(out / BEST, checkpoint)
+                    # To be used, not to be continued: half the bytes.
+                    save_checkpoint(out / BEST, replace(checkpoint, optimizer={}, scaler={}))
                 if config.patience and epoch - best_epoch >= config.patience:
                     self._console.print(
                         f"stopped: no better accuracy than epoch {best_epoch + 1}'s in "

@@ -115,7 +115,7 @@ def test_compare_runs_all_three_on_the_same_plan(source: Path, data: Path, tmp_p
     with Image.open(out / "compare.png") as image:
         assert image.width > 1000
     configs = {
-        each.name: load_checkpoint(out / each.name / "seed-8" / "last.pt").config
+        each.name: load_checkpoint(out / each.name / "seed-8" / "best.pt").config
         for each in found.variants
     }
     assert {name: config["weights"] for name, config in configs.items()} == {
