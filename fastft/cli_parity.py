@@ -90,7 +90,7 @@ def parity(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate.", show_default="0.005, without weights 0.01", **_MODELS
+            help="Peak learning rate.", show_default="0.002, without weights 0.01", **_MODELS
         ),
     ] = None,
     weights: Annotated[

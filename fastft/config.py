@@ -156,7 +156,7 @@ class AccuracyConfig:
         size: side of the images that the model sees, px.
         batch_size: images per step; None takes 64, or the whole training set if that is smaller.
         margin: differences of accuracy below it do not matter, in points.
-        lr: learning rate at its peak; None takes 0.005 on weights, else 0.01.
+        lr: learning rate at its peak; None takes what `fastft train` does.
         weights: where runs start: `warm` trains one body first, for all of them; `imagenet`,
             `none`, or a file: a checkpoint of ours or a resnet18 state dict.
         warm_epochs: epochs for that body.

@@ -60,14 +60,15 @@ RECIPES: dict[str, Recipe] = {
     # at 64 px) from a model of weaves, 2 or 3 seeds. SGD's best rate came to 0.92, AdamW's to
     # 0.95, with smoothed labels to 0.97, and it forgives a rate twice or half as high. An average
     # of weights, frozen first epochs, a longer warm-up and growing images cost accuracy or gave
-    # none. On weights from ImageNet it has not been tried.
+    # none. From scratch, at twice the rate, ten epochs of milder crops gave 0.99 (2 seeds). On
+    # weights from ImageNet it has not been tried.
     "fast": Recipe(
         "AdamW, smoothed labels: the best accuracy for the time that was found here",
         {
             "optimizer": "adamw", "lr": 1e-3, "head_lr_factor": 3.0, "weight_decay": 0.05,
             "label_smoothing": 0.1, "usual_batch_size": 64, "epochs": 3,
         },
-        {"head_lr_factor": 1.0},
+        {"lr": 2e-3, "head_lr_factor": 1.0},
     ),
     # Source: the MXNet draft of that section, "Not hotdog": ImageRecordIter's scale jitter, plain
     # SGD, and a loss of (1 + 5 y) / 5 times cross-entropy, where y is 1 for a hot dog: 6 to 1.

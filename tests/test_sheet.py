@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from matplotlib.font_manager import fontManager
 from PIL import Image
@@ -20,6 +21,7 @@ from fastft.sheet import EPOCHS, Cell, Sheet, choose, fit, make_sheet
 from fastft.show_sheet import Lettering, draw_sheet
 from pipelines.encode import decode
 from pipelines.errors import DataError, UsageError
+from pipelines.loaders import make_loader
 from pipelines.plan import make_plan
 from pipelines.reference import render
 from pipelines.source import open_source
@@ -297,3 +299,19 @@ def test_the_command(data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) 
     assert capsys.readouterr().out.startswith("2 more classes are left out; --classes picks")
     run("--help")
     assert "Example: fastft show data\n" in re.sub(r"[ │]+\n", "\n", capsys.readouterr().out)
+
+
+def test_chosen_samples_come_alone_until_the_next_epoch(data: Path) -> None:
+    with make_loader(
+        "torchvision", data / "train.beton", size=16, batch_size=8, normalize=False, workers=1
+    ) as loader:
+        loader.set_epoch(2)
+        order = loader.plan.order
+        whole = dict(zip(order.tolist(), torch.cat([images for images, _ in loader]), strict=True))
+        chosen = order[[20, 3, 31]]
+        loader.select(chosen)
+        images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        assert torch.equal(images, torch.stack([whole[sample] for sample in chosen.tolist()]))
+        assert torch.equal(labels, torch.from_numpy(loader.source.labels[chosen]))
+        loader.set_epoch(2)
+        assert sum(len(labels) for _, labels in loader) == len(order)
