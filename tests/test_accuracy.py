@@ -2,7 +2,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,14 +93,16 @@ class Small(nn.Module):
         return logits
 
 
-def build_small(classes: int, weights: str, *, seed: int) -> BuiltModel:
+def build_small(
+    classes: int | Sequence[str], weights: str, *, seed: int, **options: Any
+) -> BuiltModel:
     torch.manual_seed(seed)
-    model = Small(classes)
+    model = Small(classes if isinstance(classes, int) else len(classes))
     if weights != "none":
         state = read_torch_file(Path(weights))
         body = {name: value for name, value in state.items() if not name.startswith("fc.")}
         model.load_state_dict(body, strict=False)
-    return BuiltModel(model, weights != "none", ())
+    return BuiltModel(model, "small", model.fc, weights != "none", (), {})
 
 
 @pytest.fixture(scope="module", autouse=True)

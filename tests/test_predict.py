@@ -189,7 +189,10 @@ def test_standard_output_is_for_a_program(fastft: Command, run: Path, broken: Pa
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-def test_what_is_printed(fastft: Command, run: Path, photos: Path, trained: Checkpoint) -> None:
+def test_what_is_printed(
+    fastft: Command, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # or the table would break long paths
     image = next((photos / "test").rglob("*.jpg"))
     only = predicted(run, image)[0]
     status, out, err = fastft("predict", run, image)
@@ -205,8 +208,10 @@ def test_what_is_printed(fastft: Command, run: Path, photos: Path, trained: Chec
 
 
 def test_names_that_are_hard_to_print(
-    fastft: Command, run: Path, photos: Path, trained: Checkpoint, tmp_path: Path
-) -> None:
+    fastft: Command, run: Path, photos: Path, trained: Checkpoint, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "300")
     odd = ("$a$ [red]", "line\nbreak", "\udcff猫")
     save_checkpoint(run / "best.pt", replace(trained, classes=odd))
     image = next((photos / "test").rglob("*.jpg"))
