@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fastft.environment import environment, pick_amp, pick_device
 from fastft.evaluate import evaluate
 from fastft.inputs import Inputs, check_store_file, open_inputs, open_sources, resolve_inputs
 from fastft.loss import Loss, class_weights
-from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics, Waits
+from fastft.metrics import EpochMetrics, MetricsFile, Waits
 from fastft.model import BuiltModel, build_model, freeze, set_training
 from fastft.optim import HEAD_LR_FACTOR, WeightAverage, make_optimizer, peak_lr, set_learning_rate
 from fastft.progress import epoch_progress
@@ -188,7 +189,7 @@ class Trainer:
             from fastft.board import add_row, make_board  # TensorBoard takes seconds
 
             board = make_board(out / "tensorboard")
-        metrics = MetricsFile(out / METRICS, None if board is None else _teller(add_row, board))
+        metrics = MetricsFile(out / METRICS, None if board is None else partial(add_row, board))
         rows: list[EpochMetrics] = []
         best = (-1.0, 0.0)
         last_good = ""
@@ -290,13 +291,6 @@ def _summary(result: TrainResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "bottleneck": None if found is None else {**asdict(found), "verdict": str(found)},
     }
-
-
-def _teller(add_row: Any, board: Any) -> Any:
-    def tell(row: StepMetrics | EpochMetrics) -> None:
-        add_row(board, row)
-
-    return tell
 
 
 def _announce(
