@@ -9,8 +9,8 @@ from fastft.metrics import EpochMetrics, StepMetrics
 from pipelines.errors import UsageError
 
 
-def make_board(out: Path) -> Any:
-    """A `SummaryWriter` into `out`.
+def make_board(out: Path, first_step: int = 0) -> Any:
+    """A `SummaryWriter` into `out`, in which rows of steps from `first_step` on count no more.
 
     Raises:
         UsageError: TensorBoard is not installed.
@@ -22,7 +22,7 @@ def make_board(out: Path) -> Any:
             "--tensorboard", f"TensorBoard cannot be imported ({error})", "it beside fastft",
             'pip install "fastft[tensorboard]"',
         ) from error  # fmt: skip
-    return SummaryWriter(str(out))
+    return SummaryWriter(str(out), purge_step=first_step or None)
 
 
 def add_row(board: Any, row: StepMetrics | EpochMetrics) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from fastft.metrics import EpochMetrics
+from fastft.world import ALONE, World
 from pipelines.loaders import Loader
 from pipelines.memory import free_memory
 from pipelines.store import StoreFormat, lay_out
@@ -78,6 +79,7 @@ def find_bottleneck(
     step: Callable[[torch.Tensor, torch.Tensor], object],
     *,
     loader_name: str,
+    world: World = ALONE,
 ) -> Bottleneck:
     """Try loader and model alone. The model learns from it: its weights must have been saved.
 
@@ -86,6 +88,7 @@ def find_bottleneck(
         loader: the training loader.
         step: one training step.
         loader_name: as `make_loader` knows it.
+        world: the processes that train together; the first one's figures, times their number.
     """
     counted = list(epochs[1:] or epochs)
     train_s = sum(row.train_s for row in counted)
@@ -96,8 +99,8 @@ def find_bottleneck(
     return Bottleneck(
         img_per_s=images / train_s,
         wait_share=sum(row.wait_s for row in counted) / train_s,
-        loader_img_per_s=loader_rate,
-        model_img_per_s=_try_model(step, batch, budget_s),
+        loader_img_per_s=loader_rate * world.size,
+        model_img_per_s=_try_model(step, batch, budget_s, world) * world.size,
         shares_cores=loader.device.type == "cpu",
         advice=_advice(loader, loader_name),
     )
@@ -125,16 +128,20 @@ def _try_model(
     step: Callable[[torch.Tensor, torch.Tensor], object],
     batch: tuple[torch.Tensor, torch.Tensor],
     budget_s: float,
+    world: World,
 ) -> float:
     images, labels = batch
     step(images, labels)
     _wait_for(images.device)
-    steps, started = 0, time.perf_counter()
-    while not steps or time.perf_counter() - started < budget_s:
+    steps, elapsed_s = 0, 0.0
+    # A step is taken by all processes or by none: the first one's clock counts.
+    while world.gather([not steps or elapsed_s < budget_s])[0][0]:
+        started = time.perf_counter()
         step(images, labels)
         _wait_for(images.device)
+        elapsed_s += time.perf_counter() - started
         steps += 1
-    return steps * len(labels) / (time.perf_counter() - started)
+    return steps * len(labels) / elapsed_s
 
 
 def _wait_for(device: torch.device) -> None:

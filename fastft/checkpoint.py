@@ -1,24 +1,41 @@
-"""Checkpoint files: written whole or not at all, read without executing anything."""
+"""Checkpoint files: written whole or not at all, read without executing anything.
+
+A file of ours is the zip that `torch.save` writes, and in its comment, where `torch.load` does not
+look, a seal. Each record has a CRC-32, which `torch.load` does not compare; the seal is the CRC-32
+of everything between them, headers and directory. Together they cover every bit.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from fastft.run_folder import BEST, LAST, PREVIOUS
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError
 
 _FORMAT, _VERSION = "fastft-checkpoint", 1
+#: What a seal begins with; eight hexadecimal digits follow.
+_SEAL = b"fastft crc32 "
+_SEAL_BYTES = len(_SEAL) + 8
+#: A zip's last record without its comment, and where its parts lie. Source: PKWARE's APPNOTE, 4.3.
+_ZIP, _ZIP_END, _ZIP_END_BYTES = b"PK\x03\x04", b"PK\x05\x06", 22
+_HEADER_BYTES, _HEADER_LENGTHS = 30, 26
+_CHUNK_BYTES = 1 << 20
 #: What the parts of a checkpoint are in a file.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "model": Mapping, "arch": str, "classes": list, "size": int, "view": str, "epoch": int,
     "accuracy": (int, float), "optimizer": Mapping, "scaler": Mapping, "config": Mapping,
-    "ema": (Mapping, type(None)),
+    "ema": (Mapping, type(None)), "progress": (Mapping, type(None)),
 }  # fmt: skip
 
 
@@ -37,6 +54,7 @@ class Checkpoint:
         optimizer, scaler: state dicts; empty in one that is not meant to be continued.
         config: the run's settings, as JSON values.
         ema: the state dict of the weights' average, if one was kept; evaluation is of it.
+        progress: where the run stands, as JSON values; None in one that is not to be continued.
     """
 
     model: Mapping[str, torch.Tensor]
@@ -50,10 +68,18 @@ class Checkpoint:
     scaler: Mapping[str, Any]
     config: Mapping[str, Any]
     ema: Mapping[str, torch.Tensor] | None = None
+    progress: Mapping[str, Any] | None = None
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(
+    path: Path, checkpoint: Checkpoint, before: Callable[[], None] | None = None
+) -> None:
     """Write a checkpoint; `path` is the old one or the new one, whenever the process ends.
+
+    Args:
+        path: the file.
+        checkpoint: what to write.
+        before: called when the new file is whole and on disk, before it takes the old one's place.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
@@ -62,8 +88,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     content |= {"format": _FORMAT, "version": _VERSION, "classes": list(checkpoint.classes)}
     try:
         with AtomicFile(path) as target:
-            with os.fdopen(os.dup(target.descriptor), "wb") as file:
+            with os.fdopen(os.dup(target.descriptor), "w+b") as file:
                 torch.save(content, file)
+                _seal(file)
+            if before is not None:
+                os.fsync(target.descriptor)  # a full disk shows now, not after `before`
+                before()
             target.publish()
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         raise DataError(
@@ -82,6 +112,35 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not is_checkpoint(content):
         raise FormatError(path, "no fastft checkpoint", "one written by fastft train", "")
     return unpack_checkpoint(content, path)
+
+
+def load_last(folder: Path) -> tuple[Checkpoint, str]:
+    """The checkpoint to continue a run from, after whatever ended it.
+
+    What a killed process left half written is removed from the folder.
+
+    Returns:
+        last.pt, or the one before it if that cannot be used; and a remark on that, '' if all is
+        well.
+
+    Raises:
+        DataError: neither can be used.
+    """
+    for name in (LAST, BEST, PREVIOUS):
+        for stale in folder.glob(f".{name}.*"):
+            with suppress(OSError):  # a folder that may only be read
+                stale.unlink()
+    try:
+        return load_checkpoint(folder / LAST), ""
+    except DataError as error:
+        fault = error
+    try:
+        checkpoint = load_checkpoint(folder / PREVIOUS)
+    except DataError as error:
+        found = f"{LAST}: {fault.found}; {PREVIOUS}: {error.found}"
+        raise DataError(folder, found, "a checkpoint to continue from", "train again") from error
+    remark = f"{fault.where}: {fault.found}; {PREVIOUS}, the checkpoint before it, is used instead"
+    return checkpoint, remark
 
 
 def is_checkpoint(content: Mapping[str, Any]) -> bool:
@@ -119,6 +178,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         DataError: it cannot be read.
     """
     try:
+        _check_whole(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(path, "no such file", "a checkpoint", "check the path") from None
@@ -126,6 +186,9 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         raise DataError(path, error.strerror or "cannot be read", "a checkpoint") from error
     except MemoryError:
         raise
+    except zipfile.BadZipFile as error:
+        found = f"not readable as a checkpoint: {str(error).rstrip('.')}"
+        raise FormatError(path, found, "a file by torch.save", "") from error
     except Exception as error:  # whatever a hostile file makes the restricted unpickler raise
         raise FormatError(
             path, "not readable as a checkpoint", "a file by torch.save", ""
@@ -133,3 +196,79 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FormatError(path, f"holds a {type(content).__name__}", "a state dict", "")
     return content
+
+
+def _seal(file: IO[bytes]) -> None:
+    """Write what covers the bytes that have no CRC-32 yet into the comment of a zip without one."""
+    end = file.seek(0, os.SEEK_END) - 2  # the comment's length comes last
+    with zipfile.ZipFile(file) as archive:
+        seal = _SEAL + b"%08x" % _frame_crc(file, archive, end)
+    file.seek(end)
+    file.write(struct.pack("<H", len(seal)) + seal)
+
+
+def _check_whole(path: Path) -> None:
+    """Compare all CRC-32 of a zip; what is none is left to `torch.load`.
+
+    Raises:
+        zipfile.BadZipFile, or what else zipfile finds wrong: the file is damaged.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return
+        end = file.seek(0, os.SEEK_END) - _SEAL_BYTES - 2
+        file.seek(max(0, end))
+        tail = file.read()
+        with zipfile.ZipFile(file) as archive:
+            if tail.startswith(struct.pack("<H", _SEAL_BYTES) + _SEAL):
+                if tail[-8:] != b"%08x" % _frame_crc(file, archive, end, records=True):
+                    raise zipfile.BadZipFile("headers or directory are damaged")
+            elif not tail[-_ZIP_END_BYTES:].startswith(_ZIP_END) or tail[-2:] != b"\0\0":
+                raise zipfile.BadZipFile("its end is damaged")
+            # A file without a seal is of an older version or of others, who may have told torch to
+            # compute nothing: it writes zeros then.
+            elif any(info.CRC for info in archive.infolist()):
+                damaged = archive.testzip()
+                if damaged is not None:
+                    raise zipfile.BadZipFile(f"{damaged} is damaged")
+
+
+def _frame_crc(
+    file: IO[bytes], archive: zipfile.ZipFile, end: int, *, records: bool = False
+) -> int:
+    """CRC-32 of what lies between the records of a zip, up to `end`.
+
+    Args:
+        file: the open zip.
+        archive: its directory; the records are stored as they are.
+        end: where to stop, bytes.
+        records: compare the records' own CRC-32, too.
+
+    Raises:
+        zipfile.BadZipFile: a record is damaged, or not where it should be.
+    """
+    crc = position = 0
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        file.seek(info.header_offset + _HEADER_LENGTHS)
+        name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
+        start = info.header_offset + _HEADER_BYTES + name_bytes + extra_bytes
+        crc = _crc(file, position, start, crc)
+        position = start + info.compress_size
+        if records and _crc(file, start, position) != info.CRC:
+            raise zipfile.BadZipFile(f"{info.filename} is damaged")
+    return _crc(file, position, end, crc)
+
+
+def _crc(file: IO[bytes], start: int, end: int, crc: int = 0) -> int:
+    """CRC-32 of some bytes, going on from `crc`."""
+    if start > end:
+        raise zipfile.BadZipFile("its records overlap")
+    file.seek(start)
+    while start < end:
+        chunk = file.read(min(_CHUNK_BYTES, end - start))
+        if not chunk:
+            raise zipfile.BadZipFile("it is cut short")
+        crc = zlib.crc32(chunk, crc)
+        start += len(chunk)
+    return crc

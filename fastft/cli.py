@@ -13,12 +13,13 @@ from typing import Any
 import typer
 
 from fastft.cli_compare import compare, sweep
-from fastft.cli_data import convert, inspect, synth
+from fastft.cli_data import convert, inspect, merge, synth
 from fastft.cli_fetch import fetch
 from fastft.cli_parity import parity
 from fastft.cli_show import show
 from fastft.cli_train import train
 from fastft.cli_use import evaluate, predict
+from fastft.stopping import Stopped
 from pipelines.errors import FastftError, one_line
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ _ArgumentError: Any = typer.BadParameter.__base__
 _INTERRUPTED = 130
 
 for command in (
-    synth, fetch, convert, inspect, show, train, evaluate, predict, compare, sweep, parity,
+    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, parity,
 ):  # fmt: skip
     app.command()(command)
 
@@ -64,6 +65,10 @@ def main() -> None:
         if "DataLoader worker" not in str(error):
             raise
         _fail(f"fastft: {error} If memory ran out, take fewer --workers.", 1)
+    except Stopped as error:
+        if str(error):
+            _fail(f"fastft: {error}", error.exit_code)
+        sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("fastft: interrupted", _INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has left; nobody is there to be told

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.console import Console
 
 from fastft.checks import defaults
 from fastft.progress import make_console
@@ -14,6 +16,9 @@ from pipelines.convert import ConvertConfig
 from pipelines.convert import convert as run_convert
 from pipelines.encode import Mode
 from pipelines.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    from pipelines.shards import Quarantined
 
 _SYNTH = defaults(SynthConfig)
 _CONVERT = defaults(ConvertConfig)
@@ -105,6 +110,13 @@ def convert(
             "numbers are the classes' names."
         ),
     ] = ",".join(_CONVERT.classes),
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Convert the I-th of N parts alone, such as 2/8, for fastft merge to put together.",
+        ),
+    ] = _CONVERT.shard,
 ) -> None:
     """Turn a folder, a zip or a RecordIO file of images into one .beton file per split.
 
@@ -114,6 +126,12 @@ def convert(
     Example: fastft convert photos data
 
     Example: fastft convert hotdog_train.rec train.beton --classes not-hotdog,hotdog
+
+    Many jobs, on as many machines, share a large conversion: each takes one part of the images by
+    --shard, all with the same SRC, OUT and options, and fastft merge makes of the parts what one
+    job would have written. --max-bad then holds for each part.
+
+    Example: fastft convert photos data --shard 2/8
     """
     from fastft.progress import image_progress
     from fastft.tables import conversion_table
@@ -122,7 +140,7 @@ def convert(
         src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
         proportion=proportion, apply_exif=apply_exif, verify=verify, max_bad=max_bad,
         workers=workers,
-        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else (), shard=shard,
     )  # fmt: skip
     console = make_console()
     with image_progress(console, "converting") as update:
@@ -131,10 +149,42 @@ def convert(
         )
     console.print(conversion_table(reports))
     for report in reports:
-        for bad in report.quarantined[:10]:
-            console.print(f"left out: {one_line(bad.name)}: {bad.reason}", markup=False)
-        if len(report.quarantined) > 10:
-            console.print(f"and {len(report.quarantined) - 10} more, see *.quarantine.json")
+        _print_left_out(report.quarantined, console)
+    if shard:
+        console.print(f"shard {shard}; with all of them done: fastft merge {out}", markup=False)
+
+
+def merge(
+    out: Annotated[
+        Path, typer.Argument(help="What fastft convert was given: the folder or the .beton.")
+    ],
+    remove_shards: Annotated[
+        bool, typer.Option("--remove-shards", help="Delete the shards once the output is on disk.")
+    ] = False,
+) -> None:
+    """Put the shards of a conversion together: byte for byte what convert writes without --shard.
+
+    That every shard is there, whole and of the same conversion is checked first, and every image's
+    checksum while it is copied. The output appears whole or not at all.
+
+    Example: fastft merge data --remove-shards
+
+    On a cluster with SLURM, eight jobs and then one:
+
+    sbatch --array=1-8 --wrap 'fastft convert photos data --shard $SLURM_ARRAY_TASK_ID/8'
+
+    sbatch --dependency=afterok:JOB --wrap 'fastft merge data --remove-shards'
+    """
+    from fastft.progress import image_progress
+    from fastft.tables import merge_table
+    from pipelines.merge import merge as run_merge
+
+    console = make_console()
+    with image_progress(console, "merging") as update:
+        reports = run_merge(out, remove_shards=remove_shards, on_progress=update)
+    console.print(merge_table(reports))
+    for report in reports:
+        _print_left_out(report.quarantined, console)
 
 
 def inspect(
@@ -156,6 +206,13 @@ def inspect(
             file, console, verify=verify,
             on_progress=lambda done, total: update(file.name, done, total),
         )  # fmt: skip
+
+
+def _print_left_out(quarantined: Sequence[Quarantined], console: Console) -> None:
+    for bad in quarantined[:10]:
+        console.print(f"left out: {one_line(bad.name)}: {bad.reason}", markup=False)
+    if len(quarantined) > 10:
+        console.print(f"and {len(quarantined) - 10} more, see *.quarantine.json")
 
 
 def _parse_size(text: str) -> tuple[int, int]:

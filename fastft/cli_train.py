@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from fastft.checks import defaults
+from fastft.launch import count_processes, launch
 from fastft.progress import make_console
-from fastft.recipes import RECIPES, make_config
+from fastft.recipes import RECIPES, make_config, read_settings
+from fastft.stopping import StopSignals
 from fastft.train_config import TrainConfig
+from pipelines.errors import UsageError
 
 _TRAIN = defaults(TrainConfig)
 
@@ -98,7 +103,9 @@ def _training(
         int | None, _option("Passes over the training set.", _TRAIN.epochs, _LEARNING)
     ] = None,
     batch_size: Annotated[
-        int | None, _option("Images per step.", "128, fast 64, or all if fewer", _LEARNING)
+        int | None,
+        _option("Images per step, over all processes.", "128, fast 64, or all if fewer",
+                _LEARNING),
     ] = None,
     optimizer: Annotated[str | None, _option("sgd or adamw.", _TRAIN.optimizer, _LEARNING)] = None,
     lr: Annotated[
@@ -174,6 +181,20 @@ def _training(
     device: Annotated[
         str | None, _option("auto, cpu, cuda or cuda:N.", _TRAIN.device, _SPEED)
     ] = None,
+    micro_batch: Annotated[
+        int | None,
+        _option("Most images that a process puts through the model at once; a step adds up several "
+                "of them.", "all of its share; on a GPU, as many as fit", _SPEED),
+    ] = None,
+    sync_bn: Annotated[
+        bool | None,
+        _flag("--sync-bn", "Batch norm over the images of all processes.", _LEARNING),
+    ] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        _option("How often last.pt is written within an epoch: steps such as 500, or a time such "
+                "as 30s or 5m; 0: never.", _TRAIN.checkpoint_every, _RUN),
+    ] = None,
     seed: Annotated[
         int | None, _option("Of crops, flips, order and new weights.", _TRAIN.seed, _RUN)
     ] = None,
@@ -224,10 +245,44 @@ def as_config(training: dict[str, Any], out: Path) -> TrainConfig:
     return make_config({**training, "out": out}, recipe=recipe, file=file)
 
 
+def as_given(training: dict[str, Any]) -> dict[str, Any]:
+    """The settings that options and a `--config` file ask for, and no others."""
+    file = training.pop("config", None)
+    return {**({} if file is None else read_settings(file)), **training}
+
+
 @takes_training_options
 def train(
     *,
-    out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder to make.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, where its last checkpoint was written. "
+            "Options that would make it another run are refused.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume",
+            help="If --out holds a run of these options, go on with it, else begin it: for jobs "
+            "that a scheduler starts again.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    nproc: Annotated[
+        str,
+        typer.Option(
+            help="Processes on this machine, which share each batch: a number, or gpu for one per "
+            "GPU. Under torchrun leave it out.",
+            rich_help_panel=_SPEED,
+        ),
+    ] = "1",
     lr_find: Annotated[
         bool,
         typer.Option(
@@ -240,26 +295,61 @@ def train(
     """Fine-tune a classifier and write a run folder.
 
     The folder holds config.json, metrics.jsonl, last.pt, best.pt, curves.png and summary.json. At
-    the end it is said where the time went, and whether another loader would pay.
+    the end it is said where the time went, and whether another loader would pay. Ctrl-C and
+    SIGTERM save where the run stands; it goes on from there to the same weights.
 
     Example: fastft train --data data --out run --epochs 5
 
     Example: fastft train --data data --out run --recipe d2l --freeze backbone
+
+    Example: fastft train --resume run
+
+    Example: fastft train --data data --out run --nproc gpu
+
+    Example: torchrun --nnodes 4 --nproc-per-node 8 -m fastft train --data data --out run
     """
-    config = as_config(training, out)
+    if (resume is None) == (out is None):
+        found = "missing" if out is None else f"{out}, beside --resume {resume}"
+        raise UsageError("--out", found, "a folder to make, or --resume RUN", "give one of them")
+    if lr_find and (resume is not None or auto_resume or nproc != "1"):
+        raise UsageError(
+            "--lr-find",
+            "given for several processes or a run to go on with",
+            "a process alone, and --out",
+            "leave out the other option",
+        )
+    config = None if out is None else as_config(training, out)
+    if config is not None and auto_resume and config.overwrite:
+        raise UsageError("--auto-resume", "given with --overwrite", "one of them")
+    if (processes := count_processes(nproc)) > 1:
+        launch(processes, sys.argv[1:])
+        return
     console = make_console()
     if lr_find:
         from fastft.lr_find import find_lr
 
-        found = find_lr(config, console)
-        console.print(f"{found}\n{out}/lr_find.png", markup=False)
+        assert config is not None
+        suggestion = find_lr(config, console)
+        console.print(f"{suggestion}\n{out}/lr_find.png", markup=False)
         return
-    from fastft.train import train as run
+    from fastft.train import resume as run_resume
+    from fastft.train import train as run_train
+    from fastft.world import is_main, is_numbered
 
-    result = run(config, console)
-    console.print(str(result.bottleneck), markup=False)
+    with StopSignals(is_one_of_many=is_numbered()) as stop:
+        if config is not None:
+            # A process that torchrun starts again goes on with what it had begun.
+            again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+            result = run_train(config, console, stop, or_resume=auto_resume or again)
+        else:
+            assert resume is not None
+            result = run_resume(resume, as_given(training), console, stop)
+    if not is_main():
+        return
+    if result.bottleneck is not None:
+        console.print(str(result.bottleneck), markup=False)
     console.print(
         f"best accuracy {result.best_accuracy:.3f} in {result.seconds:.1f} s; "
-        f"{out}/best.pt, {out}/curves.png",
+        f"{result.out}/best.pt, {result.out}/curves.png",
         markup=False,
     )

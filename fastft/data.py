@@ -13,6 +13,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.folder import EVAL_SPLITS
 from pipelines.loaders import LOADERS
 from pipelines.memory import free_memory
+from pipelines.shards import find_shards
 from pipelines.source import Source
 from pipelines.store import StoreFormat, lay_out
 
@@ -39,12 +40,12 @@ def find_splits(data: Path) -> tuple[Path, Path]:
     evaluation = next((present[split] for split in EVAL_SPLITS if split in present), None)
     if "train" not in present or evaluation is None:
         found = f"has {', '.join(present)}" if present else "has neither train nor test nor val"
-        raise DataError(
-            data,
-            found,
-            "train and test or val, each a .beton or a class folder",
-            "see fastft convert",
-        )
+        remedy = "see fastft convert"
+        if shards := sorted(find_shards(data).keys() & {"train", *EVAL_SPLITS} - present.keys()):
+            found += f" but shards of {', '.join(shards)}"
+            remedy = f"run fastft merge {data}"
+        expected = "train and test or val, each a .beton or a class folder"
+        raise DataError(data, found, expected, remedy)
     return present["train"], evaluation
 
 

@@ -71,6 +71,12 @@ def _header(index: Index) -> Table:
         "largest": f"{index.widths.max()} px wide, {index.heights.max()} px high, "
         f"{index.sizes.max():,} bytes",
     }
+    if index.shard is not None:
+        shard = index.shard
+        rows["shard"] = (
+            f"{shard.index} of {shard.of}: images {shard.start + 1:,} to {shard.stop:,} of "
+            f"{shard.samples:,}, {len(shard.quarantined):,} of them left out; see fastft merge"
+        )
     rgb, planes = (lay_out(index, StoreFormat(kind=kind)).total for kind in KINDS)
     rows["decoded"] = f"{rgb / 1e9:,.2f} GB, {planes / 1e9:,.2f} GB as yuv420 (--loader resident)"
     for name, value in rows.items():

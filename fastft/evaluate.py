@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from fastft.world import ALONE, World
 from pipelines.errors import DataError
 
 
@@ -53,6 +54,7 @@ def evaluate(
     amp_dtype: torch.dtype | None,
     flip: bool = False,
     keep: bool = False,
+    world: World = ALONE,
 ) -> Evaluation:
     """Run `model` over `batches` of images and labels on `device`.
 
@@ -63,9 +65,11 @@ def evaluate(
         amp_dtype: what autocast computes in; None for float32.
         flip: average the probabilities of each image and its mirror image.
         keep: give all outputs back, too. They lie on the device until the end.
+        world: who else evaluates: of each batch this process has its share alone, every sample is
+            one process's, and the result is of all.
 
     Raises:
-        DataError: there is no batch.
+        DataError: there is no sample.
     """
     model.eval()
     # Sums stay on the device: one synchronization at the end, none per batch.
@@ -74,16 +78,19 @@ def evaluate(
     samples = 0
     kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for images, labels in batches:
+        if not len(labels):  # a last batch with fewer samples than processes
+            continue
         logits, plain = classify(model, images, amp_dtype, flip=flip)
         loss += functional.cross_entropy(logits, labels, reduction="sum")
         right += (logits.argmax(1) == labels).sum()
         samples += len(labels)
         if keep:
             kept.append((logits, labels, plain))
-    if not samples:
+    total_loss, total_right, total = world.sum([loss.item(), right.item(), samples])
+    if not total:
         raise DataError("evaluation", "no samples", "at least one", "see fastft inspect")
     outputs = _join(kept, flip) if keep else None
-    return Evaluation(loss.item() / samples, right.item() / samples, samples, outputs)
+    return Evaluation(total_loss / total, total_right / total, int(total), outputs)
 
 
 def classify(

@@ -10,7 +10,8 @@ import torch
 
 from fastft.data import fastest_loader, find_splits, pick_batch_size
 from fastft.environment import pick_amp, pick_device
-from fastft.train_config import TrainConfig
+from fastft.train_config import LOADER_CHOICES, TrainConfig
+from fastft.world import ALONE, World
 from pipelines.errors import UsageError
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source
@@ -24,12 +25,14 @@ class Inputs:
         train, evaluation: the loaders of both splits.
         device: where batches arrive.
         amp_dtype: what autocast computes in; None for float32.
+        world: the processes that share them.
     """
 
     train: Loader
     evaluation: Loader
     device: torch.device
     amp_dtype: torch.dtype | None
+    world: World = ALONE
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -48,8 +51,12 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
     return train_source, open_source(eval_path, train_source.classes)
 
 
-def resolve_inputs(config: TrainConfig, sources: Sequence[Source]) -> TrainConfig:
+def resolve_inputs(
+    config: TrainConfig, sources: Sequence[Source], world: World = ALONE
+) -> TrainConfig:
     """Fill in loader and batch size, which depend on the data and on what is installed.
+
+    All processes get what suits the first.
 
     Raises:
         UsageError: the batch is larger than the training split; no such device.
@@ -62,34 +69,47 @@ def resolve_inputs(config: TrainConfig, sources: Sequence[Source]) -> TrainConfi
             loader = "torchvision"
         else:
             loader = fastest_loader(sources, pick_device(config.device))
+        loader = LOADER_CHOICES[int(world.gather([LOADER_CHOICES.index(loader)])[0][0])]
+    if config.stock and world.size > 1:
+        raise UsageError(
+            "--stock", f"with {world.size} processes", "one: it follows no plan to share", ""
+        )
     batch_size = pick_batch_size(config.batch_size, config.usual_batch_size, sources[0])
     return replace(config, loader=loader, batch_size=batch_size)
 
 
 @contextmanager
-def open_inputs(config: TrainConfig, sources: Sequence[Source]) -> Iterator[Inputs]:
+def open_inputs(
+    config: TrainConfig, sources: Sequence[Source], world: World | None = None
+) -> Iterator[Inputs]:
     """Open the loaders of a config that `resolve_inputs` has filled in.
+
+    Args:
+        config: what to open.
+        sources: of both splits.
+        world: who shares each batch; None: nobody.
 
     Raises:
         UsageError: a library that is not installed, or pixels that fit into no memory.
         DataError: data that cannot be read.
     """
-    device = pick_device(config.device)
-    amp_dtype = pick_amp(config.amp, device)
+    if world is None:
+        world = replace(ALONE, device=pick_device(config.device))
+    amp_dtype = pick_amp(config.amp, world.device)
     with ExitStack() as stack:
         train, evaluation = (
-            stack.enter_context(_make_loader(config, source, view, device, amp_dtype))
+            stack.enter_context(_make_loader(config, source, view, amp_dtype, world))
             for source, view in zip(sources, (config.view, config.eval_view), strict=True)
         )
-        yield Inputs(train, evaluation, device, amp_dtype)
+        yield Inputs(train, evaluation, world.device, amp_dtype, world)
 
 
 def _make_loader(
     config: TrainConfig,
     source: Source,
     view: str,
-    device: torch.device,
     amp_dtype: torch.dtype | None,
+    world: World,
 ) -> Loader:
     assert config.batch_size is not None
     is_training = view == config.view
@@ -102,8 +122,8 @@ def _make_loader(
     return make_loader(
         name, source, view=view, size=config.size, batch_size=config.batch_size, seed=config.seed,
         # On a GPU the model's first layer would make this cast; half the bytes are written.
-        device=device, dtype=amp_dtype if device.type == "cuda" else None, workers=config.workers,
-        **options,
+        device=world.device, dtype=amp_dtype if world.device.type == "cuda" else None,
+        workers=config.workers or world.cpus, rank=world.rank, world=world.size, **options,
     )  # fmt: skip
 
 

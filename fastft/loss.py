@@ -1,4 +1,8 @@
-"""The loss: cross-entropy with smoothing and class weights, averaged or summed over the batch."""
+"""The loss: cross-entropy with smoothing and class weights, averaged or summed over the batch.
+
+The batch may come in parts, over processes and over time: a part's loss is what it adds to the
+whole one's.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ _MOST = 1e6
 
 
 class Loss:
-    """Cross-entropy of logits float[B, C] and labels int64[B].
+    """Cross-entropy of logits float[b, C] and labels int64[b].
 
     A class weight multiplies its images' losses; unlike torch's own, the mean over the batch is not
     divided by the weights again, so that a step means the same whatever the batch holds.
@@ -39,14 +43,25 @@ class Loss:
         """
         self._reduction, self._smoothing, self._weights = reduction, label_smoothing, class_weights
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What to minimize, a scalar."""
+    def __call__(
+        self, logits: torch.Tensor, labels: torch.Tensor, count: int | None = None
+    ) -> torch.Tensor:
+        """What to minimize, a scalar: of a part of a batch, its part of the whole one's loss.
+
+        Args:
+            logits: float[b, C]; b may be 0.
+            labels: int64[b].
+            count: images of the whole batch, over which the mean goes; None: these are all.
+        """
         losses = functional.cross_entropy(
             logits, labels, reduction="none", label_smoothing=self._smoothing
         )
         if self._weights is not None:
             losses = losses * self._weights[labels]
-        return losses.sum() if self._reduction == "sum" else losses.mean()
+        total = losses.sum()
+        if self._reduction == "sum":
+            return total
+        return total / (len(labels) if count is None else count)
 
     def per_image(self, loss: float, count: int) -> float:
         """A batch's loss as the mean over its `count` images, which is what is reported."""

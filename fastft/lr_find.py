@@ -20,8 +20,9 @@ from fastft.inputs import check_store_file, open_inputs, open_sources, resolve_i
 from fastft.model import set_training
 from fastft.progress import image_progress
 from fastft.run_folder import LR_FIND, plain, write_json
-from fastft.train import Trainer, build, resolve_rates
+from fastft.train import build, resolve_rates
 from fastft.train_config import TrainConfig
+from fastft.trainer import Trainer
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import Loader
 

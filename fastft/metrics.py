@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -47,16 +48,40 @@ class MetricsFile:
     """Appends rows to `metrics.jsonl`; each row is on disk's way when `write` returns."""
 
     def __init__(
-        self, path: Path, also: Callable[[StepMetrics | EpochMetrics], None] | None = None
+        self,
+        path: Path,
+        also: Callable[[StepMetrics | EpochMetrics], None] | None = None,
+        keep_bytes: int = 0,
     ) -> None:
-        """Open it.
+        """Open it, and drop what lies behind its first bytes.
 
         Args:
             path: the file.
             also: who else is told of each row.
+            keep_bytes: how much of it stays: `size_bytes` of a run that is continued.
+
+        Raises:
+            DataError: it is shorter than that.
         """
         self._file = open(path, "a", encoding="utf-8")
         self._also = also
+        if self.size_bytes < keep_bytes:
+            found = f"{self.size_bytes:,} bytes"
+            self._file.close()
+            raise DataError(
+                path, found, f"the first {keep_bytes:,}, which the checkpoint was written after",
+                "put it back as it was",
+            )  # fmt: skip
+        self._file.truncate(keep_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much has been written."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def sync(self) -> None:
+        """Force to disk what has been written; other threads may write on."""
+        os.fsync(self._file.fileno())
 
     def write(self, row: StepMetrics | EpochMetrics) -> None:
         """Append one row, its kind first."""

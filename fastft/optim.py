@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -87,6 +88,16 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._decay, self._steps = decay, 0
+
+    @property
+    def steps(self) -> int:
+        """How many it has seen."""
+        return self._steps
+
+    def restore(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
+        """Be what it was after so many steps."""
+        self.model.load_state_dict(state)
+        self._steps = steps
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

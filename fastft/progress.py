@@ -24,11 +24,11 @@ def make_console() -> Console:
 
 @contextmanager
 def epoch_progress(
-    console: Console, epoch: int, epochs: int, steps: int
+    console: Console, epoch: int, epochs: int, steps: int, done: int = 0
 ) -> Iterator[Callable[[float, float], None]]:
     """A bar over one epoch's steps; call what is given with loss and images/s after each."""
     with _bar(console) as bar:
-        task = bar.add_task(f"epoch {epoch + 1}/{epochs}", total=steps, note="")
+        task = bar.add_task(f"epoch {epoch + 1}/{epochs}", total=steps, completed=done, note="")
 
         def advance(loss: float, img_per_s: float) -> None:
             bar.update(task, advance=1, note=f"loss {loss:.3f}  {img_per_s:.0f} img/s")

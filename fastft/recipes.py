@@ -120,30 +120,48 @@ def read_settings(file: Path) -> dict[str, Any]:
         DataError: the file cannot be read or is no such file.
         UsageError: it names a field that does not exist, or gives one a value of a wrong type.
     """
+    return as_settings(read_plain(file), file)
+
+
+def read_plain(file: Path) -> dict[str, Any]:
+    """What a TOML file says, or a run's config.json of its settings.
+
+    Raises:
+        DataError: the file cannot be read or is no such file.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise DataError(file, str(reason).lower(), "a TOML file", "check --config") from error
     try:
-        if file.suffix == ".json":
-            content = json.loads(text)
-            content = content["config"]
-            for name in _NOT_IN_FILES:
-                content.pop(name, None)
-        else:
-            content = tomllib.loads(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if file.suffix != ".json":
+            return tomllib.loads(text)
+        settings = dict(json.loads(text)["config"])
+        return {name: value for name, value in settings.items() if name not in _NOT_IN_FILES}
+    except (ValueError, KeyError, TypeError) as error:
         kind = "a run's config.json" if file.suffix == ".json" else "TOML"
         raise FormatError(file, f"does not parse ({error})", kind, "") from error
+
+
+def as_settings(content: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Settings as a file holds them, as `TrainConfig` does: field -> value.
+
+    Args:
+        content: the settings.
+        where: the file, for messages.
+
+    Raises:
+        UsageError: a field that does not exist, or a value of a wrong type.
+    """
     hints = get_type_hints(TrainConfig)
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in hints or name in _NOT_IN_FILES:
             known = ", ".join(sorted(set(hints) - set(_NOT_IN_FILES)))
-            raise UsageError(file, f"a setting {key!r}", f"one of {known}")
-        settings[name] = _as(hints[name], value, f"{file}: {key}")
+            raise UsageError(where, f"a setting {key!r}", f"one of {known}")
+        settings[name] = _as(hints[name], value, f"{where}: {key}")
     return settings
 
 

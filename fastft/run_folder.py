@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fastft.train_config import TrainConfig
+from pipelines.atomic import write_whole
 from pipelines.errors import DataError, UsageError
 
 CONFIG, METRICS, BEST, LAST = "config.json", "metrics.jsonl", "best.pt", "last.pt"
+#: What was LAST before it: what to continue from should LAST be damaged.
+PREVIOUS = "previous.pt"
 #: How a run ended that came to its end.
 SUMMARY = "summary.json"
 #: What `--lr-find` leaves there begins so; a run that follows keeps it.
@@ -67,14 +70,18 @@ def make_folder(out: Path, keep: str = LAST) -> Iterator[None]:
 
 
 def _contents(out: Path) -> list[Path]:
-    """What would be lost: all but the search for a learning rate that came before the run."""
+    """What would be lost: all but the search for a learning rate that came before the run.
+
+    Half a config.json is what a process leaves that was killed before it had begun.
+    """
     if not out.is_dir():
         return []
-    return [path for path in out.iterdir() if not path.name.startswith(LR_FIND)]
+    skipped = (LR_FIND, f".{CONFIG}.")
+    return [path for path in out.iterdir() if not path.name.startswith(skipped)]
 
 
 def _empty(out: Path) -> None:
-    for path in _contents(out):
+    for path in (*_contents(out), *out.glob(f".{CONFIG}.*")):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -90,7 +97,7 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON for people and programs."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -3,56 +3,86 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from fastft.evaluate import Evaluation
 from fastft.loss import Loss
-from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics
+from fastft.metrics import EpochMetrics, StepMetrics
+from fastft.world import World
 from pipelines.errors import DataError
 
+#: Most steps between two readings.
+MOST_STEPS = 20
+#: Reading costs a synchronization with the device, and with the other processes; so often it is
+#: no part of the time, and a request to stop is heard soon enough.
+_READ_S = 0.5
 
+
+@dataclass(slots=True)
+class Sums:
+    """What has come together of an epoch: over `steps` steps of all processes.
+
+    Attributes:
+        steps, samples, right: how many steps, images and right answers.
+        loss: sum of the images' losses.
+        wait_s, seconds: how long the loop stood still for batches, and all of it.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    right: int = 0
+    loss: float = 0.0
+    wait_s: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class StepLog:
     """One epoch's steps.
 
     Attributes:
-        wait_s, seconds: how long the loop stood still for batches, and all of it.
+        epoch: its number.
+        first: the number of its first step.
+        loss: what gave the losses.
+        world: whose losses are added up.
+        write: where rows go.
+        sums: of the steps that have been read.
         last_loss: the last one that was read, per image.
+        every: steps between readings, agreed on by all processes.
     """
 
-    def __init__(
-        self,
-        epoch: int,
-        first: int,
-        steps: int,
-        device: torch.device,
-        metrics: MetricsFile,
-        loss: Loss,
-    ) -> None:
-        """Begin.
+    epoch: int
+    first: int
+    loss: Loss
+    world: World
+    write: Callable[[StepMetrics | EpochMetrics], None]
+    sums: Sums = field(default_factory=Sums)
+    last_loss: float = float("nan")
+    every: int = 1
+    _rows: list[tuple[int, float, float, float]] = field(default_factory=list)
+    _block: torch.Tensor = field(init=False)
 
-        Args:
-            epoch: its number.
-            first: the number of its first step.
-            steps: how many there will be at most.
-            device: where losses come from.
-            metrics: where rows go.
-            loss: what gave the losses.
-        """
-        self._epoch, self._first, self._metrics, self._loss = epoch, first, metrics, loss
-        self._losses = torch.zeros(steps, device=device)
-        self._right = torch.zeros((), dtype=torch.int64, device=device)
-        self._rows: list[tuple[int, float, float, float]] = []
-        self._read = 0
-        self._samples = 0
-        self._loss_sum = 0.0
-        self.wait_s = self.seconds = 0.0
-        self.last_loss = float("nan")
+    def __post_init__(self) -> None:
+        # Losses, then right answers: read at once. Doubles hold both exactly.
+        self._block = torch.zeros(MOST_STEPS + 1, dtype=torch.float64, device=self.world.device)
+
+    @property
+    def steps(self) -> int:
+        """How many steps of the epoch are behind, read or not."""
+        return self.sums.steps + len(self._rows)
 
     @property
     def img_per_s(self) -> float:
-        """Of the steps so far."""
-        return self._samples / self.seconds if self.seconds else 0.0
+        """Of the steps that have been read."""
+        return self.sums.samples / self.sums.seconds if self.sums.seconds else 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to read."""
+        return len(self._rows) >= self.every
 
     def add(
         self,
@@ -63,36 +93,65 @@ class StepLog:
         wait_s: float,
         step_s: float,
     ) -> None:
-        """Take in a step of `count` images; nothing is read from the device."""
-        self._losses[len(self._rows)] = loss
-        self._right += right
-        self._rows.append((count, lr, wait_s, step_s))
-        self._samples += count
-        self.wait_s += wait_s
-        self.seconds += step_s
+        """Take in a step; nothing is read from the device.
 
-    def read(self) -> None:
+        Args:
+            loss, right: this process's parts of the loss and of the number of right answers.
+            count: images of all processes.
+            lr, wait_s, step_s: see `StepMetrics`.
+        """
+        self._block[len(self._rows)] = loss
+        self._block[-1] += right
+        self._rows.append((count, lr, wait_s, step_s))
+
+    def read(self, flags: Sequence[float] = ()) -> list[list[float]]:
         """Fetch the losses since the last call and write their rows: one synchronization.
+
+        All processes call it after the same steps.
+
+        Args:
+            flags: what this process has to tell the others.
+
+        Returns:
+            The flags of all processes, by rank.
 
         Raises:
             DataError: a loss is no finite number.
         """
-        losses = self._losses[self._read : len(self._rows)].tolist()
-        for loss in losses:
-            count, lr, wait_s, step_s = self._rows[self._read]
-            step = self._first + self._read
-            if not math.isfinite(loss):
-                raise DataError(f"step {step}", f"loss {loss}", "a number", "lower --lr")
-            self.last_loss = self._loss.per_image(loss, count)
-            self._metrics.write(
-                StepMetrics(
-                    epoch=self._epoch, step=step, loss=self.last_loss, lr=lr,
-                    wait_s=round(wait_s, 6), step_s=round(step_s, 6),
-                    img_per_s=round(count / step_s, 1),
-                )
-            )  # fmt: skip
-            self._loss_sum += self.last_loss * count
-            self._read += 1
+        rows, self._rows = self._rows, []
+        count = len(rows)
+        block = self._block.tolist()
+        self._block.zero_()
+        waits, seconds = [row[2] for row in rows], sum(row[3] for row in rows)
+        mean_s = seconds / count if count else _READ_S
+        every = max(1, min(MOST_STEPS, int(_READ_S / max(mean_s, 1e-9))))
+        told = self.world.gather([*block[:count], *waits, block[-1], every, *flags])
+        losses = [sum(each[at] for each in told) for at in range(count)]
+        # All wait for the one that waits longest.
+        longest = [max(each[count + at] for each in told) for at in range(count)]
+        for loss, wait_s, (images, lr, _, step_s) in zip(losses, longest, rows, strict=True):
+            self._take(loss, min(wait_s, step_s), images, lr, step_s)
+        self.sums.right += int(sum(each[2 * count] for each in told))
+        self.every = int(told[0][2 * count + 1])
+        return [each[2 * count + 2 :] for each in told]
+
+    def _take(self, loss: float, wait_s: float, images: int, lr: float, step_s: float) -> None:
+        sums, step = self.sums, self.first + self.sums.steps
+        if not math.isfinite(loss):
+            raise DataError(f"step {step}", f"loss {loss}", "a number", "lower --lr")
+        self.last_loss = self.loss.per_image(loss, images)
+        self.write(
+            StepMetrics(
+                epoch=self.epoch, step=step, loss=self.last_loss, lr=lr,
+                wait_s=round(wait_s, 6), step_s=round(step_s, 6),
+                img_per_s=round(images / step_s, 1),
+            )
+        )  # fmt: skip
+        sums.steps += 1
+        sums.samples += images
+        sums.loss += self.last_loss * images
+        sums.wait_s += wait_s
+        sums.seconds += step_s
 
     def epoch_metrics(self, result: Evaluation, size: int, eval_s: float) -> EpochMetrics:
         """The epoch's row.
@@ -100,19 +159,29 @@ class StepLog:
         Raises:
             DataError: the evaluation's loss is no finite number: the last step broke the weights.
         """
+        sums = self.sums
         if not math.isfinite(result.loss):
-            where = f"step {self._first + len(self._rows) - 1}"
+            where = f"step {self.first + sums.steps - 1}"
             found = f"evaluation loss {result.loss} after it"
             raise DataError(where, found, "a number", "lower --lr")
         return EpochMetrics(
-            epoch=self._epoch,
+            epoch=self.epoch,
             size=size,
-            train_loss=self._loss_sum / self._samples,
-            train_accuracy=self._right.item() / self._samples,
+            train_loss=sums.loss / sums.samples,
+            train_accuracy=sums.right / sums.samples,
             eval_loss=result.loss,
             eval_accuracy=result.accuracy,
-            img_per_s=round(self._samples / self.seconds, 1),
-            wait_s=round(self.wait_s, 4),
-            train_s=round(self.seconds, 4),
+            img_per_s=round(sums.samples / sums.seconds, 1),
+            wait_s=round(sums.wait_s, 4),
+            train_s=round(sums.seconds, 4),
             eval_s=round(eval_s, 4),
         )
+
+
+def read_sums(values: Mapping[str, float]) -> Sums:
+    """The sums of a checkpoint.
+
+    Raises:
+        TypeError: they are not what `Sums` holds.
+    """
+    return Sums(**values)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from pipelines.errors import one_line
 if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
     from fastft.predict import Prediction
     from pipelines.convert import Report
+    from pipelines.merge import Merged
 
 #: Rows of predictions that are printed; all of them go to --csv.
 _ROWS = 40
@@ -35,6 +36,22 @@ def conversion_table(reports: Sequence[Report]) -> Table:
     }
     for name, cell in rows.items():
         table.add_row(name, *(escape(cell(report)) for report in reports))
+    return table
+
+
+def merge_table(reports: Sequence[Merged]) -> Table:
+    """What `fastft merge` did: a column per output."""
+    table = Table("", *(escape(report.out.name) for report in reports))
+    rows: dict[str, Callable[[Merged], str]] = {
+        "images": lambda r: f"{r.images:,}",
+        "classes": lambda r: f"{len(r.classes):,}",
+        "shards": lambda r: f"{r.shards:,}",
+        "written": lambda r: f"{r.bytes_out:,} bytes",
+        "left out": lambda r: f"{len(r.quarantined):,} broken",
+        "speed": lambda r: f"{r.bytes_out / r.seconds / 1e6:,.0f} MB/s",
+    }
+    for name, cell in rows.items():
+        table.add_row(name, *(cell(report) for report in reports))
     return table
 
 

@@ -7,6 +7,7 @@ a process that nobody numbered is a world of one, for which every function here 
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,18 @@ import torch
 from torch import distributed
 
 from fastft.environment import pick_device
-from pipelines.errors import DataError, UsageError
+from fastft.stopping import Stopped, StopSignals
+from pipelines.errors import DataError, FastftError, UsageError
 from pipelines.workers import cpu_count
 
 #: How long a process waits for the others: the first evaluation of rank 0's larger share, or a
 #: batch from storage that is slow to wake. One that has died is noticed at once.
 _PATIENCE = timedelta(minutes=10)
+#: What is wrong with settings or data all processes find at once: the first one of a machine says
+#: it, and the others are ended before they do.
+_SAME_ERROR_S = 1.5
+#: A process that has lost another waits for what that one says: it takes a while to end.
+_CAUSE_S = 5.0
 _CPUS = Path("/sys/devices/system/cpu")
 
 
@@ -71,6 +78,18 @@ class World:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
+    def share(self, content: bytes | None) -> bytes:
+        """Rank 0's bytes; the others give None."""
+        if self.size == 1:
+            assert content is not None
+            return content
+        length = int(self.gather([len(content or b"")])[0][0])
+        box = torch.empty(length, dtype=torch.uint8, device=self.device)
+        if content is not None:
+            box.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        self.broadcast([box])
+        return box.cpu().numpy().tobytes()
+
     def wait(self) -> None:
         """Wait until every process has come here."""
         self.gather([0.0])
@@ -85,8 +104,13 @@ def is_numbered() -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
+def is_main() -> bool:
+    """Whether this process is the only one, or the first."""
+    return os.environ.get("RANK", "0") == "0" or not is_numbered()
+
+
 @contextmanager
-def join_world(device: str) -> Iterator[World]:
+def join_world(device: str, stop: StopSignals | None = None) -> Iterator[World]:
     """Join the other processes of this training, and leave them in the end.
 
     With several processes on a machine each takes its share of the CPUs, unless they have been
@@ -95,6 +119,7 @@ def join_world(device: str) -> Iterator[World]:
 
     Args:
         device: `auto`, or a device by name.
+        stop: who hears that another process has ended, and this one is to.
 
     Raises:
         UsageError: there is no such device, or not one GPU for each process.
@@ -107,27 +132,46 @@ def join_world(device: str) -> Iterator[World]:
     gpu = world.device.type == "cuda"
     if gpu:
         torch.cuda.set_device(world.device)
+    affinity, threads = os.sched_getaffinity(0), torch.get_num_threads()
     try:
         distributed.init_process_group(
             "nccl" if gpu else "gloo", timeout=_PATIENCE,
             device_id=world.device if gpu else None,
         )  # fmt: skip
-        affinity, threads = os.sched_getaffinity(0), torch.get_num_threads()
-        try:
-            world = replace(world, cpus=_take_cpus(world))
-            yield world
-        finally:
-            os.sched_setaffinity(0, affinity)
-            torch.set_num_threads(threads)
+        world = replace(world, cpus=_take_cpus(world))
+        yield world
+    except Stopped as error:
+        raise Stopped(error.signal, str(error) if world.is_main else "") from None
+    except FastftError:
+        if world.local_rank:
+            _let_others_speak(_SAME_ERROR_S, stop)
+        raise
     except RuntimeError as error:
         if not _is_lost(error):
             raise
+        _let_others_speak(_CAUSE_S, stop)
         raise DataError(
             f"process {world.rank + 1} of {world.size}", "lost the others", "",
             "one of them says why; go on with fastft train --resume",
         ) from error  # fmt: skip
+    finally:
+        os.sched_setaffinity(0, affinity)
+        torch.set_num_threads(threads)
     # Not after an error: it would wait for the others.
     distributed.destroy_process_group()
+
+
+def _let_others_speak(seconds: float, stop: StopSignals | None) -> None:
+    """Give another process time to say what is wrong; whoever started us then ends this one.
+
+    Raises:
+        Stopped: it has been told to end.
+    """
+    ends_s = time.monotonic() + seconds
+    while time.monotonic() < ends_s:
+        if stop is not None and stop.requested:
+            raise Stopped(stop.requested, "")
+        time.sleep(0.05)
 
 
 def _read_environment(device: str) -> World:

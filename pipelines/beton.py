@@ -35,8 +35,8 @@ from pipelines.layout import (
     TYPE_RGB,
     VERSION,
     Stored,
-    encode_classes,
 )
+from pipelines.shards import Shard, read_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Index:
         page_bytes: the page size.
         fields: names of the image and the label field: any, in files that stock FFCV wrote.
         checksums: uint32[N] CRC-32 of each sample's bytes, or None (stock FFCV).
+        shard: which part of a conversion this is; None if it is all.
         data: uint8[...] the whole file, memory-mapped.
     """
 
@@ -67,8 +68,10 @@ class Index:
     page_bytes: int
     fields: tuple[str, str]
     checksums: NDArray[np.uint32] | None
+    shard: Shard | None
     _name_ends: NDArray[np.int64] | None = field(repr=False)
     _names: NDArray[np.uint8] | None = field(repr=False)
+    _extra: NDArray[np.uint8] | None = field(repr=False)
     _extra_crc32: int | None = field(repr=False)
     data: NDArray[np.uint8] = field(repr=False)
     _map: mmap.mmap = field(repr=False)
@@ -127,6 +130,20 @@ class Index:
         length = int(self.pointers[sample]) + int(self.sizes[sample]) - begin
         self._map.madvise(mmap.MADV_DONTNEED, begin, length)
 
+    def check_extra(self) -> None:
+        """Check the class names, source names and what a shard says against their checksum.
+
+        Raises:
+            DataError: the file carries no checksums.
+            FormatError: they are not those that were written.
+        """
+        if self._extra is None:
+            raise DataError(
+                self.path, "carries no checksums", "a file that fastft wrote", "convert it anew"
+            )
+        if zlib.crc32(self._extra) != self._extra_crc32:
+            raise FormatError(self.path, "its class or source names have changed", "", _REDO)
+
     def fingerprint(self) -> bytes:
         """All samples' checksums; where there are none, the file's size and time."""
         if self.checksums is not None:
@@ -147,12 +164,8 @@ class Index:
         Raises:
             DataError: the file carries no checksums, or the class and source names have changed.
         """
-        if self.checksums is None or self._names is None or self._extra_crc32 is None:
-            raise DataError(
-                self.path, "carries no checksums", "a file that fastft wrote", "convert it anew"
-            )
-        if zlib.crc32(_extra_bytes(self)) != self._extra_crc32:
-            raise FormatError(self.path, "its class or source names have changed", "", _REDO)
+        self.check_extra()
+        assert self.checksums is not None
         for sample in range(len(self)):
             crc = zlib.crc32(self._bytes(sample))
             yield sample if crc != int(self.checksums[sample]) else None
@@ -210,7 +223,9 @@ def read_index(path: Path) -> Index:
     sizes = _allocated_sizes(path, pointers, allocation)
     _check_bounds(path, metadata, sizes, metadata_end, table)
     extra = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
-    parts: dict[str, Any] = dict.fromkeys(("checksums", "_name_ends", "_names", "_extra_crc32"))
+    parts: dict[str, Any] = dict.fromkeys(
+        ("checksums", "shard", "_name_ends", "_names", "_extra", "_extra_crc32")
+    )
     classes: tuple[str, ...] = ()
     if extra["magic"] == MAGIC:
         if int(extra["version"]) != EXTRA_VERSION:
@@ -300,26 +315,20 @@ def _read_extra(
     name_ends = np.frombuffer(data, "<i8", samples, ends_at)
     if name_ends[0] < 0 or (np.diff(name_ends) < 0).any() or name_ends[-1] != names_bytes:
         raise FormatError(path, "its source names are out of order", "", _REDO)
-    text = data[classes_at : classes_at + int(extra["classes_bytes"])].tobytes()
+    block_end = classes_at + int(extra["classes_bytes"])
     try:
-        classes = json.loads(text)["classes"]
+        values = json.loads(data[classes_at:block_end].tobytes())
+        classes = values["classes"]
         if not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("no class names")
+        shard = read_shard(values["shard"]) if "shard" in values else None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(path, "its class names cannot be read", "", _REDO) from None
     return tuple(classes), {
+        "shard": shard,
         "checksums": np.frombuffer(data, "<u4", samples, pointer),
         "_name_ends": name_ends,
         "_names": data[names_at:classes_at],
+        "_extra": data[pointer:block_end],
         "_extra_crc32": int(extra["block_crc32"]),
     }
-
-
-def _extra_bytes(index: Index) -> bytes:
-    assert index.checksums is not None
-    assert index._name_ends is not None
-    assert index._names is not None
-    return b"".join(
-        (index.checksums.tobytes(), index._name_ends.tobytes(), index._names.tobytes(),
-         encode_classes(index.classes))
-    )  # fmt: skip

@@ -31,6 +31,7 @@ from pipelines.layout import (
     Stored,
     encode_classes,
 )
+from pipelines.shards import Shard
 
 
 class BetonWriter(AtomicFile):
@@ -69,15 +70,20 @@ class BetonWriter(AtomicFile):
         self._sizes[sample], self._checksums[sample] = size, checksum
         self._names.append(os.fsencode(name))
 
-    def finish(self, classes: tuple[str, ...]) -> int:
-        """Write the tables and force everything to disk; returns the file's size in bytes."""
+    def finish(self, classes: tuple[str, ...], shard: Shard | None = None) -> int:
+        """Write the tables and force everything to disk; returns the file's size in bytes.
+
+        Args:
+            classes: class names.
+            shard: which part of a conversion this is; None if it is all.
+        """
         samples = len(self._names)
         metadata, names = self._metadata[:samples], b"".join(self._names)
         allocation = np.empty(samples, ALLOCATION)
         allocation["sample"] = np.arange(samples)
         allocation["pointer"], allocation["size"] = metadata["pointer"], self._sizes[:samples]
         ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
-        classes_json = encode_classes(classes)
+        classes_json = encode_classes(classes, shard.to_json() if shard is not None else None)
         block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, classes_json))
         extra = np.zeros(1, EXTRA)
         extra[0] = (

@@ -8,21 +8,23 @@ validation the entropy decoding of each JPEG.
 
 from __future__ import annotations
 
-import json
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, UsageError
 from pipelines.listing import Listing, open_listings
-from pipelines.outputs import name_outputs, require_space
+from pipelines.outputs import name_outputs, open_writer, publish, require_space, writing
+from pipelines.shards import Quarantined, Shard, cut_listings, parse_shard
 from pipelines.workers import cpu_count, in_order
 
 #: on_progress(split, images done, images in all, bytes read so far)
@@ -41,10 +43,11 @@ class ConvertConfig:
             split: `train` and `val` or `test`.
         out: the `.beton` to write, or for splits the folder to write them in.
         max_bad: how many broken images are left out before the command fails: a number, or a
-            share of all such as `1%` (rounded up).
+            share of all such as `1%` (rounded up). Each shard counts its own.
         workers: threads; 0 takes every CPU this process may use.
         classes: names for RecordIO's labels 0, 1, ...; by default the labels' numbers. Class
             folders have names, and take none.
+        shard: `i/n` converts the i-th of n parts, to be merged by `pipelines.merge`; '' all.
     """
 
     src: Path
@@ -58,6 +61,7 @@ class ConvertConfig:
     max_bad: str = "1%"
     workers: int = 0
     classes: tuple[str, ...] = ()
+    shard: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -67,17 +71,18 @@ class ConvertConfig:
         _require("--max-side", self.max_side, 0, 65535)
         _require("--workers", self.workers, 0, 1024)
         allowed_bad(self.max_bad, 100)
+        parse_shard(self.shard)
         for name in self.classes:
             if not name.strip() or "/" in name or "\0" in name or self.classes.count(name) > 1:
                 raise UsageError("--classes", repr(name), "each name once, none empty or with a /")
 
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """An image that was left out, and why."""
-
-    name: str
-    reason: str
+    @property
+    def policy(self) -> EncodePolicy:
+        """How images are stored."""
+        return EncodePolicy(
+            mode=self.mode, quality=self.quality, max_side=self.max_side,
+            apply_exif=self.apply_exif, proportion=self.proportion, verify=self.verify,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -98,31 +103,33 @@ class Report:
 
 
 def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[Report]:
-    """Convert a data set to one `.beton`, or its splits to one each.
+    """Convert a data set to one `.beton`, or its splits to one each; or a shard of them.
 
     All outputs appear together at the end, or none does.
 
     Raises:
         DataError: `src` is not as it should be, too many images are broken, a class loses its
-            last image, or the disk is full.
-        UsageError: `out` does not fit `src`, or would replace what is no `.beton`.
+            last image, a shard has no whole one, or the disk is full.
+        UsageError: `out` does not fit `src`, or would replace what is no `.beton`; there are
+            more shards than images.
     """
     reports: list[Report] = []
     with open_listings(config.src, config.classes) as listings, ExitStack() as stack:
-        outputs = name_outputs(config.src, config.out, listings)
+        outputs = name_outputs(config.src, config.out, listings, parse_shard(config.shard))
+        shards = _cut(config, listings)
+        parts = {split: range(len(listing)) for split, listing in listings.items()}
+        parts.update((split, shard.part) for split, shard in shards.items())
         if config.mode == "passthrough" and not config.max_side:
-            require_space(config.out, sum(map(_source_bytes, listings.values())))
+            sizes = (listings[split].size_bytes(i) for split, part in parts.items() for i in part)
+            require_space(config.out, sum(sizes))
         writers = []
         for split, listing in listings.items():
-            writer = stack.enter_context(_open_writer(outputs[split], len(listing)))
-            reports.append(_convert_listing(config, split, listing, writer, on_progress))
+            writer = stack.enter_context(open_writer(outputs[split], len(parts[split])))
+            work = _Work(split, listing, parts[split], shards.get(split), writer)
+            reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
-        for writer, report in zip(writers, reports, strict=True):
-            try:
-                writer.publish()
-                _write_quarantine(report)
-            except OSError as error:
-                raise _write_failed(writer.path, error) from error
+        bad = [report.quarantined for report in reports]
+        publish(zip(writers, bad, strict=True))
     return reports
 
 
@@ -144,34 +151,42 @@ def allowed_bad(max_bad: str, images: int) -> int:
     raise UsageError("--max-bad", repr(max_bad), "a number like 10 or a share like 1%")
 
 
-def _open_writer(out: Path, capacity: int) -> BetonWriter:
-    try:
-        return BetonWriter(out, capacity)
-    except OSError as error:
-        raise DataError(out, _said(error), "a folder to write in", "name another output") from error
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The samples `part` of a listing, to be written as a shard or, with None, as the whole."""
+
+    split: str
+    listing: Listing
+    part: range
+    shard: Shard | None
+    writer: BetonWriter
 
 
-def _convert_listing(
-    config: ConvertConfig,
-    split: str,
-    listing: Listing,
-    writer: BetonWriter,
-    on_progress: Progress | None,
-) -> Report:
+def _cut(config: ConvertConfig, listings: Mapping[str, Listing]) -> dict[str, Shard]:
+    """What part of each split is converted; empty if all is."""
+    asked = parse_shard(config.shard)
+    if asked is None:
+        return {}
+    names = {split: listing.names for split, listing in listings.items()}
+    sizes = {
+        split: np.fromiter(map(listing.size_bytes, range(len(listing))), np.int64, len(listing))
+        for split, listing in listings.items()
+    }
+    return cut_listings(*asked, names, sizes, asdict(config.policy))
+
+
+def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | None) -> Report:
     started = time.perf_counter()
-    report = Report(split, writer.path, listing.classes, ignored=listing.ignored)
-    allowed = allowed_bad(config.max_bad, len(listing))
+    listing, part, writer = work.listing, work.part, work.writer
+    report = Report(work.split, writer.path, listing.classes, ignored=listing.ignored)
+    allowed = allowed_bad(config.max_bad, len(part))
     kept: Counter[int] = Counter()
     first_bad: dict[int, Quarantined] = {}
-    sample = 0
-    policy = EncodePolicy(
-        mode=config.mode, quality=config.quality, max_side=config.max_side,
-        apply_exif=config.apply_exif, proportion=config.proportion, verify=config.verify,
-    )  # fmt: skip
-    encoder = Encoder(policy)
+    sample = part.start
+    encoder = Encoder(config.policy)
     workers = config.workers or cpu_count()
     with ThreadPoolExecutor(workers, thread_name_prefix="convert") as executor:
-        for results in in_order(executor, _tasks(listing, encoder), ahead=2 * workers):
+        for results in in_order(executor, _tasks(listing, part, encoder), ahead=2 * workers):
             for encoded, checksum in results:
                 name, label = listing.names[sample], int(listing.labels[sample])
                 report.bytes_in += encoded.source_bytes
@@ -181,31 +196,36 @@ def _convert_listing(
                     if len(report.quarantined) > allowed:
                         raise _too_many_bad(listing, report, allowed)
                 else:
-                    _append(writer, encoded, label, name, checksum)
+                    with writing(writer.path):
+                        writer.append(encoded.stored, label, name, checksum)
                     kept[label] += 1
                     report.reencoded += encoded.reencoded
                     if encoded.reason:
                         report.warnings.append(Quarantined(name, encoded.reason))
                 sample += 1
             if on_progress is not None:
-                on_progress(split, sample, len(listing), report.bytes_in)
-    for label, name in enumerate(listing.classes):
-        if not kept[label]:
-            first = first_bad[label]
-            found = f"every image is broken, the first ({first.name}): {first.reason}"
-            expected = "at least one whole image"
-            raise DataError(listing.where(name), found, expected, "replace them")
-    try:
-        report.bytes_out = writer.finish(listing.classes)
-    except OSError as error:
-        raise _write_failed(writer.path, error) from error
+                on_progress(work.split, sample - part.start, len(part), report.bytes_in)
+    shard = work.shard
+    if shard is None:
+        for label, name in enumerate(listing.classes):
+            if not kept[label]:
+                raise _all_bad(listing.where(name), first_bad[label], "replace them")
+    else:  # which need not have an image of each class; that is for merging to look at
+        if not kept:
+            remedy = "replace them or take fewer shards"
+            raise _all_bad(str(writer.path), report.quarantined[0], remedy)
+        shard = replace(shard, quarantined=tuple(report.quarantined))
+    with writing(writer.path):
+        report.bytes_out = writer.finish(listing.classes, shard)
     report.images = len(writer)
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _tasks(listing: Listing, encoder: Encoder) -> Iterator[Callable[[], list[tuple[Encoded, int]]]]:
-    """The samples in order, as tasks that give each one's result and its CRC-32."""
+def _tasks(
+    listing: Listing, part: range, encoder: Encoder
+) -> Iterator[Callable[[], list[tuple[Encoded, int]]]]:
+    """The samples of `part` in order, as tasks that give each one's result and its CRC-32."""
 
     def task(samples: Sequence[int]) -> Callable[[], list[tuple[Encoded, int]]]:
         def run() -> list[tuple[Encoded, int]]:
@@ -223,26 +243,19 @@ def _tasks(listing: Listing, encoder: Encoder) -> Iterator[Callable[[], list[tup
 
         return run
 
-    first, size = 0, 0
-    for sample in range(len(listing)):
+    first, size = part.start, 0
+    for sample in part:
         size += listing.size_bytes(sample)
         if sample - first + 1 == _TASK_IMAGES or size >= _TASK_BYTES:
             yield task(range(first, sample + 1))
             first, size = sample + 1, 0
-    if first < len(listing):
-        yield task(range(first, len(listing)))
+    if first < part.stop:
+        yield task(range(first, part.stop))
 
 
-def _append(writer: BetonWriter, encoded: Encoded, label: int, name: str, checksum: int) -> None:
-    assert encoded.stored is not None
-    try:
-        writer.append(encoded.stored, label, name, checksum)
-    except OSError as error:
-        raise _write_failed(writer.path, error) from error
-
-
-def _write_failed(path: Path, error: OSError) -> DataError:
-    return DataError(path, f"{_said(error)} while writing", "", "nothing was left behind")
+def _all_bad(where: str, first: Quarantined, remedy: str) -> DataError:
+    found = f"every image is broken, the first ({first.name}): {first.reason}"
+    return DataError(where, found, "at least one whole image", remedy)
 
 
 def _too_many_bad(listing: Listing, report: Report, allowed: int) -> DataError:
@@ -252,24 +265,6 @@ def _too_many_bad(listing: Listing, report: Report, allowed: int) -> DataError:
         found = last.reason
     expected, remedy = f"at most {allowed} broken", "remove it or raise --max-bad"
     return DataError(listing.where(last.name), found, expected, remedy)
-
-
-def _write_quarantine(report: Report) -> None:
-    """Keep the names of what was left out beside the output; drop an earlier run's list."""
-    path = report.out.with_suffix(".quarantine.json")
-    if not report.quarantined:
-        path.unlink(missing_ok=True)
-        return
-    rows = [{"name": bad.name, "reason": bad.reason} for bad in report.quarantined]
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def _source_bytes(listing: Listing) -> int:
-    return sum(map(listing.size_bytes, range(len(listing))))
-
-
-def _said(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
 
 
 def _require(option: str, value: float, least: float, most: float) -> None:

@@ -7,7 +7,7 @@ little-endian:
     2 descriptors   type, name, 1,024 bytes of arguments that stock FFCV ignores for these types
     metadata        per sample: mode, width, height, data pointer, label
     pages           the samples' bytes; none crosses a multiple of the page size
-    extra           ours: checksums, source names, class names
+    extra           ours: checksums, source names, class names; of a shard, which part it is
     allocation      per sample: number, pointer, size; up to the end of the file
 
 The `extra` block is found through the image descriptor's arguments, so stock FFCV never meets it.
@@ -17,6 +17,7 @@ Files that stock `ffcv.DatasetWriter` wrote have none and are read all the same.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,9 @@ class Stored:
     data: bytes | NDArray[np.uint8]
 
 
-def encode_classes(classes: tuple[str, ...]) -> bytes:
-    """Class names as the extra block ends with them."""
-    return json.dumps({"classes": list(classes)}).encode()
+def encode_classes(classes: tuple[str, ...], shard: Mapping[str, object] | None = None) -> bytes:
+    """Class names as the extra block ends with them, and what a shard says of itself."""
+    values: dict[str, object] = {"classes": list(classes)}
+    if shard is not None:
+        values["shard"] = shard
+    return json.dumps(values).encode()

@@ -1,22 +1,32 @@
-"""Where a conversion writes: which files, whether they may be replaced, whether they fit."""
+"""Where a conversion writes: which files, whether they may be replaced, whether they fit.
+
+And how they appear, together at the end, and what is said where the system refuses to write.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.beton import read_index
+from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FastftError, UsageError
+from pipelines.shards import Quarantined, shard_path
 
 
-def name_outputs(src: Path, out: Path, splits: Collection[str]) -> dict[str, Path]:
+def name_outputs(
+    src: Path, out: Path, splits: Collection[str], shard: tuple[int, int] | None = None
+) -> dict[str, Path]:
     """Which file each split is written to.
 
     Args:
         src: what is converted.
         out: the `.beton` to write; for splits, the folder to write them in.
         splits: their names; '' alone if there are none.
+        shard: which shard of how many is written in place of the whole file.
 
     Raises:
         UsageError: `out` does not fit, or something is there already that is no `.beton`.
@@ -30,12 +40,19 @@ def name_outputs(src: Path, out: Path, splits: Collection[str]) -> dict[str, Pat
         if out.is_dir():
             source = src.resolve()
             out = out / f"{source.name if source.is_dir() else source.stem}.beton"
-        elif out.suffix != ".beton":
-            out = out.with_name(out.name + ".beton")
-        outputs = {"": out}
+        outputs = {"": with_suffix(out)}
     for file in outputs.values():
-        _check_replaceable(file)
+        check_replaceable(file)  # of shards, too: what they are to be merged to
+    if shard is not None:
+        outputs = {split: shard_path(file, *shard) for split, file in outputs.items()}
+        for file in outputs.values():
+            check_replaceable(file)
     return outputs
+
+
+def with_suffix(out: Path) -> Path:
+    """The file that is meant by `out`, which need not say `.beton`."""
+    return out if out.suffix == ".beton" else out.with_name(out.name + ".beton")
 
 
 def require_space(out: Path, needed: int) -> None:
@@ -49,7 +66,8 @@ def require_space(out: Path, needed: int) -> None:
         raise DataError(out, found, expected, "free some or name another disk")
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
+    """Raise UsageError if `out` is something that no conversion wrote."""
     if out.is_dir():
         raise UsageError(out, "is a folder", "a file to write", "name another output")
     if out.exists() and out.stat().st_size:
@@ -58,3 +76,55 @@ def _check_replaceable(out: Path) -> None:
         except FastftError as error:
             found = "exists and is no whole .beton"
             raise UsageError(out, found, "a new name", "remove it or name another") from error
+
+
+def open_writer(out: Path, capacity: int) -> BetonWriter:
+    """A writer of `out`.
+
+    Raises:
+        DataError: there is no place to write it.
+    """
+    try:
+        return BetonWriter(out, capacity)
+    except OSError as error:
+        raise DataError(out, _said(error), "a folder to write in", "name another output") from error
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What the system refuses in this block, as a DataError that names `out`."""
+    try:
+        yield
+    except OSError as error:
+        found = f"{_said(error)} while writing"
+        raise DataError(out, found, "", "nothing was left behind") from error
+
+
+def publish(outputs: Iterable[tuple[BetonWriter, Sequence[Quarantined]]]) -> None:
+    """Put finished files into place, each with the list of what it leaves out.
+
+    Raises:
+        DataError: the system refuses.
+    """
+    for writer, quarantined in outputs:
+        with writing(writer.path):
+            writer.publish()
+            _write_quarantine(quarantine_path(writer.path), quarantined)
+
+
+def quarantine_path(out: Path) -> Path:
+    """Where the list of what `out` leaves out lies."""
+    return out.with_suffix(".quarantine.json")
+
+
+def _write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:
+    """Keep the names of what was left out; drop an earlier run's list."""
+    if not quarantined:
+        path.unlink(missing_ok=True)
+        return
+    rows = [{"name": bad.name, "reason": bad.reason} for bad in quarantined]
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def _said(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()

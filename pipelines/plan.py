@@ -2,9 +2,8 @@
 
 This is the only place that draws augmentation randomness; loaders execute rows and draw nothing.
 
-- `order` is a permutation by Philox over SeedSequence((seed, epoch, purpose)). Three parts always:
-  NumPy's SeedSequence ignores trailing zeros, so (seed, epoch) alone would collide with (seed,)
-  for epoch 0.
+- `order` is a permutation, a function of (seed, epoch) and how many samples there are: `order.py`
+  makes it, as an array for most sets and computed where it is asked for in very large ones.
 - Box and flip of a sample are functions of (seed, epoch, sample) alone: its draws are numbers
   `sample * 64 + k` of one SplitMix64 stream, which can be computed anywhere without the others.
   Removing a sample, resuming, or asking for one rank's samples shifts nothing.
@@ -32,28 +31,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
+from pipelines.order import BLOCK, Ints, make_order, share_of, split_mix
 
 VIEWS = ("train", "recordio", "eval", "eval-square", "native")
 #: Views that visit the samples in another order each epoch.
 SHUFFLED = ("train", "recordio")
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: torchvision's RandomResizedCrop defaults.
 _SCALE, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 #: ImageRecordIter's min_random_scale and max_random_scale in the tutorial's older draft.
 _JITTER = (0.75, 1.5)
-#: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber.
-_ORDER, _BOX = 1, 2
+#: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 and 3 are
+#: orders.
+_BOX = 2
 #: Draws reserved per sample: 10 tries of 4 numbers, then the flip.
 _DRAWS, _FLIP_DRAW = 64, 63
-#: SplitMix64's increment and multipliers. Source: Steele, Lea, Flood, "Fast splittable
-#: pseudorandom number generators", OOPSLA 2014; constants of Vigna's public-domain splitmix64.c.
-_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-#: Samples are planned in blocks of this many, so that temporaries stay in the cache:
-#: 1.28 M samples took 0.55 s whole, 0.25 s in blocks of 16 k (2.6 GHz Xeon, one core).
-_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +76,8 @@ class Plan:
         view: one of VIEWS.
         size: output side S, px.
         seed, epoch: what the randomness is a function of.
-        order: int64[N], the samples in the order in which they come.
+        order: int64[N], the samples in the order in which they come; beyond `order.WHOLE_LIMIT`
+            samples computed where it is asked for, see `make_order`.
         widths, heights: int32[N] by sample, px.
     """
 
@@ -104,11 +99,12 @@ class Plan:
 
     def rows(self, samples: Ints) -> Rows:
         """The rows of any samples, in the order given."""
+        samples = np.asarray(samples)  # of an order that is computed, too
         boxes = np.empty((len(samples), 4))
         flips = np.zeros(len(samples), np.bool_)
         key = _key(self.seed, self.epoch)
-        for start in range(0, len(samples), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for start in range(0, len(samples), BLOCK):
+            part = slice(start, start + BLOCK)
             chosen = samples[part]
             height = self.heights[chosen].astype(np.float64)
             width = self.widths[chosen].astype(np.float64)
@@ -154,11 +150,15 @@ class Plan:
                 or all of them.
             drop_last: leave out a last batch that is not full.
         """
-        for at in range(start, len(self.order), batch_size):
-            batch = self.order[at : at + batch_size]
-            if drop_last and len(batch) < batch_size:
-                return
-            yield np.array_split(batch, world)[rank]
+        count = len(self.order)
+        end = count - (count - start) % batch_size if drop_last else count
+        # Small shares, computed many at a time, cost little more than a large one.
+        group = max(1, BLOCK // -(-batch_size // world)) * batch_size
+        for first in range(start, end, group):
+            batches = range(first, min(first + group, end), batch_size)
+            places = [share_of(at, min(batch_size, end - at), rank, world) for at in batches]
+            samples = self.order[np.concatenate(places)]
+            yield from np.split(samples, np.cumsum([len(each) for each in places[:-1]]))
 
     def _native_crops(self, key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:
         crop_h, crop_w = np.minimum(height, self.size), np.minimum(width, self.size)
@@ -223,10 +223,7 @@ def make_plan(
         raise UsageError("size", str(size), "1 to 8192 px")
     if seed < 0 or epoch < 0:
         raise UsageError("seed and epoch", f"{seed} and {epoch}", "numbers from 0 on")
-    order = np.arange(len(widths), dtype=np.int64)
-    if view in SHUFFLED:
-        bits = np.random.Philox(np.random.SeedSequence((seed, epoch, _ORDER)))
-        np.random.Generator(bits).shuffle(order)
+    order = make_order(len(widths), seed=seed, epoch=epoch, shuffled=view in SHUFFLED)
     return Plan(view, size, seed, epoch, order, widths, heights)
 
 
@@ -296,11 +293,6 @@ def _uniform(key: np.uint64, samples: Ints, draw: int) -> Floats:
     counter = samples.astype(np.uint64)
     counter *= np.uint64(_DRAWS)
     counter += np.uint64(draw + 1)
-    counter *= np.uint64(_GAMMA)
-    counter += key
-    for shift, multiplier in ((30, _MIX_1), (27, _MIX_2)):
-        counter ^= counter >> np.uint64(shift)
-        counter *= np.uint64(multiplier)
-    counter ^= counter >> np.uint64(31)
+    split_mix(counter, key)
     counter >>= np.uint64(11)
     return counter.astype(np.float64) * 2.0**-53

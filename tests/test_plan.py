@@ -1,4 +1,6 @@
 import math
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from scipy import stats
 from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 from torchvision.transforms.functional import _compute_resized_output_size
 
+from pipelines import order as orders
 from pipelines.errors import UsageError
 from pipelines.plan import VIEWS, Plan, make_plan, resize_side, resized_geometry
 
@@ -16,6 +19,19 @@ SHAPES = [
 ]  # fmt: skip
 WIDTHS = np.array([width for width, _ in SHAPES], np.int32)
 HEIGHTS = np.array([height for _, height in SHAPES], np.int32)
+HUGE = 100_000_000
+
+
+def uniform(count: int, view: str = "train", **options: int) -> Plan:
+    """A plan of samples that take no memory, however many they are."""
+    side = np.broadcast_to(np.int32(500), count)
+    return make_plan(side, side, view=view, **options)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders are computed, of small sets too."""
+    monkeypatch.setattr(orders, "WHOLE_LIMIT", 0)
 
 
 def many(width: int, height: int, count: int, **options: int) -> Plan:
@@ -76,6 +92,87 @@ def test_starting_later_gives_the_same_rest() -> None:
     assert [rows.samples.tolist() for rows in rest] == [r.samples.tolist() for r in whole[2:]]
     assert list(plan.batches(32, start=100)) == []
     assert [len(rows) for rows in plan.batches(32, drop_last=True)] == [32, 32, 32]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.usefixtures("computed")
+def test_a_computed_plan_is_a_plan(view: str) -> None:
+    plan = uniform(1003, view=view, seed=1, epoch=2)
+    whole = plan.rows(plan.order)
+    assert type(whole.samples) is np.ndarray
+    assert np.array_equal(np.sort(whole.samples), np.arange(1003))
+    in_file_order = np.array_equal(whole.samples, np.arange(1003))
+    assert in_file_order == (view not in ("train", "recordio"))
+    assert np.array_equal(whole.boxes, plan.rows(np.arange(1003)).boxes[whole.samples])
+    batches = [rows.samples for rows in plan.batches(64)]
+    assert [len(batch) for batch in batches] == [64] * 15 + [43]
+    assert np.array_equal(np.concatenate(batches), whole.samples)
+    rest = list(plan.shares(64, start=128))
+    assert np.array_equal(np.concatenate(rest), whole.samples[128:])
+    assert list(plan.shares(64, start=1003)) == []
+    assert [len(batch) for batch in plan.shares(64, drop_last=True)] == [64] * 15
+    chosen = replace(plan, order=whole.samples[[5, 3]])
+    assert [batch.tolist() for batch in chosen.shares(64)] == [whole.samples[[5, 3]].tolist()]
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_shares_are_array_splits(
+    limit: int, drop_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of an order that is computed, and of an array.
+    monkeypatch.setattr(orders, "WHOLE_LIMIT", limit)
+    monkeypatch.setattr("pipelines.plan.BLOCK", 100)  # several groups of batches, some of one
+    for count in (0, 1, 5, 64, 999, 1000):
+        plan = uniform(count, epoch=1)
+        whole = np.asarray(plan.order)
+        for batch, world in (
+            (1, 1),
+            (1, 3),
+            (7, 2),
+            (8, 8),
+            (10, 64),
+            (100, 3),
+            (250, 4),
+            (2000, 9),
+        ):
+            for rank in {0, world // 2, world - 1}:
+                for start in (0, batch, count):
+                    batches = [whole[at : at + batch] for at in range(start, count, batch)]
+                    if drop_last and batches and len(batches[-1]) < batch:
+                        batches.pop()
+                    options = {"rank": rank, "world": world, "start": start}
+                    found = list(plan.shares(batch, drop_last=drop_last, **options))
+                    assert len(found) == len(batches)
+                    for share, each in zip(found, batches, strict=True):
+                        assert share.dtype == np.int64
+                        assert np.array_equal(share, np.array_split(each, world)[rank])
+
+
+@pytest.mark.parametrize("world", [1, 3, 8, 1024])
+@pytest.mark.usefixtures("computed")
+def test_any_world_gets_the_same_data(world: int) -> None:
+    plan = uniform(3000, seed=2, epoch=1)
+    ranks = [list(plan.shares(512, rank=rank, world=world)) for rank in range(world)]
+    together = np.concatenate([np.concatenate(step) for step in zip(*ranks, strict=True)])
+    assert np.array_equal(together, np.asarray(plan.order))
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_a_rank_of_a_huge_set_takes_little_memory(view: str) -> None:
+    tracemalloc.start()
+    try:
+        plan = uniform(HUGE, view=view, epoch=1)
+        rows = list(plan.batches(65_536, rank=700, world=1024))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(map(len, rows)) == 1525 * 64 + 56
+    assert peak < 16_000_000  # 4 MB of rows, and blocks of them
+    first = 20 * 65_536 + 700 * 64
+    assert np.array_equal(rows[20].samples, plan.order[first : first + 64])
+    if view == "eval":
+        assert rows[20].samples.tolist() == list(range(first, first + 64))
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (300, 300), (640, 200), (120, 700)])

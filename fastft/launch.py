@@ -1,0 +1,77 @@
+"""Starting one training as several processes on this machine, by torch's own launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+
+from fastft.stopping import Stopped
+from pipelines.errors import DataError, UsageError
+
+#: Set in processes that `--nproc` has started.
+_STARTED_HERE = "FASTFT_NPROC"
+
+
+def count_processes(nproc: str) -> int:
+    """How many processes `--nproc` asks for here; 1 in a process that was started as one of many.
+
+    Raises:
+        UsageError: neither a number nor `gpu`, or there is no GPU.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ or _STARTED_HERE in os.environ:
+        return 1
+    if nproc == "gpu":
+        import torch
+
+        count = torch.cuda.device_count()
+        if not count:
+            raise UsageError("--nproc", "gpu, but no GPU is visible", "one", "pass a number")
+        return count
+    if not nproc.isdecimal() or not 1 <= int(nproc) <= 1024:
+        raise UsageError("--nproc", repr(nproc), "a number of processes, or gpu for one per GPU")
+    return int(nproc)
+
+
+def launch(nproc: int, arguments: Sequence[str]) -> None:
+    """Run `fastft ARGUMENTS` in so many processes, which know of each other, until all have ended.
+
+    The processes print for themselves, and the first error ends all of them.
+
+    Raises:
+        SystemExit: a process ended with an error, which it has printed.
+        DataError: a process was killed.
+        Stopped: a signal came, which was passed on.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # What it reports of failed processes in twenty lines, they and we say in one.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ[_STARTED_HERE] = str(nproc)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=nproc, run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-m", "fastft", *arguments)
+    except SignalException as error:
+        raise Stopped(int(error.sigval), "") from None
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        if said := {code for code in codes if code > 0}:
+            sys.exit(1 if 1 in said else min(said))
+        rank, failure = next(iter(error.failures.items()))
+        name = signal.Signals(-failure.exitcode).name
+        remedy = "go on with fastft train --resume"
+        if name == "SIGKILL":
+            remedy = f"if memory ran out, take fewer --workers; {remedy}"
+        raise DataError(
+            f"process {rank + 1} of {nproc}", f"was ended by {name}", "", remedy
+        ) from None
+    finally:
+        del os.environ[_STARTED_HERE]

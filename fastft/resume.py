@@ -1,0 +1,131 @@
+"""Continuing a run: what is read, what may have changed since, what is refused."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fastft.checkpoint import Checkpoint, load_last
+from fastft.recipes import as_settings, make_config, read_plain
+from fastft.run_folder import CONFIG, LAST, PREVIOUS
+from fastft.run_state import RunState, unpack_state
+from fastft.train_config import TrainConfig
+from fastft.world import World
+from pipelines.errors import DataError, UsageError
+
+#: Settings that say where and how fast, not what comes out, to the bit or to its last digits.
+_FREE = frozenset(
+    {"data", "out", "loader", "store_file", "workers", "device", "micro_batch", "tensorboard",
+     "checkpoint_every", "overwrite"}
+)  # fmt: skip
+#: What a run fills in itself; its own value is not one that was asked for.
+_FILLED_IN = {"arch": "auto", "loader": "auto", "batch_size": None, "lr": None,
+              "head_lr_factor": None}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """A run that goes on.
+
+    Attributes:
+        config: its settings.
+        checkpoint: its weights and optimizer; None if it had not come to save any.
+        state: where it stands.
+    """
+
+    config: TrainConfig
+    checkpoint: Checkpoint | None
+    state: RunState | None
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a run was begun in this folder."""
+    return any((out / name).is_file() for name in (CONFIG, LAST, PREVIOUS))
+
+
+def read_run(out: Path, given: Mapping[str, Any], world: World, console: Console) -> Continued:
+    """Read the run in a folder, of which rank 0 alone needs to have it.
+
+    Args:
+        out: the run folder.
+        given: settings that were asked for, by field of `TrainConfig`.
+        world: the processes that continue it.
+        console: where it is said that a damaged checkpoint was passed over.
+
+    Raises:
+        DataError: there is no run, or none of its checkpoints can be read.
+        UsageError: what was asked for is another run, with what differs.
+    """
+    read = _read(out, console) if world.is_main else None
+    content = torch.load(io.BytesIO(world.share(read)), weights_only=True)
+    if "settings" in content:  # it was begun, and has not come to its first checkpoint
+        saved, arch = as_settings(content["settings"], out / CONFIG), ""
+        checkpoint, state = None, None
+    else:
+        checkpoint = Checkpoint(**{**content, "classes": tuple(content["classes"])})
+        if checkpoint.progress is None:
+            raise DataError(
+                out / LAST, "does not say where its run stood", "a last.pt of this version", ""
+            )
+        state = unpack_state(checkpoint.progress, out / LAST)
+        saved, arch = as_settings(checkpoint.config, out / LAST), checkpoint.arch
+    _require_same(given, saved, arch, out)
+    kept = {name: value for name, value in given.items() if name in _FREE}
+    config = make_config({**saved, **kept, "out": out, "overwrite": False}, recipe=saved["recipe"])
+    return Continued(config, checkpoint, state)
+
+
+def note_changes(begun: Mapping[str, Any], now: Mapping[str, Any], console: Console) -> None:
+    """Say where the numbers will no longer be the same to the bit."""
+    changed = [
+        f"{name} {_said(begun.get(name))}, now {_said(value)}"
+        for name, value in now.items()
+        if begun.get(name) != value
+    ]
+    if changed:
+        console.print(
+            f"not to the bit what it would have been: begun with {'; '.join(changed)}",
+            markup=False,
+        )
+
+
+def _read(out: Path, console: Console) -> bytes:
+    """A checkpoint, or the settings of a run that has none yet, as `torch.save` writes them."""
+    box = io.BytesIO()
+    if not out.is_dir() or not holds_run(out):
+        found = "holds no run" if out.is_dir() else "no such folder"
+        raise DataError(out, found, "a run of fastft train", "check --resume")
+    if (out / LAST).exists() or (out / PREVIOUS).exists():
+        checkpoint, remark = load_last(out)
+        if remark:
+            console.print(remark, markup=False)
+        torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, box)
+    else:
+        torch.save({"settings": read_plain(out / CONFIG)}, box)
+    return box.getvalue()
+
+
+def _require_same(given: Mapping[str, Any], saved: Mapping[str, Any], arch: str, out: Path) -> None:
+    """Refuse settings that would make it another run."""
+    for name, value in given.items():
+        if name in _FREE or (name in _FILLED_IN and value == _FILLED_IN[name]):
+            continue
+        begun = arch if name == "arch" and arch else saved.get(name)
+        same = list(value) == list(begun or ()) if isinstance(value, tuple) else value == begun
+        if not same:
+            raise UsageError(
+                f"--{name.replace('_', '-')}", f"{_said(value)}, and {out} was begun with "
+                f"{_said(begun)}", "the same", "leave it out, or train anew into another --out",
+            )  # fmt: skip
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)

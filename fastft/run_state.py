@@ -1,0 +1,154 @@
+"""Where a run stands: what a checkpoint holds beside weights, so that it can be continued exactly.
+
+Of randomness nothing needs to be kept: crops, flips and order are the plan's, a function of seed,
+epoch and sample; what the network draws is a function of seed, step and process; rates are a
+function of the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastft.metrics import EpochMetrics
+from fastft.step_log import Sums
+from pipelines.beton import Index
+from pipelines.errors import FormatError, UsageError
+from pipelines.source import Source
+
+
+@dataclass(slots=True)
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        data: what the run learns from and is judged by, see `identify`.
+        how: what numbers also depend on, beside the settings: for a word of warning.
+        epoch: the present epoch.
+        consumed: how many of its samples have been trained on, by all processes together.
+        sums: of its steps.
+        rows: the epochs that are over.
+        best: accuracy and negative loss of the best of them.
+        best_epoch: which one that is.
+        averaged: steps that the weights' average has seen.
+        metrics_bytes: how much of `metrics.jsonl` belongs to this state.
+        seconds: how long the run has taken.
+        is_done: whether there is nothing left to do.
+    """
+
+    data: Mapping[str, Any]
+    how: Mapping[str, Any]
+    epoch: int = 0
+    consumed: int = 0
+    sums: Sums = field(default_factory=Sums)
+    rows: list[EpochMetrics] = field(default_factory=list)
+    best: tuple[float, float] = (-1.0, 0.0)
+    best_epoch: int = 0
+    averaged: int = 0
+    metrics_bytes: int = 0
+    seconds: float = 0.0
+    is_done: bool = False
+
+    def __str__(self) -> str:
+        """Which state this is, for people."""
+        if self.consumed:
+            return f"of epoch {self.epoch + 1} after {self.sums.steps} steps"
+        return f"of epoch {self.epoch}"
+
+    def finish_epoch(self, row: EpochMetrics, *, epochs: int, patience: int) -> None:
+        """Stand at the beginning of the next epoch, or at the end.
+
+        Args:
+            row: what came of the epoch.
+            epochs: how many there are at most.
+            patience: end after so many without a better accuracy; 0: never.
+        """
+        self.rows.append(row)
+        # Of epochs with the same accuracy the one with the lower loss.
+        if (row.eval_accuracy, -row.eval_loss) > self.best:
+            self.best, self.best_epoch = (row.eval_accuracy, -row.eval_loss), self.epoch
+        out_of_patience = patience > 0 and self.epoch - self.best_epoch >= patience
+        self.epoch, self.consumed, self.sums = self.epoch + 1, 0, Sums()
+        self.is_done = out_of_patience or self.epoch == epochs
+
+    def pack(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        packed: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return packed
+
+
+def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
+    """The state that a checkpoint holds.
+
+    Raises:
+        FormatError: it is none.
+    """
+    try:
+        state = RunState(**packed)
+        for name, usual in asdict(RunState({}, {})).items():
+            found = getattr(state, name)
+            wanted = (list, tuple) if isinstance(usual, list | tuple) else type(usual)
+            if not isinstance(found, int if wanted is float and found == 0 else wanted):
+                raise TypeError(f"{name} is {found!r}")
+        state.sums = Sums(**packed["sums"])
+        state.rows = [EpochMetrics(**row) for row in packed["rows"]]
+        accuracy, negative_loss = packed["best"]
+        state.best = (float(accuracy), float(negative_loss))
+    except (TypeError, ValueError, KeyError) as error:
+        found = f"does not say where its run stood ({error})"
+        raise FormatError(path, found, "a last.pt of this version", "train again") from error
+    return state
+
+
+def identify(source: Source) -> dict[str, Any]:
+    """What tells a data set from another, wherever it lies, as JSON values."""
+    digest = hashlib.sha256()
+    for column in (source.widths, source.heights):
+        digest.update(column.tobytes())
+    if isinstance(source, Index) and source.checksums is not None:
+        digest.update(source.checksums.tobytes())
+    elif isinstance(source, Index):
+        digest.update(source.sizes.tobytes())
+    else:
+        for sample in range(len(source)):
+            digest.update(source.name(sample).encode("utf-8", "surrogateescape") + b"\0")
+    return {
+        "images": len(source),
+        "classes": list(source.classes),
+        "labels": hashlib.sha256(source.labels.tobytes()).hexdigest(),
+        "content": digest.hexdigest(),
+    }
+
+
+def require_same_data(
+    path: Path | str, found: Mapping[str, Any], begun: Mapping[str, Any], whose: str
+) -> None:
+    """Refuse other data than a run was begun with.
+
+    Args:
+        path: where the data are.
+        found, begun: what `identify` says of them, and said then.
+        whose: who was begun with the others.
+
+    Raises:
+        UsageError: with what differs.
+    """
+    if found == begun:
+        return
+
+    def described(data: Mapping[str, Any]) -> str:
+        if found.get("images") != begun.get("images"):
+            return f"{data['images']:,} images"
+        if found.get("classes") != begun.get("classes"):
+            return f"classes {', '.join(data['classes'])}"
+        what = "labels" if found.get("labels") != begun.get("labels") else "contents"
+        return f"{what} {str(data[what.removesuffix('s') if what == 'contents' else what])[:8]}"
+
+    raise UsageError(
+        path, f"has {described(found)}", f"{described(begun)}, which {whose} was begun with",
+        "pass its --data, or train anew into another --out",
+    )  # fmt: skip

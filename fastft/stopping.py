@@ -1,0 +1,117 @@
+"""Ending a training when it is asked to: SIGTERM of a scheduler, SIGINT of a keyboard.
+
+While steps run, a signal is only noted: the training saves where it stands and leaves. Anywhere
+else it ends what is going on at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: A second signal within this time is the same one: a terminal and a launcher both passed it on.
+_SAME_S = 1.0
+#: How long compiled code may keep a process among others from hearing a signal. Longer than any
+#: step that saves; shorter than the 30 s after which torchrun and SLURM kill.
+_STUCK_S = 10.0
+
+
+class Stopped(Exception):
+    """The training was asked to end, and has.
+
+    Attributes:
+        signal: which signal it was.
+    """
+
+    def __init__(self, signal_: int, said: str | None = None) -> None:
+        # Whoever sends SIGTERM knows that he did.
+        super().__init__(said if said is not None else "interrupted" * (signal_ == signal.SIGINT))
+        self.signal = signal_
+
+    @property
+    def exit_code(self) -> int:
+        """What shells make of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signal
+
+
+class StopSignals:
+    """Hears SIGINT and SIGTERM as long as its `with` block lasts; without one, nothing.
+
+    Attributes:
+        requested: the signal that asked the training to end, or 0.
+    """
+
+    def __init__(self, *, is_one_of_many: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            is_one_of_many: whether this process waits for others in compiled code, where it hears
+                nothing; if one of them is gone it would wait in vain, and is ended.
+        """
+        self.requested = 0
+        self._is_one_of_many = is_one_of_many
+        self._deferred = False
+        self._heard_s = 0.0
+        self._before: dict[int, Any] = {}
+        self._woken: tuple[int, int] | None = None
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only note signals in this block, whose code looks at `requested`."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = {each: signal.signal(each, self._hear) for each in _SIGNALS}
+            if self._is_one_of_many:
+                self._watch()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._woken is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._woken[1])  # ends the thread that reads the other end
+            self._woken = None
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before = {}
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        again = self.requested and now - self._heard_s > _SAME_S
+        if self.requested and not again:
+            return
+        self.requested, self._heard_s = number, now
+        if again or not self._deferred:
+            raise Stopped(number)
+
+    def _watch(self) -> None:
+        """End the process if a signal comes and Python code does not for long."""
+        self._woken = reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+        def watch() -> None:
+            while number := os.read(reader, 1):
+                if number[0] not in _SIGNALS:
+                    continue
+                # The main thread runs its handler as soon as it comes out of compiled code.
+                ends_s = time.monotonic() + _STUCK_S
+                while not self.requested and time.monotonic() < ends_s:
+                    time.sleep(0.1)
+                if not self.requested:
+                    os._exit(128 + number[0])
+            os.close(reader)
+
+        threading.Thread(target=watch, name="signals", daemon=True).start()

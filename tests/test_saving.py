@@ -1,0 +1,379 @@
+import contextlib
+import errno
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastft.checkpoint import Checkpoint, load_checkpoint, load_last, save_checkpoint
+from fastft.optim import make_optimizer
+from fastft.saving import CheckpointSaver, HostCopy
+from pipelines.errors import DataError
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def saver(tmp_path: Path) -> Iterator[CheckpointSaver]:
+    saver = CheckpointSaver(tmp_path)
+    yield saver
+    with contextlib.suppress(DataError):
+        saver.close()
+
+
+def small(epoch: int) -> Checkpoint:
+    """Everything in it says which epoch it is of."""
+    return Checkpoint(
+        model={"a": torch.full((3,), float(epoch))}, arch="resnet18", classes=("x",), size=64,
+        view="eval", epoch=epoch, accuracy=0.5, optimizer={"state": {0: torch.full((2,), epoch)}},
+        scaler={"scale": 2.0}, config={"lr": 0.1}, progress={"step": epoch},
+    )  # fmt: skip
+
+
+def trained(optimizer: str = "sgd") -> tuple[nn.Module, Any, Callable[[int], Checkpoint]]:
+    """A model after a step, its optimizer, and what takes their checkpoint."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 2))
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rule = make_optimizer(
+        model, model[3], optimizer=optimizer, lr=0.1, head_lr_factor=1, momentum=0.9,  # type: ignore[arg-type]
+        weight_decay=0.1,
+    )  # fmt: skip
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    rule.step()
+
+    def checkpoint(epoch: int) -> Checkpoint:
+        state = model.state_dict()
+        tied = {**state, "tied": state["3.weight"][1:], "none": torch.empty(0)}
+        return replace(
+            small(epoch), model=state, optimizer=rule.state_dict(), ema=tied,
+            config={"list": [1, None, "x"], "pair": (1, 2.5), "map": {"deep": [True]}},
+        )  # fmt: skip
+
+    return model, rule, checkpoint
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_is_written_is_what_was_at_the_time(
+    optimizer: str, saver: CheckpointSaver, tmp_path: Path
+) -> None:
+    model, rule, checkpoint = trained(optimizer)
+    for epoch in (1, 2, 3):
+        save_checkpoint(tmp_path / "wanted.pt", checkpoint(epoch))
+        saver.save(checkpoint(epoch))
+        rule.step()
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.zero_()
+        saver.wait()
+        # Byte for byte: strides, what tensors share, what their dictionaries know, too.
+        assert (tmp_path / "last.pt").read_bytes() == (tmp_path / "wanted.pt").read_bytes()
+    loaded = load_checkpoint(tmp_path / "last.pt")
+    assert loaded.model["0.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert loaded.ema is not None
+    assert loaded.ema["tied"].data_ptr() == loaded.model["3.weight"][1:].data_ptr()
+
+
+def test_best_is_to_be_used_not_continued(saver: CheckpointSaver, tmp_path: Path) -> None:
+    saver.save(small(1), best=True)
+    saver.save(small(2))
+    saver.close()
+    best, last = (load_checkpoint(tmp_path / name) for name in ("best.pt", "last.pt"))
+    assert (best.epoch, best.optimizer, best.scaler, best.progress) == (1, {}, {}, None)
+    assert best.model["a"].tolist() == [1, 1, 1]
+    assert (last.epoch, last.scaler, last.progress) == (2, {"scale": 2.0}, {"step": 2})
+    assert load_checkpoint(tmp_path / "previous.pt").epoch == 1
+    assert sorted(os.listdir(tmp_path)) == ["best.pt", "last.pt", "previous.pt"]
+
+
+def test_buffers_are_used_again() -> None:
+    _, _, checkpoint = trained()
+    copy = HostCopy()
+    first, second = copy.take(checkpoint(1)), copy.take(checkpoint(2))
+    for a, b in (
+        (first.model["0.weight"], second.model["0.weight"]),
+        (first.optimizer["state"][0]["momentum_buffer"],
+         second.optimizer["state"][0]["momentum_buffer"]),
+    ):  # fmt: skip
+        assert a.data_ptr() == b.data_ptr()
+    assert second.model["0.weight"].stride() == checkpoint(2).model["0.weight"].stride()
+    assert second.model["0.weight"].data_ptr() != checkpoint(2).model["0.weight"].data_ptr()
+    larger = replace(checkpoint(3), model={"0.weight": torch.ones(9, 3, 3, 3)})
+    assert copy.take(larger).model["0.weight"].tolist() == torch.ones(9, 3, 3, 3).tolist()
+
+
+def test_buffers_are_not_used_before_they_are_written(
+    saver: CheckpointSaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, order = threading.Event(), []
+    take, wait = HostCopy.take, CheckpointSaver.wait
+
+    def taking(self: HostCopy, checkpoint: Checkpoint) -> Checkpoint:
+        order.append(f"take {checkpoint.epoch}")
+        return take(self, checkpoint)
+
+    def waiting(self: CheckpointSaver) -> None:
+        asked.set()
+        wait(self)
+
+    def write(path: Path, checkpoint: Checkpoint, before: object = None) -> None:
+        assert asked.wait(60)
+        order.append(f"write {checkpoint.epoch}")
+        assert checkpoint.model["a"].tolist() == [checkpoint.epoch] * 3
+
+    monkeypatch.setattr(HostCopy, "take", taking)
+    monkeypatch.setattr(CheckpointSaver, "wait", waiting)
+    monkeypatch.setattr("fastft.saving.save_checkpoint", write)
+    saver.save(small(1))
+    asked.clear()
+    # Whether it waits by itself: the first writing ends only when somebody waits for it.
+    assert saver.busy
+    saver.save(small(2))
+    saver.close()
+    assert not saver.busy
+    assert order == ["take 1", "write 1", "take 2", "write 2"]
+
+
+def test_before_is_called_when_the_file_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    fsync, replace_ = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (calls.append(f"replace {Path(b).name}"), replace_(a, b))
+    )
+    saver = CheckpointSaver(tmp_path, before=lambda: calls.append("before"))
+    saver.save(small(1))
+    saver.save(small(2))
+    saver.close()
+    before_last = ["fsync", "before", "fsync", "replace last.pt", "fsync"]
+    assert calls[:5] == before_last
+    assert calls[5:] == [*before_last[:2], "replace previous.pt", *before_last[2:]]
+
+
+# --- killed ------------------------------------------------------------------------------------
+
+
+class Killer:
+    """Ends this process at the k-th call of anything that changes a disk; tells what got there."""
+
+    def __init__(self, k: int, reached: Any) -> None:
+        self._left, self._reached = k, reached
+        for name in (
+            "open", "close", "fchmod", "fsync", "link", "replace", "unlink", "dup",
+        ):  # fmt: skip
+            self._wrap(os, name)
+        fdopen = os.fdopen
+
+        def opened(*arguments: Any) -> Any:
+            file = fdopen(*arguments)
+            write = file.write
+
+            def half(content: Any) -> Any:
+                if self._left == 1:
+                    write(bytes(content)[: len(content) // 2])
+                    file.flush()
+                self._count()
+                return write(content)
+
+            return Writing(file, half)
+
+        os.fdopen = opened  # type: ignore[assignment]
+
+    def _wrap(self, module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._count()
+            result = real(*arguments, **options)
+            if name == "replace":
+                place = {"best.pt": 0, "last.pt": 1}.get(Path(arguments[1]).name)
+                if place is not None:
+                    self._reached[place] += 1
+            return result
+
+        setattr(module, name, call)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Writing:
+    """A file whose writing is counted."""
+
+    def __init__(self, file: Any, write: Callable[[Any], Any]) -> None:
+        self._file, self.write = file, write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "Writing":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def saves(folder: Path, first: int, k: int, links: bool, reached: Any) -> None:
+    if not links:
+        os.link = no_links  # type: ignore[assignment]
+    Killer(k, reached)
+    saver = CheckpointSaver(folder)
+    for epoch in range(first, 4):
+        saver.save(small(epoch), best=epoch != 2)
+    saver.close()
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("start", ["empty", "last.pt is damaged", "killed before"])
+def test_killed_at_any_moment(start: str, links: bool, tmp_path: Path) -> None:
+    k, code = 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        k += 1
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        known = 0 if start == "empty" else 1
+        if known:
+            save_checkpoint(folder / "previous.pt", small(1))
+        if start == "last.pt is damaged":
+            (folder / "last.pt").write_bytes((folder / "previous.pt").read_bytes()[:-1000])
+        elif start == "killed before":  # when last.pt was previous.pt already
+            os.link(folder / "previous.pt", folder / "last.pt")
+        reached = FORK.Array("i", [0, known])
+        child = FORK.Process(target=saves, args=(folder, known + 1, k, links, reached))
+        child.start()
+        child.join()
+        assert child.exitcode is not None
+        code = child.exitcode
+        best_count, last_epoch = reached[:]
+        if last_epoch:
+            last, remark = load_last(folder)
+            assert last.epoch == last_epoch  # never one less than what took its place
+            assert last.model["a"].tolist() == [last_epoch] * 3
+            assert last.progress == {"step": last_epoch} or start == "killed before"
+            assert remark == "" or "last.pt" in remark
+        else:
+            with pytest.raises(DataError, match=r"last\.pt: .*previous\.pt: "):
+                load_last(folder)
+        if best_count:
+            epochs = [epoch for epoch in (1, 2, 3) if epoch > known and epoch != 2]
+            assert load_checkpoint(folder / "best.pt").epoch == epochs[best_count - 1]
+        else:
+            assert not (folder / "best.pt").exists()
+        assert not [name for name in os.listdir(folder) if name.startswith(".")]
+        saver = CheckpointSaver(folder)  # and the run goes on
+        saver.save(small(8))
+        saver.save(small(9))
+        saver.close()
+        assert load_last(folder)[0].epoch == 9
+        assert load_checkpoint(folder / "previous.pt").epoch == 8
+        assert set(os.listdir(folder)) <= {"best.pt", "last.pt", "previous.pt"}
+    assert code == 0
+    assert k > 100  # it was counted at all
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_said_once(
+    saver: CheckpointSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver.save(small(1))
+    saver.save(small(2))
+    saver.wait()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        saver.save(small(3))
+        with pytest.raises(DataError, match=r"last\.pt: cannot be written: .*No space left"):
+            saver.wait()
+        saver.wait()
+        saver.save(small(4))
+        with pytest.raises(DataError, match="No space left"):
+            saver.save(small(5))
+        saver.save(small(6), best=True)
+        with pytest.raises(DataError, match=r"best\.pt: cannot be written"):
+            saver.close()
+        saver.close()
+    assert load_last(tmp_path)[0].epoch == 2
+    assert load_checkpoint(tmp_path / "previous.pt").epoch == 1
+    assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
+
+
+def runs_full(folder: Path, limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    saver = CheckpointSaver(folder)
+    saver.save(replace(small(2), model={"a": torch.zeros(50_000)}))
+    with pytest.raises(DataError, match=r"last\.pt: cannot be written"):
+        saver.close()
+
+
+@pytest.mark.parametrize("limit", [0, 100, 5_000, 100_000, 201_000])
+def test_a_disk_that_runs_full_leaves_what_was(limit: int, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.pt", small(1))
+    child = FORK.Process(target=runs_full, args=(tmp_path, limit))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert os.listdir(tmp_path) == ["last.pt"]
+    assert load_last(tmp_path)[0].epoch == 1
+
+
+def test_an_error_of_ones_own_surfaces_and_nothing_hangs(tmp_path: Path) -> None:
+    def fails() -> None:
+        raise KeyError("metrics")
+
+    saver = CheckpointSaver(tmp_path, before=fails)
+    saver.save(small(1))
+    with pytest.raises(KeyError, match="metrics"):
+        saver.close()
+    saver.close()
+    assert os.listdir(tmp_path) == []
+    assert not [each for each in threading.enumerate() if each.name.startswith("checkpoint")]
+
+
+def test_what_would_not_be_read_back_is_not_written(saver: CheckpointSaver) -> None:
+    group = {"param_groups": [{"lr": np.float64(0.1)}]}
+    with pytest.raises(TypeError, match=r"optimizer\.param_groups\.0\.lr: a float64"):
+        saver.save(replace(small(1), optimizer=group))
+
+
+@pytest.mark.gpu
+def test_the_gpu_is_not_waited_for(tmp_path: Path) -> None:
+    tensor, much = torch.zeros(1 << 20, device="cuda"), torch.ones(8192, 8192, device="cuda")
+    saver = CheckpointSaver(tmp_path)
+    for epoch in (1, 2):
+        tensor.fill_(epoch)
+        for _ in range(20):
+            much @ much
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            saver.save(replace(small(epoch), model={"a": tensor, "b": tensor[:7]}))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        tensor.zero_()
+        saver.wait()
+        loaded = load_checkpoint(tmp_path / "last.pt").model
+        assert (loaded["a"] == epoch).all()
+        assert loaded["b"].data_ptr() == loaded["a"].data_ptr()
+    saver.close()
