@@ -250,6 +250,8 @@ def _frame_crc(
     """
     crc = position = 0
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if not 0 <= info.header_offset <= end:
+            raise zipfile.BadZipFile("its directory is damaged")
         file.seek(info.header_offset + _HEADER_LENGTHS)
         name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
         start = info.header_offset + _HEADER_BYTES + name_bytes + extra_bytes

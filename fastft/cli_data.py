@@ -114,7 +114,7 @@ def convert(
         str,
         typer.Option(
             metavar="I/N",
-            help="Convert the I-th of N parts alone, such as 2/8, for fastft merge to put together.",
+            help="Convert the I-th of N parts alone, such as 2/8; see fastft merge.",
         ),
     ] = _CONVERT.shard,
 ) -> None:

@@ -73,10 +73,8 @@ def _header(index: Index) -> Table:
     }
     if index.shard is not None:
         shard = index.shard
-        rows["shard"] = (
-            f"{shard.index} of {shard.of}: images {shard.start + 1:,} to {shard.stop:,} of "
-            f"{shard.samples:,}, {len(shard.quarantined):,} of them left out; see fastft merge"
-        )
+        part = f"images {shard.start + 1:,} to {shard.stop:,} of {shard.samples:,}"
+        rows["shard"] = f"{shard.index} of {shard.of} (see fastft merge): {part}"
     rgb, planes = (lay_out(index, StoreFormat(kind=kind)).total for kind in KINDS)
     rows["decoded"] = f"{rgb / 1e9:,.2f} GB, {planes / 1e9:,.2f} GB as yuv420 (--loader resident)"
     for name, value in rows.items():

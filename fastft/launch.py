@@ -51,7 +51,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What it reports of failed processes in twenty lines, they and we say in one.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)
     os.environ[_STARTED_HERE] = str(nproc)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=nproc, run_id=str(uuid.uuid4()),
@@ -74,4 +74,5 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
             f"process {rank + 1} of {nproc}", f"was ended by {name}", "", remedy
         ) from None
     finally:
+        logging.disable(logging.NOTSET)
         del os.environ[_STARTED_HERE]

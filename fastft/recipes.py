@@ -137,11 +137,15 @@ def read_plain(file: Path) -> dict[str, Any]:
     try:
         if file.suffix != ".json":
             return tomllib.loads(text)
-        settings = dict(json.loads(text)["config"])
-        return {name: value for name, value in settings.items() if name not in _NOT_IN_FILES}
-    except (ValueError, KeyError, TypeError) as error:
+        return without_place(json.loads(text)["config"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         kind = "a run's config.json" if file.suffix == ".json" else "TOML"
         raise FormatError(file, f"does not parse ({error})", kind, "") from error
+
+
+def without_place(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings without what says where it was."""
+    return {name: value for name, value in config.items() if name not in _NOT_IN_FILES}
 
 
 def as_settings(content: Mapping[str, Any], where: Path) -> dict[str, Any]:

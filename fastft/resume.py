@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from fastft.checkpoint import Checkpoint, load_last
-from fastft.recipes import as_settings, make_config, read_plain
+from fastft.recipes import as_settings, read_plain, without_place
 from fastft.run_folder import CONFIG, LAST, PREVIOUS
 from fastft.run_state import RunState, unpack_state
 from fastft.train_config import TrainConfig
@@ -74,10 +74,11 @@ def read_run(out: Path, given: Mapping[str, Any], world: World, console: Console
                 out / LAST, "does not say where its run stood", "a last.pt of this version", ""
             )
         state = unpack_state(checkpoint.progress, out / LAST)
-        saved, arch = as_settings(checkpoint.config, out / LAST), checkpoint.arch
+        saved = as_settings(without_place(checkpoint.config), out / LAST)
+        arch = checkpoint.arch
     _require_same(given, saved, arch, out)
     kept = {name: value for name, value in given.items() if name in _FREE}
-    config = make_config({**saved, **kept, "out": out, "overwrite": False}, recipe=saved["recipe"])
+    config = TrainConfig(**{**saved, **kept, "out": out})
     return Continued(config, checkpoint, state)
 
 

@@ -47,8 +47,13 @@ class Shown:
 
 
 def draw_curves(metrics: Path, out: Path) -> None:
-    """Draw loss, accuracy and throughput of a run from its `metrics.jsonl` to a PNG."""
+    """Draw loss, accuracy and throughput of a run from its `metrics.jsonl` to a PNG.
+
+    Nothing is drawn before the first epoch has ended.
+    """
     steps, epochs = read_metrics(metrics)
+    if not epochs:
+        return
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         loss, accuracy, rate = figure.subplots(1, 3)

@@ -30,6 +30,7 @@ from fastft.step_log import StepLog
 from fastft.stopping import Stopped, StopSignals
 from fastft.sync_bn import synchronize_batch_norm
 from fastft.train_config import TrainConfig
+from fastft.world import distribute
 from pipelines.errors import DataError
 
 _PACKAGES = ("torch", "cpu", "gpu")
@@ -182,12 +183,7 @@ class Trainer:
             self.frozen = ()
             self.step.model = self._model  # which is wrapped anew, with all that learns
         if self._world.size > 1 and self.step.model is self._model:
-            gpu = self._device.type == "cuda"
-            self.step.model = nn.parallel.DistributedDataParallel(
-                self._model, device_ids=[self._device.index] if gpu else None,
-                # Statistics of batch norm are the first process's, and are fetched when needed.
-                broadcast_buffers=False, gradient_as_bucket_view=True,
-            )  # fmt: skip
+            self.step.model = distribute(self._model, self._device)
         set_training(self._model, self.frozen)
         loader.set_size(config.epoch_size(epoch))
         loader.load_state_dict(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from fastft.environment import pick_device
 from fastft.stopping import Stopped, StopSignals
@@ -29,10 +30,9 @@ from pipelines.workers import cpu_count
 #: batch from storage that is slow to wake. One that has died is noticed at once.
 _PATIENCE = timedelta(minutes=10)
 #: What is wrong with settings or data all processes find at once: the first one of a machine says
-#: it, and the others are ended before they do.
-_SAME_ERROR_S = 1.5
-#: A process that has lost another waits for what that one says: it takes a while to end.
-_CAUSE_S = 5.0
+#: it, and the others, which hold back so long, are ended before they do. So does a process that has
+#: lost another: that one says why, and takes a while to end.
+_HOLD_BACK_S = 5.0
 _CPUS = Path("/sys/devices/system/cpu")
 
 
@@ -64,9 +64,9 @@ class World:
         if self.size == 1:
             return [list(values)]
         mine = torch.tensor(values, dtype=torch.float64, device=self.device)
-        all_ = torch.empty(self.size * len(mine), dtype=torch.float64, device=self.device)
-        distributed.all_gather_into_tensor(all_, mine)
-        return [list(row) for row in all_.view(self.size, -1).tolist()]
+        all_ = torch.empty(self.size, len(mine), dtype=torch.float64, device=self.device)
+        distributed.all_gather(list(all_), mine)
+        return [list(row) for row in all_.tolist()]
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums of all processes' numbers, added in the order of ranks: the same everywhere."""
@@ -144,12 +144,12 @@ def join_world(device: str, stop: StopSignals | None = None) -> Iterator[World]:
         raise Stopped(error.signal, str(error) if world.is_main else "") from None
     except FastftError:
         if world.local_rank:
-            _let_others_speak(_SAME_ERROR_S, stop)
+            _let_others_speak(stop)
         raise
     except RuntimeError as error:
         if not _is_lost(error):
             raise
-        _let_others_speak(_CAUSE_S, stop)
+        _let_others_speak(stop)
         raise DataError(
             f"process {world.rank + 1} of {world.size}", "lost the others", "",
             "one of them says why; go on with fastft train --resume",
@@ -161,13 +161,27 @@ def join_world(device: str, stop: StopSignals | None = None) -> Iterator[World]:
     distributed.destroy_process_group()
 
 
-def _let_others_speak(seconds: float, stop: StopSignals | None) -> None:
+def distribute(model: nn.Module, device: torch.device) -> nn.parallel.DistributedDataParallel:
+    """A model whose gradients are averaged over all processes, as its backward pass makes them.
+
+    Statistics of batch norm stay each process's own; the first one's are fetched where they count.
+    """
+    with warnings.catch_warnings():
+        # `broadcast_buffers` has a new name from torch 2.13 on, which 2.9 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False, gradient_as_bucket_view=True,
+        )  # fmt: skip
+
+
+def _let_others_speak(stop: StopSignals | None) -> None:
     """Give another process time to say what is wrong; whoever started us then ends this one.
 
     Raises:
         Stopped: it has been told to end.
     """
-    ends_s = time.monotonic() + seconds
+    ends_s = time.monotonic() + _HOLD_BACK_S
     while time.monotonic() < ends_s:
         if stop is not None and stop.requested:
             raise Stopped(stop.requested, "")

@@ -141,7 +141,7 @@ class KeyedOrder(ComputedOrder):
     A Feistel network permutes the numbers of as many bits as `count` needs; its two halves may
     differ by a bit, for each in turn is changed by a function of the other and none is swapped.
     What comes out at `count` or above goes in again: such a walk along a cycle of the permutation
-    ends, at the latest where it began, and no two walks end alike. Under half of the numbers walk.
+    ends, at the latest where it began, and no two walks end alike. Of a large set under half walk.
 
     Source: Black, Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002, for the walk and
     the network; its round functions here are SplitMix64 streams, which makes an order that looks

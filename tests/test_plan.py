@@ -126,15 +126,8 @@ def test_shares_are_array_splits(
     for count in (0, 1, 5, 64, 999, 1000):
         plan = uniform(count, epoch=1)
         whole = np.asarray(plan.order)
-        for batch, world in (
-            (1, 1),
-            (1, 3),
-            (7, 2),
-            (8, 8),
-            (10, 64),
-            (100, 3),
-            (250, 4),
-            (2000, 9),
+        for batch, world in zip(
+            (1, 1, 7, 8, 10, 100, 250, 2000), (1, 3, 2, 8, 64, 3, 4, 9), strict=True
         ):
             for rank in {0, world // 2, world - 1}:
                 for start in (0, batch, count):

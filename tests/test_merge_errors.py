@@ -1,0 +1,192 @@
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from records import pack, write_rec
+from shard_jobs import contents, run, run_shards
+
+from fastft.data import find_splits
+from pipelines import beton_writer, outputs
+from pipelines.beton import read_index
+from pipelines.beton_writer import BetonWriter
+from pipelines.errors import DataError, FastftError, UsageError
+from pipelines.merge import merge
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def shards(photos: Path, tmp_path: Path) -> Path:
+    """A folder with three shards of each of two splits."""
+    run_shards(photos, tmp_path / "data", 3)
+    return tmp_path / "data"
+
+
+def refuse(out: Path, pattern: str, kind: type[FastftError] = DataError) -> None:
+    """The one line that `merge` refuses with; nothing may change."""
+    folder = out if out.is_dir() else out.parent
+    before = contents(folder)
+    with pytest.raises(kind) as caught:
+        merge(out, remove_shards=True)
+    assert re.search(pattern, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert contents(folder) == before
+
+
+def test_a_missing_shard_is_named(shards: Path, photos: Path) -> None:
+    (shards / "test.2-of-3.beton").unlink()
+    refuse(shards, r"data: lacks test.2-of-3.beton, expected all 3 shards; run .* --shard 2/3")
+    (shards / "test.1-of-3.beton").unlink()
+    refuse(shards, r"lacks test.1-of-3.beton, test.2-of-3.beton, expected")
+    (shards / "test.3-of-3.beton").unlink()
+    refuse(shards, r"lacks test.1-of-3.beton, test.2-of-3.beton, test.3-of-3.beton, expected")
+    run(photos / "train", shards / "many.beton", shard="7/9")
+    refuse(shards / "many", r"many.1-of-9.beton, many.2-\S+ many.3-of-9.beton and 5 more, expected")
+
+
+def test_shards_of_several_conversions_are_refused(shards: Path, photos: Path) -> None:
+    run(photos, shards, shard="1/2")
+    refuse(shards, "data: holds shards of 2 and of 3 for test.beton, expected those of one")
+    for split in ("train", "test"):
+        (shards / f"{split}.1-of-2.beton").unlink()
+    run(photos, shards, shard="2/3", quality=80)
+    refuse(shards, r"2-of-3.beton: was converted with quality 80, expected 95 as \S+1-of-3.beton")
+    run(photos, shards, shard="2/3", verify=False)
+    refuse(shards, "was converted with verify False, expected True")
+    run(photos, shards, shard="2/3")
+    merge(shards)
+
+
+@pytest.mark.parametrize("change", ["more", "longer", "renamed"])
+def test_shards_of_other_images_are_refused(photos: Path, tmp_path: Path, change: str) -> None:
+    src, out = tmp_path / "src", tmp_path / "data"
+    shutil.copytree(photos, src)
+    run_shards(src, out, 2)
+    victim = sorted(src.glob("test/*/*.jpg"))[-1]  # that shard 1/2 of train has nothing to do with
+    if change == "more":
+        shutil.copy(victim, victim.with_name("zz.jpg"))
+    elif change == "longer":
+        victim.write_bytes(victim.read_bytes() + b"\0")
+    else:
+        victim.rename(victim.with_name("zz.jpg"))
+    run(src, out, shard="1/2")
+    refuse(out, r"is of other images or sizes of them, expected those of \S+.beton; convert all")
+
+
+def test_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:
+    files = sorted((photos / "test").glob("*/*.jpg"))
+    rec = tmp_path / "a.rec"
+    write_rec(rec, [pack(file.read_bytes(), key % 2, key) for key, file in enumerate(files)])
+    out = tmp_path / "out" / "a.beton"
+    run(rec, out, shard="1/2", classes=("cat", "dog"))
+    run(rec, out, shard="2/2", classes=("cat", "cow"))
+    refuse(out, r"2-of-2.beton: its class 1 is 'cow', expected 'dog' as in a.1-of-2.beton; ")
+
+
+def test_a_shard_of_another_name_is_refused(shards: Path) -> None:
+    shutil.copy(shards / "train.1-of-3.beton", shards / "train.2-of-3.beton")
+    refuse(shards, "train.2-of-3.beton: holds shard 1 of 3, expected shard 2 of 3; ")
+    shutil.copy(shards / "test.2-of-3.beton", shards / "train.2-of-3.beton")
+    refuse(shards, "train.2-of-3.beton: holds a part of test, expected one of train; ")
+    shutil.copy(shards / "test.1-of-3.beton", shards / "train.1-of-3.beton")
+    refuse(shards, "train.1-of-3.beton: holds a part of test, expected test.1-of-3.beton as its na")
+
+
+def test_splits_of_unlike_shards_are_refused(shards: Path, photos: Path, tmp_path: Path) -> None:
+    run_shards(photos, tmp_path / "other", 2)
+    for path in shards.glob("test.*"):
+        path.unlink()
+    for path in (tmp_path / "other").glob("test.*"):
+        path.rename(shards / path.name)
+    refuse(shards, "data: holds 2 shards of test and 3 of train, expected those of one conversion")
+
+
+def test_a_damaged_shard_is_named(shards: Path) -> None:
+    path = shards / "train.3-of-3.beton"
+    good, index = path.read_bytes(), read_index(path)
+    again = "; rerun fastft convert with --shard 3/3$"
+    names_changed = "its class or source names have changed"
+    damages = [
+        (int(index.pointers[4]) + 30, re.escape(f": {index.name(4)}: its bytes have changed")),
+        (good.index(os.fsencode(index.name(2))) + 1, f": {names_changed}"),
+        (good.index(b'"listing": "') + 20, f": {names_changed}"),
+    ]
+    del index  # a mapped file may not become shorter
+    path.write_bytes(good[:-100])
+    refuse(shards, f"train.3-of-3.beton: .*{again}")
+    path.write_bytes(good[: len(good) // 2])
+    refuse(shards, f"train.3-of-3.beton: cut short at .*{again}")
+    path.write_bytes(b"")
+    refuse(shards, f"train.3-of-3.beton: 0 bytes long.*{again}")
+    for at, message in damages:
+        changed = bytearray(good)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        refuse(shards, f"train.3-of-3.beton{message}.*{again}")
+    path.write_bytes(good)
+    merge(shards)
+    shutil.copy(shards / "train.beton", path)
+    refuse(shards, f"train.3-of-3.beton: is no shard, expected shard 3-of-3{again}")
+
+
+def test_what_is_not_to_be_merged(shards: Path, photos: Path, tmp_path: Path) -> None:
+    refuse(shards / "train.1-of-3.beton", "is shard 1 of 3, expected what was given", UsageError)
+    refuse(shards / "train.beton", "is one of train, test, expected their folder; ", UsageError)
+    refuse(shards / "x", r"data/x: has no shards, expected x.1-of-N.beton and so on; make")
+    refuse(photos, "photos: has no shards, expected train.1-of-N.beton")
+    with pytest.raises(DataError, match="no/where: has no shards"):
+        merge(tmp_path / "no" / "where")
+    (shards / "test.beton").write_text("years of work")
+    refuse(shards, "test.beton: exists and is no whole .beton, expected a new name", UsageError)
+    (shards / "test.beton").unlink()
+    (shards / "test.beton").mkdir()
+    refuse(shards, "test.beton: is a folder", UsageError)
+
+
+@pytest.mark.parametrize("failing", ["pwrite", "fsync", "disk_usage", "mkstemp"])
+def test_a_full_disk_leaves_the_shards_alone(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if failing == "disk_usage":
+        usage = shutil.disk_usage(shards)._replace(free=1000)
+        monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: usage)
+        refuse(shards, "data: 1,000 bytes free on its disk, expected [0-9,]+ for the images' bytes")
+    elif failing == "mkstemp":
+        monkeypatch.setattr("pipelines.atomic.tempfile.mkstemp", full)
+        refuse(shards, "train.beton: no space left on device, expected a folder to write in")
+    else:
+        monkeypatch.setattr(beton_writer.os, failing, full)
+        refuse(shards, "train.beton: no space left on device while writing; nothing was left")
+
+
+def test_a_shard_that_changes_while_merging_is_noticed(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BetonWriter.__init__
+
+    def replacing(writer: BetonWriter, path: Path, capacity: int) -> None:
+        shutil.copy(shards / "test.1-of-3.beton", shards / "test.3-of-3.beton")
+        real(writer, path, capacity)
+
+    monkeypatch.setattr(BetonWriter, "__init__", replacing)
+    with pytest.raises(DataError, match=r"test.3-of-3.beton: has changed, .*; run fastft merge ag"):
+        merge(shards)
+    assert not list(shards.glob("t????.beton"))
+    assert not list(shards.glob(".*"))
+
+
+def test_shards_alone_are_no_split(shards: Path, data: Path) -> None:
+    with pytest.raises(DataError, match=r"neither .* but shards of test, train, .*; run fastft me"):
+        find_splits(shards)
+    shutil.copy(data / "test.beton", shards)
+    with pytest.raises(DataError, match=rf"has test but shards of train, .* fastft merge {shards}"):
+        find_splits(shards)
+    merge(shards)
+    assert find_splits(shards) == (shards / "train.beton", shards / "test.beton")
