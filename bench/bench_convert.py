@@ -1,11 +1,13 @@
 """A class folder to `.beton`: `fastft convert` against FFCV's own writer.
 
 FFCV's decodes and encodes every photo anew; ours stores the file's bytes, by default after a
-decode that only looks for damage.
+decode that only looks for damage. `fastft merge` is held against `cp` of the same bytes.
 """
 
 from __future__ import annotations
 
+import filecmp
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from bench.conftest import Contender, Duel, Photos
 from pipelines.beton import read_index
 from pipelines.convert import ConvertConfig, convert
+from pipelines.merge import merge
 
 pytest.importorskip("ffcv", reason="the baseline needs ffcv")
 from ffcv.fields import IntField, RGBImageField
@@ -23,6 +26,8 @@ from ffcv.writer import DatasetWriter
 from torchvision.datasets import ImageFolder
 
 pytestmark = pytest.mark.benchmark(group="convert")
+#: Of the conversion that is merged.
+SHARDS = 8
 
 
 def write_by_ffcv(root: Path, out: Path, cores: int) -> int:
@@ -69,3 +74,35 @@ def assert_labels(out: Path, photos: Photos) -> None:
     reader = Reader(str(out))
     assert reader.num_samples == len(photos)
     np.testing.assert_array_equal(reader.metadata["f1"], photos.labels)
+
+
+def copy_whole(whole: Path, copy: Path, images: int) -> int:
+    subprocess.run(["cp", "--reflink=never", whole, copy], check=True)
+    return images
+
+
+def merge_shards(out: Path) -> int:
+    (report,) = merge(out)
+    return report.images
+
+
+@pytest.mark.benchmark(group="merge")
+def test_fastft_merge(duel: Duel, photos: Photos, workspace: Path, cores: int) -> None:
+    """The merged file's bytes once more through a checksum, against a plain copy of them."""
+    whole, copy, out = (workspace / f"{name}.beton" for name in ("whole", "copy", "merged"))
+    write_by_fastft(photos.root, whole, cores, verify=False)
+    for index in range(1, SHARDS + 1):
+        convert(
+            ConvertConfig(
+                src=photos.root, out=out, workers=cores, verify=False, shard=f"{index}/{SHARDS}"
+            )
+        )
+    duel(
+        Contender("fastft merge", partial(merge_shards, out), partial(out.unlink, missing_ok=True)),
+        Contender(
+            "cp", partial(copy_whole, whole, copy, len(photos)),
+            partial(copy.unlink, missing_ok=True),
+        ),
+        "ratio >= 0.5",
+    )  # fmt: skip
+    assert filecmp.cmp(whole, out, shallow=False)

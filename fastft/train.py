@@ -18,7 +18,15 @@ from fastft.model import BuiltModel, build_model
 from fastft.optim import HEAD_LR_FACTOR, peak_lr
 from fastft.recipes import read_plain
 from fastft.resume import Continued, holds_run, note_changes, read_run
-from fastft.run_folder import CONFIG, SUMMARY, check_folder, make_folder, write_json
+from fastft.run_folder import (
+    CONFIG,
+    METRICS,
+    PREVIOUS,
+    SUMMARY,
+    check_folder,
+    make_folder,
+    write_json,
+)
 from fastft.run_state import identify, require_same_data
 from fastft.stopping import StopSignals
 from fastft.train_config import TrainConfig
@@ -96,8 +104,11 @@ def _run(
 ) -> TrainResult:
     config, state, checkpoint = run.config, run.state, run.checkpoint
     if state is not None and state.is_done:
-        console.print(f"{config.out}: complete, all of its {len(state.rows)} epochs are trained")
-        return TrainResult(config.out, tuple(state.rows), state.best[0], state.seconds)
+        result = TrainResult(config.out, tuple(state.rows), state.best[0], state.seconds)
+        if world.is_main:
+            _complete(result)
+        console.print(f"{config.out} is complete: {len(state.rows)} epochs")
+        return result
     check_store_file(config)
     sources = open_sources(config)
     _require_agreement(config, sources, run, world)
@@ -209,6 +220,18 @@ def resolve_rates(config: TrainConfig) -> TrainConfig:
     if factor is None:
         factor = HEAD_LR_FACTOR if config.pretrained else 1.0
     return replace(config, lr=lr, head_lr_factor=factor)
+
+
+def _complete(result: TrainResult) -> None:
+    """Leave what a run leaves that was not killed between its last checkpoint and its end."""
+    out = result.out
+    (out / PREVIOUS).unlink(missing_ok=True)
+    if not (out / "curves.png").exists():
+        from fastft.show import draw_curves  # matplotlib takes 0.7 s
+
+        draw_curves(out / METRICS, out / "curves.png")
+    if not (out / SUMMARY).exists():
+        write_json(out / SUMMARY, _summary(result))
 
 
 def _summary(result: TrainResult) -> dict[str, Any]:

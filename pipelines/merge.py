@@ -133,13 +133,12 @@ def _find_shards(out: Path) -> dict[Path, list[Path]]:
     if (number := shard_number(out)) is not None:
         found = f"is shard {number[0]} of {number[1]}"
         raise UsageError(out, found, "what was given to fastft convert as OUT")
-    file = with_suffix(out)
-    folder = out if out.is_dir() else file.parent
-    by_stem = find_shards(folder)
+    folder, stem = out, "train"
+    by_stem = find_shards(out)
     if not out.is_dir():
-        by_stem = {stem: sets for stem, sets in by_stem.items() if stem == file.stem}
+        folder, stem = out.parent, with_suffix(out).stem
+        by_stem = {name: sets for name, sets in find_shards(folder).items() if name == stem}
     if not by_stem:
-        stem = "train" if out.is_dir() else file.stem
         expected = f"{stem}.1-of-N.beton and so on"
         raise DataError(out, "has no shards", expected, "make them by fastft convert --shard")
     outputs = {}
@@ -296,6 +295,7 @@ def _reopen(piece: _Piece) -> Index:
     """
     with _reading(piece.path):
         index = read_index(piece.path)
+        index.check_extra()
     if index.shard != piece.shard or index.fingerprint() != piece.fingerprint:
         raise DataError(piece.path, "has changed", "what it was", "run fastft merge again")
     return index

@@ -12,6 +12,8 @@ from fastft.world import World
 
 #: A process that waits for one that has failed ends after so long.
 _PATIENCE = timedelta(seconds=60)
+#: What takes seconds to load is loaded once, by the process that all others are forked from.
+_LOADED = ["pytest", "torchvision", "fastft.step", "fastft.sync_bn"]
 
 
 def run_processes(function: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> Any:
@@ -24,7 +26,10 @@ def run_processes(function: Callable[..., Any], size: int, folder: Path, *argume
         arguments: for the function.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    multiprocessing.spawn(_work, args=(function, size, folder, arguments), nprocs=size)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_LOADED)
+    multiprocessing.start_processes(
+        _work, (function, size, folder, arguments), size, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 

@@ -42,7 +42,7 @@ def test_the_main_job(fastft: Run, tmp_path: Path) -> None:
 
 
 def test_help_teaches(fastft: Run) -> None:
-    for command in ("synth", "convert", "inspect", "train", "predict", "parity"):
+    for command in ("synth", "convert", "merge", "inspect", "train", "predict", "parity"):
         status, text, _ = fastft(command, "--help")
         assert status == 0
         assert f"Example: fastft {command}" in text
@@ -77,6 +77,9 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         (tmp / name).mkdir()
         (tmp / name / "train.beton").write_bytes(content)
         shutil.copy(data / "test.beton", tmp / name)
+    for name in ("shards/train.1-of-1", "some/train.3-of-4"):
+        (tmp / name).parent.mkdir()
+        (tmp / f"{name}.beton").write_bytes(betons["short"])
     torch.save({"x": torch.zeros(1)}, tmp / "x.pt")
     out = ["--out", tmp / "run"]
     train = ["train", *out, "--weights", "none", "--size", 40, "--data"]
@@ -93,6 +96,19 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "max-bad": (["convert", photos, tmp / "o", "--max-bad", "x"], 2, "--max-bad: 'x'"),
         "quality": (["convert", photos, tmp / "o", "--quality", 0], 2, "--quality: 0, expected 1"),
         "out is a folder": (["convert", photos, tmp / "file"], 2, "is one file"),
+        "shard": (["convert", photos, tmp / "o", "--shard", "5/4"], 2, "--shard: '5/4', expected"),
+        "no shard": (["convert", photos, tmp / "o", "--shard", "x"], 2, "--shard: 'x', expected i"),
+        "many shards": (
+            ["convert", photos, tmp / "o", "--shard", "1/9"], 2, "9 shards for the 6 images of",
+        ),
+        "merge nothing": (["merge", tmp / "no"], 1, "no: has no shards, expected no.1-of-N"),
+        "merge no shards": (["merge", data], 1, "has no shards, expected train.1-of-N"),
+        "merge a shard": (["merge", tmp / "x.1-of-2.beton"], 2, "is shard 1 of 2, expected what"),
+        "merge a short shard": (
+            ["merge", tmp / "shards"], 1, "train.1-of-1.beton: cut short at",
+        ),
+        "merge some shards": (["merge", tmp / "some"], 1, "some: lacks train.1-of-4.beton, "),
+        "train on shards": ([*train, tmp / "some"], 1, f"; run fastft merge {tmp / 'some'}"),
         "inspect nothing": (["inspect", tmp / "no.beton"], 1, "no such file"),
         "inspect a folder": (["inspect", tmp], 1, "is a folder"),
         "train on nothing": ([*train, tmp / "no"], 1, "no such folder"),

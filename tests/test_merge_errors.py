@@ -2,8 +2,9 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
+import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import pack, write_rec
@@ -14,9 +15,9 @@ from pipelines import beton_writer, outputs
 from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FastftError, UsageError
+from pipelines.layout import MODE_RAW, Stored
 from pipelines.merge import merge
-
-Run = Callable[..., tuple[int, str, str]]
+from pipelines.shards import Shard, shard_path
 
 
 @pytest.fixture
@@ -96,13 +97,22 @@ def test_a_shard_of_another_name_is_refused(shards: Path) -> None:
     refuse(shards, "train.1-of-3.beton: holds a part of test, expected test.1-of-3.beton as its na")
 
 
-def test_splits_of_unlike_shards_are_refused(shards: Path, photos: Path, tmp_path: Path) -> None:
-    run_shards(photos, tmp_path / "other", 2)
+@pytest.mark.parametrize(
+    ("of", "quality", "message"),
+    [
+        (2, 95, "data: holds 2 shards of test and 3 of train, expected those of one conversion"),
+        (3, 80, "train.1-of-3.beton: was converted with quality 95, expected 80 as test.1-of-3"),
+    ],
+)
+def test_splits_of_unlike_shards_are_refused(
+    shards: Path, photos: Path, tmp_path: Path, of: int, quality: int, message: str
+) -> None:
+    run_shards(photos, tmp_path / "other", of, quality=quality)
     for path in shards.glob("test.*"):
         path.unlink()
     for path in (tmp_path / "other").glob("test.*"):
         path.rename(shards / path.name)
-    refuse(shards, "data: holds 2 shards of test and 3 of train, expected those of one conversion")
+    refuse(shards, message)
 
 
 def test_a_damaged_shard_is_named(shards: Path) -> None:
@@ -131,6 +141,34 @@ def test_a_damaged_shard_is_named(shards: Path) -> None:
     merge(shards)
     shutil.copy(shards / "train.beton", path)
     refuse(shards, f"train.3-of-3.beton: is no shard, expected shard 3-of-3{again}")
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"start": 3, "stop": 4}, "holds 1 images from number 3 on, expected 1 from number 2 on"),
+        ({"start": 1, "stop": 4}, "holds 1 images from number 1 on, expected 3 from number 2 on"),
+        ({"stop": 4}, "holds 1 images from number 2 on, expected 2 from number 2 on"),
+        ({"samples": 4}, "ends at image 3, expected 4"),
+        ({}, ""),
+    ],
+)
+def test_shards_with_gaps_between_them_are_refused(
+    tmp_path: Path, second: dict[str, int], message: str
+) -> None:
+    every = {"of": 2, "split": "", "splits": ("",), "listing": "x", "policy": {}}
+    for values in ({"index": 1, "start": 0, "stop": 2}, {"index": 2, "start": 2, "stop": 3}):
+        values = {"samples": second.get("samples", 4 if second else 3), **values}
+        shard = Shard(**every, **{**values, **(second if values["index"] == 2 else {})})
+        with BetonWriter(shard_path(tmp_path / "a.beton", shard.index, 2), 2) as writer:
+            for i in range(3 - shard.index):
+                writer.append(Stored(MODE_RAW, 1, 1, b"abc"), 0, f"c/{i}", zlib.crc32(b"abc"))
+            writer.finish(("c",), shard)
+            writer.publish()
+    if message:
+        refuse(tmp_path / "a.beton", f"a.2-of-2.beton: {message}")
+    else:
+        merge(tmp_path / "a.beton")
 
 
 def test_what_is_not_to_be_merged(shards: Path, photos: Path, tmp_path: Path) -> None:
@@ -164,6 +202,26 @@ def test_a_full_disk_leaves_the_shards_alone(
     else:
         monkeypatch.setattr(beton_writer.os, failing, full)
         refuse(shards, "train.beton: no space left on device while writing; nothing was left")
+
+
+def test_shards_are_removed_after_all_else(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+    for module, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
+        real = getattr(module, name)
+
+        def note(*arguments: Any, real: Any = real, name: str = name, **options: Any) -> Any:
+            done.append((name, str(arguments[-1])))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, note)
+    merge(shards, remove_shards=True)
+    monkeypatch.undo()
+    shard_removed = [i for i, (_, path) in enumerate(done) if "-of-3." in path]
+    assert len(shard_removed) == 12  # six shards, and where their lists would be
+    others = [i for i, (name, path) in enumerate(done) if name in ("replace", "fsync")]
+    assert len(others) >= 6
+    assert max(others) < min(shard_removed)
+    assert sorted(os.listdir(shards)) == ["test.beton", "train.beton"]
 
 
 def test_a_shard_that_changes_while_merging_is_noticed(

@@ -1,3 +1,5 @@
+import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,8 +25,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "weighed mean": {"class_weights": WEIGHTS, "label_smoothing": 0.1},
 }
 MICRO_BATCHES = (0, 1, 2, 3)
-#: What each run of resnet18 with joint batch norm takes at once.
-RESNET_MICRO_BATCHES = (0, 2)
+#: So many processes train a resnet18, too: on 2, 2 and 1 images, then on 1, 1 and 0.
+RESNETS = 3
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -92,13 +94,16 @@ def run_small(world: World, loss: str, micro_batch: int) -> dict[str, Any]:
     return learn(model, step, make_batches(), world)
 
 
-def run_resnet(world: World, micro_batch: int = 0, counts: tuple[int, ...] = (5, 2)) -> Any:
+def run_resnet(world: World, micro_batch: int = 0, order: list[int] | None = None) -> Any:
+    """With joint batch norm; the images of the first batch in another order."""
     model = make_resnet()
     if world.size > 1:
         synchronize_batch_norm(model)
-    # Steps so small that float32's last bits do not grow in the second.
-    step = make_step(model, world, "mean", micro_batch=micro_batch, sync_bn=True)
-    return learn(model, step, make_batches(counts, 40), world)
+    step = make_step(model, world, micro_batch=micro_batch, sync_bn=True)
+    first, second = make_batches((5, 2), 40)
+    if order is not None:
+        first = (first[0][order], first[1][order])
+    return learn(model, step, [first, second], world)
 
 
 def run_plain_batch_norm(world: World) -> dict[str, Any]:
@@ -125,12 +130,12 @@ def run_overflow(world: World) -> dict[str, Any]:
     model = make_small()
     step = make_step(model, world, amp_dtype=torch.float16, micro_batch=1)
     batches = make_batches((4, 4, 4))
-    batches[1][0][3] = 6e4
+    batches[1][0][3] = 1e6
     results = learn(model, step, batches, world)
     return {**results, "scale": step.scaler.get_scale()}
 
 
-def work(world: World, resnet: bool) -> dict[str, Any]:
+def work(world: World) -> dict[str, Any]:
     results: dict[str, Any] = {
         f"{loss} {micro}": run_small(world, loss, micro)
         for loss in LOSSES
@@ -139,17 +144,15 @@ def work(world: World, resnet: bool) -> dict[str, Any]:
     results["plain batch norm"] = run_plain_batch_norm(world)
     results["frozen"] = run_frozen(world)
     results["overflow"] = run_overflow(world)
-    if resnet:
-        results["resnet"] = {
-            micro: run_resnet(world, micro) for micro in RESNET_MICRO_BATCHES
-        }  # fmt: skip
+    if world.size == RESNETS:
+        results["resnet"] = [run_resnet(world, micro_batch) for micro_batch in (0, 1)]
     return results
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     size = request.param
-    return run_processes(work, size, tmp_path_factory.mktemp("step"), size == 3)
+    return run_processes(work, size, tmp_path_factory.mktemp("step"))
 
 
 def is_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], error: float) -> None:
@@ -179,7 +182,7 @@ def test_processes_learn_what_one_learns(loss: str, micro_batch: int, ranks: Any
 
 def test_steps_change_the_weights() -> None:
     states = run_small(ALONE, "mean", 0)["states"]
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         assert all((before[name] - after[name]).abs().max() > 1e-4 for name in before)
 
 
@@ -187,6 +190,19 @@ def test_steps_change_the_weights() -> None:
 @pytest.mark.parametrize("micro_batch", [1, 3, 100])
 def test_pieces_add_up(loss: str, micro_batch: int) -> None:
     compare([run_small(ALONE, loss, micro_batch)], run_small(ALONE, loss, 0), 1e-6)
+
+
+def test_an_empty_piece_is_passed_over_unless_it_is_the_last() -> None:
+    """One image of six: the shares are as unequal as no loader of ours makes them."""
+    model, wanted = make_small(), make_small()
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    images, labels = make_batches((1,))[0]
+    loss, _ = make_step(model, micro_batch=2)(images, labels, 6)
+    assert seen == [1, 1]
+    whole, _ = make_step(wanted)(images, labels, 6)
+    assert loss.equal(whole)
+    is_same(model.state_dict(), wanted.state_dict(), 1e-6)
 
 
 def test_pieces_are_no_larger_and_no_more_than_they_have_to_be() -> None:
@@ -197,13 +213,13 @@ def test_pieces_are_no_larger_and_no_more_than_they_have_to_be() -> None:
     assert seen == [3, 2, 2, 3, 1]
 
 
-@pytest.mark.parametrize("micro_batch", RESNET_MICRO_BATCHES)
-def test_joint_batch_norm_learns_what_one_process_learns(micro_batch: int, ranks: Any) -> None:
-    if "resnet" not in ranks[0]:
-        pytest.skip("three processes show it")
-    found = [rank["resnet"][micro_batch] for rank in ranks]
-    # Shares of 2, 2 and 1, then 1, 1 and 0: pieces of 2 leave them whole.
-    compare(found, run_resnet(ALONE), 1e-4)
+@pytest.mark.parametrize("ranks", [RESNETS], indirect=True)
+def test_joint_batch_norm_learns_what_one_process_learns(ranks: Any) -> None:
+    whole, in_pieces = zip(*(rank["resnet"] for rank in ranks), strict=True)
+    compare(list(whole), run_resnet(ALONE), 1e-4)
+    # Together the first pieces of one image each are images 0, 2 and 4; of the second, the last
+    # process has none.
+    compare(list(in_pieces), run_resnet(ALONE, 3, [0, 2, 4, 1, 3]), 1e-4)
 
 
 def test_an_empty_share_leaves_batch_norms_statistics(ranks: Any) -> None:
@@ -253,7 +269,7 @@ def plain_steps(model: nn.Module, batches: list[Batch]) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     losses = []
     for images, labels in batches:
-        loss = nn.functional.cross_entropy(model(images), labels)
+        loss = nn.functional.cross_entropy(model(images), labels, reduction="none").mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -297,37 +313,76 @@ def test_the_losses_of_parts_add_up() -> None:
         assert total == pytest.approx(loss(logits, labels).item(), rel=1e-6)
 
 
-def run_drawing(
-    first: int, state: dict[str, Any] | None, *, arch: str, seed: int | None = 5
-) -> Any:
-    """Steps `first` to 4 of a network that draws; gives its states and the losses."""
-    torch.manual_seed(1)
-    model = models.get_model(arch, weights=None, num_classes=3).train()
-    step = make_step(model, seed=seed, micro_batch=3)
-    if state is not None:
-        model.load_state_dict(state["model"])
-        step._optimizer.load_state_dict(state["optimizer"])
-    states, losses = [], []
-    for number, batch in list(enumerate(make_batches((4,) * 5, 64)))[first:]:
-        losses.append(step(*batch, 4, number)[0].item())
-        states.append(
-            {
-                "model": {name: v.clone() for name, v in model.state_dict().items()},
-                "optimizer": {**step._optimizer.state_dict()},
-            }
-        )
-        torch.rand(number + 1)  # others draw, too, here and there
-    return states, losses
+class Drawing:
+    """Training of a network with dropout and stochastic depth, a step at a time."""
+
+    def __init__(self, arch: str = "efficientnet_b0", seed: int | None = 5, rank: int = 0) -> None:
+        torch.manual_seed(1)
+        self.model = models.get_model(arch, weights=None, num_classes=3).train()
+        self.step = make_step(self.model, micro_batch=3, seed=seed, world=World(rank))
+        self.batches = make_batches((4, 4, 4, 4), 40)
+
+    def take(self, steps: range) -> list[float]:
+        """Losses of these steps, between which others draw, too."""
+        losses = []
+        for number in steps:
+            losses.append(self.step(*self.batches[number], 4, number)[0].item())
+            torch.rand(3)
+        return losses
+
+    def save(self) -> tuple[Any, Any]:
+        return copy.deepcopy((self.model.state_dict(), self.step._optimizer.state_dict()))
+
+    def load(self, state: tuple[Any, Any]) -> None:
+        self.model.load_state_dict(state[0])
+        self.step._optimizer.load_state_dict(state[1])
 
 
-def test_a_run_that_goes_on_draws_what_it_would_have_drawn() -> None:
-    import copy
+@pytest.mark.parametrize("arch", ["efficientnet_b0", "mobilenet_v3_small"])
+def test_a_run_that_goes_on_draws_what_it_would_have_drawn(arch: str) -> None:
+    straight = Drawing(arch)
+    straight.take(range(2))
+    state = straight.save()
+    again = Drawing(arch)
+    again.load(state)
+    assert again.take(range(2, 4)) == straight.take(range(2, 4))
+    for mine, theirs in zip(again.save()[0].values(), straight.save()[0].values(), strict=True):
+        assert mine.equal(theirs)
 
-    saved: list[Any] = []
-    torch.manual_seed(1)
-    for arch in ("efficientnet_b0",):
-        states, losses = run_drawing(0, None, arch=arch)
-        saved = copy.deepcopy(states)
-        torch.rand(1)
-        _, again = run_drawing(3, saved[2], arch=arch)
-        assert again == losses[3:]
+
+def test_what_is_drawn_depends_on_seed_step_and_process() -> None:
+    """Of the first step's masks, and only theirs: the weights are the same."""
+
+    def first_loss(step: int = 0, **options: Any) -> float:
+        drawing = Drawing("mobilenet_v3_small", **options)
+        drawing.batches = drawing.batches[:1] * 4
+        return drawing.take(range(step, step + 1))[0]
+
+    assert first_loss() == first_loss()
+    assert len({first_loss(), first_loss(seed=6), first_loss(step=1), first_loss(rank=1)}) == 4
+    assert len({first_loss(seed=0), first_loss(seed=0, rank=1), first_loss(seed=0, step=1)}) == 3
+
+
+def test_generators_are_left_alone_where_nothing_is_drawn() -> None:
+    for model, options in (
+        (make_small(), {"seed": 5}), (models.mobilenet_v3_small(num_classes=3), {"seed": None}),
+        (models.mobilenet_v3_small(num_classes=3, dropout=0.0), {"seed": 5}),
+    ):  # fmt: skip
+        torch.manual_seed(7)
+        step = make_step(model, **options)
+        before = torch.get_rng_state()
+        step(*make_batches((4,), 40)[0], 4, 3)
+        is_drawn = options["seed"] is None
+        assert torch.get_rng_state().equal(before) != is_drawn
+
+
+def test_layers_that_draw_are_found() -> None:
+    def draws(model: nn.Module) -> bool:
+        return make_step(model, seed=0)._generator is not None
+
+    assert draws(nn.Sequential(nn.Linear(1, 1), nn.AlphaDropout(0.1)))
+    assert draws(nn.TransformerEncoderLayer(4, 2, dropout=0.1).self_attn)
+    assert draws(models.convnext_tiny())  # stochastic depth alone
+    assert not draws(models.resnet18())
+    assert not draws(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.0)))
+    assert not draws(nn.MultiheadAttention(4, 2))

@@ -6,7 +6,7 @@ from processes import run_processes
 from torch import nn
 from torchvision import models
 
-from fastft.sync_bn import SyncBatchNorm, synchronize_batch_norm
+from fastft.sync_bn import GpuSyncBatchNorm, SyncBatchNorm, synchronize_batch_norm
 from fastft.world import World
 
 WORLD = 3
@@ -80,6 +80,7 @@ def work(world: World) -> dict[str, Any]:
     one = torch.ones(int(world.rank == 0), 2)  # per channel in all processes
     results["one value"] = refusal(synchronize_batch_norm(nn.BatchNorm1d(2)), one)
     results["torch's own"] = refusal(nn.SyncBatchNorm(2), torch.ones(2, 2))
+    results["variance"] = find_variance(cut(make_flat(), world.rank))
     results["frozen"] = run_frozen()
     results["before frozen layers"] = run_on_frozen_input(world.rank)
     results["autocast"] = run_autocast(world.rank)
@@ -93,6 +94,18 @@ def refusal(layer: nn.Module, images: torch.Tensor) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def make_flat() -> torch.Tensor:
+    """Values whose mean float32 can tell only to a few tenths of their deviation."""
+    generator = torch.Generator().manual_seed(5)
+    return 3e4 + 0.01 * torch.randn(sum(SHARES), 5, 3, 3, generator=generator)
+
+
+def find_variance(images: torch.Tensor) -> torch.Tensor:
+    layer = synchronize_batch_norm(nn.BatchNorm2d(5, momentum=1.0))
+    layer(images)
+    return layer.running_var
 
 
 def run_frozen() -> list[torch.Tensor]:
@@ -173,6 +186,8 @@ def test_it_is_batch_norm_of_the_whole_batch(name: str, ranks: list[dict[str, An
         if key == "evaluation" and case.get("track_running_stats") is False:
             continue  # each process's own statistics: evaluation joins nothing
         close(torch.cat([rank[key] for rank in found]), wanted[key], error)
+    # Whatever images are rounded to, these are float32.
+    error = 1e-5 if dtype == torch.bfloat16 else error
     for parameter, grad in wanted["parameter grads"].items():
         total = torch.stack([rank["parameter grads"][parameter] for rank in found]).sum(0)
         close(total, grad, error)
@@ -180,6 +195,12 @@ def test_it_is_batch_norm_of_the_whole_batch(name: str, ranks: list[dict[str, An
         close(found[0]["state"][key], value, error)
         assert all(torch.equal(rank["state"][key], found[0]["state"][key]) for rank in found)
     assert list(found[0]["state"]) == list(wanted["state"])
+
+
+def test_the_variance_of_what_hardly_varies(ranks: list[dict[str, Any]]) -> None:
+    wanted = make_flat().double().var((0, 2, 3)).float()
+    for rank in ranks:
+        torch.testing.assert_close(rank["variance"], wanted, rtol=1e-4, atol=0)
 
 
 def test_channels_last_stays(ranks: list[dict[str, Any]]) -> None:
@@ -249,3 +270,32 @@ def test_alone_it_is_plain_to_the_bit() -> None:
 def test_torchs_own_refuses_a_cpu(ranks: list[dict[str, Any]]) -> None:
     """Which is why there is another here; once it does not, ours can go."""
     assert all("expected input tensor to be on GPU" in rank["torch's own"] for rank in ranks)
+
+
+def test_on_a_gpu_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Parameter, "is_cuda", True, raising=False)
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.LayerNorm(4)).eval()
+    layers, state = list(model), dict(model.state_dict())
+    assert synchronize_batch_norm(model) is model
+    assert list(model) == layers
+    assert [type(layer) for layer in model] == [nn.Conv2d, GpuSyncBatchNorm, nn.LayerNorm]
+    assert all(tensor.equal(state[name]) for name, tensor in model.state_dict().items())
+    images = torch.randn(2, 5, 4, 4)
+    assert layers[1](images).equal(nn.BatchNorm2d(5).eval()(images))
+
+
+def test_an_empty_share_of_half_precision_tells_nothing_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch's would gather float16 from it and float32 from the others."""
+    seen = []
+
+    def record(_: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.dtype)
+        return images
+
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", record)
+    layer = GpuSyncBatchNorm(5)
+    for count in (0, 2):
+        assert layer(torch.zeros(count, 5, 4, 4, dtype=torch.float16)).dtype == torch.float16
+    assert seen == [torch.float32, torch.float16]

@@ -1,0 +1,155 @@
+"""What checkpoints cost a training: ResNet-18 on this CPU, one checkpoint every 50 steps.
+
+A round begins with the checkpoint and ends 50 steps later, whatever is still being written then
+waited for. Files lie on a disk, unlike the other suites': fsync is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.models import resnet18
+
+from bench.conftest import Contender, Duel, Tables
+from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.environment import pick_amp
+from fastft.saving import CheckpointSaver
+
+#: As a fine-tuning on a GPU would ask for them; a step takes some tenths of a second here.
+BATCH, SIZE, STEPS = 32, 224, 50
+#: Of a smoke run.
+SMALL_BATCH, SMALL_SIZE, SMALL_STEPS = 2, 64, 3
+GOAL = "ratio >= 0.98"
+WRITINGS = 7
+
+pytestmark = pytest.mark.benchmark(group=f"training, a checkpoint every {STEPS} steps")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training without its input.
+
+    Attributes:
+        run: some steps; gives the images that were learnt from.
+        checkpoint: of its state.
+    """
+
+    run: Callable[[], int]
+    checkpoint: Callable[[], Checkpoint]
+
+
+@pytest.fixture(scope="module")
+def training(rounds: int) -> Training:
+    small = rounds == 1
+    batch, size, steps = (SMALL_BATCH, SMALL_SIZE, SMALL_STEPS) if small else (BATCH, SIZE, STEPS)
+    device = torch.device("cpu")
+    amp = pick_amp("auto", device)
+    torch.manual_seed(0)
+    model = resnet18().to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (batch,))
+
+    def run() -> int:
+        for _ in range(steps):
+            with torch.autocast("cpu", dtype=amp, enabled=amp is not None):
+                loss = functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return batch * steps
+
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(
+            model=model.state_dict(), arch="resnet18", classes=("a",), size=size, view="eval",
+            epoch=1, accuracy=0.5, optimizer=optimizer.state_dict(), scaler={}, config={},
+        )  # fmt: skip
+
+    return Training(run, checkpoint)
+
+
+def test_saver(training: Training, tmp_path: Path, duel: Duel) -> None:
+    """fastft's, behind the training."""
+    saver = CheckpointSaver(tmp_path)
+
+    def run() -> int:
+        saver.save(training.checkpoint())
+        images = training.run()
+        saver.wait()
+        return images
+
+    duel(Contender("fastft CheckpointSaver", run), Contender("no checkpoints", training.run), GOAL)
+    saver.save(training.checkpoint(), best=True)
+    saver.close()
+    assert_equal(load_checkpoint(tmp_path / "last.pt"), training.checkpoint())
+
+
+def test_in_the_training_thread(training: Training, tmp_path: Path, duel: Duel) -> None:
+    """What it replaces."""
+
+    def run() -> int:
+        save_checkpoint(tmp_path / "last.pt", training.checkpoint())
+        return training.run()
+
+    duel(Contender("torch.save and fsync", run), Contender("no checkpoints", training.run))
+
+
+@pytest.mark.benchmark(group="one checkpoint")
+def test_parts(training: Training, tmp_path: Path, tables: Tables) -> None:
+    training.run()
+    checkpoint = training.checkpoint()
+    saver = CheckpointSaver(tmp_path)
+    still_s: list[float] = []
+    write_s: list[float] = []
+    for _ in range(WRITINGS + 1):
+        started = time.perf_counter()
+        saver.save(checkpoint)
+        copied = time.perf_counter()
+        saver.wait()
+        still_s.append(copied - started)
+        write_s.append(time.perf_counter() - copied)
+    saver.close()
+    last = tmp_path / "last.pt"
+    thread_s = seconds(lambda: save_checkpoint(tmp_path / "thread.pt", checkpoint))
+    read_s = seconds(lambda: load_checkpoint(last))
+    torch_s = seconds(lambda: torch.load(last, weights_only=True))
+    tables[f"one checkpoint of {last.stat().st_size / 1e6:.1f} MB, alone on the machine"] = [
+        ["", "ms", "the first", "range"],
+        ["training thread stands still", *cells(still_s)],
+        ["written behind it", *cells(write_s)],
+        ["written in the training thread", *cells(thread_s)],
+        ["read, every bit checked", *cells(read_s)],
+        ["read by torch.load", *cells(torch_s)],
+    ]
+
+
+def seconds(call: Callable[[], object]) -> list[float]:
+    taken = []
+    for _ in range(WRITINGS + 1):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def cells(taken: list[float]) -> list[str]:
+    """Median and range, the first apart: it has its memory given."""
+    first, *later = (1e3 * each for each in taken)
+    return [
+        f"{statistics.median(later):.1f}", f"{first:.1f}", f"{min(later):.1f} - {max(later):.1f}",
+    ]  # fmt: skip
+
+
+def assert_equal(ours: Checkpoint, theirs: Checkpoint) -> None:
+    assert ours.model.keys() == theirs.model.keys()
+    assert all(torch.equal(tensor, theirs.model[name]) for name, tensor in ours.model.items())
+    for number, state in theirs.optimizer["state"].items():
+        momentum = ours.optimizer["state"][number]["momentum_buffer"]
+        assert torch.equal(momentum, state["momentum_buffer"])
