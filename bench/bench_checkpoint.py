@@ -120,7 +120,7 @@ def test_parts(training: Training, tmp_path: Path, tables: Tables) -> None:
     thread_s = seconds(lambda: save_checkpoint(tmp_path / "thread.pt", checkpoint))
     read_s = seconds(lambda: load_checkpoint(last))
     torch_s = seconds(lambda: torch.load(last, weights_only=True))
-    tables[f"one checkpoint of {last.stat().st_size / 1e6:.1f} MB, alone on the machine"] = [
+    tables[f"one checkpoint of {last.stat().st_size / 1e6:.1f} MB, no training beside it"] = [
         ["", "ms", "the first", "range"],
         ["training thread stands still", *cells(still_s)],
         ["written behind it", *cells(write_s)],

@@ -103,6 +103,6 @@ def test_fastft_merge(duel: Duel, photos: Photos, workspace: Path, cores: int) -
             "cp", partial(copy_whole, whole, copy, len(photos)),
             partial(copy.unlink, missing_ok=True),
         ),
-        "ratio >= 0.5",
+        "ratio >= 0.4",
     )  # fmt: skip
     assert filecmp.cmp(whole, out, shallow=False)

@@ -62,17 +62,17 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
     except SignalException as error:
         raise Stopped(int(error.sigval), "") from None
     except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        if said := {code for code in codes if code > 0}:
-            sys.exit(1 if 1 in said else min(said))
-        rank, failure = next(iter(error.failures.items()))
-        name = signal.Signals(-failure.exitcode).name
-        remedy = "go on with fastft train --resume"
-        if name == "SIGKILL":
-            remedy = f"if memory ran out, take fewer --workers; {remedy}"
-        raise DataError(
-            f"process {rank + 1} of {nproc}", f"was ended by {name}", "", remedy
-        ) from None
+        failures = error.failures
+        # The others are told to end when one has; what it ended by is what counts.
+        for rank, code in ((rank, failures[rank].exitcode) for rank in failures):
+            if code < 0 and -code not in (signal.SIGTERM, signal.SIGINT):
+                name = signal.Signals(-code).name
+                remedy = "go on with fastft train --resume"
+                if name == "SIGKILL":
+                    remedy = f"if memory ran out, take fewer --workers; {remedy}"
+                found = f"was ended by {name}"
+                raise DataError(f"process {rank + 1} of {nproc}", found, "", remedy) from None
+        sys.exit(min(abs(failure.exitcode) for failure in failures.values()))
     finally:
         logging.disable(logging.NOTSET)
         del os.environ[_STARTED_HERE]

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fastft.checkpoint import Checkpoint, load_last
 from fastft.recipes import as_settings, read_plain, without_place
-from fastft.run_folder import CONFIG, LAST, PREVIOUS
+from fastft.run_folder import CONFIG, LAST, PREVIOUS, remove_leavings
 from fastft.run_state import RunState, unpack_state
 from fastft.train_config import TrainConfig
 from fastft.world import World
@@ -102,6 +102,7 @@ def _read(out: Path, console: Console) -> bytes:
     if not out.is_dir() or not holds_run(out):
         found = "holds no run" if out.is_dir() else "no such folder"
         raise DataError(out, found, "a run of fastft train", "check --resume")
+    remove_leavings(out)
     if (out / LAST).exists() or (out / PREVIOUS).exists():
         checkpoint, remark = load_last(out)
         if remark:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,14 @@ def make_folder(out: Path, keep: str = LAST) -> Iterator[None]:
     finally:
         if next(out.glob(keep), None) is None:
             _empty(out)
+
+
+def remove_leavings(out: Path) -> None:
+    """Remove what processes that were killed have left half written."""
+    for name in (CONFIG, SUMMARY, BEST, LAST, PREVIOUS):
+        for stale in out.glob(f".{name}.*"):
+            with suppress(OSError):  # a folder that may only be read
+                stale.unlink()
 
 
 def _contents(out: Path) -> list[Path]:

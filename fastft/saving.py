@@ -205,7 +205,7 @@ class HostCopy:
                 np.copyto(buffer.numpy(), content.cpu().numpy())
             self._taken[key] = self._used[slot] = buffer
         return torch.empty(0, dtype=tensor.dtype).set_(
-            buffer.untyped_storage(), tensor.storage_offset(), tensor.size()
+            buffer.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
         )
 
 

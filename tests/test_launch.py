@@ -1,0 +1,201 @@
+"""`fastft train --nproc N`, and under torchrun: one run, one voice, and nobody left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fastft.checkpoint import load_checkpoint
+from fastft.launch import count_processes
+from fastft.metrics import read_metrics
+from fastft.run_folder import LAST, METRICS
+from fastft.world import divide_cpus, join_world
+from pipelines.errors import UsageError
+
+Command = Callable[..., tuple[int, str, str]]
+OPTIONS = (
+    "--weights none --size 40 --batch-size 10 --amp off --arch shufflenet_v2_x0_5 --workers 1"
+    " --checkpoint-every 1".split()
+)
+
+
+def start(*arguments: object, module: str = "fastft") -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr; and no process of it is left."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    out, err = process.communicate(timeout=200)
+    gone, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    return process.returncode, out, err
+
+
+def ranks_of(process: subprocess.Popen[str], log: Path) -> list[psutil.Process]:
+    """The two processes of a training, once it has got so far as to write rows."""
+    give_up = threading.Event()
+    timer = threading.Timer(150, give_up.set)
+    timer.start()
+    while not (log.exists() and log.stat().st_size) and process.poll() is None:
+        assert not give_up.is_set()
+        os.sched_yield()
+    timer.cancel()
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "train" in child.cmdline()]
+
+
+def test_two_processes_make_one_run(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    status, said, err = end(
+        start("train", "--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 2)
+    )
+    assert (status, err) == (0, "")
+    assert len(re.findall(r"^epoch \d/2", said, re.MULTILINE)) == 2
+    assert said.count("33 training and 6 evaluation images, 3 classes") == 1
+    assert "2 x cpu" in said
+    assert said.count("best accuracy") == 1
+    steps, epochs = read_metrics(out / METRICS)
+    assert [row.step for row in steps] == list(range(8))
+    assert len(epochs) == 2
+    assert sorted(file.name for file in out.iterdir()) == [
+        "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl", "summary.json",
+    ]  # fmt: skip
+    checkpoint = load_checkpoint(out / LAST)
+    assert not [name for name in checkpoint.model if name.startswith("module.")]
+
+
+def test_what_one_process_finds_is_said_once_and_ends_all(photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(photos, tmp_path / "photos")
+    victim = sorted((tmp_path / "photos" / "train").rglob("*.jpg"))[5]
+    victim.write_bytes(victim.read_bytes()[:-400])
+    arguments = ("--data", tmp_path / "photos", "--out", tmp_path / "run", "--nproc", 2)
+    status, _, err = end(start("train", *arguments, *OPTIONS))
+    assert status == 1
+    assert err.count("\n") == 1, err
+    assert victim.name in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
+    process = start("train", *arguments)
+    ranks = ranks_of(process, out / METRICS)
+    assert len(ranks) == 2
+    max(ranks, key=lambda rank: int(rank.environ()["RANK"])).kill()
+    status, _, err = end(process)
+    assert status == 1
+    assert err == (
+        "process 2 of 2: was ended by SIGKILL; if memory ran out, take fewer --workers; go on with "
+        "fastft train --resume\n"
+    )
+
+
+def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
+    process = start("train", *arguments)
+    ranks_of(process, out / METRICS)
+    process.send_signal(signal.SIGTERM)
+    status, _, err = end(process)
+    assert status == 143
+    assert re.fullmatch(r"fastft: stopped; .*last.pt is that of epoch .* --resume .*\n", err)
+    progress = load_checkpoint(out / LAST).progress
+    assert progress is not None
+    assert len(read_metrics(out / METRICS)[0]) == progress["epoch"] * 4 + progress["sums"]["steps"]
+
+
+def test_torchrun_starts_it_again_and_it_goes_on(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(
+        "--standalone", "--nproc-per-node", 2, "--max-restarts", 1, "-m", "fastft", "train",
+        "--data", data, "--out", out, *OPTIONS, "--epochs", 12, module="torch.distributed.run",
+    )  # fmt: skip
+    ranks_of(process, out / METRICS)[0].kill()
+    status, said, err = end(process)
+    assert status == 0, err
+    assert said.count("33 training and 6 evaluation images, 3 classes") == 2
+    assert [row.step for row in read_metrics(out / METRICS)[0]] == list(range(48))
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "1025", ""])
+def test_odd_numbers_of_processes_are_refused(asked: str) -> None:
+    with pytest.raises(UsageError, match="--nproc"):
+        count_processes(asked)
+
+
+def test_nproc_counts_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert count_processes("gpu") == 3
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UsageError, match="gpu, but no GPU is visible"):
+        count_processes("gpu")
+    # A process of many starts no others.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert count_processes("4") == 1
+
+
+def test_options_that_do_not_go_together(data: Path, tmp_path: Path, fastft: Command) -> None:
+    arguments = ("train", "--data", data, "--out", tmp_path / "run", *OPTIONS)
+    for options, said in (
+        (("--lr-find", "--nproc", 2), "--lr-find: given for several processes"),
+        (("--auto-resume", "--overwrite"), "--auto-resume: given with --overwrite"),
+    ):
+        status, _, err = fastft(*arguments, *options)
+        assert status == 2
+        assert err.startswith(said)
+    status, _, err = fastft("train", "--data", data)
+    assert (status, err.startswith("--out: missing")) == (2, True)
+
+
+# Its place in the world.
+
+
+def test_an_environment_of_halves_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match="'RANK' is missing"), join_world("cpu"):
+        pass
+
+
+def test_alone_nothing_is_asked_of_others() -> None:
+    with join_world("cpu") as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        assert world.gather([1.5, 2]) == [[1.5, 2]]
+        assert world.sum([1.5]) == [1.5]
+        assert world.share(b"x") == b"x"
+        world.wait()
+
+
+def describe_cpus(folder: Path, places: dict[int, tuple[int, int]]) -> Path:
+    """A folder like /sys/devices/system/cpu: cpu -> socket, core."""
+    for cpu, (package, core) in places.items():
+        topology = folder / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "physical_package_id").write_text(f"{package}\n")
+        (topology / "core_id").write_text(f"{core}\n")
+    return folder
+
+
+def test_threads_of_a_core_and_cores_of_a_socket_stay_together(tmp_path: Path) -> None:
+    # Linux numbers the second threads of all cores behind the first ones.
+    cpus = describe_cpus(tmp_path, {n: (n % 8 // 4, n % 4) for n in range(16)})
+    assert divide_cpus(range(16), 4, cpus) == [
+        [0, 8, 1, 9], [2, 10, 3, 11], [4, 12, 5, 13], [6, 14, 7, 15],
+    ]  # fmt: skip
+    assert divide_cpus([1, 2, 9], 2, cpus) == [[1], [9, 2]]
+    assert divide_cpus(range(5), 2, tmp_path / "none") == [[0, 1], [2, 3, 4]]
