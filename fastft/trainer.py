@@ -244,7 +244,10 @@ class Trainer:
         raise Stopped(signal, said if self._world.is_main else "")
 
     def _save(self, recorder: Recorder, *, best: bool = False, wait: bool = False) -> None:
+        """Save where the run stands, unless the last step broke the weights: the next one tells."""
         state = self.state
+        if not torch.isfinite(nn.utils.get_total_norm(self._model.parameters())):
+            return
         step = state.epoch * self._per_epoch + state.sums.steps
         recorder.save(lambda: self._checkpoint(recorder), step, best=best, wait=wait)
         self._last_good = f"; {self._config.out / LAST} is that {state}"

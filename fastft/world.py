@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from fastft.environment import pick_device
 from fastft.stopping import Stopped, StopSignals
@@ -135,8 +136,8 @@ def join_world(device: str, stop: StopSignals | None = None) -> Iterator[World]:
     affinity, threads = os.sched_getaffinity(0), torch.get_num_threads()
     try:
         distributed.init_process_group(
-            "nccl" if gpu else "gloo", timeout=_PATIENCE,
-            device_id=world.device if gpu else None,
+            "nccl" if gpu else "gloo", store=_find_store(), rank=world.rank, world_size=world.size,
+            timeout=_PATIENCE, device_id=world.device if gpu else None,
         )  # fmt: skip
         world = replace(world, cpus=_take_cpus(world))
         yield world
@@ -206,6 +207,17 @@ def _read_environment(device: str) -> World:
             raise UsageError("--device", found, "a GPU for each", "pass --nproc gpu")
         picked = torch.device("cuda", local_rank)
     return World(rank, size, local_rank, local_size, picked)
+
+
+def _find_store() -> Any:
+    """Where the processes find each other.
+
+    torchrun keeps one and the same for those that it starts again: without a name of their own they
+    would read there where the dead ones had listened.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return distributed.PrefixStore(f"fastft-{again}", store)  # type: ignore[attr-defined]
 
 
 def _take_cpus(world: World) -> int:

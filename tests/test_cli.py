@@ -155,7 +155,7 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
             [*train, photos, "--loader", "ffcv"], 2, "a class folder, expected a .beton file",
         ),
         "no option": (["train", "--frobnicate"], 2, "No such option"),
-        "missing": (["train", "--data", data], 2, "Missing option '--out'"),
+        "missing": (["train", "--data", data], 2, "--out: missing, expected a folder to make"),
         "no number": ([*train, data, "--epochs", "many"], 2, "Invalid value for '--epochs'"),
     }  # fmt: skip
     messages = {

@@ -156,8 +156,9 @@ def test_patience_remembers(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert len(result.epochs) == min(9, best + 3)
 
 
-def test_a_real_signal_is_heard_at_the_keyboard(data: Path, tmp_path: Path, fastft: Command,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_real_signal_is_heard_at_the_keyboard(
+    data: Path, tmp_path: Path, fastft: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, sent = TrainStep.__call__, []
 
     def interrupts(self: TrainStep, *arguments: Any) -> Any:
@@ -187,6 +188,26 @@ def test_before_the_first_step_there_is_nothing_to_save(
     status, _, err = fastft("train", *arguments)
     assert (status, err) == (130, "fastft: interrupted\n")
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_broke_in_the_last_step_are_not_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TrainStep.__call__
+
+    def breaks(self: TrainStep, *arguments: Any) -> Any:
+        result = real(self, *arguments)
+        if arguments[3] == 2:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("inf"))
+        return result
+
+    monkeypatch.setattr(TrainStep, "__call__", breaks)
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match=r"step 3: loss nan.*last.pt is that of epoch 1 after 2 st"):
+        train(config_of(data, out), QUIET)
+    kept = load_checkpoint(out / LAST)
+    assert all(torch.isfinite(tensor).all() for tensor in kept.model.values())
 
 
 # What is found in the folder.

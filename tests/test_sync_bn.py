@@ -9,9 +9,9 @@ from torchvision import models
 from fastft.sync_bn import GpuSyncBatchNorm, SyncBatchNorm, synchronize_batch_norm
 from fastft.world import World
 
-WORLD = 3
-#: Shapes without the batch, of which process 1 gets nothing: the shares are 4, 0 and 3.
+#: Images of each process.
 SHARES = (4, 0, 3)
+#: By name; `shape` is an image's.
 CASES: dict[str, dict[str, Any]] = {
     "images": {"shape": (5, 6, 4)},
     "channels_last": {"shape": (5, 6, 4), "channels_last": True},
@@ -79,7 +79,7 @@ def work(world: World) -> dict[str, Any]:
         results[name] = run_layer(layer, images, grads)
     one = torch.ones(int(world.rank == 0), 2)  # per channel in all processes
     results["one value"] = refusal(synchronize_batch_norm(nn.BatchNorm1d(2)), one)
-    results["torch's own"] = refusal(nn.SyncBatchNorm(2), torch.ones(2, 2))
+    results["torch's"] = refusal(nn.SyncBatchNorm(2), torch.ones(2, 2))
     results["variance"] = find_variance(cut(make_flat(), world.rank))
     results["frozen"] = run_frozen()
     results["before frozen layers"] = run_on_frozen_input(world.rank)
@@ -165,7 +165,7 @@ def run_network(arch: str, rank: int | None) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_processes(work, WORLD, tmp_path_factory.mktemp("sync_bn"))
+    return run_processes(work, len(SHARES), tmp_path_factory.mktemp("sync_bn"))
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor, error: float) -> None:
@@ -223,8 +223,7 @@ def test_layers_in_eval_mode_are_plain_and_stay_the_same_objects(
 ) -> None:
     images, _ = make_batch(CASES["images"])
     plain = nn.Sequential(nn.BatchNorm2d(5), nn.BatchNorm2d(5)).eval()(images)
-    for rank in ranks:
-        output, tracked = rank["frozen"]
+    for output, tracked in (rank["frozen"] for rank in ranks):
         assert torch.equal(output, plain)
         assert tracked == 0
 
@@ -269,7 +268,7 @@ def test_alone_it_is_plain_to_the_bit() -> None:
 
 def test_torchs_own_refuses_a_cpu(ranks: list[dict[str, Any]]) -> None:
     """Which is why there is another here; once it does not, ours can go."""
-    assert all("expected input tensor to be on GPU" in rank["torch's own"] for rank in ranks)
+    assert all("expected input tensor to be on GPU" in rank["torch's"] for rank in ranks)
 
 
 def test_on_a_gpu_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,106 @@
+"""Training steps of small networks, in one process or several, for tests."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision import models
+
+from fastft.loss import Loss
+from fastft.step import TrainStep
+from fastft.world import ALONE, World
+
+CPU = torch.device("cpu")
+#: Images of each global batch: equal shares for 2 and 4 processes, unequal ones, empty ones.
+COUNTS = (8, 7, 1, 5, 8)
+WEIGHTS = torch.tensor([1.0, 0.5, 6.0])
+LOSSES: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "sum": {"reduction": "sum", "class_weights": WEIGHTS, "label_smoothing": 0.1},
+    "weighed mean": {"class_weights": WEIGHTS, "label_smoothing": 0.1},
+}
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def make_small(*, batch_norm: bool = False) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8) if batch_norm else nn.ReLU(),
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    ).to(memory_format=torch.channels_last)
+
+
+def make_resnet() -> nn.Module:
+    torch.manual_seed(2)
+    return models.resnet18(num_classes=3).to(memory_format=torch.channels_last).train()
+
+
+def make_batches(counts: tuple[int, ...] = COUNTS, size: int = 16) -> list[Batch]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        (
+            torch.randn(count, 3, size, size, generator=generator).to(
+                memory_format=torch.channels_last
+            ),
+            torch.randint(3, (count,), generator=generator),
+        )
+        for count in counts
+    ]
+
+
+def share_of(batch: Batch, world: World) -> Batch:
+    images, labels = (each.tensor_split(world.size)[world.rank] for each in batch)
+    return images, labels
+
+
+def make_step(model: nn.Module, world: World = ALONE, loss: str = "mean", **options: Any) -> Any:
+    """A step of plain SGD with momentum; in several processes the model in DDP as it trains."""
+    lr = 0.001 if loss == "sum" else 0.01
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    if world.size > 1:
+        model = DistributedDataParallel(
+            model, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    all_options = {"device": CPU, "amp_dtype": None, "world": world, **options}
+    return TrainStep(model, optimizer, Loss(**LOSSES[loss]), **all_options)
+
+
+def learn(model: nn.Module, step: TrainStep, batches: list[Batch], world: World) -> dict[str, Any]:
+    """Take all steps; gives the state after each, and what the steps returned."""
+    states, values = [], []
+    for batch in batches:
+        loss, right = step(*share_of(batch, world), len(batch[1]))
+        values.append((loss.item(), right.item()))
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    return {"states": states, "values": values}
+
+
+def run_small(world: World, loss: str, micro_batch: int) -> dict[str, Any]:
+    model = make_small()
+    step = make_step(model, world, loss, micro_batch=micro_batch)
+    return learn(model, step, make_batches(), world)
+
+
+def is_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], error: float) -> None:
+    assert list(found) == list(wanted)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=error, atol=error, msg=name)
+
+
+def compare(found: list[dict[str, Any]], wanted: dict[str, Any], error: float) -> None:
+    """The processes' weights with one process's, after each step, and the sums of what they say."""
+    for index, state in enumerate(wanted["states"]):
+        is_same(found[0]["states"][index], state, error)
+        for rank in found:
+            for name, tensor in rank["states"][index].items():
+                assert torch.equal(tensor, found[0]["states"][index][name])
+        losses, rights = zip(*(rank["values"][index] for rank in found), strict=True)
+        assert sum(losses) == pytest.approx(wanted["values"][index][0], rel=max(error, 1e-6))
+        assert sum(rights) == wanted["values"][index][1]
