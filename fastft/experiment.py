@@ -19,6 +19,7 @@ from fastft.progress import image_progress
 from fastft.run_folder import LAST
 from fastft.train import build, fit, resolve_rates
 from fastft.train_config import TrainConfig
+from fastft.world import require_alone
 
 
 def run_variants(
@@ -35,6 +36,7 @@ def run_variants(
     Raises:
         As `fastft.train.train`.
     """
+    require_alone("runs that are compared")
     first = next(iter(configs.values()))
     check_store_file(first)
     sources = open_sources(first)

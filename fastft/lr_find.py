@@ -23,6 +23,7 @@ from fastft.run_folder import LR_FIND, plain, write_json
 from fastft.train import build, resolve_rates
 from fastft.train_config import TrainConfig
 from fastft.trainer import Trainer
+from fastft.world import require_alone
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import Loader
 
@@ -37,6 +38,7 @@ def find_lr(config: TrainConfig, console: Console) -> LrFinding:
     Raises:
         As `fastft.train.train`.
     """
+    require_alone("--lr-find")
     check_store_file(config)
     if config.out.exists() and not config.out.is_dir():
         raise UsageError("--out", f"{config.out} is a file", "a folder", "name another")

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from fastft.bottleneck import find_bottleneck
@@ -124,7 +125,8 @@ def _run(
             config, inputs, built, console, find_limits=True, stop=stop,
             run=replace(run, config=config),
         )  # fmt: skip
-    result = replace(result, seconds=time.perf_counter() - started)
+    before_s = 0.0 if state is None else state.seconds
+    result = replace(result, seconds=before_s + time.perf_counter() - started)
     if world.is_main:
         write_json(config.out / SUMMARY, _summary(result))
     return result
@@ -253,6 +255,7 @@ def _announce(
     name = "torchvision (stock)" if config.stock else config.loader
     size = f"{config.start_size} to {config.size}" if config.start_size else f"{config.size}"
     world, state = inputs.world, trainer.state
+    idle = torch.cuda.device_count() - world.local_size if inputs.device.type == "cuda" else 0
     on = f"{inputs.device.type}" if world.size == 1 else f"{world.size} x {inputs.device.type}"
     lines = [
         f"{len(inputs.train.source):,} training and {len(inputs.evaluation.source):,} evaluation "
@@ -260,6 +263,8 @@ def _announce(
         f"; {built.arch}, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer}, "
         f"lr {config.lr:g} (output layer x{config.head_lr_factor:g})"
     ]
+    if idle > 0:
+        lines.append(f"{idle} more GPUs are here: --nproc gpu takes all of them")
     if state.epoch or state.consumed:
         lines.append(f"goes on from the checkpoint {state}")
     if trainer.step.micro_batch:

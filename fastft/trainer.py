@@ -246,7 +246,8 @@ class Trainer:
     def _save(self, recorder: Recorder, *, best: bool = False, wait: bool = False) -> None:
         """Save where the run stands, unless the last step broke the weights: the next one tells."""
         state = self.state
-        if not torch.isfinite(nn.utils.get_total_norm(self._model.parameters())):
+        norm = nn.utils.get_total_norm(self._model.parameters())
+        if not torch.isfinite(norm):  # waits for a GPU, as reading the loss has just done
             return
         step = state.epoch * self._per_epoch + state.sums.steps
         recorder.save(lambda: self._checkpoint(recorder), step, best=best, wait=wait)

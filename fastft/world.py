@@ -105,6 +105,16 @@ def is_numbered() -> bool:
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
+def require_alone(what: str) -> None:
+    """Refuse to be one of several processes, which would all do the same.
+
+    Raises:
+        UsageError: this is one.
+    """
+    if is_numbered():
+        raise UsageError(what, "started as one of several processes", "one", "leave out torchrun")
+
+
 def is_main() -> bool:
     """Whether this process is the only one, or the first."""
     return os.environ.get("RANK", "0") == "0" or not is_numbered()

@@ -12,8 +12,12 @@ from fastft.world import World
 
 #: A process that waits for one that has failed ends after so long.
 _PATIENCE = timedelta(seconds=60)
-#: What takes seconds to load is loaded once, by the process that all others are forked from.
-_LOADED = ["pytest", "torchvision", "fastft.step", "fastft.sync_bn"]
+#: Forks processes from one that has loaded what takes seconds, and computed nothing: a process
+#: whose threads have computed cannot be forked, the child would wait for them.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["pytest", "torchvision", "fastft.saving", "fastft.step", "fastft.sync_bn"]
+)
 
 
 def run_processes(function: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> Any:
@@ -26,11 +30,10 @@ def run_processes(function: Callable[..., Any], size: int, folder: Path, *argume
         arguments: for the function.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_LOADED)
     multiprocessing.start_processes(
         _work, (function, size, folder, arguments), size, start_method="forkserver"
     )
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
 def _work(

@@ -26,11 +26,13 @@ OPTIONS = (
 )
 
 
-def start(*arguments: object, module: str = "fastft") -> subprocess.Popen[str]:
+def start(
+    *arguments: object, module: str = "fastft", session: bool = False
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=session,
     )  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit status, stdout, stderr; and no process of it is left."""
     family = psutil.Process(process.pid).children(recursive=True)
     out, err = process.communicate(timeout=200)
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
     return process.returncode, out, err
 
@@ -117,6 +119,21 @@ def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     progress = load_checkpoint(out / LAST).progress
     assert progress is not None
     assert len(read_metrics(out / METRICS)[0]) == progress["epoch"] * 4 + progress["sums"]["steps"]
+
+
+def test_a_signal_to_all_processes_of_a_group_is_survived_by_those_that_read(
+    data: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C, and what schedulers send, reaches the loader's own processes, too."""
+    out = tmp_path / "run"
+    arguments = ("--data", data, "--out", out, *OPTIONS, "--loader", "torchvision")
+    process = start("train", *arguments, "--epochs", 1000, session=True)
+    ranks_of(process, out / METRICS)
+    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)
+    status, _, err = end(process)
+    assert (status, err.startswith("fastft: stopped; ")) == (143, True), err
+    assert load_checkpoint(out / LAST).progress is not None
 
 
 def test_torchrun_starts_it_again_and_it_goes_on(data: Path, tmp_path: Path) -> None:

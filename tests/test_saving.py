@@ -1,9 +1,6 @@
 import contextlib
 import errno
-import multiprocessing
 import os
-import resource
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cut_off import small
 from torch import nn
 
 from fastft.checkpoint import Checkpoint, load_checkpoint, load_last, save_checkpoint
 from fastft.optim import make_optimizer
 from fastft.saving import CheckpointSaver, HostCopy
 from pipelines.errors import DataError
-
-FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -29,15 +25,6 @@ def saver(tmp_path: Path) -> Iterator[CheckpointSaver]:
     yield saver
     with contextlib.suppress(DataError):
         saver.close()
-
-
-def small(epoch: int) -> Checkpoint:
-    """Everything in it says which epoch it is of."""
-    return Checkpoint(
-        model={"a": torch.full((3,), float(epoch))}, arch="resnet18", classes=("x",), size=64,
-        view="eval", epoch=epoch, accuracy=0.5, optimizer={"state": {0: torch.full((2,), epoch)}},
-        scaler={"scale": 2.0}, config={"lr": 0.1}, progress={"step": epoch},
-    )  # fmt: skip
 
 
 def trained(optimizer: str = "sgd") -> tuple[nn.Module, Any, Callable[[int], Checkpoint]]:
@@ -161,140 +148,6 @@ def test_before_is_called_when_the_file_is_on_disk(
     assert calls[5:] == [*before_last[:2], "replace previous.pt", *before_last[2:]]
 
 
-# --- killed ------------------------------------------------------------------------------------
-
-
-class Killer:
-    """Ends this process at the k-th call of anything that changes a disk; tells what got there.
-
-    Of the writings, which go to a file that nobody reads yet, each seventh counts.
-    """
-
-    def __init__(self, k: int, reached: Any) -> None:
-        self._left, self._reached, self._writings = k, reached, 0
-        for name in (
-            "open", "close", "fchmod", "fsync", "link", "replace", "unlink", "dup",
-        ):  # fmt: skip
-            self._wrap(os, name)
-        fdopen = os.fdopen
-
-        def opened(*arguments: Any) -> Any:
-            file = fdopen(*arguments)
-            write = file.write
-
-            def half(content: Any) -> Any:
-                self._writings += 1
-                if not self._writings % 7:
-                    if self._left == 1:
-                        write(bytes(content)[: len(content) // 2])
-                        file.flush()
-                    self._count()
-                return write(content)
-
-            return Writing(file, half)
-
-        os.fdopen = opened  # type: ignore[assignment]
-
-    def _wrap(self, module: Any, name: str) -> None:
-        real = getattr(module, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            self._count()
-            result = real(*arguments, **options)
-            if name == "replace":
-                place = {"best.pt": 0, "last.pt": 1}.get(Path(arguments[1]).name)
-                if place is not None:
-                    self._reached[place] += 1
-            return result
-
-        setattr(module, name, call)
-
-    def _count(self) -> None:
-        self._left -= 1
-        if not self._left:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Writing:
-    """A file whose writing is counted."""
-
-    def __init__(self, file: Any, write: Callable[[Any], Any]) -> None:
-        self._file, self.write = file, write
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def __enter__(self) -> "Writing":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-
-def no_links(*_: object) -> None:
-    raise OSError(errno.EPERM, "Operation not permitted")
-
-
-def saves(folder: Path, first: int, k: int, links: bool, reached: Any) -> None:
-    if not links:
-        os.link = no_links  # type: ignore[assignment]
-    Killer(k, reached)
-    saver = CheckpointSaver(folder)
-    for epoch in range(first, 4):
-        saver.save(small(epoch), best=epoch != 2)
-    saver.close()
-
-
-@pytest.mark.parametrize("links", [True, False])
-@pytest.mark.parametrize("start", ["empty", "last.pt is damaged", "killed before"])
-def test_killed_at_any_moment(start: str, links: bool, tmp_path: Path) -> None:
-    k, code = 0, -signal.SIGKILL
-    while code == -signal.SIGKILL:
-        k += 1
-        folder = tmp_path / str(k)
-        folder.mkdir()
-        known = 0 if start == "empty" else 1
-        if known:
-            save_checkpoint(folder / "previous.pt", small(1))
-        if start == "last.pt is damaged":
-            (folder / "last.pt").write_bytes((folder / "previous.pt").read_bytes()[:-1000])
-        elif start == "killed before":  # when last.pt was previous.pt already
-            os.link(folder / "previous.pt", folder / "last.pt")
-        reached = FORK.Array("i", [0, known])
-        child = FORK.Process(target=saves, args=(folder, known + 1, k, links, reached))
-        child.start()
-        child.join()
-        assert child.exitcode is not None
-        code = child.exitcode
-        best_count, last_epoch = reached[:]
-        if last_epoch:
-            last, remark = load_last(folder)
-            assert last.epoch == last_epoch  # never one less than what took its place
-            assert last.model["a"].tolist() == [last_epoch] * 3
-            assert last.progress == {"step": last_epoch} or start == "killed before"
-            assert remark == "" or "last.pt" in remark
-            if links and last_epoch > known:
-                assert remark == ""  # there is always a last.pt
-        else:
-            with pytest.raises(DataError, match=r"last\.pt: .*previous\.pt: "):
-                load_last(folder)
-        if best_count:
-            epochs = [epoch for epoch in (1, 2, 3) if epoch > known and epoch != 2]
-            assert load_checkpoint(folder / "best.pt").epoch == epochs[best_count - 1]
-        else:
-            assert not (folder / "best.pt").exists()
-        assert not [name for name in os.listdir(folder) if name.startswith(".")]
-        saver = CheckpointSaver(folder)  # and the run goes on
-        saver.save(small(8))
-        saver.save(small(9))
-        saver.close()
-        assert load_last(folder)[0].epoch == 9
-        assert load_checkpoint(folder / "previous.pt").epoch == 8
-        assert set(os.listdir(folder)) <= {"best.pt", "last.pt", "previous.pt"}
-    assert code == 0
-    assert k > 40  # it was counted at all
-
-
 def test_what_is_its_own_previous_leaves_no_link(saver: CheckpointSaver, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last.pt", small(1))
     os.link(tmp_path / "last.pt", tmp_path / "previous.pt")  # killed in between
@@ -333,25 +186,6 @@ def test_a_full_disk_is_said_once(
     assert load_last(tmp_path)[0].epoch == 2
     assert load_checkpoint(tmp_path / "previous.pt").epoch == 1
     assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
-
-
-def runs_full(folder: Path, limit: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    saver = CheckpointSaver(folder)
-    saver.save(replace(small(2), model={"a": torch.zeros(50_000)}))
-    with pytest.raises(DataError, match=r"last\.pt: cannot be written"):
-        saver.close()
-
-
-@pytest.mark.parametrize("limit", [0, 100, 5_000, 100_000, 201_000])
-def test_a_disk_that_runs_full_leaves_what_was(limit: int, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "last.pt", small(1))
-    child = FORK.Process(target=runs_full, args=(tmp_path, limit))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-    assert os.listdir(tmp_path) == ["last.pt"]
-    assert load_last(tmp_path)[0].epoch == 1
 
 
 def test_an_error_of_ones_own_surfaces_and_nothing_hangs(tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def test_an_empty_share_leaves_batch_norms_statistics(ranks: Any) -> None:
         statistics = start if number else wanted["states"][1]
         for name, tensor in found["states"][1].items():
             if name.startswith("1.") and name not in ("1.weight", "1.bias"):
-                assert torch.equal(tensor, statistics[name])
+                # Here more threads may have added than there.
+                exact = {"rtol": 0.0, "atol": 0.0} if number else {"rtol": 1e-5, "atol": 1e-6}
+                torch.testing.assert_close(tensor, statistics[name], **exact)
             else:
                 torch.testing.assert_close(tensor, wanted["states"][1][name], rtol=1e-6, atol=1e-6)
 

@@ -17,7 +17,7 @@ from torchvision.transforms import v2 as transforms
 from pipelines.encode import decode
 from pipelines.errors import FastftError, UsageError
 from pipelines.loaders.base import Loader
-from pipelines.loaders.torchvision_loader import end_workers, iterate
+from pipelines.loaders.torchvision_loader import end_workers, iterate, outlive_signals
 from pipelines.plan import Plan, resize_side
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
@@ -66,6 +66,7 @@ class StockLoader(Loader):
             pin_memory=self.device.type == "cuda",
             persistent_workers=True,
             collate_fn=_collate,
+            worker_init_fn=outlive_signals,
         )
 
     def _change_size(self, size: int) -> None:

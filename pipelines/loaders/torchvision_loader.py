@@ -8,6 +8,7 @@ pixels; floats are made once, on the device, from a quarter of the bytes.
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ from pipelines.errors import DataError, FastftError
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
+
+#: What a worker process has left when it is told to end: more than a step takes.
+_LEFT_S = 10
 
 
 class TorchvisionLoader(Loader):
@@ -39,6 +43,7 @@ class TorchvisionLoader(Loader):
             num_workers=self.workers,
             prefetch_factor=2,
             persistent_workers=True,
+            worker_init_fn=outlive_signals,
         )
 
     def _batches(
@@ -98,6 +103,16 @@ class _PlanDataset(Dataset[Any]):
             image = functional.resize(image, resized.tolist())
             image = functional.crop(image, *corner.tolist(), size, size)
         return functional.hflip(image) if flip else image
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a worker process live on when all processes of a group are told to end.
+
+    So Ctrl-C does, and a scheduler. Who reads the batches may need another one to end in order; and
+    if he does not end the workers then, the time that SIGTERM leaves them runs out.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEFT_S))
 
 
 def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
