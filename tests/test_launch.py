@@ -132,7 +132,8 @@ def test_a_signal_to_all_processes_of_a_group_is_survived_by_those_that_read(
     os.killpg(process.pid, signal.SIGTERM)
     os.killpg(process.pid, signal.SIGINT)
     status, _, err = end(process)
-    assert (status, err.startswith("fastft: stopped; ")) == (143, True), err
+    assert status in (130, 143)  # whichever it saw first
+    assert err.startswith("fastft: stopped; ")
     assert load_checkpoint(out / LAST).progress is not None
 
 
@@ -140,13 +141,13 @@ def test_torchrun_starts_it_again_and_it_goes_on(data: Path, tmp_path: Path) -> 
     out = tmp_path / "run"
     process = start(
         "--standalone", "--nproc-per-node", 2, "--max-restarts", 1, "-m", "fastft", "train",
-        "--data", data, "--out", out, *OPTIONS, "--epochs", 12, module="torch.distributed.run",
+        "--data", data, "--out", out, *OPTIONS, "--epochs", 6, module="torch.distributed.run",
     )  # fmt: skip
     ranks_of(process, out / METRICS)[0].kill()
     status, said, err = end(process)
     assert status == 0, err
     assert said.count("33 training and 6 evaluation images, 3 classes") == 2
-    assert [row.step for row in read_metrics(out / METRICS)[0]] == list(range(48))
+    assert [row.step for row in read_metrics(out / METRICS)[0]] == list(range(24))
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "two", "1025", ""])

@@ -83,13 +83,13 @@ def test_a_run_that_is_killed_again_and_again(loader: str, data: Path, tmp_path:
         pytest.importorskip({"dali": "nvidia.dali"}.get(loader, loader))
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", str(MORTAL), data, tmp_path, "--loader", loader,
-         "--kills", "4"],
+         "--kills", "3"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500,
         check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
-    assert found["kills"] == 4
+    assert found["kills"] == 3
     assert found["differences"] == []
 
 

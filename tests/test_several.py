@@ -43,7 +43,8 @@ def run_jobs(folder: Path, jobs: list[Job]) -> list[dict[str, Any]]:
 def settings(data: Path, out: Path, **options: Any) -> Job:
     usual = {
         "weights": "none", "size": 40, "batch_size": BATCH, "epochs": 1, "amp": "off", "workers": 1,
-        "loader": "resident", "schedule": "constant", "sync_bn": True, "checkpoint_every": "1",
+        "loader": "resident", "schedule": "constant", "sync_bn": True, "checkpoint_every": "0",
+        "arch": "shufflenet_v2_x0_5",
     }  # fmt: skip
     return {"data": str(data), "out": str(out), **usual, **options}
 
@@ -161,26 +162,41 @@ def make_data(photos: Path, out: Path, train: int, test: int) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    ("world", "train", "test", "batch"),
-    [(2, 1, 1, 1), (4, 3, 2, 3), (3, 7, 4, 3)],
-    ids=["one sample", "fewer than processes", "last batch of one"],
-)
-def test_uneven_sizes_are_counted_once(
-    world: int, train: int, test: int, batch: int, photos: Path, tmp_path: Path
-) -> None:
-    data = make_data(photos, tmp_path / "data", train, test)
-    config = settings(data, tmp_path / "run", batch_size=batch, sync_bn=False)
-    (result,) = run_jobs(tmp_path, [{"world": world, "config": config}])
-    assert result["codes"] == [0] * world, result["stderr"]
-    steps, (epoch,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+UNEVEN = {
+    # processes, photos to learn from, photos to be judged by, batch
+    "one sample": (2, 1, 1, 1),
+    "fewer samples than processes": (4, 3, 2, 3),
+    "a last batch of one": (3, 7, 4, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def uneven(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each of these sizes."""
+    folder = tmp_path_factory.mktemp("uneven")
+    jobs = []
+    for name, (world, train, test, batch) in UNEVEN.items():
+        data = make_data(photos, folder / name / "data", train, test)
+        config = settings(data, folder / name / "run", batch_size=batch, sync_bn=False)
+        jobs.append({"world": world, "config": config})
+    for job, result in zip(jobs, run_jobs(folder, jobs), strict=True):
+        assert result["codes"] == [0] * job["world"], result["stderr"]
+    return folder
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_uneven_sizes_are_counted_once(name: str, uneven: Path) -> None:
+    _, train, test, batch = UNEVEN[name]
+    run = uneven / name / "run"
+    steps, (epoch,) = read_metrics(run / "metrics.jsonl")
     assert len(steps) == -(-train // batch)
     # There is one class only: whoever counts right finds everything right, and no loss.
     assert (epoch.train_accuracy, epoch.eval_accuracy) == (1.0, 1.0)
     assert epoch.img_per_s * epoch.train_s == pytest.approx(train, rel=0.05)
-    progress = load_checkpoint(tmp_path / "run" / "last.pt").progress
+    progress = load_checkpoint(run / "last.pt").progress
     assert progress is not None
-    assert (progress["is_done"], progress["data"]["train"]["images"]) == (True, train)
+    found = {split: progress["data"][split]["images"] for split in ("train", "eval")}
+    assert (progress["is_done"], found) == (True, {"train": train, "eval": test})
 
 
 def test_a_process_that_dies_ends_the_others(even: Path, tmp_path: Path) -> None:

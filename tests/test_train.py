@@ -304,7 +304,7 @@ def test_patience_ends_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     def scripted(*_: object, **__: object) -> Evaluation:
         return Evaluation(1.0, next(accuracies), 6)
 
-    monkeypatch.setattr("fastft.train.evaluate", scripted)
+    monkeypatch.setattr("fastft.trainer.evaluate", scripted)
     result = run(data, tmp_path / "run", loader="torchvision", epochs=5, patience=2)
     assert [row.eval_accuracy for row in result.epochs] == [0.5, 0.7, 0.6, 0.7]
     assert load_checkpoint(tmp_path / "run" / "best.pt").epoch == 2
