@@ -23,7 +23,7 @@ from fastft.environment import pick_amp
 from fastft.saving import CheckpointSaver
 
 #: As a fine-tuning on a GPU would ask for them; a step takes some tenths of a second here.
-BATCH, SIZE, STEPS = 32, 224, 50
+BATCH, SIZE, STEPS = 8, 224, 50
 #: Of a smoke run.
 SMALL_BATCH, SMALL_SIZE, SMALL_STEPS = 2, 64, 3
 GOAL = "ratio >= 0.98"

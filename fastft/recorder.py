@@ -15,7 +15,7 @@ from typing import Any
 from fastft.checkpoint import Checkpoint
 from fastft.environment import environment
 from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics
-from fastft.run_folder import CONFIG, LAST, METRICS, PREVIOUS, plain, write_json
+from fastft.run_folder import CONFIG, CURVES, LAST, METRICS, PREVIOUS, plain, write_json
 from fastft.saving import CheckpointSaver
 from fastft.train_config import TrainConfig, read_interval
 from pipelines.errors import FastftError
@@ -129,4 +129,4 @@ class Recorder:
             if (self._out / LAST).exists():
                 from fastft.show import draw_curves  # matplotlib takes 0.7 s
 
-                draw_curves(self._out / METRICS, self._out / "curves.png")
+                draw_curves(self._out / METRICS, self._out / CURVES)

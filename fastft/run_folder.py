@@ -17,8 +17,8 @@ from pipelines.errors import DataError, UsageError
 CONFIG, METRICS, BEST, LAST = "config.json", "metrics.jsonl", "best.pt", "last.pt"
 #: What was LAST before it: what to continue from should LAST be damaged.
 PREVIOUS = "previous.pt"
-#: How a run ended that came to its end.
-SUMMARY = "summary.json"
+#: Its picture, and how a run ended that came to its end.
+CURVES, SUMMARY = "curves.png", "summary.json"
 #: What `--lr-find` leaves there begins so; a run that follows keeps it.
 LR_FIND = "lr_find."
 #: Patterns of what lies in a folder of many runs: one that was begun, one that has got somewhere.
@@ -71,7 +71,7 @@ def make_folder(out: Path, keep: str = LAST) -> Iterator[None]:
 
 def remove_leavings(out: Path) -> None:
     """Remove what processes that were killed have left half written."""
-    for name in (CONFIG, SUMMARY, BEST, LAST, PREVIOUS):
+    for name in (CONFIG, CURVES, SUMMARY, BEST, LAST, PREVIOUS):
         for stale in out.glob(f".{name}.*"):
             with suppress(OSError):  # a folder that may only be read
                 stale.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from fastft.metrics import EpochMetrics, StepMetrics, read_metrics
+from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
@@ -134,7 +136,7 @@ def draw_predictions(shown: Sequence[Shown], out: Path) -> None:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """Write a figure to a PNG.
+    """Write a figure to a PNG, whole or not at all.
 
     Raises:
         DataError: `out` cannot be written.
@@ -142,7 +144,10 @@ def save_figure(figure: Figure, out: Path) -> None:
     # The canvas itself, not pyplot, whose global state and backend choice a library must not touch.
     FigureCanvasAgg(figure)
     try:
-        figure.savefig(out, dpi=DPI, format="png")
+        with AtomicFile(out) as target:
+            with os.fdopen(os.dup(target.descriptor), "wb") as file:
+                figure.savefig(file, dpi=DPI, format="png")
+            target.publish()
     except OSError as error:
         raise DataError(
             out, (error.strerror or "cannot be written").lower(), "a file to write"

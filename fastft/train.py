@@ -21,6 +21,7 @@ from fastft.recipes import read_plain
 from fastft.resume import Continued, holds_run, note_changes, read_run
 from fastft.run_folder import (
     CONFIG,
+    CURVES,
     METRICS,
     PREVIOUS,
     SUMMARY,
@@ -228,10 +229,10 @@ def _complete(result: TrainResult) -> None:
     """Leave what a run leaves that was not killed between its last checkpoint and its end."""
     out = result.out
     (out / PREVIOUS).unlink(missing_ok=True)
-    if not (out / "curves.png").exists():
+    if not (out / CURVES).exists():
         from fastft.show import draw_curves  # matplotlib takes 0.7 s
 
-        draw_curves(out / METRICS, out / "curves.png")
+        draw_curves(out / METRICS, out / CURVES)
     if not (out / SUMMARY).exists():
         write_json(out / SUMMARY, _summary(result))
 

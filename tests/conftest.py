@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,10 @@ from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig, convert
 
 ROOT = Path(__file__).resolve().parents[1]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each test process has a core: more threads would wait for each other. Before torch is loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
