@@ -73,7 +73,9 @@ def runs(even: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for world in (1, 2, 3, 4)
     ]  # fmt: skip
-    changed = {"double": True, "config": settings(even, out / "changed", epochs=2)}
+    # Where a checkpoint may be made, all processes look whether they are to stop.
+    config = settings(even, out / "changed", epochs=2, checkpoint_every="1")
+    changed = {"double": True, "config": config}
     jobs += [
         # In the first epoch, in the second, and to the end.
         {"world": 1, "stop_after": 2, "trace": str(out / "changed-0"), **changed},
