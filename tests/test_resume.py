@@ -204,7 +204,9 @@ def test_weights_that_broke_in_the_last_step_are_not_saved(
 
     monkeypatch.setattr(TrainStep, "__call__", breaks)
     out = tmp_path / "run"
-    with pytest.raises(DataError, match=r"step 3: loss nan.*last.pt is that of epoch 1 after [12] s"):
+    with pytest.raises(
+        DataError, match=r"step 3: loss nan.*last.pt is that of epoch 1 after [12] s"
+    ):
         train(config_of(data, out), QUIET)
     kept = load_checkpoint(out / LAST)
     assert all(torch.isfinite(tensor).all() for tensor in kept.model.values())
