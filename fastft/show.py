@@ -68,7 +68,8 @@ def draw_curves(metrics: Path, out: Path) -> None:
 
 
 def _draw_loss(axes: Axes, steps: list[StepMetrics], epochs: list[EpochMetrics]) -> None:
-    per_epoch = max(1, len(steps) // max(1, len(epochs)))
+    # The first epoch is whole; the last may not be, in a run that was left.
+    per_epoch = sum(row.epoch == 0 for row in steps)
     at = [(row.step + 1) / per_epoch for row in steps]
     axes.plot(at, [row.loss for row in steps], color=_BLUE, alpha=0.35, lw=1)
     ends = [row.epoch + 1 for row in epochs]
@@ -81,7 +82,8 @@ def _draw_loss(axes: Axes, steps: list[StepMetrics], epochs: list[EpochMetrics])
         [float(np.quantile([row.loss for row in steps], 0.98))]
         + [value for row in epochs for value in (row.train_loss, row.eval_loss)]
     )
-    axes.set(title="Loss", xlabel="epoch", ylim=(0, top * 1.08), xlim=(0, len(epochs) * 1.02))
+    axes.set(title="Loss", xlabel="epoch", ylim=(0, top * 1.08))
+    axes.set_xlim(0, max(len(epochs), at[-1]) * 1.02)
     axes.legend()
 
 
