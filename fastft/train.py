@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -194,15 +194,13 @@ def fit(
     """
     config = resolve_rates(config)
     trainer = Trainer(config, inputs, built, console, stop)
-    goes_on = run is not None and run.checkpoint is not None and run.state is not None
-    if goes_on:
-        assert run is not None
-        assert run.checkpoint is not None
-        assert run.state is not None
+    folder: AbstractContextManager[None] = nullcontext()
+    if run is not None and run.checkpoint is not None and run.state is not None:
         note_changes(run.state.how, trainer.state.how, console)
         trainer.restore(run.checkpoint, run.state)
-    begins = inputs.world.is_main and not goes_on
-    with make_folder(config.out) if begins else nullcontext():
+    elif inputs.world.is_main:
+        folder = make_folder(config.out)
+    with folder:
         _announce(console, config, inputs, built, trainer)
         result = trainer.run()
     if find_limits:
