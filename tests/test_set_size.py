@@ -355,8 +355,10 @@ def test_what_nobody_waits_for_any_more_keeps_its_size(
 
         monkeypatch.setattr(Rendering, "_run", wait)
         monkeypatch.setattr(_CpuExecutor, "_draw", note)
-        next(iter(loader))
+        batches = iter(loader)
+        next(batches)
         assert reached.wait(LONG_S)
+        del batches  # not before: what no thread has begun by then, none will
         drawn.clear()
         loader.set_size(97)
         opened.set()
