@@ -14,6 +14,7 @@ import typer
 
 from fastft.cli_compare import compare, sweep
 from fastft.cli_data import convert, inspect, merge, synth
+from fastft.cli_doctor import doctor
 from fastft.cli_fetch import fetch
 from fastft.cli_parity import parity
 from fastft.cli_show import show
@@ -43,6 +44,7 @@ _INTERRUPTED = 130
 
 for command in (
     synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, parity,
+    doctor,
 ):  # fmt: skip
     app.command()(command)
 
