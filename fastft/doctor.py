@@ -204,10 +204,9 @@ def _gpus(torch: dict[str, Any], limit_s: float) -> list[Finding]:
             _row("machine", "CUDA driver", "note", "none: training runs on the CPU"),
             _row("machine", "NVJPEG engines", "ok", "none, no GPU"),
         ]
-    index = "--index-url https://download.pytorch.org/whl/cu126"
     found = f"supports CUDA {torch['driver']}, but torch sees no GPU"
     found += f": {torch['warning']}" if torch["warning"] else ""
-    remedy = f"see nvidia-smi; for an older driver: {_TORCH} {index}"
+    remedy = "see nvidia-smi: update the driver, or install a torch that is built for its CUDA"
     return [_row("machine", "CUDA driver", "problem", found, remedy)]
 
 
