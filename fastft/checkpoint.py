@@ -12,14 +12,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from fastft.run_folder import BEST, LAST, PREVIOUS
+from fastft.run_folder import LAST, PREVIOUS, remove_leavings
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError
 
@@ -126,10 +125,7 @@ def load_last(folder: Path) -> tuple[Checkpoint, str]:
     Raises:
         DataError: neither can be used.
     """
-    for name in (LAST, BEST, PREVIOUS):
-        for stale in folder.glob(f".{name}.*"):
-            with suppress(OSError):  # a folder that may only be read
-                stale.unlink()
+    remove_leavings(folder)
     try:
         return load_checkpoint(folder / LAST), ""
     except DataError as error:

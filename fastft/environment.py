@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from fastft import __version__
+from fastft.machine import cpu_flags, cpu_name, read_cpu_info
 from pipelines.errors import UsageError
 from pipelines.workers import cpu_count
 
@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
         "fastft": __version__,
         "python": platform.python_version(),
         **{name: package_version(name) for name in _PACKAGES},
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(read_cpu_info()),
         "cpus": cpu_count(),
         "gpu": gpu,
     }
@@ -66,25 +66,4 @@ def pick_amp(amp: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
     # Without its instructions a CPU emulates bfloat16, slower than float32.
-    return torch.bfloat16 if "avx512_bf16" in _cpu_flags() else None
-
-
-def _cpu_name() -> str:
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> frozenset[str]:
-    for line in _cpuinfo():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
-
-
-def _cpuinfo() -> list[str]:
-    if not os.path.exists("/proc/cpuinfo"):
-        return []
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return file.read().split("\n\n", 1)[0].splitlines()
+    return torch.bfloat16 if "avx512_bf16" in cpu_flags(read_cpu_info()) else None

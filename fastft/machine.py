@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,14 +52,13 @@ def find_machine(proc: Path = Path("/proc"), shm: Path = Path("/dev/shm")) -> li
     Args:
         proc, shm: where the kernel tells, and its memory for files; replaced in tests.
     """
-    info = _cpu_info(proc)
-    name = info.get("model name") or platform.processor() or platform.machine()
+    info = read_cpu_info(proc)
     free = free_memory()
     little = free.bytes < _LITTLE_MEMORY
     return [
-        Finding(group="machine", name="CPU", status="ok", found=f"{name}, {platform.machine()}"),
+        Finding(group="machine", name="CPU", status="ok", found=f"{cpu_name(info)}, {platform.machine()}"),
         Finding(group="machine", name="cores", status="ok", found=_cores()),
-        _instructions(frozenset((info.get("flags") or info.get("Features") or "").split())),
+        _instructions(cpu_flags(info)),
         Finding(
             group="machine", name="memory", status="note" if little else "ok",
             found=f"{free.bytes / _GB:.1f} GB free {free.limit}",
@@ -76,7 +76,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch").expanduser() / "hub"
 
 
-def _cpu_info(proc: Path) -> dict[str, str]:
+def read_cpu_info(proc: Path = Path("/proc")) -> dict[str, str]:
     """What the kernel says of the first processor."""
     try:
         text = (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -84,6 +84,16 @@ def _cpu_info(proc: Path) -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def cpu_name(info: Mapping[str, str]) -> str:
+    """The processor's name, of what `read_cpu_info` gives."""
+    return info.get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags(info: Mapping[str, str]) -> frozenset[str]:
+    """Its instruction sets by the kernel's names."""
+    return frozenset((info.get("flags") or info.get("Features") or "").split())
 
 
 def _cores(cgroup: Path = Path("/sys/fs/cgroup")) -> str:

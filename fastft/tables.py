@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,42 +16,49 @@ if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does witho
     from pipelines.convert import Report
     from pipelines.merge import Merged
 
+    _Made = TypeVar("_Made", Report, Merged)
+
 #: Rows of predictions that are printed; all of them go to --csv.
 _ROWS = 40
 
 
 def conversion_table(reports: Sequence[Report]) -> Table:
     """What `fastft convert` did: a column per output."""
-    table = Table("", *(escape(report.out.name) for report in reports))
-    rows: dict[str, Callable[[Report], str]] = {
-        "images": lambda r: f"{r.images:,}",
-        "classes": lambda r: f"{len(r.classes):,}",
-        "read": lambda r: f"{r.bytes_in:,} bytes",
-        "written": lambda r: f"{r.bytes_out:,} bytes",
-        "re-encoded": lambda r: f"{r.reencoded:,}",
-        "left out": lambda r: f"{len(r.quarantined):,} broken",
-        "odd but whole": lambda r: f"{len(r.warnings):,}",
-        "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
-        "speed": lambda r: f"{r.images / r.seconds:,.0f} images/s",
-    }
-    for name, cell in rows.items():
-        table.add_row(name, *(escape(cell(report)) for report in reports))
-    return table
+    return _by_output(
+        reports,
+        {
+            "images": lambda r: f"{r.images:,}",
+            "classes": lambda r: f"{len(r.classes):,}",
+            "read": lambda r: f"{r.bytes_in:,} bytes",
+            "written": lambda r: f"{r.bytes_out:,} bytes",
+            "re-encoded": lambda r: f"{r.reencoded:,}",
+            "left out": lambda r: f"{len(r.quarantined):,} broken",
+            "odd but whole": lambda r: f"{len(r.warnings):,}",
+            "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
+            "speed": lambda r: f"{r.images / r.seconds:,.0f} images/s",
+        },
+    )
 
 
 def merge_table(reports: Sequence[Merged]) -> Table:
     """What `fastft merge` did: a column per output."""
+    return _by_output(
+        reports,
+        {
+            "images": lambda r: f"{r.images:,}",
+            "classes": lambda r: f"{len(r.classes):,}",
+            "shards": lambda r: f"{r.shards:,}",
+            "written": lambda r: f"{r.bytes_out:,} bytes",
+            "left out": lambda r: f"{len(r.quarantined):,} broken",
+            "speed": lambda r: f"{r.bytes_out / r.seconds / 1e6:,.0f} MB/s",
+        },
+    )
+
+
+def _by_output(reports: Sequence[_Made], rows: Mapping[str, Callable[[_Made], str]]) -> Table:
     table = Table("", *(escape(report.out.name) for report in reports))
-    rows: dict[str, Callable[[Merged], str]] = {
-        "images": lambda r: f"{r.images:,}",
-        "classes": lambda r: f"{len(r.classes):,}",
-        "shards": lambda r: f"{r.shards:,}",
-        "written": lambda r: f"{r.bytes_out:,} bytes",
-        "left out": lambda r: f"{len(r.quarantined):,} broken",
-        "speed": lambda r: f"{r.bytes_out / r.seconds / 1e6:,.0f} MB/s",
-    }
     for name, cell in rows.items():
-        table.add_row(name, *(cell(report) for report in reports))
+        table.add_row(name, *(escape(cell(report)) for report in reports))
     return table
 
 

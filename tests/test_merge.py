@@ -130,15 +130,18 @@ def test_a_class_may_be_missing_from_a_shard_but_not_from_all(tmp_path: Path) ->
 
 
 def test_more_shards_than_a_process_may_open(photos: Path, tmp_path: Path) -> None:
-    run_shards(photos / "train", tmp_path / "out", 33)
+    whole, out = tmp_path / "whole.beton", tmp_path / "out.beton"
+    run(photos / "train", whole)
+    run_shards(photos / "train", out, 33)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard)
     )
     try:
-        merge(tmp_path / "out")
+        merge(out)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_the_commands(fastft: Run, mixed: Path, whole: dict[str, str], tmp_path: Path) -> None:
