@@ -2,10 +2,11 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from fastft.cli import main
 from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig, convert
+
+if TYPE_CHECKING:
+    from fastft.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,6 +122,25 @@ def data(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def trained(data: Path) -> "Checkpoint":
+    """What a training on `data` could have come to."""
+    from runs import make_checkpoint  # torch takes seconds to load
+
+    from pipelines.beton import read_index
+
+    return make_checkpoint(data, read_index(data / "test.beton").classes)
+
+
+@pytest.fixture
+def run(trained: "Checkpoint", tmp_path: Path) -> Path:
+    """A run folder that holds it."""
+    from fastft.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path / "run" / "best.pt", trained)
+    return tmp_path / "run"
+
+
 @pytest.fixture
 def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that groups of processes take for /dev/shm."""
@@ -179,3 +202,17 @@ def fastft(
         return int(ended.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture
+def refuses(fastft: Callable[..., tuple[int, str, str]]) -> Callable[..., None]:
+    """Runs the command line on bad input, which ends with its status and one line that says why."""
+
+    def check(name: str, arguments: Sequence[object], wanted: int, message: str) -> None:
+        status, out, err = fastft(*arguments)
+        assert status == wanted, (name, out, err)
+        assert err.count("\n") == 1, (name, err)
+        assert message in err, (name, err)
+        assert "Traceback" not in err
+
+    return check

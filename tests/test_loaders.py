@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from batches import everything, same
 from scipy import stats
 
 from pipelines import loaders
@@ -115,18 +116,6 @@ def test_normalized(name: str, dtype: torch.dtype, data: Path) -> None:
     # Two float32 roundings apart from torchvision's three operations, then the dtype's own.
     half_ulp = {torch.float32: 0, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
     assert ((images.float() - wanted).abs() <= 2e-6 + half_ulp * wanted.abs()).all()
-
-
-def everything(loader: Loader) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(images.clone(), labels.clone()) for images, labels in loader]
-
-
-def same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(
-        torch.equal(x, y)
-        for one, two in zip(a, b, strict=True)
-        for x, y in zip(one, two, strict=True)
-    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from runs import Command, batches_of, make_checkpoint
+from runs import Command, batches_of
 
 from fastft.checkpoint import Checkpoint, save_checkpoint
 from fastft.config import EvaluateConfig, PredictConfig
@@ -19,20 +19,7 @@ from fastft.model import restore_model
 from fastft.predict import Prediction, list_images, predict
 from fastft.report import run_evaluate
 from fastft.tables import print_predictions
-from pipelines.beton import read_index
 from pipelines.errors import DataError
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path) -> Checkpoint:
-    return make_checkpoint(data, read_index(data / "test.beton").classes)
-
-
-@pytest.fixture
-def run(trained: Checkpoint, tmp_path: Path) -> Path:
-    """A run folder."""
-    save_checkpoint(tmp_path / "run" / "best.pt", trained)
-    return tmp_path / "run"
 
 
 @pytest.fixture

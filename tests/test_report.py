@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from runs import Command, batches_of, make_checkpoint
+from runs import Command, batches_of
 
 from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fastft.config import EvaluateConfig
@@ -25,18 +25,6 @@ from pipelines.errors import DataError, UsageError
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path) -> Checkpoint:
-    return make_checkpoint(data, read_index(data / "test.beton").classes)
-
-
-@pytest.fixture
-def run(trained: Checkpoint, tmp_path: Path) -> Path:
-    """A run folder."""
-    save_checkpoint(tmp_path / "run" / "best.pt", trained)
-    return tmp_path / "run"
 
 
 def judged(run: Path, data: Path, **options: Any) -> tuple[Findings, dict[str, Any]]:

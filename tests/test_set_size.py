@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from batches import everything, same
 from stores import make_resident
 
 from pipelines.errors import UsageError
@@ -49,18 +50,6 @@ def make(name: str, data: Any, **options: Any) -> Loader:
     if name in LIBRARIES:
         pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
     return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": 2, **options})
-
-
-def everything(loader: Loader) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(images.clone(), labels.clone()) for images, labels in loader]
-
-
-def same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(
-        torch.equal(x, y)
-        for one, two in zip(a, b, strict=True)
-        for x, y in zip(one, two, strict=True)
-    )
 
 
 def fresh(loader: Loader, name: str, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
