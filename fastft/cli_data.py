@@ -117,6 +117,9 @@ def convert(
             help="Convert the I-th of N parts alone, such as 2/8; see fastft merge.",
         ),
     ] = _CONVERT.shard,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what a killed conversion has left.")
+    ] = _CONVERT.resume,
 ) -> None:
     """Turn a folder, a zip or a RecordIO file of images into one .beton file per split.
 
@@ -132,6 +135,11 @@ def convert(
     job would have written. --max-bad then holds for each part.
 
     Example: fastft convert photos data --shard 2/8
+
+    What a conversion that was killed has left is gone on with if the same command is given with
+    --resume, and removed without it. Errors and Ctrl-C leave nothing.
+
+    Example: fastft convert photos data --resume
     """
     from fastft.progress import image_progress
     from fastft.tables import conversion_table
@@ -141,6 +149,7 @@ def convert(
         proportion=proportion, apply_exif=apply_exif, verify=verify, max_bad=max_bad,
         workers=workers,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (), shard=shard,
+        resume=resume,
     )  # fmt: skip
     console = make_console()
     with image_progress(console, "converting") as update:

@@ -13,8 +13,8 @@ from pipelines.errors import one_line
 
 if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
     from fastft.predict import Prediction
-    from pipelines.convert import Report
     from pipelines.merge import Merged
+    from pipelines.tally import Report
 
     _Made = TypeVar("_Made", Report, Merged)
 
@@ -35,7 +35,8 @@ def conversion_table(reports: Sequence[Report]) -> Table:
             "left out": lambda r: f"{len(r.quarantined):,} broken",
             "odd but whole": lambda r: f"{len(r.warnings):,}",
             "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
-            "speed": lambda r: f"{r.images / r.seconds:,.0f} images/s",
+            "taken over": lambda r: f"{r.resumed:,}",
+            "speed": lambda r: f"{r.img_per_s:,.0f} images/s",
         },
     )
 

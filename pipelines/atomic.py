@@ -21,16 +21,25 @@ class AtomicFile:
         descriptor: the open file, for reading and writing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, temporary: Path | None = None) -> None:
         """Create the temporary file, and the folder if there is none.
+
+        Args:
+            path: the final place.
+            temporary: the temporary file, one that nobody can guess; what an earlier process has
+                left there is kept. None takes a new one.
 
         Raises:
             OSError: as the system says.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        self._temporary: str | None = temporary
+        if temporary is None:
+            self.descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path))
+        else:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.descriptor, name = os.open(temporary, flags, 0o600), str(temporary)
+        self._temporary: str | None = name
 
     def publish(self) -> None:
         """Force the content to disk and rename the file into place.
@@ -56,6 +65,11 @@ class AtomicFile:
         os.close(self.descriptor)
         if self._temporary is not None:
             os.unlink(self._temporary)
+
+
+def temporary_prefix(path: Path) -> str:
+    """What the names of temporary files of `path` begin with."""
+    return f".{path.name[:40]}."
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -33,6 +33,9 @@ from pipelines.layout import (
 )
 from pipelines.shards import Shard
 
+#: What is read at once of what was left.
+_CHUNK_BYTES = 1 << 20
+
 
 class BetonWriter(AtomicFile):
     """Writes one `.beton` beside its final place, then puts it there whole or not at all.
@@ -41,9 +44,16 @@ class BetonWriter(AtomicFile):
     depends on the samples alone.
     """
 
-    def __init__(self, path: Path, capacity: int) -> None:
-        """Open a temporary file in `path`'s folder with room for `capacity` samples' metadata."""
-        super().__init__(path)
+    def __init__(self, path: Path, capacity: int, temporary: Path | None = None) -> None:
+        """Open a temporary file in `path`'s folder with room for `capacity` samples' metadata.
+
+        Args:
+            path: the output.
+            capacity: samples at most.
+            temporary: where to write until then, and what another writer of the same samples may
+                have left; see `adopt`.
+        """
+        super().__init__(path, temporary)
         self._metadata = np.zeros(capacity, METADATA)
         self._sizes = np.zeros(capacity, np.uint64)
         self._checksums = np.zeros(capacity, np.uint32)
@@ -60,15 +70,37 @@ class BetonWriter(AtomicFile):
         Raises:
             DataError: the sample is larger than a page can be.
         """
-        size, sample = len(stored.data), len(self._names)
+        size = len(stored.data)
         if size > MAX_PAGE_BYTES:
             found = f"{size:,} bytes as stored"
             raise DataError(name, found, f"at most {MAX_PAGE_BYTES:,}", "see --max-side")
         pointer = self._place(size)
         _write_at(self.descriptor, stored.data, pointer)
-        self._metadata[sample] = (stored.mode, stored.width, stored.height, pointer, label)
-        self._sizes[sample], self._checksums[sample] = size, checksum
-        self._names.append(os.fsencode(name))
+        self._note((stored.mode, stored.width, stored.height, pointer, label), size, checksum, name)
+
+    def adopt(
+        self, mode: int, sides: tuple[int, int], size: int, label: int, name: str, checksum: int
+    ) -> bool:
+        """Take over the next sample from the temporary file, if its bytes are there.
+
+        Args:
+            mode: how it is stored.
+            sides: width and height, px.
+            size: bytes.
+            label, name: as for `append`.
+            checksum: CRC-32 that the bytes must have.
+        """
+        before = self._end, self._page
+        pointer = self._place(size)
+        if size > MAX_PAGE_BYTES or _crc_at(self.descriptor, pointer, size) != checksum:
+            self._end, self._page = before
+            return False
+        self._note((mode, *sides, pointer, label), size, checksum, name)
+        return True
+
+    def go_on(self) -> None:
+        """Drop from the temporary file what was not taken over."""
+        os.ftruncate(self.descriptor, self._end)
 
     def finish(self, classes: tuple[str, ...], shard: Shard | None = None) -> int:
         """Write the tables and force everything to disk; returns the file's size in bytes.
@@ -105,6 +137,12 @@ class BetonWriter(AtomicFile):
         os.fsync(self.descriptor)
         return self._end + len(block) + allocation.nbytes
 
+    def _note(self, row: tuple[int, ...], size: int, checksum: int, name: str) -> None:
+        sample = len(self._names)
+        self._metadata[sample] = row
+        self._sizes[sample], self._checksums[sample] = size, checksum
+        self._names.append(os.fsencode(name))
+
     def _place(self, size: int) -> int:
         """Where the next `size` bytes go, such that they cross no multiple of the page size.
 
@@ -126,3 +164,15 @@ def _write_at(file: int, data: bytes | NDArray[np.uint8], offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _crc_at(file: int, offset: int, size: int) -> int | None:
+    """CRC-32 of some bytes of a file; None where it ends before."""
+    crc, end = 0, offset + size
+    while offset < end:
+        chunk = os.pread(file, min(_CHUNK_BYTES, end - offset), offset)
+        if not chunk:
+            return None
+        crc = zlib.crc32(chunk, crc)
+        offset += len(chunk)
+    return crc

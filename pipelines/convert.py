@@ -8,13 +8,15 @@ validation the entropy decoding of each JPEG.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,11 @@ import numpy as np
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, UsageError
+from pipelines.journal import Entry, Journal, left_bytes, open_journaled
 from pipelines.listing import Listing, open_listings
-from pipelines.outputs import name_outputs, open_writer, publish, require_space, writing
-from pipelines.shards import Quarantined, Shard, cut_listings, parse_shard
+from pipelines.outputs import name_outputs, publish, require_space, writing
+from pipelines.shards import Shard, cut_listings, parse_shard
+from pipelines.tally import Report, Tally, allowed_bad
 from pipelines.workers import cpu_count, in_order
 
 #: on_progress(split, images done, images in all, bytes read so far)
@@ -48,6 +52,8 @@ class ConvertConfig:
         classes: names for RecordIO's labels 0, 1, ...; by default the labels' numbers. Class
             folders have names, and take none.
         shard: `i/n` converts the i-th of n parts, to be merged by `pipelines.merge`; '' all.
+        resume: go on with what a killed conversion of the same images, by the same options, has
+            left; its bytes are checked, so that the output is the same.
     """
 
     src: Path
@@ -62,6 +68,7 @@ class ConvertConfig:
     workers: int = 0
     classes: tuple[str, ...] = ()
     shard: str = ""
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -85,23 +92,6 @@ class ConvertConfig:
         )  # fmt: skip
 
 
-@dataclass(slots=True)
-class Report:
-    """What one conversion did."""
-
-    split: str
-    out: Path
-    classes: tuple[str, ...]
-    images: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    reencoded: int = 0
-    seconds: float = 0.0
-    quarantined: list[Quarantined] = field(default_factory=list)
-    warnings: list[Quarantined] = field(default_factory=list)
-    ignored: dict[str, int] = field(default_factory=dict)
-
-
 def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[Report]:
     """Convert a data set to one `.beton`, or its splits to one each; or a shard of them.
 
@@ -111,7 +101,7 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
         DataError: `src` is not as it should be, too many images are broken, a class loses its
             last image, a shard has no whole one, or the disk is full.
         UsageError: `out` does not fit `src`, or would replace what is no `.beton`; there are
-            more shards than images.
+            more shards than images; what is to be resumed is another conversion.
     """
     reports: list[Report] = []
     with open_listings(config.src, config.classes) as listings, ExitStack() as stack:
@@ -121,34 +111,22 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
         parts.update((split, shard.part) for split, shard in shards.items())
         if config.mode == "passthrough" and not config.max_side:
             sizes = (listings[split].size_bytes(i) for split, part in parts.items() for i in part)
-            require_space(config.out, sum(sizes))
+            require_space(config.out, sum(sizes) - sum(map(left_bytes, outputs.values())))
         writers = []
         for split, listing in listings.items():
-            writer = stack.enter_context(open_writer(outputs[split], len(parts[split])))
-            work = _Work(split, listing, parts[split], shards.get(split), writer)
+            part = parts[split]
+            writer, journal = stack.enter_context(
+                open_journaled(
+                    outputs[split], len(part), _identify(config, listing, part),
+                    resume=config.resume,
+                )
+            )  # fmt: skip
+            work = _Work(split, listing, part, shards.get(split), writer, journal)
             reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
         bad = [report.quarantined for report in reports]
         publish(zip(writers, bad, strict=True))
     return reports
-
-
-def allowed_bad(max_bad: str, images: int) -> int:
-    """How many of `images` may be broken under `--max-bad`.
-
-    Raises:
-        UsageError: `max_bad` is neither a number nor a percentage.
-    """
-    try:
-        if max_bad.endswith("%"):
-            share = float(max_bad[:-1])
-            if 0 <= share <= 100:
-                return -int(-images * share // 100)
-        elif int(max_bad) >= 0:
-            return int(max_bad)
-    except ValueError:
-        pass
-    raise UsageError("--max-bad", repr(max_bad), "a number like 10 or a share like 1%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +138,7 @@ class _Work:
     part: range
     shard: Shard | None
     writer: BetonWriter
+    journal: Journal
 
 
 def _cut(config: ConvertConfig, listings: Mapping[str, Listing]) -> dict[str, Shard]:
@@ -175,51 +154,73 @@ def _cut(config: ConvertConfig, listings: Mapping[str, Listing]) -> dict[str, Sh
     return cut_listings(*asked, names, sizes, asdict(config.policy))
 
 
+def _identify(config: ConvertConfig, listing: Listing, part: range) -> bytes:
+    """What tells a conversion from others, as far as can be seen without reading the images."""
+    settings = asdict(config.policy), listing.classes, part.start, part.stop
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for sample in part:  # a name begins with its class
+        digest.update(os.fsencode(listing.names[sample]) + b"\0%d\0" % listing.size_bytes(sample))
+    return digest.digest()
+
+
 def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | None) -> Report:
     started = time.perf_counter()
-    listing, part, writer = work.listing, work.part, work.writer
-    report = Report(work.split, writer.path, listing.classes, ignored=listing.ignored)
-    allowed = allowed_bad(config.max_bad, len(part))
-    kept: Counter[int] = Counter()
-    first_bad: dict[int, Quarantined] = {}
-    sample = part.start
+    listing, part, writer, journal = work.listing, work.part, work.writer, work.journal
+    tally = Tally(work.split, writer.path, listing, part, config.max_bad)
+    report = tally.report
+    with writing(writer.path):
+        _take_over(work, tally)
     encoder = Encoder(config.policy)
     workers = config.workers or cpu_count()
+    tasks = _tasks(listing, range(tally.sample, part.stop), encoder)
     with ThreadPoolExecutor(workers, thread_name_prefix="convert") as executor:
-        for results in in_order(executor, _tasks(listing, part, encoder), ahead=2 * workers):
+        for results in in_order(executor, tasks, ahead=2 * workers):
             for encoded, checksum in results:
-                name, label = listing.names[sample], int(listing.labels[sample])
-                report.bytes_in += encoded.source_bytes
-                if encoded.stored is None:
-                    report.quarantined.append(Quarantined(name, encoded.reason))
-                    first_bad.setdefault(label, report.quarantined[-1])
-                    if len(report.quarantined) > allowed:
-                        raise _too_many_bad(listing, report, allowed)
-                else:
+                stored = encoded.stored
+                sides, size = (0, 0), 0
+                if stored is not None:
+                    name, label = listing.names[tally.sample], int(listing.labels[tally.sample])
                     with writing(writer.path):
-                        writer.append(encoded.stored, label, name, checksum)
-                    kept[label] += 1
-                    report.reencoded += encoded.reencoded
-                    if encoded.reason:
-                        report.warnings.append(Quarantined(name, encoded.reason))
-                sample += 1
+                        writer.append(stored, label, name, checksum)
+                    sides, size = (stored.width, stored.height), len(stored.data)
+                entry = Entry(
+                    None if stored is None else stored.mode, *sides, size, checksum,
+                    encoded.source_bytes, encoded.reencoded, encoded.reason,
+                )  # fmt: skip
+                tally.count(entry)
+                journal.add(entry)
+            with writing(writer.path):
+                journal.flush()
             if on_progress is not None:
-                on_progress(work.split, sample - part.start, len(part), report.bytes_in)
+                done = tally.sample - part.start
+                on_progress(work.split, done, len(part), report.bytes_in)
+    tally.require_classes(whole=work.shard is None)
     shard = work.shard
-    if shard is None:
-        for label, name in enumerate(listing.classes):
-            if not kept[label]:
-                raise _all_bad(listing.where(name), first_bad[label], "replace them")
-    else:  # which need not have an image of each class; that is for merging to look at
-        if not kept:
-            remedy = "replace them or take fewer shards"
-            raise _all_bad(str(writer.path), report.quarantined[0], remedy)
+    if shard is not None:
         shard = replace(shard, quarantined=tuple(report.quarantined))
     with writing(writer.path):
         report.bytes_out = writer.finish(listing.classes, shard)
     report.images = len(writer)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _take_over(work: _Work, tally: Tally) -> None:
+    """Count what an earlier process has done, as far as its bytes are there."""
+    writer, listing = work.writer, work.listing
+    for entry in work.journal.earlier():
+        sample = tally.sample
+        if sample == work.part.stop:
+            break
+        if entry.mode is not None and not writer.adopt(
+            entry.mode, (entry.width, entry.height), entry.size_bytes,
+            int(listing.labels[sample]), listing.names[sample], entry.checksum,
+        ):  # fmt: skip
+            break
+        tally.count(entry)
+    tally.report.resumed = tally.sample - work.part.start
+    writer.go_on()
+    work.journal.go_on()
 
 
 def _tasks(
@@ -251,20 +252,6 @@ def _tasks(
             first, size = sample + 1, 0
     if first < part.stop:
         yield task(range(first, part.stop))
-
-
-def _all_bad(where: str, first: Quarantined, remedy: str) -> DataError:
-    found = f"every image is broken, the first ({first.name}): {first.reason}"
-    return DataError(where, found, "at least one whole image", remedy)
-
-
-def _too_many_bad(listing: Listing, report: Report, allowed: int) -> DataError:
-    last = report.quarantined[-1]
-    found = f"{last.reason} (broken image number {len(report.quarantined)})"
-    if len(report.quarantined) == 1:
-        found = last.reason
-    expected, remedy = f"at most {allowed} broken", "remove it or raise --max-bad"
-    return DataError(listing.where(last.name), found, expected, remedy)
 
 
 def _require(option: str, value: float, least: float, most: float) -> None:

@@ -78,14 +78,21 @@ def check_replaceable(out: Path) -> None:
             raise UsageError(out, found, "a new name", "remove it or name another") from error
 
 
-def open_writer(out: Path, capacity: int) -> BetonWriter:
-    """A writer of `out`.
+def open_writer(out: Path, capacity: int, temporary: Path | None = None) -> BetonWriter:
+    """A writer of `out`; see `BetonWriter`.
 
     Raises:
         DataError: there is no place to write it.
     """
+    with opening(out):
+        return BetonWriter(out, capacity, temporary)
+
+
+@contextmanager
+def opening(out: Path) -> Iterator[None]:
+    """What the system refuses in this block, as a DataError: there is no place for `out`."""
     try:
-        return BetonWriter(out, capacity)
+        yield
     except OSError as error:
         raise DataError(out, _said(error), "a folder to write in", "name another output") from error
 

@@ -13,10 +13,11 @@ from PIL import Image, ImageOps
 
 from pipelines import beton_writer
 from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, allowed_bad, convert
+from pipelines.convert import ConvertConfig, convert
 from pipelines.encode import decode
 from pipelines.errors import DataError, UsageError
 from pipelines.layout import MODE_JPG, MODE_RAW
+from pipelines.tally import allowed_bad
 
 
 def run(src: Path, out: Path, **options: Any) -> Any:

@@ -46,7 +46,8 @@ LAYERS = (
         "pipelines.outputs",
         "pipelines.recordio",
     ),
-    ("pipelines.kernels.cpu", "pipelines.listing", "pipelines.source"),
+    ("pipelines.journal", "pipelines.kernels.cpu", "pipelines.listing", "pipelines.source"),
+    ("pipelines.tally",),
     (
         "pipelines.convert",
         "pipelines.decoder",

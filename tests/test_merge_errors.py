@@ -229,9 +229,9 @@ def test_a_shard_that_changes_while_merging_is_noticed(
 ) -> None:
     real = BetonWriter.__init__
 
-    def replacing(writer: BetonWriter, path: Path, capacity: int) -> None:
+    def replacing(writer: BetonWriter, path: Path, *arguments: Any) -> None:
         shutil.copy(shards / "test.1-of-3.beton", shards / "test.3-of-3.beton")
-        real(writer, path, capacity)
+        real(writer, path, *arguments)
 
     monkeypatch.setattr(BetonWriter, "__init__", replacing)
     with pytest.raises(DataError, match=r"test.3-of-3.beton: has changed, .*; run fastft merge ag"):

@@ -1,0 +1,138 @@
+"""What becomes of a conversion's samples: counted, reported, and when too many are broken."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.errors import DataError, UsageError
+from pipelines.journal import Entry
+from pipelines.listing import Listing
+from pipelines.shards import Quarantined
+
+
+@dataclass(slots=True)
+class Report:
+    """What one conversion did.
+
+    Attributes:
+        resumed: images, whole and broken, that an earlier process had done.
+        seconds: this process's.
+    """
+
+    split: str
+    out: Path
+    classes: tuple[str, ...]
+    images: int = 0
+    resumed: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    reencoded: int = 0
+    seconds: float = 0.0
+    quarantined: list[Quarantined] = field(default_factory=list)
+    warnings: list[Quarantined] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def img_per_s(self) -> float:
+        """Images per second of what this process did."""
+        return (self.images + len(self.quarantined) - self.resumed) / self.seconds
+
+
+class Tally:
+    """What has become of a part's samples so far.
+
+    Attributes:
+        report: of them.
+        kept: label -> whole images.
+        first_bad: label -> the first broken one.
+        sample: the next one.
+    """
+
+    def __init__(self, split: str, out: Path, listing: Listing, part: range, max_bad: str) -> None:
+        """Begin.
+
+        Args:
+            split: its name; '' if there is only one.
+            out: where the part is written.
+            listing: the samples.
+            part: which of them.
+            max_bad: how many may be broken; see `allowed_bad`.
+        """
+        self.report = Report(split, out, listing.classes, ignored=listing.ignored)
+        self.kept: Counter[int] = Counter()
+        self.first_bad: dict[int, Quarantined] = {}
+        self.sample = part.start
+        self._listing, self._allowed = listing, allowed_bad(max_bad, len(part))
+
+    def count(self, entry: Entry) -> None:
+        """Count the next sample.
+
+        Raises:
+            DataError: too many are broken.
+        """
+        report, label = self.report, int(self._listing.labels[self.sample])
+        name = self._listing.names[self.sample]
+        report.bytes_in += entry.source_bytes
+        if entry.mode is None:
+            report.quarantined.append(Quarantined(name, entry.reason))
+            self.first_bad.setdefault(label, report.quarantined[-1])
+            if len(report.quarantined) > self._allowed:
+                raise _too_many_bad(self._listing, report, self._allowed)
+        else:
+            self.kept[label] += 1
+            report.reencoded += entry.reencoded
+            if entry.reason:
+                report.warnings.append(Quarantined(name, entry.reason))
+        self.sample += 1
+
+    def require_classes(self, *, whole: bool) -> None:
+        """Refuse an output that says nothing of a class.
+
+        Args:
+            whole: every class must be there; a shard need not have an image of each, but of one.
+
+        Raises:
+            DataError: a class has lost its last image.
+        """
+        if whole:
+            for label, name in enumerate(self._listing.classes):
+                if not self.kept[label]:
+                    where = self._listing.where(name)
+                    raise _all_bad(where, self.first_bad[label], "replace them")
+        elif not self.kept:
+            remedy = "replace them or take fewer shards"
+            raise _all_bad(str(self.report.out), self.report.quarantined[0], remedy)
+
+
+def allowed_bad(max_bad: str, images: int) -> int:
+    """How many of `images` may be broken under `--max-bad`.
+
+    Raises:
+        UsageError: `max_bad` is neither a number nor a percentage.
+    """
+    try:
+        if max_bad.endswith("%"):
+            share = float(max_bad[:-1])
+            if 0 <= share <= 100:
+                return -int(-images * share // 100)
+        elif int(max_bad) >= 0:
+            return int(max_bad)
+    except ValueError:
+        pass
+    raise UsageError("--max-bad", repr(max_bad), "a number like 10 or a share like 1%")
+
+
+def _all_bad(where: str, first: Quarantined, remedy: str) -> DataError:
+    found = f"every image is broken, the first ({first.name}): {first.reason}"
+    return DataError(where, found, "at least one whole image", remedy)
+
+
+def _too_many_bad(listing: Listing, report: Report, allowed: int) -> DataError:
+    last = report.quarantined[-1]
+    found = f"{last.reason} (broken image number {len(report.quarantined)})"
+    if len(report.quarantined) == 1:
+        found = last.reason
+    expected, remedy = f"at most {allowed} broken", "remove it or raise --max-bad"
+    return DataError(listing.where(last.name), found, expected, remedy)
