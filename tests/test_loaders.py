@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 from batches import everything, same
+from PIL import Image
 from scipy import stats
 
 from pipelines import loaders
@@ -66,6 +67,21 @@ def test_pixels_of_odd_images(name: str, view: str, odd_beton: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_pixels_of_odd_images_at_another_size(name: str, odd_beton: Path) -> None:
     check_pixels(name, odd_beton, "train", size=91)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pixels_of_the_longest_images(name: str, tmp_path: Path) -> None:
+    """65,500 px is as long as a JPEG may be; among the odd images torchvision could not hold them.
+
+    It resizes before it crops: 65500 x 2 px would become 8,384,000 x 256.
+    """
+    (tmp_path / "a").mkdir()
+    across = np.random.default_rng(0).integers(0, 256, (2, 65500 // 50), np.uint8).repeat(50, 1)
+    Image.fromarray(across).convert("RGB").save(tmp_path / "a" / "wide.jpg", quality=50)
+    Image.fromarray(across.T).save(tmp_path / "a" / "tall.jpg", quality=50)
+    convert(ConvertConfig(src=tmp_path, out=tmp_path / "a.beton"))
+    for view in ("train", "eval"):
+        check_pixels(name, tmp_path / "a.beton", view)
 
 
 @pytest.mark.parametrize("view", ["train", "eval"])

@@ -1,15 +1,21 @@
 """Makes the odd images in tests/data/odd: `python tests/data/make.py`.
 
-The files are kept in the repository, since encoders change and a test's input must not.
+The files are kept in the repository, since encoders change and a test's input must not. What Pillow
+cannot write, libjpeg-turbo does.
 """
 
+import ctypes
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 OUT = Path(__file__).parent / "odd"
+#: Source: turbojpeg.h of libjpeg-turbo 2.1.
+_PIXELS = {"RGB": 0, "CMYK": 11}
+_SAMPLING = {"4:4:4": 0, "4:4:0": 4, "4:1:1": 5}
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -20,6 +26,22 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = 128 + 70 * np.stack(waves, axis=2) + rng.normal(0, 12, (height, width, 3))
     pixels[(x * height > y * width) & (x % 16 < 8)] += 40
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def turbojpeg(image: Image.Image, sampling: str = "4:4:4", *, arithmetic: bool = False) -> bytes:
+    """A JPEG by libjpeg-turbo; of CMYK pixels it makes YCCK."""
+    library = ctypes.CDLL("libturbojpeg.so.0")
+    library.tjInitCompress.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(library.tjInitCompress())
+    pixels = image.tobytes()
+    buffer, size = ctypes.POINTER(ctypes.c_ubyte)(), ctypes.c_ulong()
+    os.environ["TJ_ARITHMETIC"] = str(int(arithmetic))
+    failed = library.tjCompress2(
+        handle, pixels, image.width, 0, image.height, _PIXELS[image.mode], ctypes.byref(buffer),
+        ctypes.byref(size), _SAMPLING[sampling], 85, 0,
+    )  # fmt: skip
+    assert not failed
+    return bytes(buffer[: size.value])
 
 
 def main() -> None:
@@ -38,6 +60,13 @@ def main() -> None:
     picture(1, 37, 3).save(jpegs / "1x37.jpg", quality=90)
     picture(5000, 20, 1).save(jpegs / "5000x20.jpg", quality=30)
     picture(19, 1200, 2).save(jpegs / "19x1200.jpg", quality=40)
+    photo.save(jpegs / "rgb.jpg", quality=85, keep_rgb=True)
+    for sampling in ("4:4:0", "4:1:1"):
+        (jpegs / f"s{sampling.replace(':', '')}.jpg").write_bytes(turbojpeg(photo, sampling))
+    small = io.BytesIO()
+    photo.resize((40, 24)).save(small, "JPEG")  # with a frame header of its own, before the photo's
+    segment = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + small.getvalue()
+    photo.save(jpegs / "thumbnail.jpg", quality=85, exif=segment)
     exif = Image.Exif()
     exif[0x0112] = 6
     photo.save(jpegs / "exif6.jpg", quality=85, exif=exif)
@@ -45,10 +74,13 @@ def main() -> None:
     photo.save(buffer, "JPEG", quality=85)
     (jpegs / "garbage_after.jpg").write_bytes(buffer.getvalue() + b"\0" * 100 + b"trailing")
     photo.convert("CMYK").save(others / "cmyk.jpg", quality=85)
+    (others / "ycck.jpg").write_bytes(turbojpeg(photo.convert("CMYK")))
+    (others / "arithmetic.jpg").write_bytes(turbojpeg(photo, arithmetic=True))
     alpha = np.tile(np.linspace(0, 255, 97).astype(np.uint8), (61, 1))
     rgba = photo.copy()
     rgba.putalpha(Image.fromarray(alpha))
     rgba.save(others / "rgba.png")
+    rgba.convert("LA").save(others / "gray_alpha.png")
     photo.quantize(16).save(others / "palette.png", transparency=3)
     Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(
         others / "gray16.png"
