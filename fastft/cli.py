@@ -17,6 +17,7 @@ from fastft.cli_data import convert, inspect, merge, synth
 from fastft.cli_doctor import doctor
 from fastft.cli_fetch import fetch
 from fastft.cli_parity import parity
+from fastft.cli_report import report
 from fastft.cli_show import show
 from fastft.cli_train import train
 from fastft.cli_use import evaluate, predict
@@ -43,8 +44,8 @@ _ArgumentError: Any = typer.BadParameter.__base__
 _INTERRUPTED = 130
 
 for command in (
-    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, parity,
-    doctor,
+    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep,
+    parity, report, doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -1,0 +1,310 @@
+"""The page of `fastft report` as a browser shows it."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import WRITERS, edit, write_bench, write_evaluation, write_run, write_suite
+
+from fastft.page import write_report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+WIDTHS = (360, 768, 1440)
+#: A name that would run a script, end a tag or a style, and turn the line round.
+HOSTILE = "<script>pwned=1</script>\"'><img src=x onerror=pwned=1></style>{{7*7}}\u202e\x00 %"
+
+#: Texts of charts that stand out of their panel or upon each other, and what is too wide.
+FIND_CLASHES = """() => {
+  const found = [];
+  const wide = document.documentElement.scrollWidth;
+  if (wide > innerWidth) found.push(`the page is ${wide} px wide`);
+  for (const panel of document.querySelectorAll(".panel")) {
+    const edge = panel.getBoundingClientRect();
+    const texts = [...panel.querySelectorAll("svg text")]
+      .map((text) => [text.lastChild.textContent, text.getBoundingClientRect()])
+      .filter(([, box]) => box.width > 0);
+    if (!texts.length) found.push("a chart without text");
+    texts.forEach(([name, box], at) => {
+      if (box.left < edge.left - 1 || box.right > edge.right + 1
+          || box.top < edge.top - 1 || box.bottom > edge.bottom + 1)
+        found.push(`'${name}' stands out`);
+      for (const [other, its] of texts.slice(at + 1)) {
+        // Boxes are a line high, letters less.
+        const across = Math.min(box.right, its.right) - Math.max(box.left, its.left);
+        const down = Math.min(box.bottom, its.bottom) - Math.max(box.top, its.top);
+        if (across > 1 && down > 4) found.push(`'${name}' lies upon '${other}'`);
+      }
+    });
+  }
+  return found;
+}"""
+
+#: Figures of charts that their table does not hold, and how many were looked for.
+FIND_UNTOLD = """() => {
+  let count = 0;
+  const untold = [];
+  for (const figure of document.querySelectorAll("figure:has(svg)")) {
+    const told = new Set([...figure.querySelectorAll("td, th")].map((cell) => cell.textContent));
+    const shown = [...figure.querySelectorAll(".value")].map((each) => each.textContent);
+    for (const title of figure.querySelectorAll(".marker > title"))
+      shown.push(title.textContent.split(": ").pop());
+    count += shown.length;
+    untold.push(...shown.filter((each) => !told.has(each)));
+  }
+  return [count, untold];
+}"""
+
+#: The contrast of every text, and of every mark of a chart, to what is behind it.
+FIND_CONTRASTS = """() => {
+  const context = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const light = (color) => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, alpha] = context.getImageData(0, 0, 1, 1).data;
+    const linear = [r, g, b].map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return alpha && 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = getComputedStyle(at).backgroundColor;
+      if (color !== "rgba(0, 0, 0, 0)") return light(color);
+    }
+    return 1;
+  };
+  const contrast = (element, property) => {
+    const [a, b] = [light(getComputedStyle(element)[property]), behind(element)];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  };
+  const texts = [...document.body.querySelectorAll("*")].filter((element) =>
+    element.checkVisibility() && !(element instanceof SVGElement) && element.tagName !== "SCRIPT"
+    && [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+  const found = texts.map((each) => ["text", each.textContent, contrast(each, "color")]);
+  for (const each of document.querySelectorAll("svg text"))
+    found.push(["text", each.textContent, contrast(each, "fill")]);
+  for (const each of document.querySelectorAll(".bar, .dot, .mark"))
+    found.push(["mark", each.outerHTML, contrast(each, "fill")]);
+  for (const each of document.querySelectorAll(".line:not(.faint), .stem, .across"))
+    found.push(["mark", each.outerHTML.slice(0, 80), contrast(each, "stroke")]);
+  return found;
+}"""
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Open]:
+    """Opens a page in a window; what it says, asks for or stumbles over ends the test."""
+    contexts, troubles = [], []
+
+    def open_(path: Path, width: int = 1440, scheme: str = "light", **options: Any) -> Any:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        # Its own pictures are requests, too, of what is in the page.
+        troubles.extend(url for url in requests[1:] if not url.startswith("data:image/png;"))
+        assert requests[0] == path.as_uri()
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of one source of each kind, and of a second run that was left."""
+    folder = tmp_path_factory.mktemp("report")
+    sources = [write(folder / kind) for kind, write in WRITERS.items()]
+    sources.append(write_run(folder / "other run", lr=0.02, ends=False))
+    write_report(sources, folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of very many and very long things."""
+    folder = tmp_path_factory.mktemp("crowded")
+    long = "a name that goes on and on, without_a_break_in_its_later_part_which_is_long"
+    runs = [write_run(folder / f"{long}{at}", epochs=at + 1) for at in range(14)]
+    bench = write_bench(folder / "bench")
+    names = iter(range(100))
+
+    def lengthen(content: dict[str, Any]) -> None:
+        for row in content["loaders"]:
+            row.update(loader=f"{next(names)} {long}", img_per_s=1e-3, binds=long)
+        content["loaders"][0]["img_per_s"] = 123_456_789_012.0
+        content["stages"][1].update(label=long, img_per_s=4e11)
+
+    edit(bench / "bench.json", lengthen)
+    suites = [write_suite(folder / name / "s.json", factor=f) for name, f in (("x", 1), ("y", 99))]
+    for suite in suites:
+        edit(suite, lambda content: [
+            row["extra_info"].update(samples=1_100)
+            for row in content["benchmarks"] if row["extra_info"].get("samples") == 10_000
+        ])  # fmt: skip
+    evaluation = write_evaluation(folder / "evaluation", classes=13)
+    write_report([*runs, bench, *suites, evaluation], folder / "crowded.html", long)
+    return folder / "crowded.html"
+
+
+@pytest.mark.parametrize("name", ["report", "crowded"])
+def test_all_is_in_its_place(name: str, request: pytest.FixtureRequest, open_page: Open) -> None:
+    page = open_page(request.getfixturevalue(name))
+    found = {}
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        found[width] = page.evaluate(FIND_CLASHES)
+    assert found == {width: [] for width in WIDTHS}
+
+
+def test_all_sections_are_to_be_seen_and_in_the_contents(report: Path, open_page: Open) -> None:
+    page = open_page(report, 360)
+    titles = ["Throughput", "Stage ceilings", "Growth", "Parity", "Training", "Evaluation",
+              "Machine and versions"]  # fmt: skip
+    assert page.locator("section > h2").all_inner_texts() == titles
+    sizes = page.evaluate("""() => [...document.querySelectorAll(".block")]
+        .map((block) => block.getBoundingClientRect()).map((box) => [box.width, box.height])""")
+    assert len(sizes) > 20
+    assert [size for size in sizes if size[0] < 100 or size[1] < 20] == []
+    assert page.locator("nav a").all_inner_texts() == titles
+    page.locator("nav a").last.click()
+    assert page.locator("section:target > h2").inner_text() == titles[-1]
+    assert page.evaluate("""() => [...document.querySelectorAll("nav a")]
+        .every((link) => document.getElementById(link.hash.slice(1)).matches("section"))""")
+
+
+def test_every_number_of_a_chart_is_in_its_table(report: Path, open_page: Open) -> None:
+    count, untold = open_page(report).evaluate(FIND_UNTOLD)
+    assert untold == []
+    assert count > 150
+
+
+@pytest.mark.parametrize(("scheme", "marks"), [("light", 2.0), ("dark", 3.0)])
+def test_contrast(scheme: str, marks: float, report: Path, open_page: Open) -> None:
+    """Of texts as WCAG has it, 4.5; the palette's lightest colours are 2.2 on white."""
+    page = open_page(report, 1440, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    found = page.evaluate(FIND_CONTRASTS)
+    assert len(found) > 500
+    least = {"text": 4.5, "mark": marks}
+    assert [each for each in found if each[2] < least[each[0]]] == []
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(json.loads(paper.replace("rgb(", "[").replace(")", "]"))) < 200) == (
+        scheme == "dark"
+    )
+
+
+def test_a_table_is_sorted_by_its_heads(report: Path, open_page: Open) -> None:
+    page = open_page(report)
+    page.locator("#throughput summary").first.click()
+    table = page.locator("#throughput table").first
+    head = table.locator("th", has=page.get_by_role("button", name="images/s", exact=True)).first
+    column = head.evaluate("(cell) => cell.cellIndex")
+
+    def values() -> list[float]:
+        cells = table.locator(f"tbody tr > :nth-child({column + 1})").all_inner_texts()
+        return [float(each.replace(",", "")) for each in cells]
+
+    original = values()
+    for order, wanted in (
+        ("ascending", sorted(original)), ("descending", sorted(original, reverse=True)),
+        (None, original),
+    ):  # fmt: skip
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == order
+        assert values() == wanted
+
+
+def test_unknown_values_are_sorted_last(tmp_path: Path, open_page: Open) -> None:
+    bench = write_bench(tmp_path)
+    edit(tmp_path / "bench.json", lambda content: content["loaders"][0].update(img_per_s=None))
+    write_report([bench], tmp_path / "report.html")
+    page = open_page(tmp_path / "report.html")
+    page.locator("summary").first.click()
+    table = page.locator("table").first
+    for _ in range(2):
+        table.get_by_role("button", name="images/s", exact=True).click()
+        assert table.locator("tbody tr").last.locator(":nth-child(3)").inner_text() == "\u2013"
+
+
+def test_what_sources_say_is_text_and_nothing_else(tmp_path: Path, open_page: Open) -> None:
+    sources = [write(tmp_path / kind) for kind, write in WRITERS.items()]
+
+    def poison(value: Any) -> Any:
+        if isinstance(value, dict):
+            kept = {"kind", "format", "rows", "verdicts"}
+            return {key: each if key in kept - {"rows", "verdicts"} else poison(each)
+                    for key, each in value.items()}  # fmt: skip
+        if isinstance(value, list):
+            return [poison(each) for each in value]
+        return HOSTILE if isinstance(value, str) else value
+
+    for path in tmp_path.glob("*/*.json"):
+        path.write_text(json.dumps(poison(json.loads(path.read_text()))))
+    write_report(sources, tmp_path / "report.html", HOSTILE)
+    page = open_page(tmp_path / "report.html", 360)
+    assert page.evaluate("typeof pwned") == "undefined"
+    assert page.locator("script, style").count() == 2
+    assert page.locator("img").count() == 2  # the pictures of parity and evaluation
+    assert "<script>pwned=1</script>" in page.locator("h1").inner_text()
+    assert "49" not in page.locator("h1").inner_text()
+    assert page.evaluate(FIND_CLASHES) == []
+
+
+def test_without_scripts_all_can_be_read(report: Path, open_page: Open) -> None:
+    page = open_page(report, 768, java_script_enabled=False)
+    assert page.locator("th button").count() == 0
+    page.locator("summary").first.click()
+    assert page.locator("figure table").first.is_visible()
+
+
+def test_what_is_folded_is_printed(report: Path, open_page: Open) -> None:
+    page = open_page(report)
+    assert page.locator("details[open]").count() == 0
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    assert not page.locator("nav").is_visible()
+
+
+def test_the_policy_lets_nothing_else_run_or_load(report: Path, browser: Any) -> None:
+    """The checks above could not see a request if the browser made none at all."""
+    page = browser.new_page()
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.goto(report.as_uri())
+    page.evaluate("""() => {
+        document.body.insertAdjacentHTML("beforeend", "<img src=x.png onerror='pwned=1'>");
+        const script = document.createElement("script");
+        script.textContent = "pwned = 1";
+        document.body.append(script);
+    }""")
+    assert page.evaluate("typeof pwned") == "undefined"
+    assert sum("Content Security Policy" in message for message in messages) >= 2
+    page.close()
