@@ -1,0 +1,143 @@
+"""README's table of results, from the suites' JSON: python -m bench.results_table FILE.json ...
+
+A row for each of what the suites measure, as far as it is in the files; nothing is filled in. Runs
+on synthetic photos make the table; one on real photos stands beside it in brackets. Where two files
+hold the same benchmark, the first one counts. With `--write README.md` the table takes the place of
+what stands between its two markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.against import read_results
+from bench.result_rows import Row, find_rows
+from pipelines.atomic import write_whole
+from pipelines.errors import DataError, FormatError
+
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+HEAD = ("what", "fastft", "baseline in the same run", "ratio")
+SYNTHETIC = "synthetic"
+#: What makes all of this anew.
+COMMAND = "./dev results"
+
+Results = Mapping[str, Any]
+
+
+def render(files: Sequence[Results]) -> str:
+    """The table and what stands beneath it, as Markdown."""
+    main = [each for each in files if not _is_real(each)]
+    real = [each for each in files if _is_real(each)]
+    if not main:  # real photos alone need no brackets
+        main, real = real, []
+    rows = _rows_of(main)
+    beside = {row.what: row for row in _rows_of(real)}
+    lines = [_line(HEAD), _line(["---"] * len(HEAD))]
+    lines += [_line(row.cells(beside.get(row.what))) for row in rows]
+    return "\n".join([*lines, "", *_beneath(main, real)])
+
+
+def write_between(path: Path, text: str) -> None:
+    """Put the text between a file's markers.
+
+    Raises:
+        DataError: the file cannot be read or written, or lacks the markers.
+    """
+    try:
+        whole = path.read_text(encoding="utf-8")
+        before, begin, rest = whole.partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not begin or not end:
+            raise FormatError(path, "lacks the markers", f"{BEGIN} and {END} on lines of their own")
+        write_whole(path, f"{before}{BEGIN}\n{text}\n{END}{after}")
+    except OSError as error:
+        raise DataError(path, error.strerror or "cannot be written", "a Markdown file") from error
+
+
+def _rows_of(files: Sequence[Results]) -> list[Row]:
+    entries: dict[tuple[str, str], Mapping[str, Any]] = {}
+    verdicts: list[Mapping[str, Any]] = []
+    for each in files:
+        for entry in each["benchmarks"]:
+            entries.setdefault((entry.get("group") or "", entry.get("fullname", "")), entry)
+        verdicts = verdicts or each.get("verdicts", [])
+    return list(find_rows(list(entries.values()), verdicts))
+
+
+def _is_real(results: Results) -> bool:
+    return (results.get("photos") or {}).get("photos", SYNTHETIC) != SYNTHETIC
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def _beneath(main: Sequence[Results], real: Sequence[Results]) -> Iterator[str]:
+    """What was measured with what, on which machine, and how it is done again."""
+    yield f"Measured by `{COMMAND}`{_day(main)}: {_photos(main[0])}; {_machine(main[0])}."
+    if real:
+        again = f"{COMMAND} DIR"
+        yield f"In brackets the same on {_photos(real[0])} (`{again}`{_day(real)})."
+    yield (
+        "A ratio is the median of pairs of rounds that follow each other, their range in "
+        "parentheses."
+    )
+
+
+def _day(files: Sequence[Results]) -> str:
+    days = sorted({each["datetime"][:10] for each in files if "datetime" in each})
+    return f" on {' and '.join(days)}" if days else ""
+
+
+def _photos(results: Results) -> str:
+    facts = results.get("photos") or {}
+    if "images" not in facts:
+        return "photos of the suites' own"
+    kind = facts["photos"] if facts["photos"] == SYNTHETIC else f"real ({facts['photos']})"
+    return (
+        f"{facts['images']:,} {kind} photos, {facts['mean_px']:,} px and "
+        f"{facts['mean_bytes'] / 1e3:.0f} KB on average"
+    )
+
+
+def _machine(results: Results) -> str:
+    found = results.get("machine_info") or {}
+    versions = ", ".join(
+        f"{name} {each}" for name, each in found.get("versions", {}).items() if each
+    )
+    return (
+        f"{found.get('cores', '?')} cores of {found.get('cpu', '') or 'a processor'} "
+        f"({found.get('system', '?')}, {found.get('machine', '?')}), "
+        f"Python {found.get('python', '?')}, {versions}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or write it; the exit status is 1 if a file is broken."""
+    parser = argparse.ArgumentParser(prog="python -m bench.results_table", description=__doc__)
+    parser.add_argument("json", type=Path, nargs="+")
+    parser.add_argument("--write", type=Path, metavar="README.md")
+    asked = parser.parse_args(arguments)
+    try:
+        try:
+            text = render([read_results(path) for path in asked.json])
+        except KeyError as error:
+            names = ", ".join(map(str, asked.json))
+            remedy = f"write it anew by {COMMAND}"
+            raise FormatError(names, f"a benchmark lacks {error}", "", remedy) from error
+        if asked.write is None:
+            print(text)
+        else:
+            write_between(asked.write, text)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
