@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from fastft.cli_bench import bench
 from fastft.cli_compare import compare, sweep
 from fastft.cli_data import convert, inspect, merge, synth
 from fastft.cli_doctor import doctor
@@ -44,7 +45,7 @@ _ArgumentError: Any = typer.BadParameter.__base__
 _INTERRUPTED = 130
 
 for command in (
-    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep,
+    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, bench,
     parity, report, doctor,
 ):  # fmt: skip
     app.command()(command)

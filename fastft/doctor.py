@@ -6,25 +6,20 @@ may crash or hang. That a loader works is found by decoding two images with it.
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from PIL import features
 
 from fastft import __version__
+from fastft.child import run_child
 from fastft.machine import Finding, find_machine
-from fastft.trial import ANSWER
 from pipelines.errors import one_line
 from pipelines.jpeg import TURBOJPEG, load_turbojpeg
 
@@ -35,14 +30,6 @@ LOADERS = ("torchvision", "ffcv", "dali", "resident")
 LIMIT_S = 120.0
 
 _TORCH = "pip install --force-reinstall torch torchvision"
-#: In a folder of its own, so that no torch.py of the current folder is taken for the library.
-#: fastft comes last: its folder may be site-packages, which must not precede the standard library.
-_PROGRAM = """
-import sys
-sys.path.append(sys.argv[1])
-from fastft.trial import main
-main(sys.argv[2:])
-"""
 #: What ffcv is built with, and how to tell that it is there; see ./dev.
 _TOOLS = {"g++": "g++", "pkg-config": "pkg-config"}
 _HEADERS = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}
@@ -100,49 +87,8 @@ def diagnose(
 
 
 def run_trial(trial: Sequence[str], limit_s: float) -> dict[str, Any]:
-    """Run `fastft.trial` in a process of its own, which leaves neither files nor processes.
-
-    Returns:
-        Its answer; with the key `failed`, a line that says why, if it has none to give.
-    """
-    with tempfile.TemporaryDirectory(prefix="fastft-doctor.") as folder:
-        errors = Path(folder) / "stderr"
-        with errors.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(Path(__file__).parents[1]), *trial, folder],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, cwd=folder,
-                env={**os.environ, "TMPDIR": folder}, start_new_session=True,
-            )  # fmt: skip
-        try:
-            status = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"took longer than {limit_s:g} s and was killed"}
-        finally:
-            _kill(process)
-        if status < 0:
-            return {"failed": f"crashed: {_signal_name(-status)}"}
-        try:
-            answer: dict[str, Any] = json.loads((Path(folder) / ANSWER).read_text())
-        except (OSError, ValueError):  # it ended before it could answer
-            said = errors.read_text(errors="replace").strip().splitlines()
-            return {"failed": f"ended with status {status}: {said[-1] if said else 'no message'}"}
-        return {"failed": f"ended with status {status}"} if status else answer
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a trial and whatever it has started, which is all in one session."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # all of it has ended
-        pass
-    process.wait()
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
+    """Run `fastft.trial` in a process of its own; see `fastft.child`."""
+    return run_child("fastft.trial", trial, limit_s)
 
 
 def _loader(name: str, label: str, answer: dict[str, Any]) -> Finding:

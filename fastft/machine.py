@@ -53,10 +53,11 @@ def find_machine(proc: Path = Path("/proc"), shm: Path = Path("/dev/shm")) -> li
         proc, shm: where the kernel tells, and its memory for files; replaced in tests.
     """
     info = read_cpu_info(proc)
+    cpu = f"{cpu_name(info)}, {platform.machine()}"
     free = free_memory()
     little = free.bytes < _LITTLE_MEMORY
     return [
-        Finding(group="machine", name="CPU", status="ok", found=f"{cpu_name(info)}, {platform.machine()}"),
+        Finding(group="machine", name="CPU", status="ok", found=cpu),
         Finding(group="machine", name="cores", status="ok", found=_cores()),
         _instructions(cpu_flags(info)),
         Finding(

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastft.child import ANSWER
 from pipelines.errors import FastftError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from pipelines.loaders import Loader
 
-#: The file, in a trial's folder, that holds what it found.
-ANSWER = "answer.json"
 #: What the names of missing modules are, where a loader's library is not installed.
 _LIBRARIES = ("ffcv", "nvidia", "nvidia.dali")
 #: Output side, px, and the images' sizes: a landscape and a portrait, larger than the output.

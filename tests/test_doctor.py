@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastft import cli_doctor, doctor, machine, trial
+from fastft import child, cli_doctor, doctor, machine, trial
 from fastft.doctor import Diagnosis, diagnose, run_trial
 from fastft.machine import Finding
 from pipelines.beton import read_index
@@ -141,7 +141,7 @@ def test_an_exit_without_an_answer_is_a_finding(fake: Fake) -> None:
 def test_a_hang_is_a_finding_and_leaves_nothing(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(child.tempfile, "tempdir", str(tmp_path))
     # A process that the library has started has the pipe open until it is killed, too.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -153,7 +153,7 @@ def test_a_hang_is_a_finding_and_leaves_nothing(
     ended.register(reader, select.POLLHUP)
     assert ended.poll(60_000)
     os.close(reader)
-    assert not list(tmp_path.glob("fastft-doctor.*"))
+    assert not list(tmp_path.glob("fastft-*"))
 
 
 def test_modules_of_the_current_folder_are_not_taken(
