@@ -61,6 +61,16 @@ def test_numbas_types_stay_what_they_are(data: Path) -> None:
     assert numba.typeof(np.zeros(2, np.uint8)) == bytes_type
 
 
+def test_no_tables_are_made_of_samples(data: Path) -> None:
+    """FFCV's take a kilobyte and microseconds for each; whoever uses it beside us has them still."""
+    from ffcv.loader import loader as module
+
+    with make_loader("ffcv", data / "train.beton", size=32, batch_size=8, workers=2) as loader:
+        assert isinstance(loader, ffcv_loader.FfcvLoader)
+        assert isinstance(loader._driver.memory_manager, ffcv_loader._NoMemory)
+    assert module.OSCacheManager.__module__ == "ffcv.memory_managers.os_cache"
+
+
 def ffcv_threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if "Epoch" in type(each).__name__]
 
