@@ -62,7 +62,7 @@ def test_numbas_types_stay_what_they_are(data: Path) -> None:
 
 
 def test_no_tables_are_made_of_samples(data: Path) -> None:
-    """FFCV's take a kilobyte and microseconds for each; whoever uses it beside us has them still."""
+    """FFCV's take a kilobyte for each; whoever uses it beside us has them still."""
     from ffcv.loader import loader as module
 
     with make_loader("ffcv", data / "train.beton", size=32, batch_size=8, workers=2) as loader:
