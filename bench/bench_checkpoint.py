@@ -28,6 +28,8 @@ BATCH, SIZE, STEPS = 8, 224, 50
 SMALL_BATCH, SMALL_SIZE, SMALL_STEPS = 2, 64, 3
 GOAL = "ratio >= 0.98"
 WRITINGS = 7
+#: A pair of them takes 40 s.
+MOST_ROUNDS = 3
 
 pytestmark = pytest.mark.benchmark(group=f"training, a checkpoint every {STEPS} steps")
 
@@ -43,6 +45,11 @@ class Training:
 
     run: Callable[[], int]
     checkpoint: Callable[[], Checkpoint]
+
+
+@pytest.fixture(scope="module")
+def rounds(rounds: int) -> int:
+    return min(rounds, MOST_ROUNDS)
 
 
 @pytest.fixture(scope="module")
