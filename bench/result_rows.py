@@ -131,9 +131,11 @@ def _loaders(infos: Sequence[Entry]) -> Iterator[Row]:
 
 
 def _verdicts(infos: Sequence[Entry], verdicts: Iterable[Entry]) -> Iterator[Row]:
-    """What came of the goals."""
+    """What came of the goals against the best of others; the rest are in the file."""
     rates = {info["contender"]: _rate(info) for info in infos}
     for verdict in verdicts:
+        if "best" not in verdict["what"]:
+            continue
         came = Ratio(verdict["ratio"], verdict["low"], verdict["high"])
         sides = (
             (Figure(rates[verdict[side]], verdict[side]),) if verdict[side] in rates else ()

@@ -20,6 +20,8 @@ from pipelines.atomic import write_whole
 from pipelines.errors import DataError, FormatError
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+#: What the table is preceded by in a file: the names of its JSON.
+OF = "<!-- of"
 HEAD = ("what", "fastft", "baseline in the same run", "ratio")
 SYNTHETIC = "synthetic"
 #: What makes all of this anew.
@@ -132,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.write is None:
             print(text)
         else:
-            write_between(asked.write, text)
+            names = " ".join(str(path) for path in asked.json)
+            write_between(asked.write, f"{OF} {names} -->\n\n{text}")
     except DataError as error:
         print(error, file=sys.stderr)
         return error.exit_code
