@@ -47,6 +47,8 @@ finally:
 
 #: Batches in FFCV's queue; one more waits to get in, and one is being taken. 2 were no faster.
 _AHEAD = 1
+#: What a core's own cache holds of decoded pixels until they are rendered.
+_TOGETHER_BYTES = 1 << 20
 #: How often a consumer looks whether FFCV's thread still lives.
 _LOOK_S = 1.0
 
@@ -133,13 +135,26 @@ class _Renderer(Renderer):
             frames = cpu.Frames(self._data, offsets, pitches, sides)
             self._render_rows(frames, piece, worker, out)
             return
-        begin = np.zeros((1, 3), np.int64)
-        for row, sample in enumerate(samples.tolist()):
-            one = slice(row, row + 1)
-            room = worker.room(int(sides[row, 0] * pitches[row, 0]))
-            worker.decoder.to_rgb(sample, room)
-            frames = cpu.Frames(room, begin, pitches[one], sides[one])
-            self._render_rows(frames, piece.cut(one), worker, out[one])
+        frame_bytes = sides[:, 0] * pitches[:, 0]
+        for part in _together(frame_bytes):
+            begins = np.cumsum(frame_bytes[part]) - frame_bytes[part]
+            room = worker.room(int(frame_bytes[part].sum()))
+            for sample, begin in zip(samples[part].tolist(), begins.tolist(), strict=True):
+                worker.decoder.to_rgb(sample, room[begin:])
+            offsets = np.repeat(begins[:, None], 3, axis=1)
+            frames = cpu.Frames(room, offsets, pitches[part], sides[part])
+            self._render_rows(frames, piece.cut(part), worker, out[part])
+
+
+def _together(frame_bytes: NDArray[np.int64]) -> Iterator[slice]:
+    """Rows that are decoded before any of them is rendered: one, or several small ones."""
+    start = held = 0
+    for row, size in enumerate(frame_bytes.tolist()):
+        if row > start and held + size > _TOGETHER_BYTES:
+            yield slice(start, row)
+            start, held = row, 0
+        held += size
+    yield slice(start, len(frame_bytes))
 
 
 def _as_writable(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
