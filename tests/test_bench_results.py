@@ -10,8 +10,6 @@ import pytest
 
 from bench import against, results_table
 
-ROOT = Path(__file__).resolve().parents[1]
-
 FACTS = {
     "photos": "synthetic",
     "images": 1024,
@@ -227,16 +225,6 @@ def test_written_between_the_markers_and_nowhere_else(tmp_path: Path):
         assert text.count("5.08") == 1
         assert "old" not in text
     assert sorted(os.listdir(tmp_path)) == ["README.md", "a.json"]
-
-
-def test_readmes_table_is_what_its_files_say():
-    text = (ROOT / "README.md").read_text()
-    within = text.partition(results_table.BEGIN)[2].partition(results_table.END)[0]
-    first, _, rest = within.strip().partition("\n")
-    names = first.removeprefix(results_table.OF).removesuffix("-->").split()
-    assert names
-    found = [results_table.read_results(ROOT / name) for name in names]
-    assert rest.strip() == results_table.render(found).strip()
 
 
 @pytest.mark.parametrize("text", ["no markers", "<!-- /results -->\n<!-- results -->\n"])
