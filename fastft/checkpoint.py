@@ -7,6 +7,7 @@ of everything between them, headers and directory. Together they cover every bit
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
@@ -30,6 +31,8 @@ _SEAL_BYTES = len(_SEAL) + 8
 _ZIP, _ZIP_END, _ZIP_END_BYTES = b"PK\x03\x04", b"PK\x05\x06", 22
 _HEADER_BYTES, _HEADER_LENGTHS = 30, 26
 _CHUNK_BYTES = 1 << 20
+#: Of settings and state; an epoch adds a hundred.
+_MOST_LETTERS = 1 << 26
 #: What the parts of a checkpoint are in a file.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "model": Mapping, "arch": str, "classes": list, "size": int, "view": str, "epoch": int,
@@ -150,20 +153,52 @@ def unpack_checkpoint(content: Mapping[str, Any], path: Path) -> Checkpoint:
     Raises:
         FormatError: it is of another version, or lacks something.
     """
-    if content.get("version") != _VERSION:
-        found = f"checkpoint version {content.get('version')}"
+    version = content.get("version")
+    if version != _VERSION:
+        found = f"checkpoint version {version if type(version) is int else type(version).__name__}"
         raise FormatError(path, found, f"version {_VERSION}", "train again")
     parts = {name: content[name] for name in Checkpoint.__slots__ if name in content}
     for name, kinds in _KINDS.items():
         if not isinstance(parts.get(name), kinds):
             found = f"lacks {name!r}" if name not in parts else f"holds a wrong {name!r}"
             raise FormatError(path, found, "a whole checkpoint", "train again")
-    tensors = [*parts["model"].values(), *(parts.get("ema") or {}).values()]
-    if not all(isinstance(value, torch.Tensor) for value in tensors):
-        raise FormatError(path, "holds a wrong 'model'", "a whole checkpoint", "train again")
+    for name in ("model", "ema"):
+        if not are_tensors(parts.get(name) or {}):
+            raise FormatError(path, f"holds a wrong {name!r}", "a whole checkpoint", "train again")
+    for name in ("config", "progress"):
+        if not _is_plain(parts.get(name)):
+            raise FormatError(path, f"holds a wrong {name!r}", "a whole checkpoint", "train again")
     if not parts["classes"] or not all(isinstance(name, str) for name in parts["classes"]):
         raise FormatError(path, "holds wrong class names", "a whole checkpoint", "train again")
     return Checkpoint(**{**parts, "classes": tuple(parts["classes"])})
+
+
+def are_tensors(state: Mapping[Any, Any]) -> bool:
+    """Whether it is tensors by name."""
+    names = all(isinstance(name, str) for name in state)
+    return names and all(isinstance(value, torch.Tensor) for value in state.values())
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether these are JSON values as we write them, so that they can be gone through and shown.
+
+    No list is in two places: a few of them within each other would be more than fits any memory.
+    """
+    letters, seen, stack = 0, set(), [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Mapping | list | tuple):
+            if value and id(value) in seen:
+                return False
+            seen.add(id(value))
+            stack += [*value, *value.values()] if isinstance(value, Mapping) else value
+        elif isinstance(value, str):
+            letters += len(value)
+        elif type(value) is int and abs(value) >= 1 << 63:
+            return False
+        elif not isinstance(value, int | float | None):
+            return False
+    return letters <= _MOST_LETTERS
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
@@ -174,8 +209,11 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         DataError: it cannot be read.
     """
     try:
-        _check_whole(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        is_zip = _check_whole(path)
+        # In a file of the old kind lengths stand that torch makes room for before it reads; of what
+        # is in memory it gets no more than there is. It also takes a tar there, and believes it.
+        source = path if is_zip else io.BytesIO(path.read_bytes())
+        content = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(path, "no such file", "a checkpoint", "check the path") from None
     except OSError as error:
@@ -183,7 +221,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except zipfile.BadZipFile as error:
-        found = f"not readable as a checkpoint: {str(error).rstrip('.')}"
+        found = f"not readable as a checkpoint: {str(error)[:200].rstrip('.')}"
         raise FormatError(path, found, "a file by torch.save", "") from error
     except Exception as error:  # whatever a hostile file makes the restricted unpickler raise
         raise FormatError(
@@ -203,8 +241,11 @@ def _seal(file: IO[bytes]) -> None:
     file.write(struct.pack("<H", len(seal)) + seal)
 
 
-def _check_whole(path: Path) -> None:
+def _check_whole(path: Path) -> bool:
     """Compare all CRC-32 of a zip; what is none is left to `torch.load`.
+
+    Returns:
+        Whether it is a zip.
 
     Raises:
         zipfile.BadZipFile, or what else zipfile finds wrong: the file is damaged.
@@ -212,11 +253,16 @@ def _check_whole(path: Path) -> None:
     """
     with open(path, "rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
-            return
+            return False
         end = file.seek(0, os.SEEK_END) - _SEAL_BYTES - 2
         file.seek(max(0, end))
         tail = file.read()
         with zipfile.ZipFile(file) as archive:
+            # Nobody compresses weights, and torch would make room for any size that is declared.
+            for info in archive.infolist():
+                packed = info.compress_type, info.compress_size
+                if packed != (zipfile.ZIP_STORED, info.file_size):
+                    raise zipfile.BadZipFile(f"{info.filename} is compressed")
             if tail.startswith(struct.pack("<H", _SEAL_BYTES) + _SEAL):
                 if tail[-8:] != b"%08x" % _frame_crc(file, archive, end, records=True):
                     raise zipfile.BadZipFile("headers or directory are damaged")
@@ -228,6 +274,7 @@ def _check_whole(path: Path) -> None:
                 damaged = archive.testzip()
                 if damaged is not None:
                     raise zipfile.BadZipFile(f"{damaged} is damaged")
+    return True
 
 
 def _frame_crc(

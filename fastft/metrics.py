@@ -109,6 +109,8 @@ def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise DataError(path, error.strerror or "cannot be read", "a run's metrics") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "not text", "a run's metrics", "") from error
     for number, line in enumerate(lines, 1):
         try:
             row: dict[str, Any] = json.loads(line)
@@ -117,7 +119,7 @@ def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
                 steps.append(StepMetrics(**row))
             else:
                 epochs.append(EpochMetrics(**row))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise FormatError(f"{path}:{number}", "not a row of metrics", "", "") from error
     return steps, epochs
 

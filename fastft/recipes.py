@@ -7,6 +7,7 @@ the recipe before the defaults of `TrainConfig`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -25,6 +26,9 @@ else:
 STANDARD = "standard"
 #: What belongs to a run and not to how it is made.
 _NOT_IN_FILES = ("out", "overwrite")
+#: A file of settings is some hundred bytes long. The parser of TOML takes memory with the square of
+#: what stands in a line: at most 70 MB with these.
+_MOST_BYTES, _MOST_LINE = 1 << 18, 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +134,23 @@ def read_plain(file: Path) -> dict[str, Any]:
         DataError: the file cannot be read or is no such file.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
+        text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise DataError(file, str(reason).lower(), "a TOML file", "check --config") from error
+    if len(content) > _MOST_BYTES:
+        raise DataError(file, f"more than {_MOST_BYTES:,} bytes", "a TOML file", "check --config")
+    longest = max(map(len, text.split("\n")))
+    if file.suffix != ".json" and longest > _MOST_LINE:
+        found = f"a line of {longest:,} letters"
+        raise FormatError(file, found, f"at most {_MOST_LINE:,}", "break it within brackets")
     try:
         if file.suffix != ".json":
             return tomllib.loads(text)
         return without_place(json.loads(text)["config"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = "a run's config.json" if file.suffix == ".json" else "TOML"
         raise FormatError(file, f"does not parse ({error})", kind, "") from error
 
@@ -164,7 +176,7 @@ def as_settings(content: Mapping[str, Any], where: Path) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in hints or name in _NOT_IN_FILES:
             known = ", ".join(sorted(set(hints) - set(_NOT_IN_FILES)))
-            raise UsageError(where, f"a setting {key!r}", f"one of {known}")
+            raise UsageError(where, f"a setting {key[:100]!r}", f"one of {known}")
         settings[name] = _as(hints[name], value, f"{where}: {key}")
     return settings
 
@@ -181,12 +193,25 @@ def _as(kind: Any, value: Any, where: str) -> Any:
         kind = str
     if origin is tuple and isinstance(value, list):
         return tuple(_as(str, each, where) for each in value)
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str) and _is_nameable(value):
         return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    is_huge = type(value) is int and abs(value) >= 1 << 63
+    if kind is float and type(value) is int and not is_huge:
         return float(value)
-    if origin is not tuple and type(value) is kind:
+    if origin is not tuple and type(value) is kind and not is_huge:
         return value
     names = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
     wanted = "a list of strings" if origin is tuple else names.get(kind, "a string")
-    raise UsageError(where, repr(value), wanted)
+    # Of a number of many digits Python makes no text, of a deeply nested list neither.
+    is_short = isinstance(value, str | int | float) and not is_huge and len(str(value)) < 200
+    kinds = {dict: "a table", int: "a number of many digits", list: "a list", str: "a long text"}
+    found = repr(value) if is_short else kinds.get(type(value), type(value).__name__)
+    raise UsageError(where, found, wanted)
+
+
+def _is_nameable(text: str) -> bool:
+    """Whether there can be a file of this name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False

@@ -92,8 +92,8 @@ def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
         for name, usual in asdict(RunState({}, {})).items():
             found = getattr(state, name)
             wanted = (list, tuple) if isinstance(usual, list | tuple) else type(usual)
-            if not isinstance(found, int if wanted is float and found == 0 else wanted):
-                raise TypeError(f"{name} is {found!r}")
+            if not isinstance(found, (int, float) if wanted is float else wanted):
+                raise TypeError(f"{name} is of type {type(found).__name__}")
         state.sums = Sums(**packed["sums"])
         state.rows = [EpochMetrics(**row) for row in packed["rows"]]
         accuracy, negative_loss = packed["best"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import re
@@ -32,7 +33,7 @@ from pipelines.errors import FormatError
 _COMPRESSED: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
     (rb"\x1f\x8b\x08", gzip.open),
     (rb"BZh[1-9]1AY&SY", bz2.open),
-    (rb"\xfd7zXZ\x00", lzma.open),
+    (rb"\xfd7zXZ\x00", lambda path: io.BufferedReader(_Xz(path), CHUNK)),
 )
 _Open = Callable[[], "IO[bytes] | None"]
 #: What a folder is marked with that was unpacked whole.
@@ -47,6 +48,13 @@ _MOST_NAME_BYTES = 2048
 # The other methods of zip decompress a block to any length at once; nobody packs photos by them.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x41  # flag bits 0 and 6
+#: What photos are not packed to. A small archive may be: it unpacks within seconds.
+_MOST_TIMES, _SMALL_BYTES = 200, 1 << 30
+#: Memory for unpacking an xz, which asks for what it likes: `xz -9` for 65 MB.
+_MOST_XZ_BYTES = 256 << 20
+#: More digits than any number or name in a tar's header has. Source of the fear: CVE-2024-6232,
+#: an older Python's tarfile takes time with the square of their number.
+_MANY_DIGITS = re.compile(rb"[0-9]{256}")
 _REMEDY = "look for another source of this archive"
 #: What the libraries raise at hostile or damaged input.
 _DAMAGE = (
@@ -183,13 +191,15 @@ def _list_members(path: Path, head: bytes, stack: ExitStack, label: Path) -> lis
     except tarfile.HeaderError:
         return None
     stream.seek(0)
-    reader = _Bounded(stream)
+    most_bytes = max(_SMALL_BYTES, _MOST_TIMES * path.stat().st_size) if opened else None
+    reader = _Bounded(stream, most_bytes)
     tar = stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], reader), mode="r:"))
     members = _check_tree(label, _tar_members(tar, label))
     # tarfile takes a damaged header, or none, for the end; and a stream's checksum comes last.
     reader.seek(tar.offset)
     if reader.read(_BLOCK) != bytes(_BLOCK):
         raise tarfile.ReadError("cut short, or a broken header")
+    reader.is_listing = False
     while reader.read(CHUNK):
         pass
     return members
@@ -274,27 +284,96 @@ def _is_one_file(names: list[str]) -> bool:
     return is_torch or (is_numpy and bool(names))
 
 
-class _Bounded:
-    """A stream that is read in small pieces: a tar's headers declare their length themselves."""
+class _Xz(io.RawIOBase):
+    """What an xz file unpacks to, in no more memory than is given; `lzma.open` gives 4 GiB."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("rb")
+        self._decoder, self._position = _make_xz_decoder(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        block = b""
+        while not block:
+            packed = b""
+            if self._decoder.eof:  # others may follow it, and zeros that fill up
+                packed = self._decoder.unused_data.lstrip(b"\0") or self._file.read(CHUNK)
+                if not packed:
+                    return 0
+                if not packed.strip(b"\0"):
+                    continue
+                self._decoder = _make_xz_decoder()
+            elif self._decoder.needs_input:
+                packed = self._file.read(CHUNK)
+                if not packed:
+                    raise EOFError("cut short")
+            block = self._decoder.decompress(packed, len(target))
+        target[: len(block)] = block
+        self._position += len(block)
+        return len(block)
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_SET and position < self._position:
+            self._file.seek(0)
+            self._decoder, self._position = _make_xz_decoder(), 0
+        while whence == os.SEEK_SET and position > self._position:
+            if not self.read(min(CHUNK, position - self._position)):
+                break
+        return self._position
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _make_xz_decoder() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_XZ_BYTES)
+
+
+class _Bounded:
+    """A stream that is read in small pieces: a tar's headers declare their length themselves.
+
+    Attributes:
+        is_listing: whether it is headers that are read.
+    """
+
+    def __init__(self, stream: IO[bytes], most_bytes: int | None) -> None:
+        """Read no further than `most_bytes`, if given: what is packed may be without end."""
+        self._stream, self._most_bytes = stream, most_bytes
+        self.is_listing = True
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= CHUNK + 1:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
-        return self._stream.read(size)
+        block = self._stream.read(size)
+        self._check(self._stream.tell())
+        if self.is_listing and _MANY_DIGITS.search(block):
+            raise tarfile.ReadError("a header full of digits")
+        return block
 
     def seek(self, position: int) -> int:
+        self._check(position)
         return self._stream.seek(position)
+
+    def _check(self, position: int) -> None:
+        if self._most_bytes is not None and position > self._most_bytes:
+            raise tarfile.ReadError(f"unpacks to more than {self._most_bytes:,} bytes")
 
     def tell(self) -> int:
         return self._stream.tell()
 
 
 def _refuse(label: Path, name: str, found: str) -> FormatError:
-    return FormatError(label, f"{name}: {found}", "plain files and folders below one", _REMEDY)
+    return FormatError(
+        label, f"{name[:200]}: {found}", "plain files and folders below one", _REMEDY
+    )
 
 
 def _say(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__

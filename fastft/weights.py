@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 import torch
 from torchvision import models
 
-from fastft.checkpoint import is_checkpoint, read_torch_file, unpack_checkpoint
+from fastft.checkpoint import are_tensors, is_checkpoint, read_torch_file, unpack_checkpoint
 from pipelines.errors import DataError
 
 #: What is built where nothing says otherwise.
@@ -58,9 +58,7 @@ def load_weights(asked: str, arch: str) -> Weights | None:
         state = checkpoint.ema or checkpoint.model
         return Weights(str(path), state, checkpoint.arch, checkpoint.classes)
     found: object = next((content[key] for key in _KEYS if key in content), content)
-    if not isinstance(found, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in found.values()
-    ):
+    if not isinstance(found, Mapping) or not are_tensors(found):
         raise DataError(path, "holds no tensors by name", "a state dict or a fastft checkpoint")
     if not found:
         raise DataError(path, "holds no tensors", "a state dict or a fastft checkpoint")

@@ -14,8 +14,11 @@ import struct
 import zipfile
 import zlib
 
-#: A larger file is not read: the most pixels that `encode` takes, as uncompressed 16-bit RGBA.
-MAX_FILE_BYTES = 2 * 89_478_485 * 8
+from pipelines.layout import MAX_FILE_BYTES
+
+#: What no image is deflated to: plain colour apart, a bitmap becomes a tenth or more. Smaller files
+#: may, as they fill no memory.
+_MOST_TIMES, _SMALL_BYTES = 200, 16 << 20
 #: Magic, and the lengths of name and extra field at its end.
 _LOCAL_HEADER = struct.Struct("<4s22x2H")
 _LOCAL_MAGIC = b"PK\3\4"
@@ -47,7 +50,10 @@ def read_member(file: int, member: zipfile.ZipInfo) -> bytes:
         raise UnreadableMember(f"is compressed by {how}, not stored or deflated")
     size, packed_size = member.file_size, member.compress_size
     if max(size, packed_size) > MAX_FILE_BYTES:
-        raise UnreadableMember(f"declares {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+        found = max(size, packed_size)
+        raise UnreadableMember(f"declares {found:,} bytes, more than {MAX_FILE_BYTES:,}")
+    if size > max(_SMALL_BYTES, _MOST_TIMES * packed_size):
+        raise UnreadableMember(f"declares {size:,} bytes in {packed_size:,}, as no image does")
     encoding = "utf-8" if member.flag_bits & _FLAG_UTF8 else "cp437"
     name = member.orig_filename.encode(encoding)
     head = os.pread(file, _LOCAL_HEADER.size + len(name), member.header_offset)

@@ -26,6 +26,7 @@ from pipelines.layout import (
     EXTRA_VERSION,
     HEADER,
     MAGIC,
+    MAX_PIXELS,
     MAX_SIDE_PX,
     METADATA,
     METADATA_START,
@@ -294,6 +295,8 @@ def _check_bounds(
     checks = {
         "lies outside the file's pages": outside | (sizes == 0),
         "has no pixels": pixels == 0,
+        # A few bytes of JPEG may stand for any number of pixels, for which room would be made.
+        f"has more than {MAX_PIXELS:,} pixels": (modes == MODE_JPG) & (pixels > MAX_PIXELS * 3),
         f"has a mode other than {MODE_JPG} (jpg) and {MODE_RAW} (raw)": modes > MODE_RAW,
         "has a raw size that is not height x width x 3": (modes == MODE_RAW) & (sizes != pixels),
     }
@@ -313,13 +316,15 @@ def _read_extra(
     if not (start <= pointer and classes_at + int(extra["classes_bytes"]) <= end):
         raise FormatError(path, "its extra data lie outside the file", "", _REDO)
     name_ends = np.frombuffer(data, "<i8", samples, ends_at)
-    if name_ends[0] < 0 or (np.diff(name_ends) < 0).any() or name_ends[-1] != names_bytes:
+    # Compared, not subtracted: a difference could wrap around.
+    if name_ends[0] < 0 or (name_ends[1:] < name_ends[:-1]).any() or name_ends[-1] != names_bytes:
         raise FormatError(path, "its source names are out of order", "", _REDO)
     block_end = classes_at + int(extra["classes_bytes"])
     try:
         values = json.loads(data[classes_at:block_end].tobytes())
         classes = values["classes"]
-        if not classes or not all(isinstance(name, str) for name in classes):
+        is_list = isinstance(classes, list) and bool(classes)
+        if not is_list or not all(isinstance(name, str) for name in classes):
             raise ValueError("no class names")
         shard = read_shard(values["shard"]) if "shard" in values else None
     except (ValueError, KeyError, TypeError, RecursionError):

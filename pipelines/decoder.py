@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 
 from pipelines.encode import decode
 from pipelines.errors import DataError
-from pipelines.jpeg import Checker, has_warned, last_complaint, load_turbojpeg, read_header
+from pipelines.jpeg import (
+    LIMIT_SCANS,
+    Checker,
+    has_warned,
+    last_complaint,
+    load_turbojpeg,
+    read_header,
+)
 from pipelines.layout import MODE_RAW, Stored
 from pipelines.source import Source
 
 _RGB = 0  # TJPF_RGB
-_ACCURATE = 0  # no TJFLAG: accurate DCT, fancy upsampling, as in Pillow
+_ACCURATE = LIMIT_SCANS  # no other TJFLAG: accurate DCT, fancy upsampling, as in Pillow
 _GRAY = 3  # TJSAMP_GRAY
 _HALVED = 2  # TJSAMP_420
 _YCBCR, _GRAYSCALE = 1, 2  # TJCS_YCbCr, TJCS_GRAY

@@ -17,12 +17,14 @@ from PIL import Image, ImageOps
 from pipelines.errors import DataError
 from pipelines.folder import read_bytes
 from pipelines.jpeg import Checker, JpegHeader, describe, read_header
-from pipelines.layout import MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
+from pipelines.layout import MAX_PIXELS, MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
-#: More pixels than this is where Pillow refuses to decode, fearing a decompression bomb.
-MAX_PIXELS = 2 * 89_478_485
+#: Pillow's names of what `folder.IMAGE_SUFFIXES` are. Of the others that it reads some are programs
+#: (EPS, which it hands to Ghostscript), and most have been read by few.
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
+_JPEG = ("JPEG",)
 _ORIENTATION = 0x0112
 
 
@@ -86,7 +88,7 @@ class Encoder:
         header = read_header(data)
         if header is not None and header.is_common and self._keeps(header, sample):
             if header.width * header.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=_too_large(header.width, header.height))
+                return Encoded(None, len(data), reason=too_large(header.width, header.height))
             if not (policy.apply_exif and _orientation(data) != 1):
                 return self._keep(data, header)
         try:
@@ -116,9 +118,9 @@ class Encoder:
 
     def _convert(self, data: bytes, was_jpeg: bool) -> Encoded:
         policy = self.policy
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=_too_large(*opened.size))
+                return Encoded(None, len(data), reason=too_large(*opened.size))
             image: Image.Image = opened
             if policy.apply_exif:
                 image = ImageOps.exif_transpose(image)
@@ -167,7 +169,7 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         pixels = np.frombuffer(memoryview(stored.data), np.uint8)
         return Image.fromarray(pixels.reshape(stored.height, stored.width, 3))
     try:
-        with Image.open(io.BytesIO(memoryview(stored.data))) as opened:
+        with Image.open(io.BytesIO(memoryview(stored.data)), formats=_JPEG) as opened:
             image = opened.convert("RGB")
     except MemoryError:
         raise
@@ -183,7 +185,7 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
 
 def _orientation(data: bytes) -> int:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_JPEG) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
@@ -196,5 +198,6 @@ def _share(sample: int) -> float:
     return (sample * 0.6180339887498949) % 1.0
 
 
-def _too_large(width: int, height: int) -> str:
+def too_large(width: int, height: int) -> str:
+    """Why an image of more than MAX_PIXELS is not decoded."""
     return f"{width} x {height} px is more than {MAX_PIXELS:,} pixels"

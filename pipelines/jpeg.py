@@ -30,6 +30,9 @@ _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _PIXEL_FORMAT_RGB = 0
 _WARNING = 0
 _STOP_ON_WARNING = 8192
+#: Give up on a progressive image of more than 500 scans: each may cost as much as decoding all of
+#: another one, and takes a hundred bytes.
+LIMIT_SCANS = 32768
 #: libjpeg's one complaint that loses no pixel: bytes between a scan's end and the next marker.
 _HARMLESS = "extraneous bytes before marker"
 #: What `load_turbojpeg` loads.
@@ -135,7 +138,7 @@ class _EighthDecoder:
             self._buffer = np.empty(width * height * 3, np.uint8)
         verdict = Verdict()
         # The last complaint is the one that is kept: behind a harmless one, look at the first, too.
-        for flags in (0, _STOP_ON_WARNING):
+        for flags in (LIMIT_SCANS, LIMIT_SCANS | _STOP_ON_WARNING):
             status = self._library.tjDecompress2(
                 self._handle, data, len(data), self._buffer.ctypes.data,
                 width, 0, height, _PIXEL_FORMAT_RGB, flags,
@@ -163,7 +166,7 @@ def has_warned(library: Any, handle: int) -> bool:
 
 def _check_by_pillow(data: bytes) -> Verdict:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except MemoryError:

@@ -21,12 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
+from pipelines.layout import MAX_FILE_BYTES
 from pipelines.recordio_format import Table, read_table
 
 _HEADER_BYTES, _LABEL_BYTES = 24, 4
 #: The first bytes of an image file -> its suffix.
 _SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp"}
 _REDO = "fetch it or write it anew"
+#: A `.idx` is at most so long, and so much longer for each record: two numbers and what is between.
+_INDEX_BYTES, _MOST_LINE_BYTES = 4096, 64
 #: Labels are float32, whose whole numbers have gaps from here on.
 _MAX_LABELS = 1 << 24
 
@@ -67,9 +70,12 @@ class Records:
         """The bytes of a sample's image file; safe to call from several threads.
 
         Raises:
-            DataError: the file is no longer as it was listed.
+            DataError: it is larger than images are, or the file no longer as it was listed.
         """
         name = self.names[sample]
+        if self.size_bytes(sample) > MAX_FILE_BYTES:
+            found = f"{self.size_bytes(sample):,} bytes, more than {MAX_FILE_BYTES:,}"
+            raise DataError(self.where(name), found)
         try:
             data = self._table.read(self._file, sample, int(self._skips[sample]))
         except OSError as error:
@@ -129,6 +135,9 @@ def _read_index(
     """
     remedy = f"fetch or write both anew, or remove it to take the order of {path.name}"
     try:
+        if (size := index.stat().st_size) > _INDEX_BYTES + _MOST_LINE_BYTES * len(table):
+            found = f"{size:,} bytes for {len(table):,} records"
+            raise DataError(index, found, "a line for each", remedy)
         content = index.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(index, (error.strerror or "cannot be read").lower()) from error

@@ -23,6 +23,8 @@ from pipelines.errors import UsageError
 
 _ASKED = re.compile("([1-9][0-9]{0,8})/([1-9][0-9]{0,8})")
 _NAMED = re.compile(r"(.+)\.([1-9][0-9]{0,8})-of-([1-9][0-9]{0,8})\.beton", re.DOTALL)
+#: What a file's 64-bit numbers can count.
+_MOST_SAMPLES = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def read_shard(values: Any) -> Shard:
         and all(isinstance(text, str) for text in texts)
         and isinstance(shard.policy, dict)
         and 1 <= shard.index <= shard.of
-        and 0 <= shard.start < shard.stop <= shard.samples
+        and 0 <= shard.start < shard.stop <= shard.samples <= _MOST_SAMPLES
         and shard.split in shard.splits
     ):
         raise ValueError("values out of range")

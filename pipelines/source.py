@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.beton import read_index
-from pipelines.encode import EncodePolicy, Encoder, read_stored
+from pipelines.encode import IMAGE_FORMATS, EncodePolicy, Encoder, read_stored, too_large
 from pipelines.errors import DataError
-from pipelines.folder import Folder, read_folder
+from pipelines.folder import Folder, open_plain, read_folder
 from pipelines.jpeg import describe, read_header
-from pipelines.layout import Stored
+from pipelines.layout import MAX_PIXELS, Stored
 
 #: Enough of a file to hold the frame header of most JPEGs, EXIF thumbnail included.
 _HEAD_BYTES = 1 << 16
+_REMEDY = "remove it, or run fastft convert to leave it out"
 
 
 class Source(Protocol):
@@ -148,15 +149,18 @@ def open_source(path: Path, classes: tuple[str, ...] | None = None) -> Source:
 def _read_size(path: str) -> tuple[int, int]:
     """Width and height of an image file, px."""
     try:
-        with open(path, "rb") as file:
+        with open(open_plain(path)[0], "rb") as file:
             header = read_header(file.read(_HEAD_BYTES))
-        if header is not None and header.is_common:
-            return header.width, header.height
-        with Image.open(path) as image:
-            return image.size
+            if header is not None and header.is_common:
+                width, height = header.width, header.height
+            else:
+                with Image.open(file, formats=IMAGE_FORMATS) as image:
+                    width, height = image.size
     except MemoryError:
         raise
     except Exception as error:  # whatever a hostile file makes a third-party parser raise
-        raise DataError(
-            path, describe(error), "an image", "remove it, or run fastft convert to leave it out"
-        ) from error
+        found = getattr(error, "strerror", None) or describe(error)
+        raise DataError(path, found, "an image", _REMEDY) from error
+    if width * height > MAX_PIXELS:  # before anybody makes room for them
+        raise DataError(path, too_large(width, height), "a smaller image", _REMEDY)
+    return width, height

@@ -1,0 +1,148 @@
+"""Hostile files in a run's folder: checkpoints, settings, stores, metrics; valid ones, readers."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tempfile
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from hostile import Target
+from hostile_files import places, zip_numbers
+from stores import KEY, held, layout_of, put
+
+from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.metrics import EpochMetrics, StepMetrics, read_metrics
+from fastft.recipes import make_config, read_settings
+from fastft.run_state import RunState, unpack_state
+from pipelines.errors import UsageError
+from pipelines.store_memory import FileMemory
+
+SAVED = Checkpoint(
+    model={"a": torch.arange(6.0), "b": torch.tensor(3)}, arch="resnet18", classes=("x", "y"),
+    size=64, view="eval", epoch=2, accuracy=0.5, optimizer={"state": {0: torch.ones(2)}}, scaler={},
+    config={"lr": 0.1}, progress=RunState({}, {}, seconds=1.5).pack(),
+)  # fmt: skip
+
+
+def saved(folder: Path, checkpoint: Checkpoint = SAVED) -> bytes:
+    save_checkpoint(folder / "c.pt", checkpoint)
+    return (folder / "c.pt").read_bytes()
+
+
+def checkpoint_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        ours = saved(Path(folder))
+    plain, old = io.BytesIO(), io.BytesIO()
+    content = {name: getattr(SAVED, name) for name in Checkpoint.__slots__}
+    content |= {"classes": ["x"], "format": "fastft-checkpoint", "version": 1}
+    torch.save(content, plain)
+    torch.save(content, old, _use_new_zipfile_serialization=False)
+    return [ours, plain.getvalue(), old.getvalue()]
+
+
+def mend_checkpoint(content: bytes) -> bytes:
+    """Let the CRC-32 of a zip's records, and the seal, be right."""
+    mended = bytearray(content)
+    starts = []
+    for at in places(content, b"PK\1\2"):
+        if at + 46 > len(content):
+            return content
+        (where,) = struct.unpack_from("<I", content, at + 42)
+        (size,) = struct.unpack_from("<I", content, at + 20)
+        if where + 30 > len(content):
+            return content
+        start = where + 30 + sum(struct.unpack_from("<HH", content, where + 26))
+        struct.pack_into("<I", mended, at + 16, zlib.crc32(content[start : start + size]))
+        starts.append((where, start, start + size))
+    crc = position = 0
+    end = len(content) - 23
+    if content[end + 2 : -8] != b"fastft crc32 ":
+        return bytes(mended)
+    for _, start, stop in sorted(starts):
+        if start < position:
+            return bytes(mended)
+        crc, position = zlib.crc32(mended[position:start], crc), stop
+    return bytes(mended[:-8]) + b"%08x" % zlib.crc32(mended[position:end], crc)
+
+
+def read_checkpoint(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
+    assert all(isinstance(name, str) for name in (*checkpoint.model, *checkpoint.classes))
+    assert sum(tensor.numel() for tensor in checkpoint.model.values()) >= 0
+    if checkpoint.progress is not None:
+        unpack_state(checkpoint.progress, path)
+
+
+def read_config(path: Path) -> None:
+    read_settings(path)
+    try:
+        make_config({"data": path, "out": path}, file=path)
+    except UsageError as error:  # of a value, wherever it was given
+        if not error.where.startswith("--"):
+            raise
+
+
+TOML = [
+    b'recipe = "d2l"\nlr = 0.1\nepochs = 3\nweights = "none"\n# words\nstock = false\n',
+    b'batch-size = 8\nreuse-head = ["hotdog=934"]\nsize = 64\nlr = 1\n',
+]
+JSON = [b'{"config": {"lr": 0.1, "epochs": 3, "weights": "none", "batch_size": null, "out": "x"}}']
+_TEXT_TOKENS = (
+    b"[", b"{", b'"', b"null", b"nan", b"1e999", b"9" * 400, b"-1", b"\\u0000", b"\\ud800", b"a.",
+    b"[[a]]\n", b"\xff", b"true", b"lr = ", b"lr.a = ", b"2020-01-01", b"=", b"\n",
+    b"0x" + b"f" * 4000,
+)  # fmt: skip
+
+
+def store_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        memory = FileMemory(Path(folder) / "x.store", layout_of(), KEY)
+        for sample in (0, 2, 4):
+            put(memory, sample, sample)
+        memory.close()
+        return [(Path(folder) / "x.store").read_bytes()]
+
+
+def read_store(path: Path) -> None:
+    """A store as a run opens it: what it holds is what was put in, or is decoded anew."""
+    memory = FileMemory(path, layout_of(), KEY)
+    try:
+        for sample, is_held in enumerate(held(memory)):
+            if is_held:
+                assert memory.pixels[layout_of().place(sample)].size == layout_of().sizes[sample]
+        put(memory, 3, 9)
+        assert held(memory)[3]
+    finally:
+        memory.close()
+
+
+def metrics_seeds() -> list[bytes]:
+    step = StepMetrics(epoch=0, step=1, loss=0.5, lr=0.1, wait_s=0.1, step_s=0.2, img_per_s=9.5)
+    names = EpochMetrics.__slots__
+    epoch = EpochMetrics(**dict.fromkeys(names, 1))  # type: ignore[arg-type]
+    rows = [{"kind": "step", **asdict(step)}, {"kind": "epoch", **asdict(epoch)}]
+    return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
+
+
+RUNS = (
+    Target(
+        name="checkpoint", file="last.pt", read=read_checkpoint, numbers=zip_numbers,
+        seeds=checkpoint_seeds, mend=mend_checkpoint,
+        tokens=(b"K", b"X", b"}", b"]", b"t", b"R", b"q\0", b"\x85", b"storage"),
+    ),
+    Target(name="config", file="x.toml", read=read_config, seeds=lambda: TOML, tokens=_TEXT_TOKENS),
+    Target(
+        name="config-json", file="config.json", read=read_config, seeds=lambda: JSON,
+        tokens=_TEXT_TOKENS,
+    ),
+    Target(name="store", file="x.store", read=read_store, seeds=store_seeds),
+    Target(
+        name="metrics", file="metrics.jsonl", read=read_metrics, seeds=metrics_seeds,
+        tokens=_TEXT_TOKENS,
+    ),
+)  # fmt: skip

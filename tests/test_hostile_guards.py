@@ -1,0 +1,112 @@
+"""Checks of bytes that no other test would miss: each was taken out once, to see."""
+
+import lzma
+import struct
+from pathlib import Path
+
+import pytest
+from hostile_beton import image_of
+from hostile_files import tar_of
+from zips import read_all, write_zip
+
+from fastft.unpack import open_archive
+from pipelines import jpeg
+from pipelines.errors import FormatError
+from pipelines.jpeg import Checker, JpegHeader, read_header
+
+PHOTO = image_of("JPEG")
+FRAME = PHOTO.index(b"\xff\xc0")
+FOUND = JpegHeader(24, 17, 3, 8, 0xC0)
+
+
+def put(at: int, piece: bytes, over: int = 0) -> bytes:
+    """The photo with something else at a place."""
+    return PHOTO[:at] + piece + PHOTO[at + over :]
+
+
+@pytest.mark.parametrize(
+    ("data", "header"),
+    [
+        (PHOTO, FOUND),
+        (put(0, b"\0\0", over=2), None),
+        (put(2, b"\0", over=1), None),
+        (put(FRAME, b"\0"), None),
+        (put(FRAME, b"\xff" * 5), FOUND),
+        (put(FRAME, b"\xff\x01\xff\xd0\xff\xd7"), FOUND),
+        (put(FRAME, b"\xff\xda\0\x02"), None),
+        (put(FRAME, b"\xff\xd9\0\x02"), None),
+        (put(FRAME, b"\xff\xe0\0\x02"), FOUND),
+        (put(FRAME, b"\xff\xe0\0\x01"), None),
+        (put(FRAME, b"\xff\xe0\0\0"), None),
+        (put(FRAME + 2, b"\0\x07", over=2), None),
+        (put(FRAME + 2, b"\0\x08", over=2), FOUND),
+        (PHOTO[: FRAME + 9], None),
+        (PHOTO[: FRAME + 10], FOUND),
+        (b"\xff\xd8\xff" + b"\xff" * 1000, None),
+        (b"\xff\xd8\xff\xe0\xff\xff", None),
+    ],
+)
+def test_a_header_is_well_formed_or_none(data: bytes, header: JpegHeader | None) -> None:
+    assert read_header(data) == header
+
+
+def test_there_is_room_for_all_that_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    if jpeg.load_turbojpeg() is None:
+        pytest.skip("libturbojpeg is not installed")
+    checker, room = Checker(), []
+    checker.check(PHOTO, FOUND)
+    decoder = checker._local.decoder
+
+    def decode(*arguments: object) -> int:
+        room.append(decoder._buffer.size)
+        return 0
+
+    # Instead of decoding: what is written behind a buffer may well go unnoticed.
+    monkeypatch.setattr(decoder._library, "tjDecompress2", decode)
+    for side in (1200, 1201, 65535, 8):
+        checker.check(PHOTO, JpegHeader(side, side, 3, 8, 0xC0))
+        assert room[-1] >= (-(-side // 8)) ** 2 * 3
+
+
+def test_scans_without_end_are_not_gone_through() -> None:
+    if jpeg.load_turbojpeg() is None:
+        pytest.skip("libturbojpeg is not installed")
+    data = image_of("JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    many = data[:-2] + scan * 600 + data[-2:]
+    header = read_header(many)
+    assert header is not None
+    assert "more than 500 scans" in Checker().check(many, header).broken
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        (2, 0x0605, "is not where the zip's directory says"),  # the signature
+        (26, 8, "is not where the zip's directory says"),  # the name's length
+        (26, 6, "is not where the zip's directory says"),
+        (28, 60000, "is cut short in the zip"),  # the extra field's length
+    ],
+)
+def test_a_member_is_where_its_directory_says(
+    at: int, value: int, said: str, tmp_path: Path
+) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a/1.jpg": b"one"})
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<H", content, at, value)
+    path.write_bytes(content)
+    assert read_all(path) == {"a/1.jpg": said}
+
+
+def test_an_xz_of_several_pieces_is_read_whole_and_again(tmp_path: Path) -> None:
+    whole = tar_of(*(f"set/{i}.jpg" for i in range(500)), mode="w:")
+    path, padding = tmp_path / "x.tar.xz", bytes(4)
+    path.write_bytes(lzma.compress(whole[:700]) + padding + lzma.compress(whole[700:]) + padding)
+    with open_archive(path, path) as archive:
+        assert archive is not None
+        archive.write(tmp_path / "out", lambda stage, done, total: None)
+    found = sorted((tmp_path / "out").rglob("*.jpg"))
+    assert [file.read_bytes() for file in found] == [PHOTO] * 500
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(FormatError, match="damaged archive"), open_archive(path, path):
+        pass
