@@ -365,7 +365,7 @@ def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(begun: Path) -> No
     content = torch.load(begun / LAST, weights_only=True)
     for progress, said in (
         ({}, "does not say where its run stood"), (None, "does not say where its run stood"),
-        ({**content["progress"], "epoch": "x"}, "epoch is 'x'"),
+        ({**content["progress"], "epoch": "x"}, "epoch is of type str"),
         ({**content["progress"], "sums": {"steps": 1, "odd": 2}}, "odd"),
         ({**content["progress"], "rows": [1]}, "does not say"),
     ):  # fmt: skip
