@@ -84,8 +84,13 @@ def test_ctrl_c_ends_the_process(put: Put, tmp_path: Path) -> None:
         "os.kill(os.getppid(), signal.SIGINT)\n"
         "signal.pause()"
     )
-    with pytest.raises(KeyboardInterrupt):
-        run_child("probe", [], 60)
+    # What a shell starts in its background has this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_child("probe", [], 60)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not psutil.pid_exists(int(pid.read_text()))
     assert not list((tmp_path / "tmp").iterdir())
 
