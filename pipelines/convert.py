@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
@@ -109,19 +110,20 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
         shards = _cut(config, listings)
         parts = {split: range(len(listing)) for split, listing in listings.items()}
         parts.update((split, shard.part) for split, shard in shards.items())
+        sizes = {split: _sizes(listings[split], part) for split, part in parts.items()}
         if config.mode == "passthrough" and not config.max_side:
-            sizes = (listings[split].size_bytes(i) for split, part in parts.items() for i in part)
-            require_space(config.out, sum(sizes) - sum(map(left_bytes, outputs.values())))
+            needed = sum(int(each.sum()) for each in sizes.values())
+            require_space(config.out, needed - sum(map(left_bytes, outputs.values())))
         writers = []
         for split, listing in listings.items():
             part = parts[split]
             writer, journal = stack.enter_context(
                 open_journaled(
-                    outputs[split], len(part), _identify(config, listing, part),
+                    outputs[split], len(part), _identify(config, listing, part, sizes[split]),
                     resume=config.resume,
                 )
             )  # fmt: skip
-            work = _Work(split, listing, part, shards.get(split), writer, journal)
+            work = _Work(split, listing, part, sizes[split], shards.get(split), writer, journal)
             reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
         bad = [report.quarantined for report in reports]
@@ -131,11 +133,15 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """The samples `part` of a listing, to be written as a shard or, with None, as the whole."""
+    """The samples `part` of a listing, to be written as a shard or, with None, as the whole.
+
+    `sizes` are those of their files, bytes: asked for once, as each is a system call.
+    """
 
     split: str
     listing: Listing
     part: range
+    sizes: NDArray[np.int64]
     shard: Shard | None
     writer: BetonWriter
     journal: Journal
@@ -147,19 +153,23 @@ def _cut(config: ConvertConfig, listings: Mapping[str, Listing]) -> dict[str, Sh
     if asked is None:
         return {}
     names = {split: listing.names for split, listing in listings.items()}
-    sizes = {
-        split: np.fromiter(map(listing.size_bytes, range(len(listing))), np.int64, len(listing))
-        for split, listing in listings.items()
-    }
+    sizes = {split: _sizes(each, range(len(each))) for split, each in listings.items()}
     return cut_listings(*asked, names, sizes, asdict(config.policy))
 
 
-def _identify(config: ConvertConfig, listing: Listing, part: range) -> bytes:
+def _sizes(listing: Listing, part: range) -> NDArray[np.int64]:
+    """int64[len(part)]: the sizes of samples' files, bytes."""
+    return np.fromiter(map(listing.size_bytes, part), np.int64, len(part))
+
+
+def _identify(
+    config: ConvertConfig, listing: Listing, part: range, sizes: NDArray[np.int64]
+) -> bytes:
     """What tells a conversion from others, as far as can be seen without reading the images."""
     settings = asdict(config.policy), listing.classes, part.start, part.stop
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for sample in part:  # a name begins with its class
-        digest.update(os.fsencode(listing.names[sample]) + b"\0%d\0" % listing.size_bytes(sample))
+    for sample, size in zip(part, sizes.tolist(), strict=True):  # a name begins with its class
+        digest.update(os.fsencode(listing.names[sample]) + b"\0%d\0" % size)
     return digest.digest()
 
 
@@ -172,7 +182,7 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
         _take_over(work, tally)
     encoder = Encoder(config.policy)
     workers = config.workers or cpu_count()
-    tasks = _tasks(listing, range(tally.sample, part.stop), encoder)
+    tasks = _tasks(work, tally.sample, encoder)
     with ThreadPoolExecutor(workers, thread_name_prefix="convert") as executor:
         for results in in_order(executor, tasks, ahead=2 * workers):
             for encoded, checksum in results:
@@ -224,9 +234,10 @@ def _take_over(work: _Work, tally: Tally) -> None:
 
 
 def _tasks(
-    listing: Listing, part: range, encoder: Encoder
+    work: _Work, first: int, encoder: Encoder
 ) -> Iterator[Callable[[], list[tuple[Encoded, int]]]]:
-    """The samples of `part` in order, as tasks that give each one's result and its CRC-32."""
+    """The samples from `first` on, in order, as tasks that give each one's result and CRC-32."""
+    listing, part = work.listing, work.part
 
     def task(samples: Sequence[int]) -> Callable[[], list[tuple[Encoded, int]]]:
         def run() -> list[tuple[Encoded, int]]:
@@ -244,9 +255,9 @@ def _tasks(
 
         return run
 
-    first, size = part.start, 0
-    for sample in part:
-        size += listing.size_bytes(sample)
+    size = 0
+    for sample in range(first, part.stop):
+        size += int(work.sizes[sample - part.start])
         if sample - first + 1 == _TASK_IMAGES or size >= _TASK_BYTES:
             yield task(range(first, sample + 1))
             first, size = sample + 1, 0
