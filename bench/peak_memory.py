@@ -10,22 +10,15 @@ python peak_memory.py LOADER BETON BATCH WORKERS
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import sys
 from itertools import islice
 from pathlib import Path
 
+from fastft.processes import peak_bytes_of, usage_of
+
 #: A sample goes to any worker process: in five epochs to both of two, 15 times out of 16.
 EPOCHS = 5
-
-
-def peak_bytes(pid: int) -> int:
-    """Peak resident set; pages shared with other processes count in each."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    raise RuntimeError(f"process {pid} reports no VmHWM")
 
 
 def main(name: str, data: str, batch_size: str, workers: str) -> None:
@@ -40,7 +33,7 @@ def read_ours(name: str, data: str, batch_size: int, workers: int) -> None:
     from pipelines.store import StoreFormat, lay_out
 
     importlib.import_module(f"pipelines.loaders.{LOADERS[name][0]}")
-    imported = peak_bytes(os.getpid())
+    imported = peak_bytes_of(os.getpid())
     with make_loader(name, data, batch_size=batch_size, workers=workers) as loader:
         store = lay_out(loader.source, StoreFormat()).total if name == "resident" else 0
         for epoch in range(EPOCHS):
@@ -61,9 +54,9 @@ def read_stock_ffcv(data: str, batch_size: int, workers: int) -> None:
 
 
 def report(imported: int, store: int) -> None:
-    pids = [os.getpid(), *(process.pid or 0 for process in multiprocessing.active_children())]
-    print(sum(map(peak_bytes, pids)), imported, store, flush=True)
-    if len(pids) == 1:
+    used = usage_of()
+    print(used.peak_bytes, imported, store, flush=True)
+    if used.processes == 1:
         os._exit(0)  # past numba's finalizers, which trip over what stock FFCV did
 
 

@@ -36,7 +36,7 @@ def damage(path: Path, position: int, bit: int = 0) -> None:
         file.write(bytes([byte ^ 1 << bit]))
 
 
-def refused(path: Path) -> FormatError:
+def assert_refused(path: Path) -> FormatError:
     with pytest.raises(FormatError) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
@@ -49,7 +49,7 @@ def test_where_a_run_stands_comes_back(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", replace(SAVED, progress=None))
     assert load_checkpoint(tmp_path / "c.pt").progress is None
     save_checkpoint(tmp_path / "c.pt", replace(SAVED, progress=[3]))  # type: ignore[arg-type]
-    assert "holds a wrong 'progress'" in str(refused(tmp_path / "c.pt"))
+    assert "holds a wrong 'progress'" in str(assert_refused(tmp_path / "c.pt"))
 
 
 def test_files_of_older_versions_are_read(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_torch_alone_does_not_see_a_changed_weight(tmp_path: Path) -> None:
     damage(path, path.read_bytes().index(SAVED.model["a"].numpy().tobytes()) + 9)
     changed = torch.load(path, weights_only=True)["model"]["a"]
     assert not torch.equal(changed, SAVED.model["a"])
-    assert str(refused(path)).startswith(
+    assert str(assert_refused(path)).startswith(
         f"{path}: not readable as a checkpoint: c/data/0 is damaged, expected a file by torch.save"
     )
 
@@ -87,7 +87,7 @@ def test_any_changed_bit_is_noticed(tmp_path: Path) -> None:
     bits += [(position, bit) for position in range(size - 60, size) for bit in range(8)]
     for position, bit in bits:
         damage(path, position, bit)
-        refused(path)
+        assert_refused(path)
         damage(path, position, bit)
     assert load_checkpoint(path).epoch == 2
 
@@ -97,7 +97,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     save_checkpoint(path, SAVED)
     for size in reversed(range(path.stat().st_size)):
         os.truncate(path, size)
-        refused(path)
+        assert_refused(path)
 
 
 def test_anything_added_is_noticed(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_anything_added_is_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (whole + b"\0", whole + b"\0" * 22, whole + whole, b"PK\x03\x04" + whole):
         path.write_bytes(content)
-        refused(path)
+        assert_refused(path)
 
 
 def test_what_others_wrote_is_read_as_torch_reads_it(tmp_path: Path) -> None:

@@ -85,19 +85,23 @@ def test_every_number_may_be_anything(name: str, box: Path) -> None:
         numbers = target.numbers(content)
         for number in numbers:
             tries += [(content, number, v) for v in boundaries(number, content, numbers)]
+    refused = 0
     for content, number, value in tries[::STRIDE]:
         changed = bytearray(content)
         number.write(changed, value)
-        attempt_anew(target, target.mend(bytes(changed)), box)
+        refused += attempt_anew(target, target.mend(bytes(changed)), box) is not None
+    assert refused or name == "store"  # whose pixels are decoded anew
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_files_cut_anywhere_are_read_or_refused(name: str, box: Path) -> None:
     target, seeds = of(name)
+    refused = 0
     for content in seeds:
         for size in range(0, len(content), max(1, len(content) // (2000 if SOAK else 12))):
-            attempt_anew(target, content[:size], box)
-            attempt_anew(target, target.mend(content[:size]), box)
+            refused += attempt_anew(target, content[:size], box) is not None
+            refused += attempt_anew(target, target.mend(content[:size]), box) is not None
+    assert refused or name == "store"  # whose pixels are decoded anew
 
 
 @pytest.mark.parametrize("target", BETONS[::2], ids=lambda target: target.name)
