@@ -60,6 +60,20 @@ os._exit(0)
 
 
 @pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Counts what a test has put to the proof, for the table of `soak_table.py`.
+
+    Called with what it is, as the table shall name it, and how many of them: `tried("convert killed
+    by kill -9", 20)`. Tests of one name add up; those that ask for this are what `./dev soak` runs.
+    """
+
+    def count(what: str, number: int = 1) -> None:
+        record_property("tried", [what, number])
+
+    return count
+
+
+@pytest.fixture
 def read_by_stock_ffcv(tmp_path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Reads a .beton by FFCV's own loader: images, cropped to `side` unless it is 0, and labels.
 

@@ -1,17 +1,17 @@
 """Every reader of files from elsewhere against files made to harm it.
 
 What holds for each: it reads the file or refuses it by one line that names it, soon and in little
-memory. The long form is `FASTFT_SOAK=1`; `fuzz.py` goes on for as long as one likes.
+memory. The long form is part of `./dev soak`; `fuzz.py` goes on for as long as one likes.
 """
 
 import itertools
-import os
 import shutil
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
+from effort import SOAK_H, choose
 from hostile import Found, Number, Target, attempt, boundaries, no_numbers
 from hostile import edit as change
 from hostile_beton import BETONS, beton_of, image_of, odd_jsons, shard_of, with_json
@@ -23,14 +23,13 @@ from pipelines.decoder import Decoder
 from pipelines.errors import DataError
 from pipelines.source import open_source
 
-SOAK = bool(os.environ.get("FASTFT_SOAK"))
 #: In the short form the same ones each time; what they find need not be made smaller.
 EFFORT = settings(
-    max_examples=10_000 if SOAK else 40, derandomize=not SOAK, database=None, deadline=None,
+    max_examples=choose(40, 10_000), derandomize=not SOAK_H, database=None, deadline=None,
     phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 #: In the short form one in so many values of the numbers in a file.
-STRIDE = 1 if SOAK else 23
+STRIDE = choose(23, 1)
 
 
 def of(name: str) -> tuple[Target, list[bytes]]:
@@ -98,7 +97,7 @@ def test_files_cut_anywhere_are_read_or_refused(name: str, box: Path) -> None:
     target, seeds = of(name)
     refused = 0
     for content in seeds:
-        for size in range(0, len(content), max(1, len(content) // (2000 if SOAK else 12))):
+        for size in range(0, len(content), max(1, len(content) // choose(12, 2000))):
             refused += attempt_anew(target, content[:size], box) is not None
             refused += attempt_anew(target, target.mend(content[:size]), box) is not None
     assert refused or name == "store"  # whose pixels are decoded anew
