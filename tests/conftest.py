@@ -25,6 +25,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "tried" in getattr(item, "fixturenames", ()):
+        item.add_marker("soak")
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
@@ -61,7 +66,7 @@ os._exit(0)
 
 @pytest.fixture
 def tried(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Counts what a test has put to the proof, for the table of `soak_table.py`.
+    """Counts what a test has put to the proof, for the table of `soak.py`.
 
     Called with what it is, as the table shall name it, and how many of them: `tried("convert killed
     by kill -9", 20)`. Tests of one name add up; those that ask for this are what `./dev soak` runs.

@@ -1,0 +1,142 @@
+"""Puts fastft to the proof for hours, and counts: `./dev soak`, `python tests/soak.py --hours 1`.
+
+Runs every test that asks for the fixture `tried`, in its long form, and leaves what they tried as
+JSON; `--write README.md` puts it there as a table, `--table FILE.json` prints that again. What
+stands behind `--` goes to pytest: other files than all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- soak -->", "<!-- /soak -->"
+#: What the table is preceded by in a file: the name of its JSON.
+OF = "<!-- of"
+
+
+class Toll:
+    """Hears of each test what it tried, however many processes run them."""
+
+    def __init__(self) -> None:
+        self.tried: dict[str, int] = defaultdict(int)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.failed: list[str] = []
+        self.skipped: list[str] = []
+        self.passed = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.append(f"{report.nodeid} ({report.when})")
+        elif report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "as expected"
+            self.skipped.append(f"{report.nodeid}: {reason}")
+        elif report.when == "call":
+            self.passed += 1
+        if report.when != "call":
+            return
+        counts = [value for name, value in report.user_properties if name == "tried"]
+        for what, number in counts:
+            self.tried[what] += number
+            # A test that tries several things spends its time on all of them alike.
+            self.seconds[what] += report.duration / len(counts)
+
+    def results(self, hours: float, wall_s: float) -> dict[str, Any]:
+        from fastft.environment import environment  # torch takes seconds to load
+
+        return {
+            "date": date.today().isoformat(), "hours": hours, "wall_s": round(wall_s),
+            "machine": environment(), "passed": self.passed,
+            "failed": sorted(self.failed), "skipped": sorted(self.skipped),
+            "tried": {
+                what: {"times": self.tried[what], "seconds": round(self.seconds[what], 1)}
+                for what in sorted(self.tried)
+            },
+        }  # fmt: skip
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The table of what was tried, as Markdown, and what it was tried on."""
+    lines = ["| tried | times | time on it |", "| --- | ---: | ---: |"]
+    for what, each in results["tried"].items():
+        lines.append(f"| {what} | {each['times']:,} | {_duration(each['seconds'])} |")
+    failed = results["failed"]
+    lines.append(f"| **failures** | **{len(failed) or 'none'}** | |")
+    lines += [f"| {name} | failed | |" for name in failed]
+    machine = results["machine"]
+    versions = ", ".join(
+        f"{name} {machine[name]}" for name in ("torch", "nvidia-dali-cuda120", "ffcv", "pillow")
+    )
+    return "\n".join(
+        [
+            *lines, "",
+            f"Counted by `./dev soak {results['hours']:g}` on {results['date']}: "
+            f"{results['passed']} tests in {_duration(results['wall_s'])}, {len(results['skipped'])} skipped; "
+            f"{machine['cpus']} cores of {machine['cpu']}, Python {machine['python']}, {versions}.",
+        ]
+    )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
+
+
+def write_between(path: Path, text: str) -> None:
+    """Put the text between the file's markers."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{path}: lacks the markers {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> int:
+    """Run, count, tell; the status is pytest's."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hours", type=float, default=1, help="that loaders are kept busy for")
+    parser.add_argument("--out", type=Path, help="the JSON; default: tests/results/soak_...")
+    parser.add_argument("--write", type=Path, metavar="README.md")
+    parser.add_argument("--table", type=Path, metavar="FILE.json", help="run nothing, print this")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest")
+    asked = parser.parse_args()
+    status, out = 0, asked.table
+    if out is None:
+        name = f"soak_cpu_{os.cpu_count()}core_{date.today()}.json"
+        out = asked.out or ROOT / "tests" / "results" / name
+        status = run(asked.hours, out, asked.pytest)
+    text = render(json.loads(out.read_text()))
+    print(text)
+    if asked.write is not None:
+        name = out.resolve().relative_to(ROOT)
+        write_between(asked.write, f"{OF} {name} -->\n\n{text}")
+    return status
+
+
+def run(hours: float, out: Path, arguments: Sequence[str]) -> int:
+    """Run the tests in their long form, and write what they tried; gives pytest's status."""
+    os.environ["FASTFT_SOAK"] = str(hours)  # for the test processes, see `effort`
+    toll, started = Toll(), time.monotonic()
+    limit = f"faulthandler_timeout={int(3600 * hours + 7200)}"
+    arguments = arguments or [str(ROOT / "tests")]
+    status = pytest.main(["-m", "soak", "-n", "2", "-o", limit, *arguments], plugins=[toll])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results = toll.results(hours, time.monotonic() - started)
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The count of what tests try, and README's table of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import soak
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_one(number, tried):
+    tried("disks pulled out", number)
+
+def test_another(tried):
+    tried("disks pulled out")
+    tried("plugs pulled out", 1000)
+
+def test_that_fails(tried):
+    tried("cables cut", 4)
+    assert not tried
+
+def test_that_is_skipped(tried):
+    pytest.skip("no saw")
+
+def test_that_tries_nothing():
+    pass
+"""
+
+
+def test_what_is_tried_is_counted_over_all_processes(tmp_path: Path) -> None:
+    (tmp_path / "test_faults.py").write_text(TESTS)
+    (tmp_path / "conftest.py").symlink_to(ROOT / "tests" / "conftest.py")
+    out = tmp_path / "toll.json"
+    ended = subprocess.run(
+        [sys.executable, ROOT / "tests" / "soak.py", "--hours", "0.5", "--out", out, "--",
+         tmp_path, "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider"],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    results = json.loads(out.read_text())
+    assert {what: each["times"] for what, each in results["tried"].items()} == {
+        "cables cut": 4, "disks pulled out": 6, "plugs pulled out": 1000,
+    }  # fmt: skip
+    assert results["passed"] == 3
+    assert [name.rpartition("::")[2] for name in results["failed"]] == ["test_that_fails (call)"]
+    assert "no saw" in results["skipped"][0]
+    text = soak.render(results)
+    assert "| plugs pulled out | 1,000 |" in text
+    assert "| **failures** | **1** | |" in text
+    assert text in ended.stdout
