@@ -78,14 +78,12 @@ def render(results: Mapping[str, Any]) -> str:
     versions = ", ".join(
         f"{name} {machine[name]}" for name in ("torch", "nvidia-dali-cuda120", "ffcv", "pillow")
     )
-    return "\n".join(
-        [
-            *lines, "",
-            f"Counted by `./dev soak {results['hours']:g}` on {results['date']}: "
-            f"{results['passed']} tests in {_duration(results['wall_s'])}, {len(results['skipped'])} skipped; "
-            f"{machine['cpus']} cores of {machine['cpu']}, Python {machine['python']}, {versions}.",
-        ]
-    )  # fmt: skip
+    on = f"{machine['cpus']} cores of {machine['cpu']}, Python {machine['python']}, {versions}"
+    took = f"{results['passed']} tests in {_duration(results['wall_s'])}"
+    done = f"`./dev soak {results['hours']:g}` on {results['date']}"
+    skipped = len(results["skipped"])
+    lines += ["", f"Counted by {done}: {took}, {skipped} skipped; {on}."]
+    return "\n".join(lines)
 
 
 def _duration(seconds: float) -> str:
