@@ -43,7 +43,7 @@ def render(files: Sequence[Results]) -> str:
     return "\n".join([*lines, "", *_beneath(main, real)])
 
 
-def write_between(path: Path, text: str) -> None:
+def write_between(path: Path, text: str, begin_mark: str = BEGIN, end_mark: str = END) -> None:
     """Put the text between a file's markers.
 
     Raises:
@@ -51,11 +51,12 @@ def write_between(path: Path, text: str) -> None:
     """
     try:
         whole = path.read_text(encoding="utf-8")
-        before, begin, rest = whole.partition(BEGIN)
-        _, end, after = rest.partition(END)
+        before, begin, rest = whole.partition(begin_mark)
+        _, end, after = rest.partition(end_mark)
         if not begin or not end:
-            raise FormatError(path, "lacks the markers", f"{BEGIN} and {END} on lines of their own")
-        write_whole(path, f"{before}{BEGIN}\n{text}\n{END}{after}")
+            expected = f"{begin_mark} and {end_mark} on lines of their own"
+            raise FormatError(path, "lacks the markers", expected)
+        write_whole(path, f"{before}{begin}\n{text}\n{end}{after}")
     except OSError as error:
         raise DataError(path, error.strerror or "cannot be written", "a Markdown file") from error
 

@@ -92,15 +92,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5940 else f"{seconds / 3600:.1f} h"
 
 
-def write_between(path: Path, text: str) -> None:
-    """Put the text between the file's markers."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{path}: lacks the markers {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     """Run, count, tell; the status is pytest's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -118,8 +109,11 @@ def main() -> int:
     text = render(json.loads(out.read_text()))
     print(text)
     if asked.write is not None:
+        sys.path.insert(0, str(ROOT))
+        from bench.results_table import write_between
+
         name = out.resolve().relative_to(ROOT)
-        write_between(asked.write, f"{OF} {name} -->\n\n{text}")
+        write_between(asked.write, f"{OF} {name} -->\n\n{text}", BEGIN, END)
     return status
 
 

@@ -1,0 +1,98 @@
+"""The compute bound: ResNet-18 learning from one batch that is there already, in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from bench.gpu.task import Task, answer, gpu_bytes, per_second
+from fastft.loss import Loss
+from fastft.model import build_model
+from fastft.optim import make_optimizer
+from fastft.step import TrainStep
+
+#: At least as many as the photos have.
+CLASSES = 10
+#: Variant -> autocast's dtype, channels_last, how it is run.
+WAYS: dict[str, tuple[torch.dtype | None, bool, str]] = {
+    "fp32": (None, False, "eager"),
+    "fp32, channels_last": (None, True, "eager"),
+    "bf16": (torch.bfloat16, False, "eager"),
+    "bf16, channels_last": (torch.bfloat16, True, "eager"),
+    "bf16, channels_last, CUDA graph": (torch.bfloat16, True, "graph"),
+    "bf16, channels_last, compiled": (torch.bfloat16, True, "compiled"),
+}
+#: What `fastft train` does on a GPU.
+OURS = "bf16, channels_last"
+#: Steps before a graph is captured, as PyTorch asks for.
+_WARM = 3
+
+
+def main(arguments: list[str]) -> None:
+    """See `task.answer`."""
+    answer(measure, arguments)
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """Images/s of one way at each batch size that is learnt from."""
+    dtype, channels_last, how = WAYS[task.variant]
+    rows = []
+    # What is compiled takes a minute for each size.
+    for batch in (task.batch,) if how == "compiled" else sizes(task):
+        step = make_step(task, dtype, channels_last=channels_last)
+        images, labels = make_batch(task, batch, dtype, channels_last=channels_last)
+        if how == "compiled":
+            step.model = torch.compile(step.model)  # type: ignore[assignment]
+        work = partial(step, images, labels)
+        if how == "graph" and task.on_gpu:
+            work = capture(work)
+        rows.append({"batch": batch, "img_per_s": batch * per_second(work, task, at_once=4)})
+    return {"rows": rows, "gpu_bytes": gpu_bytes()}
+
+
+def sizes(task: Task) -> tuple[int, ...]:
+    """Batches that are learnt from."""
+    return tuple(sorted({task.batch // 2, task.batch, 2 * task.batch}))
+
+
+def make_step(task: Task, dtype: torch.dtype | None, *, channels_last: bool = True) -> TrainStep:
+    """As `fastft train` puts it together."""
+    built = build_model(CLASSES, "none", seed=0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = built.model.to(task.device).to(memory_format=layout).train()
+    optimizer = make_optimizer(
+        model, built.head, lr=1e-3, head_lr_factor=1, momentum=0.9,
+        weight_decay=0.001,
+    )  # fmt: skip
+    return TrainStep(model, optimizer, Loss(), device=torch.device(task.device), amp_dtype=dtype)
+
+
+def make_batch(
+    task: Task, batch: int, dtype: torch.dtype | None, *, channels_last: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random images as a loader would give them."""
+    images = torch.randn(batch, 3, task.size, task.size)
+    images = images.to(task.device, dtype or torch.float32)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    labels = torch.arange(batch, device=task.device) % CLASSES
+    return images.contiguous(memory_format=layout), labels
+
+
+def capture(work: Callable[[], object]) -> Callable[[], object]:
+    """A whole step as one CUDA graph.
+
+    Source: PyTorch's documentation, "CUDA semantics", whole-network capture.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
