@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from bench.gpu import __main__ as command
-from bench.gpu import end_to_end, fed, loaders, pixels, profile, startup, steps, suite, table
+from bench.gpu import end_to_end, fed, loaders, pixels, startup, steady, steps, suite, table
 from bench.gpu.task import Task, answer
 from bench.gpu.timeline import merge, shared, summarize
 from fastft.child import ANSWER
@@ -155,7 +155,7 @@ def results() -> dict[str, Any]:
             "end_to_end": {"resident": end, end_to_end.TUTORIAL: {**end, "seconds": 55.0}},
             "startup": {"resident": {when: {"items": {"import torch": 2.0}, "seconds": 4.0}
                                      for when in (startup.FIRST, startup.AGAIN)}},
-            "profile": {"dali": {"busy_share": 0.97, "gaps": {"count": 3, "share": 0.02},
+            "steady": {"dali": {"busy_share": 0.97, "gaps": {"count": 3, "share": 0.02},
                                  "synchronizing": {}, "allocating": call}},
             "suite": {"": {"passed": 60, "skipped": 1, "failures": {}}},
         },
@@ -187,7 +187,7 @@ def test_every_part_has_rows_and_a_module() -> None:
     variants = {part.name: part.variants for part in command.PARTS}
     assert variants["pixels"] == pixels.VARIANTS
     assert {*variants["steps"], *variants["compiled"]} == set(steps.WAYS)
-    assert variants["profile"] == profile.VARIANTS
+    assert variants["steady"] == steady.VARIANTS
     assert variants["fed"] == fed.VARIANTS
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from bench.gpu.task import Task, answer
 
 TUTORIAL, WITH_WORKERS = "tutorial", "tutorial, workers and pinned memory"
-OURS = ("resident", "resident, from photos", "dali", "ffcv", "torchvision")
+OURS = ("resident", "resident, from photos", "dali")
 VARIANTS = (*OURS, TUTORIAL, WITH_WORKERS)
 #: The tutorial's.
 _BATCH, _LR = 128, 5e-4

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from bench.gpu import end_to_end, fed, loaders, pixels, profile, startup, steps
+from bench.gpu import end_to_end, fed, loaders, pixels, startup, steady, steps
 from pipelines.errors import DataError, FormatError
 
 BEGIN, END = "<!-- gpu -->", "<!-- /gpu -->"
@@ -204,8 +204,8 @@ def _startup(found: Found) -> Iterator[Row]:
             yield what, f"{each[when]['seconds']:.1f} s", items, "10 s"
 
 
-def _profile(found: Found) -> Iterator[Row]:
-    for name in profile.VARIANTS:
+def _steady(found: Found) -> Iterator[Row]:
+    for name in steady.VARIANTS:
         if name in found:
             each = found[name]
             gaps = each["gaps"]
@@ -227,5 +227,5 @@ def _suite(found: Found) -> Iterator[Row]:
 _ROWS = {
     "machine": _machine, "pixels": _pixels, "kernel": _kernel, "steps": _steps,
     "compiled": _steps, "fed": _fed, "loaders": _loaders, "end_to_end": _end_to_end,
-    "startup": _startup, "profile": _profile, "suite": _suite,
+    "startup": _startup, "steady": _steady, "suite": _suite,
 }  # fmt: skip

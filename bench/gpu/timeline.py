@@ -28,8 +28,13 @@ _GAP_US = 20.0
 _GAPS, _KERNELS = 5, 8
 
 
-def summarize(events: Iterable[Event], steps: int) -> dict[str, Any]:
+def summarize(events: Iterable[Event], steps: int, category: str = "kernel") -> dict[str, Any]:
     """Figures of a trace of so many steps.
+
+    Args:
+        events: of the trace.
+        steps: how many it is of.
+        category: of what counts as work; a rehearsal has no kernels.
 
     Returns:
         `span_ms` from the first kernel to the end of the last; `busy_share` of it that some kernel
@@ -39,7 +44,7 @@ def summarize(events: Iterable[Event], steps: int) -> dict[str, Any]:
         shares.
     """
     spans = [each for each in events if each.get("ph") == "X"]
-    kernels = [each for each in spans if each.get("cat") == "kernel"]
+    kernels = [each for each in spans if each.get("cat") == category]
     if not kernels:
         return {"failed": "the trace has no kernels"}
     copies = [each for each in spans if each.get("cat") == "gpu_memcpy"]

@@ -54,7 +54,8 @@ def measure(task: Task) -> dict[str, Any]:
             profiler.export_chrome_trace(str(path))
             events = json.loads(path.read_text())["traceEvents"]
     # The wait at the end is the profile's own.
-    return {**summarize(events, STEPS), "torch_waits": hidden}
+    category = "kernel" if task.on_gpu else "cpu_op"
+    return {**summarize(events, STEPS, category), "torch_waits": hidden}
 
 
 def _hidden_waits(step: Any, batches: Any, task: Task) -> list[str]:
