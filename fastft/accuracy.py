@@ -32,6 +32,7 @@ from fastft.output import output_folder
 from fastft.progress import image_progress
 from fastft.step import TrainStep
 from fastft.train_config import TrainConfig
+from pipelines.atomic import unguessable
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader, make_loader
 from pipelines.source import Source, open_source
@@ -79,7 +80,7 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
             }
             update = stack.enter_context(image_progress(console, "training"))
             runs.show_progress(evaluations, update)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fastft-"))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=unguessable("fastft-")))
             start = runs.prepare_start(Path(folder))
             for name in evaluations:
                 runs.compare(name, evaluations)

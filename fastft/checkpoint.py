@@ -8,20 +8,25 @@ of everything between them, headers and directory. Together they cover every bit
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
+import warnings
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import torch
 
 from fastft.run_folder import LAST, PREVIOUS, remove_leavings
+from fastft.sound import as_state, find_odd, find_odd_tensor
+from fastft.train_config import MODEL_PX, EvalView
 from pipelines.atomic import AtomicFile
-from pipelines.errors import DataError, FormatError
+from pipelines.errors import DataError, FormatError, one_line
 
 _FORMAT, _VERSION = "fastft-checkpoint", 1
 #: What a seal begins with; eight hexadecimal digits follow.
@@ -31,14 +36,25 @@ _SEAL_BYTES = len(_SEAL) + 8
 _ZIP, _ZIP_END, _ZIP_END_BYTES = b"PK\x03\x04", b"PK\x05\x06", 22
 _HEADER_BYTES, _HEADER_LENGTHS = 30, 26
 _CHUNK_BYTES = 1 << 20
-#: Of settings and state; an epoch adds a hundred.
-_MOST_LETTERS = 1 << 26
-#: What the parts of a checkpoint are in a file.
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "model": Mapping, "arch": str, "classes": list, "size": int, "view": str, "epoch": int,
-    "accuracy": (int, float), "optimizer": Mapping, "scaler": Mapping, "config": Mapping,
-    "ema": (Mapping, type(None)), "progress": (Mapping, type(None)),
+#: How a pickle names what takes it; no tensor needs that.
+_TAKES_MEMORY = b"\nbytearray\n"
+_EMPTY = type(None)
+#: What the parts of a checkpoint are in a file; a module's state dict is an ordered one.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "model": (dict, OrderedDict), "arch": (str,), "classes": (list,), "size": (int,),
+    "view": (str,), "epoch": (int,), "accuracy": (int, float), "optimizer": (dict,),
+    "scaler": (dict,), "config": (dict,), "ema": (dict, OrderedDict, _EMPTY),
+    "progress": (dict, _EMPTY),
 }  # fmt: skip
+#: What the values of some of them are, beside their kind.
+_BOUNDS: dict[str, Callable[[Any], bool]] = {
+    "arch": lambda arch: len(arch) < 100,
+    "classes": lambda classes: bool(classes) and all(type(name) is str for name in classes),
+    "size": lambda size: MODEL_PX[0] <= size <= MODEL_PX[1],
+    "view": lambda view: view in get_args(EvalView),
+    "epoch": lambda epoch: epoch >= 0,
+    "accuracy": lambda accuracy: 0 <= accuracy <= 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +155,7 @@ def load_last(folder: Path) -> tuple[Checkpoint, str]:
         found = f"{LAST}: {fault.found}; {PREVIOUS}: {error.found}"
         raise DataError(folder, found, "a checkpoint to continue from", "train again") from error
     remark = f"{fault.where}: {fault.found}; {PREVIOUS}, the checkpoint before it, is used instead"
-    return checkpoint, remark
+    return checkpoint, one_line(remark)
 
 
 def is_checkpoint(content: Mapping[str, Any]) -> bool:
@@ -154,51 +170,26 @@ def unpack_checkpoint(content: Mapping[str, Any], path: Path) -> Checkpoint:
         FormatError: it is of another version, or lacks something.
     """
     version = content.get("version")
-    if version != _VERSION:
+    if type(version) is not int or version != _VERSION:
         found = f"checkpoint version {version if type(version) is int else type(version).__name__}"
         raise FormatError(path, found, f"version {_VERSION}", "train again")
     parts = {name: content[name] for name in Checkpoint.__slots__ if name in content}
     for name, kinds in _KINDS.items():
-        if not isinstance(parts.get(name), kinds):
-            found = f"lacks {name!r}" if name not in parts else f"holds a wrong {name!r}"
+        if name not in parts and _EMPTY not in kinds:
+            raise FormatError(path, f"lacks {name!r}", "a whole checkpoint", "train again")
+        value = parts.setdefault(name, None)
+        if type(value) not in kinds:
+            odd = f"a {type(value).__name__}"
+        elif name in ("model", "ema") and value is not None:
+            odd, parts[name] = find_odd_tensor(value), as_state(value)
+        else:
+            odd = find_odd(value, tensors=name in ("optimizer", "scaler"))
+        if not odd and name in _BOUNDS and not _BOUNDS[name](value):
+            odd = f"{value!r:.80}"
+        if odd:
+            found = f"holds a wrong {name!r}: {odd}"
             raise FormatError(path, found, "a whole checkpoint", "train again")
-    for name in ("model", "ema"):
-        if not are_tensors(parts.get(name) or {}):
-            raise FormatError(path, f"holds a wrong {name!r}", "a whole checkpoint", "train again")
-    for name in ("config", "progress"):
-        if not _is_plain(parts.get(name)):
-            raise FormatError(path, f"holds a wrong {name!r}", "a whole checkpoint", "train again")
-    if not parts["classes"] or not all(isinstance(name, str) for name in parts["classes"]):
-        raise FormatError(path, "holds wrong class names", "a whole checkpoint", "train again")
     return Checkpoint(**{**parts, "classes": tuple(parts["classes"])})
-
-
-def are_tensors(state: Mapping[Any, Any]) -> bool:
-    """Whether it is tensors by name."""
-    names = all(isinstance(name, str) for name in state)
-    return names and all(isinstance(value, torch.Tensor) for value in state.values())
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether these are JSON values as we write them, so that they can be gone through and shown.
-
-    No list is in two places: a few of them within each other would be more than fits any memory.
-    """
-    letters, seen, stack = 0, set(), [value]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Mapping | list | tuple):
-            if value and id(value) in seen:
-                return False
-            seen.add(id(value))
-            stack += [*value, *value.values()] if isinstance(value, Mapping) else value
-        elif isinstance(value, str):
-            letters += len(value)
-        elif type(value) is int and abs(value) >= 1 << 63:
-            return False
-        elif not isinstance(value, int | float | None):
-            return False
-    return letters <= _MOST_LETTERS
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
@@ -210,10 +201,13 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     try:
         is_zip = _check_whole(path)
+        _require_modest(path)
         # In a file of the old kind lengths stand that torch makes room for before it reads; of what
         # is in memory it gets no more than there is. It also takes a tar there, and believes it.
         source = path if is_zip else io.BytesIO(path.read_bytes())
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused below
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(path, "no such file", "a checkpoint", "check the path") from None
     except OSError as error:
@@ -227,9 +221,9 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         raise FormatError(
             path, "not readable as a checkpoint", "a file by torch.save", ""
         ) from error
-    if not isinstance(content, dict):
+    if type(content) not in (dict, OrderedDict):
         raise FormatError(path, f"holds a {type(content).__name__}", "a state dict", "")
-    return content
+    return dict(dict.items(content))  # of a hostile one all other methods may be anything
 
 
 def _seal(file: IO[bytes]) -> None:
@@ -275,6 +269,21 @@ def _check_whole(path: Path) -> bool:
                 if damaged is not None:
                     raise zipfile.BadZipFile(f"{damaged} is damaged")
     return True
+
+
+def _require_modest(path: Path) -> None:
+    """Refuse the one call that `torch.load` lets a file make which clears all memory it names.
+
+    Raises:
+        zipfile.BadZipFile: it does.
+        OSError: it cannot be read.
+    """
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        if mapped.find(_TAKES_MEMORY) >= 0:
+            raise zipfile.BadZipFile("it asks for memory of its own")
 
 
 def _frame_crc(

@@ -15,17 +15,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.atomic import unguessable
+
 #: The file, in the process's folder, that holds the answer.
 ANSWER = "answer.json"
 #: In a folder of its own, so that no torch.py of the current folder is taken for the library.
 #: fastft comes last: its folder may be site-packages, which must not precede the standard library.
 #: Killed when its parent ends, even where that had no time to kill it: prctl(PR_SET_PDEATHSIG).
 _PROGRAM = f"""
-import ctypes, sys
+import ctypes, os, sys
 from importlib import import_module
 ctypes.CDLL(None).prctl(1, {signal.SIGKILL:d})
-sys.path.append(sys.argv[1])
-import_module(sys.argv[2]).main(sys.argv[3:])
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("its parent has ended")
+sys.path.append(sys.argv[2])
+import_module(sys.argv[3]).main(sys.argv[4:])
 """
 
 
@@ -40,12 +44,13 @@ def run_child(module: str, arguments: Sequence[str], limit_s: float) -> dict[str
     Returns:
         Its answer; with the key `failed`, a line that says why, if it has none to give.
     """
-    with tempfile.TemporaryDirectory(prefix="fastft-") as folder:
+    with tempfile.TemporaryDirectory(prefix=unguessable("fastft-")) as folder:
         errors = Path(folder) / "stderr"
         root = str(Path(__file__).parents[1])
         with errors.open("wb") as stderr:
+            program = [sys.executable, "-c", _PROGRAM, str(os.getpid()), root, module]
             process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, root, module, *arguments, folder],
+                [*program, *arguments, folder],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, cwd=folder,
                 env={**os.environ, "TMPDIR": folder}, start_new_session=True,
             )  # fmt: skip
@@ -55,6 +60,8 @@ def run_child(module: str, arguments: Sequence[str], limit_s: float) -> dict[str
             return {"failed": f"took longer than {limit_s:g} s and was killed"}
         finally:
             _kill(process)
+        if status == -signal.SIGKILL:
+            return {"failed": "was killed (SIGKILL), as by the system where memory runs out"}
         if status < 0:
             return {"failed": f"crashed: {_signal_name(-status)}"}
         try:

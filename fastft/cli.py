@@ -1,87 +1,148 @@
-"""The command line: arguments to a config, a config to one call, errors to one line.
+"""The program: what a command ends with, whatever happens to it, as a status and at most one line.
 
-Nothing heavy is imported before a command needs it: `fastft --help` loads no torch.
+Only this is loaded before signals are heard: the commands take their time, libraries seconds.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
+from fastft.stopping import Interruptions, Stopped
 
-from fastft.cli_bench import bench
-from fastft.cli_compare import compare, sweep
-from fastft.cli_data import convert, inspect, merge, synth
-from fastft.cli_doctor import doctor
-from fastft.cli_fetch import fetch
-from fastft.cli_parity import parity
-from fastft.cli_report import report
-from fastft.cli_show import show
-from fastft.cli_train import train
-from fastft.cli_use import evaluate, predict
-from fastft.stopping import Stopped
-from pipelines.errors import FastftError, one_line
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
-app = typer.Typer(
-    help="Fine-tune image classifiers with the input path out of the way.\n\n"
-    "A folder of images becomes one .beton file, which any loader feeds to a ResNet-18:\n\n"
-    "  fastft fetch hotdog\n\n"
-    "  fastft convert hotdog data\n\n"
-    "  fastft train --data data --out run\n\n"
-    "  fastft evaluate run --data data\n\n"
-    "  fastft predict run photo.jpg",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-# The class of every complaint about arguments, which typer keeps in a private module.
-_ArgumentError: Any = typer.BadParameter.__base__
-
-#: What typer makes of Ctrl-C, and shells of a process that died of it.
-_INTERRUPTED = 130
-
-for command in (
-    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, bench,
-    parity, report, doctor,
-):  # fmt: skip
-    app.command()(command)
+#: How libraries say that they got no memory where they raise no MemoryError.
+_NO_MEMORY = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
+    "bad_alloc", "can't start new thread", "failed to map segment",
+)  # fmt: skip
 
 
 def main() -> None:
-    """Run the command line; ends the process with 0, 1 (data), 2 (usage) or 130 (Ctrl-C)."""
+    """Run the command line; ends the process with 0, 1 (data), 2 (usage), 130 or 143 (signals)."""
+    execute(Interruptions())
+
+
+def execute(interruptions: Interruptions) -> NoReturn:
+    """Run the command line.
+
+    Raises:
+        SystemExit: always, but for a bug, which keeps its traceback.
+    """
+    interruptions.begin()
+    _open_standard_files()
     # Pillow says it of transparent palette images, whose transparency nobody asked for here.
     warnings.filterwarnings("ignore", message="Palette images with Transparency")
+    from fastft import commands
+    from pipelines.errors import FastftError
+
+    said = ""
     try:
-        status = app(prog_name="fastft", standalone_mode=False) or 0
-        if status == _INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.exit(status)
+        with interruptions.raised():
+            status = commands.run()
+    except SystemExit as error:  # a help that was asked for; a pipe whose reader has left
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
     except FastftError as error:
-        _fail(str(error), error.exit_code)
-    except _ArgumentError as error:
+        status, said = error.exit_code, str(error)
+    except commands.ArgumentError as error:
         where = getattr(getattr(error, "ctx", None), "command_path", "fastft")
-        _fail(f"{where}: {error.format_message()} See {where} --help", 2)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        _fail(f"fastft: {error} If memory ran out, take fewer --workers.", 1)
+        status, said = 2, f"{where}: {error.format_message()} See {where} --help"
     except Stopped as error:
-        if str(error):
-            _fail(f"fastft: {error}", error.exit_code)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("fastft: interrupted", _INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe has left; nobody is there to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:  # a full disk, a missing permission: the machine's doing, not a bug
-        _fail(f"{error.filename or 'fastft'}: {error.strerror or error}", 1)
+        status, said = _stopped(error)
+    except BrokenPipeError:  # nobody is there to be told
+        status = 1
+    except (Exception, KeyboardInterrupt) as error:
+        status, said = _explain(error, interruptions.heard, commands.sparing)
+    _leave(status, said)
 
 
-def _fail(message: str, status: int) -> None:
-    print(one_line(message), file=sys.stderr)
+def _explain(
+    error: BaseException, heard: int, sparing: Callable[[str], Iterable[str]]
+) -> tuple[int, str]:
+    """Status and line of what is nobody's fault; a bug is raised again."""
+    if heard or isinstance(error, KeyboardInterrupt):  # of which compiled code may make another
+        return _stopped(Stopped(heard or 2))
+    if _is_no_memory(error):
+        found = next(iter(str(error).splitlines()), "")
+        remedy = " or ".join(sparing(sys.argv[1])) or "a machine or container that has more"
+        return 1, f"fastft: memory ran out{f' ({found})' if found else ''}; take {remedy}"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return 1, f"fastft: {error} If memory ran out, take fewer --workers."
+    if isinstance(error, OSError):  # a full disk, a missing permission: the machine's doing
+        return 1, f"{error.filename or _unnamed(error)}: {error.strerror or error}"
+    raise error
+
+
+def _stopped(error: Stopped) -> tuple[int, str]:
+    return error.exit_code, f"fastft: {error}" if str(error) else ""
+
+
+def _is_no_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, (RuntimeError, OSError, ImportError)):
+        return False
+    if any(each in str(error).lower() for each in _NO_MEMORY):
+        return True
+    cause = error.__cause__ or error.__context__  # which numba's errors do not repeat
+    return cause is not None and _is_no_memory(cause)
+
+
+def _unnamed(error: OSError) -> str:
+    """What could not be written, where the system does not say: what is printed, perhaps."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    prints = last is not None and last.tb_frame.f_globals.get("__name__") == "rich.console"
+    return "standard output" if prints else "fastft"
+
+
+def _leave(status: int, said: str) -> NoReturn:
+    """Say it, and end; what cannot be written any more is not tried again at the very end."""
+    from pipelines.errors import one_line
+
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and not said:
+            said = f"standard output: {error.strerror}"
+        status = status or 1
+        _drop(sys.stdout.fileno())
+    try:
+        if said:
+            print(one_line(said), file=sys.stderr)
+        sys.stderr.flush()
+    except OSError:  # nobody listens
+        _drop(sys.stderr.fileno())
     sys.exit(status)
+
+
+def _drop(descriptor: int) -> None:
+    """Let what is still to be written go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _open_standard_files() -> None:
+    """Open what was closed when the process began, or the next file would be taken for it.
+
+    A library that prints a warning would write it into a checkpoint.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -62,7 +62,8 @@ def synth(
     rate = (result.train_images + result.test_images) / result.seconds
     console.print(
         f"{out}: {result.train_images:,} training and {result.test_images:,} test images, classes "
-        f"{', '.join(result.classes)}, {result.bytes / 1e6:.1f} MB, {rate:.0f} images/s"
+        f"{', '.join(result.classes)}, {result.bytes / 1e6:.1f} MB, {rate:.0f} images/s",
+        markup=False,
     )
 
 

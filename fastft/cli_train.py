@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fastft.checks import defaults
-from fastft.launch import count_processes, launch
+from fastft.launch import count_processes, end_with_launcher, launch
 from fastft.progress import make_console
 from fastft.recipes import RECIPES, make_config, read_settings
 from fastft.stopping import StopSignals
@@ -324,13 +324,15 @@ def train(
     if (processes := count_processes(nproc)) > 1:
         launch(processes, sys.argv[1:])
         return
+    end_with_launcher()
     console = make_console()
     if lr_find:
         from fastft.lr_find import find_lr
 
         assert config is not None
         suggestion = find_lr(config, console)
-        console.print(f"{suggestion}\n{out}/lr_find.png", markup=False)
+        for line in (str(suggestion), f"{out}/lr_find.png"):
+            console.print(line, markup=False)
         return
     from fastft.train import resume as run_resume
     from fastft.train import train as run_train
@@ -347,7 +349,8 @@ def train(
     if not is_main():
         return
     if result.bottleneck is not None:
-        console.print(str(result.bottleneck), markup=False)
+        for line in str(result.bottleneck).splitlines():
+            console.print(line, markup=False)
     console.print(
         f"best accuracy {result.best_accuracy:.3f} in {result.seconds:.1f} s; "
         f"{result.out}/best.pt, {result.out}/curves.png",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.beton import Index, read_index
-from pipelines.errors import DataError
+from pipelines.errors import DataError, one_line
 from pipelines.layout import MODE_RAW
 from pipelines.store import KINDS, StoreFormat, lay_out
 
@@ -57,7 +58,7 @@ def check(index: Index, on_progress: Callable[[int, int], None]) -> list[int]:
 
 def _header(index: Index) -> Table:
     raw = int((index.modes == MODE_RAW).sum())
-    table = Table(show_header=False, title=str(index.path), title_justify="left")
+    table = Table(show_header=False, title=escape(one_line(str(index.path))), title_justify="left")
     rows = {
         "samples": f"{len(index):,}",
         "stored as": f"{len(index) - raw:,} JPEG, {raw:,} raw pixels",
@@ -86,7 +87,7 @@ def _classes(index: Index) -> Table:
     table = Table("label", "class", "images")
     counts = np.bincount(index.labels, minlength=len(index.classes))
     for label, (name, count) in enumerate(zip(index.classes, counts, strict=True)):
-        table.add_row(str(label), name, f"{count:,}")
+        table.add_row(str(label), escape(one_line(name)), f"{count:,}")
     return table
 
 

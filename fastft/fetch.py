@@ -21,6 +21,7 @@ from pathlib import Path
 from fastft.download import check_url, download, file_name, origin, show_url
 from fastft.part import Digests, Part, Report, hash_file
 from fastft.unpack import MARKER, Archive, open_archive
+from pipelines.atomic import temporary_prefix, unguessable
 from pipelines.errors import DataError, FormatError, UsageError
 
 _DIGITS = {"sha1": 40, "sha256": 64}
@@ -145,7 +146,7 @@ class _Marker:
         try:
             marker = cls(**json.loads(path.read_text()))
             return marker if marker.files > 0 else None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
 
@@ -236,7 +237,8 @@ def _unpack(archive: Archive, config: FetchConfig, digests: Digests, report: Rep
     _require_free(target)
     url, files = config.url, archive.files
     marker = _Marker(show_url(url), origin(url), digests.sha1, digests.sha256, files)
-    staging = Path(tempfile.mkdtemp(prefix=f".{name[:40]}.", suffix=".partial", dir=config.out))
+    prefix = unguessable(temporary_prefix(target))
+    staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=config.out))
     try:
         # A folder of its own inside: mkdtemp's is readable by its owner alone, the result is not.
         root = staging / "data"

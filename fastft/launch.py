@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from fastft.stopping import Stopped
 from pipelines.errors import DataError, UsageError
+from pipelines.workers import end_with
 
-#: Set in processes that `--nproc` has started.
-_STARTED_HERE = "FASTFT_NPROC"
+#: Set in processes that `--nproc` has started: how many, and by which process.
+_STARTED_HERE, _PARENT = "FASTFT_NPROC", "FASTFT_PARENT"
 
 
 def count_processes(nproc: str) -> int:
@@ -52,7 +53,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
 
     # What it reports of failed processes in twenty lines, they and we say in one.
     logging.disable(logging.ERROR)
-    os.environ[_STARTED_HERE] = str(nproc)
+    os.environ[_STARTED_HERE], os.environ[_PARENT] = str(nproc), str(os.getpid())
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=nproc, run_id=str(uuid.uuid4()),
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
@@ -75,4 +76,10 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         sys.exit(min(abs(failure.exitcode) for failure in failures.values()))
     finally:
         logging.disable(logging.NOTSET)
-        del os.environ[_STARTED_HERE]
+        del os.environ[_STARTED_HERE], os.environ[_PARENT]
+
+
+def end_with_launcher() -> None:
+    """In a process that `launch` has started: be told to end if the launcher has not lived to."""
+    if _STARTED_HERE in os.environ and _PARENT in os.environ:
+        end_with(int(os.environ[_PARENT]), signal.SIGTERM)

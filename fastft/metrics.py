@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from pipelines.errors import DataError, FormatError
 
 T = TypeVar("T")
+_REMEDY = "free some of the disk, then go on with fastft train --resume"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +65,7 @@ class MetricsFile:
         Raises:
             DataError: it is shorter than that.
         """
+        self._path = path
         self._file = open(path, "a", encoding="utf-8")
         self._also = also
         if self.size_bytes < keep_bytes:
@@ -84,16 +87,25 @@ class MetricsFile:
         os.fsync(self._file.fileno())
 
     def write(self, row: StepMetrics | EpochMetrics) -> None:
-        """Append one row, its kind first."""
+        """Append one row, its kind first.
+
+        Raises:
+            DataError: it cannot be written.
+        """
         kind = "step" if isinstance(row, StepMetrics) else "epoch"
-        self._file.write(json.dumps({"kind": kind, **asdict(row)}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"kind": kind, **asdict(row)}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            found = f"cannot be written: {error.strerror or error}"
+            raise DataError(self._path, found, "", _REMEDY) from error
         if self._also is not None:
             self._also(row)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what could not be written before is not missed anew."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
@@ -116,12 +128,29 @@ def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
             row: dict[str, Any] = json.loads(line)
             kind = row.pop("kind")
             if kind == "step":
-                steps.append(StepMetrics(**row))
+                steps.append(fill(StepMetrics, row))
             else:
-                epochs.append(EpochMetrics(**row))
+                epochs.append(fill(EpochMetrics, row))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise FormatError(f"{path}:{number}", "not a row of metrics", "", "") from error
     return steps, epochs
+
+
+def fill(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of counts and other numbers, each of which is one; NaN is a number, too.
+
+    Raises:
+        TypeError: one is missing, too many or of another type.
+        ValueError: a count below zero, or of more than 63 bits.
+    """
+    filled = kind(**values)
+    for name, usual in get_type_hints(kind).items():
+        value = getattr(filled, name)
+        if type(value) is not int and not (usual is float and type(value) is float):
+            raise TypeError(f"{name} is of type {type(value).__name__}")
+        if usual is int and not 0 <= value < 1 << 63:
+            raise ValueError(f"{name} is no count")
+    return filled
 
 
 class Waits:

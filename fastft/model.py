@@ -20,6 +20,10 @@ from pipelines.errors import DataError, UsageError
 _IMAGENET_CLASSES = 1000
 #: Children whose own children are a body's parts.
 _OPENED = ("features", "encoder", "layers", "classifier", "heads")
+#: A vision transformer's, whose number goes with the size of its images.
+_POSITIONS = "encoder.pos_embedding"
+#: From so many weights on a network is not made for a file that holds few.
+_LARGE = 10_000_000
 #: Names in a message, before the rest is only counted.
 _NAMED = 4
 
@@ -78,6 +82,8 @@ def build_model(
     source = load_weights(weights, DEFAULT_ARCH if arch == "auto" else arch)
     if arch == "auto":
         arch = (source.arch if source is not None else None) or DEFAULT_ARCH
+        if source is not None:
+            require_arch(source.state, arch, source.where)
     torch.manual_seed(seed)
     model = _make_network(arch, size)
     head_name, old = _find_head(model)
@@ -99,16 +105,35 @@ def restore_model(checkpoint: Checkpoint, path: Path) -> nn.Module:
         DataError: its tensors do not fit its own description.
     """
     expected = f"the tensors of a {checkpoint.arch}"
+    state = checkpoint.ema or checkpoint.model
     try:
-        _check_arch(checkpoint.arch)
+        require_arch(state, checkpoint.arch, path)
         model = _make_network(checkpoint.arch, checkpoint.size)
         name, old = _find_head(model)
+        head, shape = state.get(f"{name}.weight"), (len(checkpoint.classes), *old.weight.shape[1:])
+        if head is None or head.shape != shape:
+            found = f"no {name}.weight"
+            if head is not None:
+                found = f"{name}.weight of shape {list(head.shape)} instead of {list(shape)}"
+            raise DataError(path, found, expected, "train again")
         _put(model, name, _new_head(old, len(checkpoint.classes)))
-        model.load_state_dict(checkpoint.ema or checkpoint.model)
+        load_state(model, state)
     except (RuntimeError, UsageError) as error:
         first = " ".join(str(error).split("\n")[:2])
         raise DataError(path, first, expected, "train again") from error
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:
+    """Load tensors; the versions of the modules that they are of are the model's own.
+
+    Raises:
+        RuntimeError: they do not fit.
+    """
+    whole = model.state_dict()
+    whole.clear()  # which leaves what it says of versions; MNASNet refuses to do without
+    whole.update(state)
+    model.load_state_dict(whole, strict=strict)
 
 
 def list_archs() -> list[str]:
@@ -188,6 +213,21 @@ def _check_arch(arch: str) -> None:
         )  # fmt: skip
 
 
+def require_arch(state: Mapping[str, torch.Tensor], arch: str, where: Path | str) -> None:
+    """Refuse a file that says it is of a large network and is not, before that takes memory.
+
+    Raises:
+        DataError: there is no such network, or the file holds less than a quarter of its numbers,
+            as much as an output layer never is.
+    """
+    if arch not in list_archs():
+        raise DataError(where, f"is of a {arch!r}", "a classification model of torchvision's")
+    known, found = list(models.get_model_weights(arch)), sum(t.numel() for t in state.values())
+    numbers = known[0].meta["num_params"] if known else 0
+    if numbers > _LARGE and 4 * found < numbers:
+        raise DataError(where, f"has {found:,} numbers", f"the {numbers:,} of a {arch}")
+
+
 def _make_network(arch: str, size: int) -> nn.Module:
     options: dict[str, Any] = {}
     if arch.startswith("vit_"):
@@ -235,9 +275,13 @@ def _load_body(model: nn.Module, source: Weights, head_name: str, arch: str) -> 
             source.where, f"is of a {source.arch}", f"a {arch}", f"pass --arch {source.arch}"
         )
     state = dict(source.state)
-    if arch.startswith("vit_") and "encoder.pos_embedding" in state:
+    if arch.startswith("vit_") and _POSITIONS in state:
         model_: Any = model
-        state = dict(interpolate_embeddings(model_.image_size, model_.patch_size, state))
+        try:
+            state = dict(interpolate_embeddings(model_.image_size, model_.patch_size, state))
+        except (ValueError, RuntimeError) as error:
+            found = f"has {_POSITIONS} of shape {list(state[_POSITIONS].shape)}"
+            raise DataError(source.where, found, f"the tensors of a {arch}", "") from error
     own = model.state_dict()
     head = {name for name in own if name.startswith(f"{head_name}.")}
     wrong = [f"no {name}" for name in own if name not in head and name not in state]
@@ -247,7 +291,7 @@ def _load_body(model: nn.Module, source: Weights, head_name: str, arch: str) -> 
         if name not in head and name in state and state[name].shape != tensor.shape
     ]
     extra = [name for name in state if name not in own and not _is_second_output(name)]
-    wrong += [f"an additional {name}" for name in extra]
+    wrong += [f"an additional {name:.200}" for name in extra]
     if wrong:
         more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise DataError(
@@ -255,7 +299,7 @@ def _load_body(model: nn.Module, source: Weights, head_name: str, arch: str) -> 
             "pass its --arch",
         )  # fmt: skip
     body = {name: tensor for name, tensor in state.items() if name in own and name not in head}
-    model.load_state_dict(body, strict=False)
+    load_state(model, body, strict=False)
     return tuple(f"{name} {list(state[name].shape)}" for name in state if name not in body)
 
 
@@ -282,9 +326,11 @@ def _reuse_rows(
             )  # fmt: skip
         assert source is not None, "TrainConfig refuses this"
         weight = source.state.get(f"{head_name}.weight")
-        if weight is None or weight.shape[1:] != head.weight.shape[1:]:
+        bias = source.state.get(f"{head_name}.bias")
+        is_whole = weight is not None and weight.shape[1:] == head.weight.shape[1:]
+        if weight is None or not is_whole or (bias is not None and bias.shape != weight.shape[:1]):
             raise DataError(source.where, f"has no {head_name}.weight", "a model with its head")
-        if row in source.classes:
+        if row in source.classes[: len(weight)]:
             index = source.classes.index(row)
         elif row.isdecimal() and int(row) < len(weight):
             index = int(row)
@@ -296,7 +342,6 @@ def _reuse_rows(
             )  # fmt: skip
         with torch.no_grad():
             head.weight[names.index(name)] = weight[index]
-            bias = source.state.get(f"{head_name}.bias")
             if head.bias is not None and bias is not None:
                 head.bias[names.index(name)] = bias[index]
         reused[name] = index

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from fastft.model import load_state
 from fastft.train_config import Optimizer, Schedule
 
 #: Peak rates where none is asked for: on weights, and from scratch. SGD's with momentum 0.9; on
@@ -96,7 +97,7 @@ class WeightAverage:
 
     def restore(self, state: Mapping[str, torch.Tensor], steps: int) -> None:
         """Be what it was after so many steps."""
-        self.model.load_state_dict(state)
+        load_state(self.model, state)
         self._steps = steps
 
     @torch.no_grad()

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.atomic import write_whole
+from pipelines.atomic import open_to_others, write_whole
 from pipelines.errors import DataError
 
 #: Called with what is being done, bytes done and, where known, bytes in all.
@@ -127,6 +128,7 @@ class Part:
     def publish(self) -> None:
         """Give the file its name."""
         os.fsync(self._file.fileno())
+        open_to_others(self._file.fileno())
         os.replace(self.path, self._target)
         self._sidecar.unlink(missing_ok=True)
 
@@ -151,7 +153,7 @@ class Part:
         try:
             known = json.loads(self._sidecar.read_text())
             origin, validator, total = (known[key] for key in ("origin", "validator", "total"))
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
             # Another program's, perhaps: browsers call theirs so, too.
             raise DataError(
                 self.path, "not left by fastft fetch", "nothing of that name", "remove it"
@@ -214,7 +216,13 @@ def require_space(folder: Path, need_bytes: int) -> None:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    """Open or make a file of this user's alone, until it is whole."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    state = os.fstat(file)
+    if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid():
+        os.close(file)
+        raise DataError(path, "is no file of this user's", "nothing of that name", "remove it")
+    return file
 
 
 def _is_validator(text: object) -> bool:

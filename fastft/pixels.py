@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fastft.data import usable_loaders
 from fastft.distance import Differences, Distance
 from fastft.material import Material
+from pipelines.atomic import unguessable
 from pipelines.beton import read_index
 from pipelines.encode import decode
 from pipelines.errors import UsageError
@@ -147,7 +148,7 @@ def compare(
     Raises:
         DataError: a sample is broken, or the reference does not fit the source.
     """
-    with tempfile.TemporaryDirectory(prefix="fastft-parity.") as folder:
+    with tempfile.TemporaryDirectory(prefix=unguessable("fastft-parity.")) as folder:
         material = Material(source, reference or source, images, Path(folder))
         runs = [("whole", view, size, material.stored, 0) for view in _VIEWS]
         runs += [("resize", view, size, material.raw, 0) for view in _VIEWS]

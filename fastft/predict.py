@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from fastft.model import restore_model
 from pipelines.atomic import AtomicFile
 from pipelines.encode import EncodePolicy, Encoder, read_stored
 from pipelines.errors import DataError, UsageError
-from pipelines.folder import IMAGE_SUFFIXES
+from pipelines.folder import IMAGE_SUFFIXES, folders_around, is_folder
 from pipelines.layout import Stored
 from pipelines.plan import make_plan
 from pipelines.reference import normalize, render
@@ -141,7 +141,7 @@ def list_images(images: Sequence[Path]) -> list[Path]:
         elif path.exists():
             found = [path]
         elif glob.has_magic(str(path)):
-            matches = [Path(match) for match in glob.iglob(str(path), recursive=True)]
+            matches = [Path(match) for match in _expand(str(path))]
             files = (match for match in matches if _is_image(match) and match.is_file())
             found = sorted({*files, *chain(*(_below(match) for match in matches))})
         else:
@@ -201,21 +201,65 @@ def write_csv(out: Path, rows: Iterable[Sequence[object]]) -> None:
     Raises:
         DataError: `out` cannot be written.
     """
+    write_text(out, map(_csv_line, rows))
+
+
+def _csv_line(row: Sequence[object]) -> str:
     content = io.StringIO()
-    csv.writer(content, lineterminator="\n").writerows(rows)
-    write_text(out, [content.getvalue()])
+    csv.writer(content).writerow(row)  # quotes what its own line end is of, and no other
+    return content.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """What a pattern matches; `**` follows links, but enters each folder once.
+
+    `glob` follows links that lead back as often as the system lets it: each of two in one folder
+    forty times, which has no end.
+    """
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    tops = glob.iglob(os.sep.join([*parts[:at], ""])) if at else [""]
+    rest = os.sep.join(dropwhile("**".__eq__, parts[at + 1 :]))
+    for top in tops:
+        if not rest:
+            yield top or os.curdir
+            continue
+        for folder, _ in _walk(Path(top)):
+            yield from _expand(os.path.join(glob.escape(str(folder)), rest))
 
 
 def _below(folder: Path) -> list[Path]:
     """All image files below a folder, none below a file; links are followed, each folder once."""
-    found, seen = [], set[str]()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        is_new = (real := os.path.realpath(parent)) not in seen
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
-        if is_new:
-            found += [path for name in files if _is_image(path := Path(parent, name))]
-    return sorted(found)
+    if not folder.is_dir():
+        return []
+    files = (parent / name for parent, names in _walk(folder) for name in names)
+    return sorted(path for path in files if _is_image(path))
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it but hidden ones, each once, with the names of its files.
+
+    Links to folders that it lies in lead back to it, and are not followed.
+    """
+    waiting, seen = [top], {*folders_around(top)}
+    while waiting:
+        folder = waiting.pop()
+        try:
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in seen and folder is not top:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            with os.scandir(folder) as entries:
+                kinds = {entry.name: is_folder(entry) for entry in entries}
+        except OSError as error:
+            found = (error.strerror or "cannot be read").lower()
+            raise DataError(folder, found, "a readable folder") from error
+        yield folder, [name for name, is_dir in kinds.items() if not is_dir]
+        inner = (name for name, is_dir in kinds.items() if is_dir and not name.startswith("."))
+        waiting += (folder / name for name in sorted(inner, reverse=True))
 
 
 def _is_image(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -16,10 +17,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipelines.errors import one_line
+
+
+class _LineConsole(Console):
+    """Prints a text that is not markup as the one line that it is, whatever names it holds."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if options.get("markup") is False:
+            objects = tuple(one_line(part) if isinstance(part, str) else part for part in objects)
+        super().print(*objects, **options)
+
 
 def make_console() -> Console:
     """Where commands print: lines are left to the terminal to break, and no text is coloured."""
-    return Console(highlight=False, soft_wrap=True)
+    return _LineConsole(highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -44,7 +56,7 @@ def image_progress(console: Console, verb: str) -> Iterator[Callable[..., None]]
 
         def update(name: str, done: int, total: int, done_bytes: int = 0) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(f"{verb} {name}", total=total, note="")
+                tasks[name] = bar.add_task(one_line(f"{verb} {name}"), total=total, note="")
             elapsed_s = next(t.elapsed for t in bar.tasks if t.id == tasks[name]) or 0.0
             note = f"{done / elapsed_s:,.0f} img/s" if elapsed_s else ""
             if done_bytes and elapsed_s:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from fastft.checkpoint import Checkpoint
@@ -46,10 +45,10 @@ class Recorder:
             return
         write_json(self._out / CONFIG, {"config": plain(config), "environment": environment()})
         if config.tensorboard:
-            from fastft.board import add_row, make_board  # TensorBoard takes seconds
+            from fastft.board import Board  # TensorBoard takes seconds
 
-            self._board = make_board(self._out / "tensorboard", first_step)
-        also = None if self._board is None else partial(add_row, self._board)
+            self._board = Board(self._out / "tensorboard", first_step)
+        also = None if self._board is None else self._board.add
         self._metrics = MetricsFile(self._out / METRICS, also, keep_bytes)
         self._saver = CheckpointSaver(self._out, before=self._metrics.sync)
 

@@ -40,6 +40,7 @@ from fastft.train_config import Amp
 from pipelines.errors import DataError, UsageError, one_line
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source
+from pipelines.workers import cpu_count
 
 _FORMAT, _VERSION = "fastft-evaluation", 1
 _TOLD = ("arch", "size", "view", "epoch", "accuracy")
@@ -191,11 +192,13 @@ def _settle(config: EvaluateConfig, trained: Mapping[str, Any], source: Source) 
         loader = "auto"
     amp = config.amp or of_run("amp", str)
     batch_size = config.batch_size or of_run("batch_size", int) or _BATCH
-    workers = config.workers if config.workers is not None else of_run("workers", int)
+    workers = config.workers
+    if workers is None:  # the run's machine may have had more, and its file may say anything
+        workers = max(0, min(of_run("workers", int) or 0, cpu_count()))
     return _Setting(
         loader=fastest_loader([source], device) if loader in (None, "auto") else loader,
         batch_size=max(1, min(batch_size, len(source))),
-        workers=max(0, workers or 0),
+        workers=workers,
         device=device,
         amp_dtype=pick_amp(amp if amp in get_args(Amp) else "auto", device),
     )

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from fastft.checkpoint import Checkpoint, load_last
+from fastft.fitting import find_misfit, find_misfit_of_optimizer, find_misfit_of_scaler
+from fastft.model import require_arch
 from fastft.recipes import as_settings, read_plain, without_place
 from fastft.run_folder import CONFIG, LAST, PREVIOUS, remove_leavings
 from fastft.run_state import RunState, unpack_state
 from fastft.train_config import TrainConfig
 from fastft.world import World
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import DataError, UsageError, one_line
 
 #: Settings that say where and how fast, not what comes out, to the bit or to its last digits.
 _FREE = frozenset(
@@ -74,12 +77,58 @@ def read_run(out: Path, given: Mapping[str, Any], world: World, console: Console
                 out / LAST, "does not say where its run stood", "a last.pt of this version", ""
             )
         state = unpack_state(checkpoint.progress, out / LAST)
-        saved = as_settings(without_place(checkpoint.config), out / LAST)
+        saved = _read_settings(checkpoint, state, out)
         arch = checkpoint.arch
     _require_same(given, saved, arch, out)
     kept = {name: value for name, value in given.items() if name in _FREE}
     config = TrainConfig(**{**saved, **kept, "out": out})
     return Continued(config, checkpoint, state)
+
+
+def require_fit(
+    checkpoint: Checkpoint,
+    state: RunState,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    has_average: bool,
+    batch_size: int,
+    path: Path,
+) -> None:
+    """Refuse a checkpoint whose parts are not those of this run, before any of them is loaded.
+
+    Args:
+        checkpoint, state: what was read.
+        model, optimizer, scaler: made from the run's settings.
+        has_average: whether they ask for an average of the weights.
+        batch_size: images per step of all processes.
+        path: the file.
+
+    Raises:
+        DataError: with the first part that does not fit.
+    """
+    own, images = model.state_dict(), state.data["train"]["images"]
+    remembers = isinstance(optimizer, torch.optim.AdamW) or optimizer.defaults["momentum"] > 0
+    # float16's scaler leaves steps out.
+    has_stepped = remembers and state.epoch + state.sums.steps > 0 and not scaler.is_enabled()
+    position = ""
+    if state.consumed != min(state.sums.steps * batch_size, images):
+        position = f"{state.consumed} of {images} images after {state.sums.steps} steps"
+    average = find_misfit(checkpoint.ema or {}, own) if has_average else ""
+    if checkpoint.ema is not None and not has_average:
+        average = "an average, where none was asked for"
+    for part, odd in (
+        ("model", find_misfit(checkpoint.model, own)),
+        ("ema", average),
+        ("optimizer", find_misfit_of_optimizer(
+            checkpoint.optimizer, optimizer, has_stepped=has_stepped)),
+        ("scaler", find_misfit_of_scaler(checkpoint.scaler)),
+        ("progress", position),
+    ):  # fmt: skip
+        if odd:
+            found = f"holds a wrong {part!r}: {odd}"
+            raise DataError(path, found, f"the states of a {checkpoint.arch}", "train again")
 
 
 def note_changes(begun: Mapping[str, Any], now: Mapping[str, Any], console: Console) -> None:
@@ -91,9 +140,31 @@ def note_changes(begun: Mapping[str, Any], now: Mapping[str, Any], console: Cons
     ]
     if changed:
         console.print(
-            f"not to the bit what it would have been: begun with {'; '.join(changed)}",
+            one_line(f"not to the bit what it would have been: begun with {'; '.join(changed)}"),
             markup=False,
         )
+
+
+def _read_settings(checkpoint: Checkpoint, state: RunState, out: Path) -> dict[str, Any]:
+    """The settings in a checkpoint.
+
+    Raises:
+        DataError: they are none, not those of where it says that its run stood, or there is no
+            such network.
+    """
+    path = out / LAST
+    try:
+        saved = as_settings(without_place(checkpoint.config), path)
+        begun = TrainConfig(**{**saved, "out": out})
+    except (TypeError, UsageError) as error:
+        found = f"holds a wrong 'config': {str(error).removeprefix(f'{path}: '):.300}"
+        raise DataError(path, found, "a run's settings", "train again") from error
+    require_arch(checkpoint.model, checkpoint.arch, path)
+    wanted = begun.epochs if state.is_done else begun.epochs - 1
+    if state.epoch > wanted or (state.is_done and not state.epoch):
+        found = f"does not say where its run stood (epoch {state.epoch} of {begun.epochs})"
+        raise DataError(path, found, "a last.pt of this version", "train again")
+    return saved
 
 
 def _read(out: Path, console: Console) -> bytes:

@@ -14,11 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastft.metrics import EpochMetrics
+from fastft.metrics import EpochMetrics, fill
 from fastft.step_log import Sums
 from pipelines.beton import Index
 from pipelines.errors import FormatError, UsageError
 from pipelines.source import Source
+
+#: What `identify` gives.
+_IDENTITY = {"images": int, "classes": list, "labels": str, "content": str}
+#: What JSON makes of the types of a state, where that is something else.
+_ALIKE: dict[type, tuple[type, ...]] = {float: (int, float), tuple: (list, tuple)}
 
 
 @dataclass(slots=True)
@@ -90,18 +95,43 @@ def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
     try:
         state = RunState(**packed)
         for name, usual in asdict(RunState({}, {})).items():
-            found = getattr(state, name)
-            wanted = (list, tuple) if isinstance(usual, list | tuple) else type(usual)
-            if not isinstance(found, (int, float) if wanted is float else wanted):
-                raise TypeError(f"{name} is of type {type(found).__name__}")
-        state.sums = Sums(**packed["sums"])
-        state.rows = [EpochMetrics(**row) for row in packed["rows"]]
+            kind = type(getattr(state, name))
+            if kind not in _ALIKE.get(type(usual), (type(usual),)):
+                raise TypeError(f"{name} is of type {kind.__name__}")
+        state.sums = fill(Sums, packed["sums"])
+        state.rows = [fill(EpochMetrics, row) for row in packed["rows"]]
         accuracy, negative_loss = packed["best"]
+        if not {type(accuracy), type(negative_loss)} <= {*_ALIKE[float]}:
+            raise TypeError("best is no pair of numbers")
         state.best = (float(accuracy), float(negative_loss))
+        if odd := _find_odd(state):
+            raise ValueError(odd)
     except (TypeError, ValueError, KeyError) as error:
-        found = f"does not say where its run stood ({error})"
+        found = f"does not say where its run stood ({error!s:.200})"
         raise FormatError(path, found, "a last.pt of this version", "train again") from error
     return state
+
+
+def _find_odd(state: RunState) -> str:
+    """Which numbers of a state cannot be; '' if all can."""
+    for name in ("epoch", "consumed", "averaged", "metrics_bytes", "best_epoch", "seconds"):
+        if not 0 <= getattr(state, name) < 1 << 63:  # not NaN either
+            return f"{name} is {getattr(state, name)}"
+    if len(state.rows) != state.epoch or any(row.epoch != i for i, row in enumerate(state.rows)):
+        return f"epoch is {state.epoch}, with rows of other epochs"
+    if state.best_epoch > max(0, state.epoch - 1):
+        return f"best_epoch is {state.best_epoch} of {state.epoch}"
+    if (state.consumed > 0) != (state.sums.steps > 0):
+        return f"consumed is {state.consumed} after {state.sums.steps} steps"
+    for split in ("train", "eval"):
+        data = state.data.get(split)
+        kinds = {name: type(value) for name, value in data.items()} if type(data) is dict else {}
+        if kinds != _IDENTITY or not all(
+            type(name) is str for name in state.data[split]["classes"]
+        ):
+            return f"data do not tell {split} from others"
+    odd = [name for name, value in state.how.items() if type(value) not in (str, int, type(None))]
+    return f"how has {odd[0]!r:.80}, which is no text" if odd else ""
 
 
 def identify(source: Source) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from fastft.confusion import Findings
 from fastft.show import DPI, STYLE, Shown, draw_predictions
+from pipelines.atomic import unguessable
 from pipelines.errors import one_line
 
 #: Images in pictures are cut larger than most models see them, for the reader's eyes, px.
@@ -160,7 +161,7 @@ def draw_sheet(shown: Sequence[Shown]) -> bytes:
         replace(item, predicted=_escape(item.predicted), truth=item.truth and _escape(item.truth))
         for item in shown
     ]
-    with TemporaryDirectory() as folder, _quiet_glyphs():
+    with TemporaryDirectory(prefix=unguessable("fastft-")) as folder, _quiet_glyphs():
         out = Path(folder, "sheet.png")
         draw_predictions(items, out)
         return out.read_bytes()

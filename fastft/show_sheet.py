@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fastft.sheet import Cell, Sheet
 from fastft.show import DPI, STYLE, save_figure
+from pipelines.atomic import unguessable
 from pipelines.errors import DataError
 
 #: What `save_figure` writes, dots per inch; and points per px then.
@@ -57,7 +58,8 @@ def draw_sheet(sheet: Sheet, out: Path) -> None:
         figure = _compose(sheet, lettering)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=out.parent, prefix=".sheet.") as folder:
+            prefix = unguessable(".sheet.")
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=prefix) as folder:
                 save_figure(figure, Path(folder, "sheet.png"))
                 os.replace(Path(folder, "sheet.png"), out)
         except OSError as error:

@@ -8,7 +8,6 @@ populations; their evaluation output, which draws nothing, pixel by pixel.
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,12 +22,14 @@ from numpy.typing import NDArray
 
 from fastft.distance import Differences, Distance
 from fastft.probe import MAX_PROBES, probe_shape, read_crops, write_probes
+from pipelines.atomic import unguessable
 from pipelines.beton import Index, read_index
 from pipelines.encode import decode
 from pipelines.errors import DataError
 from pipelines.layout import MODE_RAW, Stored
 from pipelines.plan import make_plan, resize_side
 from pipelines.reference import render_batch
+from pipelines.workers import not_interrupted
 
 Pixels = NDArray[np.uint8]
 #: (samples, view, S, seed, epochs) to a pipeline's output: uint8[B, S, S, 3] in file order.
@@ -88,7 +89,8 @@ def compare_stock(name: str, stored: Path, size: int, seed: int) -> StockRow:
     process = context.Process(
         target=_send_comparison, args=(sender, name, stored, size, seed), daemon=True
     )
-    process.start()
+    with not_interrupted():
+        process.start()
     sender.close()
     try:
         outcome: StockRow | Exception = receiver.recv()
@@ -107,7 +109,6 @@ def compare_stock(name: str, stored: Path, size: int, seed: int) -> StockRow:
 def _send_comparison(
     sender: Connection[StockRow | Exception, Any], name: str, stored: Path, size: int, seed: int
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     try:
         sender.send(_compare(name, stored, size, seed))
     except Exception as error:  # raised again by the parent
@@ -130,7 +131,7 @@ def _compare(name: str, stored: Path, size: int, seed: int) -> StockRow:
         for at, what in enumerate(("brightness", "contrast", "sharpness"))
     )
     sharpness = float(np.median(theirs[:, 2]) / np.median(ours[:, 2]))
-    with tempfile.TemporaryDirectory(prefix="fastft-parity.") as folder:
+    with tempfile.TemporaryDirectory(prefix=unguessable("fastft-parity.")) as folder:
         path = Path(folder) / "probes.beton"
         write_probes(path, MAX_PROBES)
         crops = compare_crops(stock(read_index(path), "train", size, seed, _PROBE_EPOCHS), size)

@@ -1,17 +1,19 @@
-"""Ending a training when it is asked to: SIGTERM of a scheduler, SIGINT of a keyboard.
+"""Ending a command when it is asked to: SIGTERM of a scheduler, SIGINT of a keyboard.
 
-While steps run, a signal is only noted: the training saves where it stands and leaves. Anywhere
-else it ends what is going on at once.
+While steps of a training run, a signal is only noted: it saves where it stands and leaves. In any
+other work it raises, so that what is half done is cleared away; before and behind that the process
+just ends.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -23,8 +25,11 @@ _SAME_S = 1.0
 _STUCK_S = 10.0
 
 
-class Stopped(Exception):
-    """The training was asked to end, and has.
+class Stopped(BaseException):
+    """The training, or whatever runs, was asked to end, and has.
+
+    Like KeyboardInterrupt it is no Exception: a library that takes any of those for its own must
+    not swallow it.
 
     Attributes:
         signal: which signal it was.
@@ -115,3 +120,77 @@ class StopSignals:
             os.close(reader)
 
         threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+class Interruptions:
+    """Hears SIGINT and SIGTERM for a whole process, from before its imports to its very end.
+
+    Attributes:
+        heard: the signal that came first, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self._raises = False
+        self._heard_s = 0.0
+        self._before: dict[int, Any] = {}
+
+    def begin(self) -> None:
+        """Hear signals; one that is ignored, as a shell's background job ignores Ctrl-C, stays so.
+
+        Until `raised` they end the process at once: there is nothing to be cleared away, and many a
+        library makes something else of an exception that is raised while it is imported.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for each in _SIGNALS:
+            if signal.getsignal(each) not in (signal.SIG_IGN, None):
+                self._before[each] = signal.signal(each, self._hear)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+
+    def end(self) -> None:
+        """Hear no more, for processes that go on."""
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        if self._before:
+            sys.unraisablehook = self._hook
+        self._before = {}
+
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Let signals raise KeyboardInterrupt or Stopped in this block."""
+        try:
+            self._raises = True
+            yield
+        finally:
+            self._raises = False
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self._raises:
+            if number == signal.SIGINT:
+                _tell("fastft: interrupted\n")
+            os._exit(128 + number)
+        now = time.monotonic()
+        if self.heard and now - self._heard_s <= _SAME_S:
+            return
+        self.heard, self._heard_s = number, now
+        raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+
+    def _swallowed(self, what: Any) -> None:
+        """Send a signal once more whose exception was dropped: in a destructor, in a callback."""
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            number: int = signal.SIGINT
+        elif isinstance(what.exc_value, Stopped):
+            number = what.exc_value.signal
+        else:
+            self._hook(what)
+            return
+        again = threading.Timer(_SAME_S + 0.1, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+
+def _tell(text: str) -> None:
+    """Say it past all buffers, if anybody listens."""
+    with suppress(OSError):
+        os.write(2, text.encode())

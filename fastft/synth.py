@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -25,8 +25,9 @@ import numpy as np
 
 from fastft.synth_draw import draw_jpeg
 from fastft.synth_motif import FAMILIES
+from pipelines.atomic import temporary_prefix, unguessable
 from pipelines.errors import DataError, UsageError
-from pipelines.workers import cpu_count
+from pipelines.workers import cpu_count, not_interrupted
 
 MARKER = "synth.json"
 WRITER = "fastft synth"
@@ -150,7 +151,8 @@ def write_synth(
     staging: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        prefix = unguessable(temporary_prefix(out))
+        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=out.parent))
         # A folder of its own inside: mkdtemp's is readable by its owner alone, the result is not.
         root = staging / "data"
         size_bytes = _write_photos(config, root, on_progress)
@@ -227,18 +229,21 @@ def _run_tasks(tasks: list[_Task], workers: int) -> Iterator[tuple[int, int]]:
     # spawn: a caller may hold threads (torch), which a forked child would inherit as locks.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_init_worker)
     try:
-        pending = {pool.submit(_write_task, task) for task in tasks}
+        with not_interrupted():
+            pending = {pool.submit(_write_task, task) for task in tasks}
         while pending:
             ended, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in ended:
                 yield future.result()
+    except BrokenProcessPool as error:
+        remedy = "if memory ran out, take fewer --workers"
+        raise DataError("synth", "one of its processes was killed", "", remedy) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _init_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent has ended, however it did."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End when the parent has ended, however it did."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -308,10 +313,12 @@ def _first_foreign(out: Path) -> str | None:
         if marker["writer"] != WRITER:
             return MARKER
         names = {str(name) for name in marker["classes"]}
-        counts = {split: int(marker["counts"][split]) for split in SPLITS}
+        counts = {split: marker["counts"][split] for split in SPLITS}
+        if not all(type(count) is int for count in counts.values()):
+            return MARKER
     except FileNotFoundError:
         return min(entry.name for entry in out.iterdir())
-    except (ValueError, TypeError, KeyError, OSError):
+    except (ValueError, TypeError, KeyError, OSError, RecursionError):
         return MARKER
     for folder, allowed in [(out, {MARKER, *SPLITS}), *((out / split, names) for split in SPLITS)]:
         for entry in sorted(folder.iterdir() if folder.is_dir() else ()):
@@ -320,12 +327,11 @@ def _first_foreign(out: Path) -> str | None:
             if entry.is_dir() == (entry.name == MARKER):
                 return str(entry.relative_to(out))
     for split, count in counts.items():
-        written = {f"{index:0{_digits(count)}d}.jpg" for index in range(count)}
-        for name in sorted(names):
-            folder = out / split / name
-            for file in sorted(folder.iterdir() if folder.is_dir() else ()):
-                if file.name not in written or not file.is_file() or file.is_symlink():
-                    return str(file.relative_to(out))
+        for file in sorted((out / split).glob("*/*")):
+            index = int(file.stem) if file.stem.isascii() and file.stem.isdecimal() else -1
+            is_written = 0 <= index < count and file.name == f"{index:0{_digits(count)}d}.jpg"
+            if not is_written or not file.is_file() or file.is_symlink():
+                return str(file.relative_to(out))
     return None
 
 

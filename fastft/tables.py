@@ -57,9 +57,9 @@ def merge_table(reports: Sequence[Merged]) -> Table:
 
 
 def _by_output(reports: Sequence[_Made], rows: Mapping[str, Callable[[_Made], str]]) -> Table:
-    table = Table("", *(escape(report.out.name) for report in reports))
+    table = Table("", *(escape(one_line(report.out.name)) for report in reports))
     for name, cell in rows.items():
-        table.add_row(name, *(escape(cell(report)) for report in reports))
+        table.add_row(name, *(escape(one_line(cell(report))) for report in reports))
     return table
 
 

@@ -109,7 +109,7 @@ def _run(
         result = TrainResult(config.out, tuple(state.rows), state.best[0], state.seconds)
         if world.is_main:
             _complete(result)
-        console.print(f"{config.out} is complete: {len(state.rows)} epochs")
+        console.print(f"{config.out} is complete: {len(state.rows)} epochs", markup=False)
         return result
     check_store_file(config)
     sources = open_sources(config)

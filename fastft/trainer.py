@@ -19,10 +19,11 @@ from fastft.inputs import Inputs
 from fastft.loss import Loss, class_weights
 from fastft.metrics import EpochMetrics, Waits
 from fastft.micro_batch import find_micro_batch
-from fastft.model import BuiltModel, freeze, set_training
+from fastft.model import BuiltModel, freeze, load_state, set_training
 from fastft.optim import WeightAverage, make_optimizer, set_learning_rate
 from fastft.progress import epoch_progress
 from fastft.recorder import Recorder
+from fastft.resume import require_fit
 from fastft.run_folder import LAST, plain
 from fastft.run_state import RunState, identify
 from fastft.step import TrainStep
@@ -129,10 +130,21 @@ class Trainer:
         )  # fmt: skip
 
     def restore(self, checkpoint: Checkpoint, state: RunState) -> None:
-        """Stand where a checkpoint says."""
-        self._model.load_state_dict(checkpoint.model)
+        """Stand where a checkpoint says.
+
+        Raises:
+            DataError: it does not belong to this model, its optimizer or the settings.
+        """
+        assert self._config.batch_size is not None
+        require_fit(
+            checkpoint, state, model=self._model, optimizer=self.optimizer,
+            scaler=self.step.scaler, has_average=self._average is not None,
+            batch_size=self._config.batch_size, path=self._config.out / LAST,
+        )  # fmt: skip
+        load_state(self._model, checkpoint.model)
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
-        self.step.scaler.load_state_dict(dict(checkpoint.scaler))
+        if checkpoint.scaler:  # empty where the run was not in float16
+            self.step.scaler.load_state_dict(dict(checkpoint.scaler))
         if self._average is not None and checkpoint.ema is not None:
             self._average.restore(checkpoint.ema, state.averaged)
         self.state = replace(state, how=self.state.how)

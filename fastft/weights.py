@@ -10,7 +10,8 @@ from urllib.request import Request, urlopen
 import torch
 from torchvision import models
 
-from fastft.checkpoint import are_tensors, is_checkpoint, read_torch_file, unpack_checkpoint
+from fastft.checkpoint import is_checkpoint, read_torch_file, unpack_checkpoint
+from fastft.sound import as_state, find_odd_tensor
 from pipelines.errors import DataError
 
 #: What is built where nothing says otherwise.
@@ -58,12 +59,12 @@ def load_weights(asked: str, arch: str) -> Weights | None:
         state = checkpoint.ema or checkpoint.model
         return Weights(str(path), state, checkpoint.arch, checkpoint.classes)
     found: object = next((content[key] for key in _KEYS if key in content), content)
-    if not isinstance(found, Mapping) or not are_tensors(found):
-        raise DataError(path, "holds no tensors by name", "a state dict or a fastft checkpoint")
-    if not found:
-        raise DataError(path, "holds no tensors", "a state dict or a fastft checkpoint")
+    state = as_state(found) if isinstance(found, dict) else {}
+    if odd := find_odd_tensor(state) or ("" if state else f"a {type(found).__name__} without any"):
+        found = f"holds no tensors by name: {odd}"
+        raise DataError(path, found, "a state dict or a fastft checkpoint")
     # DistributedDataParallel puts this before each name.
-    return Weights(str(path), {name.removeprefix("module."): t for name, t in found.items()})
+    return Weights(str(path), {name.removeprefix("module."): t for name, t in state.items()})
 
 
 def find_arch(arch: str, weights: str) -> str:

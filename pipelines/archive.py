@@ -23,18 +23,17 @@ from pipelines.archive_member import UnreadableMember, read_member
 from pipelines.errors import DataError, FormatError
 from pipelines.folder import (
     IMAGE_SUFFIXES,
+    MACOS_FOLDER,
+    MAX_DEPTH,
     SPLITS,
     Levels,
+    is_class,
     label_images,
     require_classes,
     require_train,
     suffix,
 )
 
-#: Where macOS puts the Finder's notes on the other members.
-_MACOS_FOLDER = "__MACOSX"
-#: Deeper than any data set, less deep than Python's recursion.
-_MAX_DEPTH = 100
 _REDO = "make the zip anew"
 
 #: A folder in the zip: what it holds by name.
@@ -134,7 +133,7 @@ def _read_tree(path: Path, file: BinaryIO) -> _Node:
     tree: _Node = {}
     for member in members:
         parts = _parts(path, member)
-        if not parts or parts[0] == _MACOS_FOLDER:
+        if not parts or parts[0] == MACOS_FOLDER:
             continue
         if member.header_offset < 0 or member.header_offset + member.compress_size > size:
             raise FormatError(
@@ -161,7 +160,7 @@ def _parts(path: Path, member: zipfile.ZipInfo) -> list[str]:
     if parts[0] == "." and (len(parts) > 1 or name == "./"):  # as bsdtar puts before every name
         parts = parts[1:]
     odd = "\\" in name or "\0" in member.orig_filename  # zipfile cuts a name at its first NUL
-    if odd or any(part in ("", ".", "..") for part in parts) or len(parts) > _MAX_DEPTH:
+    if odd or any(part in ("", ".", "..") for part in parts) or len(parts) > MAX_DEPTH:
         raise FormatError(
             path,
             f"has a member named {member.orig_filename[:200]!r}",
@@ -201,9 +200,7 @@ def _unwrap(path: Path, node: _Node) -> tuple[_Node, str]:
 
 def _folders(node: _Node) -> dict[str, _Node]:
     return {
-        name: below
-        for name, below in node.items()
-        if isinstance(below, dict) and not name.startswith(".")
+        name: below for name, below in node.items() if isinstance(below, dict) and is_class(name)
     }
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
+from pipelines.held_file import HeldFile
 from pipelines.layout import (
     ALLOCATION,
     DESCRIPTOR,
     EXTRA,
     EXTRA_VERSION,
+    FIELD_NAMES,
     HEADER,
     MAGIC,
+    MAX_FILE_BYTES,
     MAX_PIXELS,
     MAX_SIDE_PX,
     METADATA,
@@ -55,7 +58,7 @@ class Index:
         fields: names of the image and the label field: any, in files that stock FFCV wrote.
         checksums: uint32[N] CRC-32 of each sample's bytes, or None (stock FFCV).
         shard: which part of a conversion this is; None if it is all.
-        data: uint8[...] the whole file, memory-mapped.
+        file: the file, held open.
     """
 
     path: Path
@@ -70,66 +73,90 @@ class Index:
     fields: tuple[str, str]
     checksums: NDArray[np.uint32] | None
     shard: Shard | None
-    _name_ends: NDArray[np.int64] | None = field(repr=False)
-    _names: NDArray[np.uint8] | None = field(repr=False)
-    _extra: NDArray[np.uint8] | None = field(repr=False)
-    _extra_crc32: int | None = field(repr=False)
-    data: NDArray[np.uint8] = field(repr=False)
-    _map: mmap.mmap = field(repr=False)
+    _extra: _Extra | None = field(repr=False)
+    file: HeldFile = field(repr=False)
     _checked: NDArray[np.bool_] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __reduce__(self) -> tuple[object, tuple[Path]]:
-        """A process that is handed an index reads it anew; its memory map stays shared."""
+        """A process that is handed an index reads it anew."""
         return read_index, (self.path,)
 
     @property
     def has_names(self) -> bool:
         """Whether the file says where its samples are from; stock FFCV's do not."""
-        return self._names is not None
+        return self._extra is not None
 
     def name(self, sample: int) -> str:
         """The source file of a sample, relative to the converted folder."""
-        if self._names is None or self._name_ends is None:
+        extra = self._extra
+        if extra is None:
             return f"sample {sample}"
-        start = int(self._name_ends[sample - 1]) if sample else 0
-        return os.fsdecode(self._names[start : int(self._name_ends[sample])].tobytes())
+        # A file that is being destroyed may have lost its names first; an error wants one still.
+        try:
+            before = min(1, sample)
+            ends = self.file.array("<i8", 1 + before, extra.ends_at + 8 * (sample - before))
+            first, last = int(ends[0]) * before, int(ends[-1])
+            if not 0 <= first <= last <= extra.classes_at - extra.names_at:
+                return f"sample {sample}"
+            return os.fsdecode(self.file.read(extra.names_at + first, last - first))
+        except DataError:
+            return f"sample {sample}"
 
     def stored(self, sample: int) -> Stored:
-        """A sample's bytes, as a view of the memory-mapped file.
+        """A sample's bytes.
 
         Raises:
             DataError: they are not those that were written; see `check`.
         """
-        self.check(sample)
+        data = self._bytes(sample)
+        self._check(sample, data)
         return Stored(
-            int(self.modes[sample]), int(self.widths[sample]), int(self.heights[sample]),
-            self._bytes(sample),
-        )  # fmt: skip
+            int(self.modes[sample]), int(self.widths[sample]), int(self.heights[sample]), data
+        )
+
+    def read_into(self, sample: int, start: int, target: NDArray[np.uint8]) -> None:
+        """Fill memory with some of a sample's bytes.
+
+        Args:
+            sample: its number.
+            start: the first of its bytes that is wanted.
+            target: uint8[...], contiguous.
+
+        Raises:
+            DataError: as `stored`.
+        """
+        with self._named(sample):
+            self.file.read_into(int(self.pointers[sample]) + start, target)
+        self.check(sample)
 
     def check(self, sample: int) -> None:
         """Check a sample's bytes against its checksum, once in this process.
 
         Many a changed bit still decodes, to other pixels. At 3 GB/s the first look at a photo
-        costs 3 % of its decoding, every further one nothing. Safe to call from several threads.
+        costs 3 % of its decoding, every further one nothing, unless somebody has written to the
+        file: from then on no earlier look counts. Safe to call from several threads.
 
         Raises:
             DataError: the bytes are not those that were written.
         """
-        if self._checked[sample] or self.checksums is None:
+        if not self._checked[sample] or self.file.has_changed():
+            self._check(sample, self._bytes(sample))
+
+    def _check(self, sample: int, data: bytes) -> None:
+        changed = self.file.has_changed()
+        if self._checked[sample] and not changed:
             return
-        if zlib.crc32(self._bytes(sample)) != int(self.checksums[sample]):
+        if self.checksums is None:
+            if changed:  # to what, nobody can tell
+                found, remedy = "has been written to since it was opened", "start again"
+                raise DataError(self.path, found, "the file as it was", remedy)
+        elif zlib.crc32(data) != int(self.checksums[sample]):
             name = f"{self.path}: {self.name(sample)}"
             raise DataError(name, "its bytes have changed", "those that were written", _REDO)
         self._checked[sample] = True
-
-    def forget(self, sample: int) -> None:
-        """Unmap a sample's pages, which come back when they are read; the system may keep them."""
-        begin = int(self.pointers[sample]) // mmap.PAGESIZE * mmap.PAGESIZE
-        length = int(self.pointers[sample]) + int(self.sizes[sample]) - begin
-        self._map.madvise(mmap.MADV_DONTNEED, begin, length)
 
     def check_extra(self) -> None:
         """Check the class names, source names and what a shard says against their checksum.
@@ -138,11 +165,12 @@ class Index:
             DataError: the file carries no checksums.
             FormatError: they are not those that were written.
         """
-        if self._extra is None:
+        extra = self._extra
+        if extra is None:
             raise DataError(
                 self.path, "carries no checksums", "a file that fastft wrote", "convert it anew"
             )
-        if zlib.crc32(self._extra) != self._extra_crc32:
+        if zlib.crc32(self.file.read(extra.at, extra.end - extra.at)) != extra.crc32:
             raise FormatError(self.path, "its class or source names have changed", "", _REDO)
 
     def fingerprint(self) -> bytes:
@@ -152,9 +180,18 @@ class Index:
         state = os.stat(self.path)
         return f"{state.st_size} {state.st_mtime_ns}".encode()
 
-    def _bytes(self, sample: int) -> NDArray[np.uint8]:
-        start = int(self.pointers[sample])
-        return self.data[start : start + int(self.sizes[sample])]
+    def _bytes(self, sample: int) -> bytes:
+        with self._named(sample):
+            return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
+
+    @contextmanager
+    def _named(self, sample: int) -> Iterator[None]:
+        """Lets what goes wrong with the file be said of a sample."""
+        try:
+            yield
+        except DataError as error:
+            name = f"{self.path}: {self.name(sample)}"
+            raise DataError(name, error.found, error.expected, error.remedy) from error
 
     def damaged(self) -> Iterator[int | None]:
         """Check every sample against its checksum.
@@ -172,6 +209,18 @@ class Index:
             yield sample if crc != int(self.checksums[sample]) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Extra:
+    """Where the parts of our extra block lie in the file, and the checksum of all of it."""
+
+    at: int
+    ends_at: int
+    names_at: int
+    classes_at: int
+    end: int
+    crc32: int
+
+
 _REDO = "rerun fastft convert"
 
 
@@ -184,13 +233,11 @@ def read_index(path: Path) -> Index:
         FormatError: `path` is no `.beton`, is of another version, cut short or inconsistent.
         DataError: it does not exist, cannot be read or holds no samples.
     """
-    size = _file_bytes(path)
+    file = _open(path)
+    size = file.size
     if size < METADATA_START:
         raise FormatError(path, f"{size:,} bytes long", "a .beton file", _REDO)
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
-    header = np.frombuffer(data, HEADER, 1)[0]
+    header = file.array(HEADER, 1, 0)[0]
     version, samples, page = (
         int(header["version"]),
         int(header["samples"]),
@@ -201,14 +248,17 @@ def read_index(path: Path) -> Index:
         raise FormatError(path, f"format version {version}", hint, _REDO)
     if page < 1 or page & (page - 1):
         raise FormatError(path, f"page size {page}", "a power of two", _REDO)
-    descriptors = np.frombuffer(data, DESCRIPTOR, 2, HEADER.itemsize)
+    descriptors = file.array(DESCRIPTOR, 2, HEADER.itemsize)
     types = [int(t) for t in descriptors["type"]]
-    names = [bytes(name).split(b"\0")[0].decode("ascii", "replace") for name in descriptors["name"]]
+    names = [bytes(name).split(b"\0")[0] for name in descriptors["name"]]
     if int(header["fields"]) != 2 or types != [TYPE_RGB, TYPE_INT]:
         raise FormatError(
             path, f"{int(header['fields'])} fields of types {types}",
             "an RGBImageField and an IntField", "write it with fastft convert",
         )  # fmt: skip
+    if not all(name.isascii() for name in names) or names[0] == names[1]:
+        found = f"fields called {names[0]!r} and {names[1]!r}"  # FFCV finds them by these
+        raise FormatError(path, found, "two names in ASCII", _REDO)
     if samples == 0:
         raise DataError(path, "holds no samples", "at least one", _REDO)
     table, metadata_end = int(header["table"]), METADATA_START + samples * METADATA.itemsize
@@ -216,17 +266,15 @@ def read_index(path: Path) -> Index:
         raise FormatError(
             path, f"cut short at {size:,} bytes", f"{samples:,} samples and their tables", _REDO
         )
-    metadata = np.frombuffer(data, METADATA, samples, METADATA_START)
+    metadata = file.array(METADATA, samples, METADATA_START)
     if (size - table) % ALLOCATION.itemsize:
         raise FormatError(path, "its allocation table ends in the middle", "whole entries", _REDO)
-    allocation = np.frombuffer(data, ALLOCATION, offset=table)
+    allocation = file.array(ALLOCATION, (size - table) // ALLOCATION.itemsize, table)
     pointers = metadata["pointer"]
     sizes = _allocated_sizes(path, pointers, allocation)
     _check_bounds(path, metadata, sizes, metadata_end, table)
     extra = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
-    parts: dict[str, Any] = dict.fromkeys(
-        ("checksums", "shard", "_name_ends", "_names", "_extra", "_extra_crc32")
-    )
+    parts: dict[str, Any] = dict.fromkeys(("checksums", "shard", "_extra"))
     classes: tuple[str, ...] = ()
     if extra["magic"] == MAGIC:
         if int(extra["version"]) != EXTRA_VERSION:
@@ -234,7 +282,11 @@ def read_index(path: Path) -> Index:
             raise FormatError(path, found, f"version {EXTRA_VERSION}", _REDO)
         if zlib.crc32(allocation, zlib.crc32(metadata)) != int(extra["tables_crc32"]):
             raise FormatError(path, "its tables have changed", "their checksum to hold", _REDO)
-        classes, parts = _read_extra(path, data, extra, samples, metadata_end, table)
+        if names != list(FIELD_NAMES):
+            raise FormatError(path, "its fields' names have changed", "", _REDO)
+        classes, parts = _read_extra(file, extra, samples, metadata_end, table)
+    elif extra["magic"]:  # stock FFCV leaves zeros there
+        raise FormatError(path, "its extra data are not marked as such", "", _REDO)
     labels = metadata["label"].astype(np.int64)
     known = len(classes) if classes else MAX_SIDE_PX
     if labels.min() < 0 or labels.max() >= known:
@@ -250,28 +302,27 @@ def read_index(path: Path) -> Index:
         pointers=pointers.astype(np.int64),
         sizes=sizes.astype(np.int64),
         page_bytes=page,
-        fields=(names[0], names[1]),
-        data=data,
-        _map=mapped,
+        fields=(names[0].decode(), names[1].decode()),
+        file=file,
         _checked=np.zeros(samples, np.bool_),
         **parts,
     )
 
 
-def _file_bytes(path: Path) -> int:
+def _open(path: Path) -> HeldFile:
+    remedy = "name another"
     try:
         if path.is_dir():
-            raise DataError(path, "is a folder", "a .beton file", "name a file in it")
-        return path.stat().st_size if os.access(path, os.R_OK) else _cannot_read(path)
+            found, expected, remedy = "is a folder", "a .beton file", "name a file in it"
+        else:
+            return HeldFile(path)
     except FileNotFoundError:
-        raise DataError(
-            path, "no such file", "a .beton file", "make it by fastft convert"
-        ) from None
-
-
-def _cannot_read(path: Path) -> int:
-    path.stat()  # a missing file is told apart from one that may not be read
-    raise DataError(path, "cannot be read", "read permission", "see its owner and mode")
+        found, expected, remedy = "no such file", "a .beton file", "make it by fastft convert"
+    except PermissionError:
+        found, expected, remedy = "cannot be read", "read permission", "see its owner and mode"
+    except OSError as error:
+        found, expected = (error.strerror or type(error).__name__).lower(), "a .beton file"
+    raise DataError(path, found, expected, remedy)
 
 
 def _allocated_sizes(path: Path, pointers: NDArray[Any], allocation: NDArray[Any]) -> NDArray[Any]:
@@ -297,6 +348,7 @@ def _check_bounds(
         "has no pixels": pixels == 0,
         # A few bytes of JPEG may stand for any number of pixels, for which room would be made.
         f"has more than {MAX_PIXELS:,} pixels": (modes == MODE_JPG) & (pixels > MAX_PIXELS * 3),
+        f"has more than {MAX_FILE_BYTES:,} bytes": (modes == MODE_JPG) & (sizes > MAX_FILE_BYTES),
         f"has a mode other than {MODE_JPG} (jpg) and {MODE_RAW} (raw)": modes > MODE_RAW,
         "has a raw size that is not height x width x 3": (modes == MODE_RAW) & (sizes != pixels),
     }
@@ -306,22 +358,22 @@ def _check_bounds(
 
 
 def _read_extra(
-    path: Path, data: NDArray[np.uint8], extra: Any, samples: int, start: int, end: int
+    file: HeldFile, extra: Any, samples: int, start: int, end: int
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The class names, and the fields of Index that our extra block holds."""
-    pointer, names_bytes = int(extra["pointer"]), int(extra["names_bytes"])
+    path, pointer, names_bytes = file.path, int(extra["pointer"]), int(extra["names_bytes"])
     ends_at = pointer + 4 * samples
     names_at = ends_at + 8 * samples
     classes_at = names_at + names_bytes
-    if not (start <= pointer and classes_at + int(extra["classes_bytes"]) <= end):
+    block_end = classes_at + int(extra["classes_bytes"])
+    if not (start <= pointer and block_end <= end):
         raise FormatError(path, "its extra data lie outside the file", "", _REDO)
-    name_ends = np.frombuffer(data, "<i8", samples, ends_at)
+    name_ends = file.array("<i8", samples, ends_at)
     # Compared, not subtracted: a difference could wrap around.
     if name_ends[0] < 0 or (name_ends[1:] < name_ends[:-1]).any() or name_ends[-1] != names_bytes:
         raise FormatError(path, "its source names are out of order", "", _REDO)
-    block_end = classes_at + int(extra["classes_bytes"])
     try:
-        values = json.loads(data[classes_at:block_end].tobytes())
+        values = json.loads(file.read(classes_at, block_end - classes_at))
         classes = values["classes"]
         is_list = isinstance(classes, list) and bool(classes)
         if not is_list or not all(isinstance(name, str) for name in classes):
@@ -331,9 +383,8 @@ def _read_extra(
         raise FormatError(path, "its class names cannot be read", "", _REDO) from None
     return tuple(classes), {
         "shard": shard,
-        "checksums": np.frombuffer(data, "<u4", samples, pointer),
-        "_name_ends": name_ends,
-        "_names": data[names_at:classes_at],
-        "_extra": data[pointer:block_end],
-        "_extra_crc32": int(extra["block_crc32"]),
+        "checksums": file.array("<u4", samples, pointer),
+        "_extra": _Extra(
+            pointer, ends_at, names_at, classes_at, block_end, int(extra["block_crc32"])
+        ),
     }

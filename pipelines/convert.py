@@ -243,12 +243,7 @@ def _tasks(
         def run() -> list[tuple[Encoded, int]]:
             results = []
             for sample in samples:
-                try:
-                    data = listing.read(sample)
-                except DataError as error:
-                    encoded = Encoded(None, 0, reason=error.found)
-                else:
-                    encoded = encoder.encode(data, sample)
+                encoded = _encode(listing, sample, encoder)
                 crc = zlib.crc32(encoded.stored.data) if encoded.stored is not None else 0
                 results.append((encoded, crc))
             return results
@@ -263,6 +258,24 @@ def _tasks(
             first, size = sample + 1, 0
     if first < part.stop:
         yield task(range(first, part.stop))
+
+
+def _encode(listing: Listing, sample: int, encoder: Encoder) -> Encoded:
+    """What becomes of one image file.
+
+    Raises:
+        DataError: memory ran out, which says nothing of the image.
+    """
+    try:
+        try:
+            data = listing.read(sample)
+        except DataError as error:
+            return Encoded(None, 0, reason=error.found)
+        return encoder.encode(data, sample)
+    except MemoryError as error:
+        where = listing.where(listing.names[sample])
+        remedy = "take fewer --workers or a machine that has more"
+        raise DataError(where, "memory ran out", "", remedy) from error
 
 
 def _require(option: str, value: float, least: float, most: float) -> None:

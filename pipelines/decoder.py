@@ -63,16 +63,16 @@ class Decoder:
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        stored = self._stored(sample)
+        stored = self._source.stored(sample)  # of the size that the source says
         if stored.mode == MODE_RAW:
             target[: len(stored.data)] = np.frombuffer(stored.data, np.uint8)
         elif self._library is None:
             pixels = np.asarray(decode(stored, self._name(sample)))
             target[: pixels.size] = pixels.reshape(-1)
         else:
-            address = self._read_header(sample, stored)
+            self._read_header(sample, stored)
             status = self._library.tjDecompress2(
-                self._handle, address, len(stored.data), target.ctypes.data, stored.width,
+                self._handle, stored.data, len(stored.data), target.ctypes.data, stored.width,
                 stored.width * 3, stored.height, _RGB, _ACCURATE,
             )  # fmt: skip
             if status != 0:
@@ -92,10 +92,10 @@ class Decoder:
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        stored = self._stored(sample)
+        stored = self._source.stored(sample)  # of the size that the source says
         if stored.mode == MODE_RAW or self._library is None:
             return False
-        address = self._read_header(sample, stored)
+        self._read_header(sample, stored)
         _, _, subsampling, colours = self._header
         gray = (subsampling, colours) == (_GRAY, _GRAYSCALE)
         if not gray and (subsampling, colours) != (_HALVED, _YCBCR):
@@ -108,27 +108,16 @@ class Decoder:
         if gray:
             target[luma : luma + 2 * chroma] = 128
         status = self._library.tjDecompressToYUVPlanes(
-            self._handle, address, len(stored.data), planes, stored.width, strides, stored.height,
-            _ACCURATE,
+            self._handle, stored.data, len(stored.data), planes, stored.width, strides,
+            stored.height, _ACCURATE,
         )  # fmt: skip
         if status != 0:
             self._judge(sample, stored)
         return True
 
-    def _stored(self, sample: int) -> Stored:
-        """A sample's bytes, once they are of the size for which the caller has made room."""
-        stored, source = self._source.stored(sample), self._source
-        if (stored.width, stored.height) != (source.widths[sample], source.heights[sample]):
-            raise DataError(
-                self._name(sample), f"is now {stored.width} x {stored.height} px",
-                f"{source.widths[sample]} x {source.heights[sample]} px, as it was before",
-                "leave the files alone while they are read",
-            )  # fmt: skip
-        return stored
-
-    def _read_header(self, sample: int, stored: Stored) -> Any:
-        """Check a JPEG's size against what is stored of it; returns what the library takes."""
-        data: Any = stored.data if isinstance(stored.data, bytes) else stored.data.ctypes.data
+    def _read_header(self, sample: int, stored: Stored) -> None:
+        """Check a JPEG's size against what is stored of it."""
+        data = stored.data
         self._header[0] = self._header[1] = 0
         self._library.tjDecompressHeader3(self._handle, data, len(stored.data), *self._fields)
         width, height = self._header[0], self._header[1]
@@ -139,7 +128,6 @@ class Decoder:
         if (width, height) != (stored.width, stored.height):
             found, expected = "of another size than stored", f"{stored.width} x {stored.height} px"
             raise DataError(self._name(sample), found, expected, "rerun fastft convert")
-        return data
 
     def _judge(self, sample: int, stored: Stored) -> None:
         """Raise unless what the library has just complained of is harmless."""
@@ -148,10 +136,9 @@ class Decoder:
         if not has_warned(self._library, self._handle):  # it failed, whatever was said last
             broken = broken or verdict.warning
         elif not broken:
-            data = bytes(stored.data)
-            header = read_header(data)
+            header = read_header(stored.data)
             # There may be more to complain of than what was said last.
-            broken = Checker().check(data, header).broken if header else "no JPEG header"
+            broken = Checker().check(stored.data, header).broken if header else "no JPEG header"
         if broken:
             self._refuse(sample, broken)
 

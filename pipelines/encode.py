@@ -18,6 +18,7 @@ from pipelines.errors import DataError
 from pipelines.folder import read_bytes
 from pipelines.jpeg import Checker, JpegHeader, describe, read_header
 from pipelines.layout import MAX_PIXELS, MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
+from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
@@ -168,6 +169,8 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
     if stored.mode == MODE_RAW:
         pixels = np.frombuffer(memoryview(stored.data), np.uint8)
         return Image.fromarray(pixels.reshape(stored.height, stored.width, 3))
+    if has_too_many_scans(stored.data):
+        raise DataError(name, TOO_MANY_SCANS, "a photo", "see fastft inspect --verify")
     try:
         with Image.open(io.BytesIO(memoryview(stored.data)), formats=_JPEG) as opened:
             image = opened.convert("RGB")

@@ -2,10 +2,11 @@
 
 The rule is torchvision's ImageFolder's (classes are the sorted sub-folders, files are sorted
 within them, deeper folders count), so that labels and sample numbers agree with anyone's earlier
-work. Three differences, each on purpose: GIF counts as an image, dot files (`._x.jpg`, which
-macOS leaves in archives) do not, and a folder link that leads back into itself is followed once.
-What other listings share with folders (`archive`, `recordio`) is here, too: which names are
-images, how they are ordered and labelled, what splits must have in common.
+work. Four differences, each on purpose: GIF counts as an image, what macOS leaves behind (`._x.jpg`
+and other dot files, `__MACOSX`) does not, a link to a folder that it lies in is not followed, and
+classes are refused whose names another file system takes for one. What other listings share with
+folders (`archive`, `recordio`) is here, too: which names are images, how they are ordered and
+labelled, what splits must have in common.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,12 @@ IMAGE_SUFFIXES = frozenset(
 SPLITS = ("train", "val", "test")
 #: What a data set's evaluation split may be called, by preference.
 EVAL_SPLITS = ("test", "val")
+#: Where macOS puts the Finder's notes on what is in a zip.
+MACOS_FOLDER = "__MACOSX"
+#: Deeper than any data set, less deep than Python's recursion.
+MAX_DEPTH = 100
+#: So many folders may links lead to: where they lead to each other, there is no end of ways.
+_MOST_BY_LINKS = 10_000
 #: The image files of one class: each folder's path from the root -> its files, sorted.
 Levels = dict[str, list[str]]
 
@@ -97,19 +105,17 @@ def read_folder(root: Path, classes: tuple[str, ...] | None = None) -> Folder:
             sub-folders are not those of `classes`.
     """
     require_folder(root)
-    entries = (entry for entry in os.scandir(root) if not entry.name.startswith("."))
-    found = tuple(sorted(entry.name for entry in entries if _is_dir(entry)))
+    with os.scandir(root) as entries:
+        found = tuple(sorted(e.name for e in entries if is_class(e.name) and is_folder(e)))
     if not found:
         raise DataError(
             root, "holds no class folders", "one sub-folder of images per class", _layout_hint(root)
         )
     require_classes(root, found, classes)
-    ignored: Counter[str] = Counter()
-    images: dict[str, Levels] = {name: {} for name in found}
-    for name in found:
-        _walk(os.path.join(root, name), name, images[name], ignored, ancestors=())
+    walk = _Walk(root)
+    images = {name: walk.list(os.path.join(root, name), name) for name in found}
     names, labels = label_images(images, lambda name: root / name)
-    return Folder(root, found, names, labels, dict(sorted(ignored.items())))
+    return Folder(root, found, names, labels, dict(sorted(walk.ignored.items())))
 
 
 def label_images(
@@ -148,8 +154,41 @@ def suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def is_class(name: str) -> bool:
+    """Whether a folder of this name beside others is a class, and no program's own."""
+    return not name.startswith(".") and name != MACOS_FOLDER
+
+
+def find_clash(names: Iterable[str]) -> str:
+    """Two names, in words, that differ only in case or in how Unicode spells them; or ''.
+
+    On many file systems (macOS's, Windows's) they are one folder: whoever copies the data there has
+    one class less, and photos of both in it.
+    """
+    seen: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        # Source: Unicode 16, 3.13.5, D145; folding leaves what is decomposed so, in every letter.
+        folded = unicodedata.normalize("NFD", name).casefold()
+        first = seen.setdefault(folded, name)
+        if first != name:
+            alike = unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", name)
+            say = ascii if alike else repr  # which shows what looks the same
+            return f"{say(first)} and {say(name)}"
+    return ""
+
+
 def require_classes(where: object, found: tuple[str, ...], classes: tuple[str, ...] | None) -> None:
-    """Raise DataError unless a split's classes are those of the training split, if given."""
+    """Raise DataError unless class names can be told apart wherever the data may be copied.
+
+    And unless a split's classes are those of the training split, if given.
+    """
+    if clash := find_clash((*(classes or ()), *found)):
+        raise DataError(
+            where,
+            f"has the classes {clash}, one name on other file systems",
+            "names that differ in more than case or Unicode form",
+            "rename one, or move its images to the other",
+        )
     if classes is not None and found != classes:
         raise DataError(
             where,
@@ -238,35 +277,71 @@ def open_plain(path: str) -> tuple[int, int]:
     raise OSError(errno.EFBIG, found)
 
 
-def _walk(
-    path: str,
-    level: str,
-    levels: Levels,
-    ignored: Counter[str],
-    ancestors: tuple[tuple[int, int], ...],
-) -> None:
-    """Fill `levels` with the sorted image files of each folder below `path`."""
-    status = os.stat(path)
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        return
-    try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(path, error.strerror or "cannot be read", "a readable folder") from error
-    files = levels[level] = []
-    for entry in entries:
-        if entry.name.startswith("."):
-            ignored["dot files"] += 1
-        elif _is_dir(entry):
-            _walk(entry.path, f"{level}/{entry.name}", levels, ignored, (*ancestors, identity))
-        elif suffix(entry.name) in IMAGE_SUFFIXES:
-            files.append(entry.name)
-        else:
-            ignored[suffix(entry.name) or "no suffix"] += 1
+def folders_around(folder: Path) -> frozenset[tuple[int, int]]:
+    """What `os.stat` tells a folder and all that it lies in by: links to these lead back."""
+    here = folder.resolve()
+    states = [os.stat(each) for each in (here, *here.parents)]
+    return frozenset((state.st_dev, state.st_ino) for state in states)
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+class _Walk:
+    """Lists images below class folders, and what else is there.
+
+    Attributes:
+        ignored: suffix -> how many files were passed over as no images.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._around, self._by_links = folders_around(root), 0
+
+    def list(self, path: str, name: str) -> Levels:
+        """The images of one class."""
+        levels: Levels = {}
+        self._enter(path, name, levels, self._around, False)
+        return levels
+
+    def _enter(
+        self,
+        path: str,
+        level: str,
+        levels: Levels,
+        ancestors: frozenset[tuple[int, int]],
+        by_link: bool,
+    ) -> None:
+        """Fill `levels` with the sorted image files of each folder from `path` on."""
+        try:
+            status = os.stat(path)
+            identity = (status.st_dev, status.st_ino)
+            if identity in ancestors:
+                return
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(
+                path, error.strerror or "cannot be read", "a readable folder"
+            ) from error
+        if level.count("/") > MAX_DEPTH:
+            raise DataError(path, f"lies more than {MAX_DEPTH} folders deep", "fewer", "move it up")
+        self._by_links += by_link
+        if self._by_links > _MOST_BY_LINKS:
+            said = f"links lead to more than {_MOST_BY_LINKS:,} folders"
+            raise DataError(path, said, "fewer", "remove links to folders")
+        files = levels[level] = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                self.ignored["dot files"] += 1
+            elif is_folder(entry):
+                below, linked = f"{level}/{entry.name}", by_link or entry.is_symlink()
+                self._enter(entry.path, below, levels, ancestors | {identity}, linked)
+            elif suffix(entry.name) in IMAGE_SUFFIXES:
+                files.append(entry.name)
+            else:
+                self.ignored[suffix(entry.name) or "no suffix"] += 1
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether what a folder holds is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that cannot be followed is reported when it is read as a file

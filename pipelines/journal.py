@@ -6,23 +6,24 @@ so no entry is believed before the bytes it speaks of have been held against its
 
 A journal is there before the temporary file and as long as that is, and locked while its process
 lives: what can be locked was left behind.
+
+An error and Ctrl-C leave neither. What ends a process otherwise leaves both: `kill -9`, and the
+SIGTERM by which schedulers take a machine away.
 """
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.atomic import temporary_prefix
+from pipelines.atomic import make_locked, open_left, temporary_prefix
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import UsageError
 from pipelines.outputs import open_writer, opening
@@ -108,10 +109,11 @@ class Journal:
         while self._waiting:
             del self._waiting[: os.write(self._descriptor, self._waiting)]
 
-    def remove(self) -> None:
-        """Remove the file, and with that give up the lock."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+    def close(self, *, remove: bool) -> None:
+        """Give up the lock, and remove the file before if it is not to be gone on with."""
+        if remove:
+            with suppress(OSError):  # gone with its folder, or the next conversion's to remove
+                os.unlink(self.path)
         os.close(self._descriptor)
 
 
@@ -121,7 +123,8 @@ def open_journaled(
 ) -> Iterator[tuple[BetonWriter, Journal]]:
     """A writer of `out` and its journal; both files are gone when the block ends unpublished.
 
-    What killed processes have left of the same output is gone, too, or is gone on with.
+    They stay if what ends it is neither an error nor Ctrl-C. What killed processes have left of the
+    same output is gone, too, or is gone on with.
 
     Args:
         out: the output.
@@ -150,12 +153,18 @@ def open_journaled(
         else:
             _remove(path, descriptor)
     path, descriptor = _begin(out, identity) if kept is None else kept
-    journal = Journal(path, descriptor)
+    journal, stays = Journal(path, descriptor), False
     try:
         with open_writer(out, capacity, _data_of(path)) as writer:
-            yield writer, journal
+            try:
+                yield writer, journal
+            except BaseException as error:
+                stays = not isinstance(error, (Exception, KeyboardInterrupt, GeneratorExit))
+                if stays:
+                    writer.leave()
+                raise
     finally:
-        journal.remove()
+        journal.close(remove=not stays)
 
 
 def left_bytes(out: Path) -> int:
@@ -171,14 +180,13 @@ def _begin(out: Path, identity: bytes) -> tuple[Path, int]:
     """Make a journal of `out`, and lock it."""
     with opening(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor, name = tempfile.mkstemp(_SUFFIX, temporary_prefix(out), out.parent)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.fstat(descriptor).st_nlink:
-                break
-            os.close(descriptor)  # before it was locked, somebody took it for left behind
-        os.write(descriptor, _head(out, identity))
-    return Path(name), descriptor
+        descriptor, path = make_locked(out, _SUFFIX)
+        try:
+            os.write(descriptor, _head(out, identity))
+        except BaseException:
+            _remove(path, descriptor)
+            raise
+    return path, descriptor
 
 
 def _head(out: Path, identity: bytes) -> bytes:
@@ -190,14 +198,8 @@ def _find_left(out: Path) -> Iterator[tuple[Path, int]]:
     pattern = glob.escape(temporary_prefix(out)) + f"*{_SUFFIX}"
     begins = _head(out, b"")[:_IDENTITY_AT]
     for path in sorted(out.parent.glob(pattern)):
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:  # gone by now, or not ours to open
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its process lives
-            os.close(descriptor)
+        descriptor = open_left(path)
+        if descriptor is None:
             continue
         head, data = os.pread(descriptor, _HEAD.size, 0), _data_of(path)
         if len(head) < _HEAD.size:

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 MODE_JPG, MODE_RAW = 0, 1
 #: FFCV's page size unless a sample needs more.
@@ -36,6 +35,8 @@ MAX_PIXELS = 2 * 89_478_485
 MAX_FILE_BYTES = MAX_PIXELS * 8
 
 VERSION = 2
+#: What our files call their two fields; stock FFCV's may have any names.
+FIELD_NAMES = (b"image", b"label")
 TYPE_INT, TYPE_RGB = 1, 2
 HEADER = np.dtype(
     [
@@ -73,7 +74,7 @@ class Stored:
     mode: int
     width: int
     height: int
-    data: bytes | NDArray[np.uint8]
+    data: bytes
 
 
 def encode_classes(classes: tuple[str, ...], shard: Mapping[str, object] | None = None) -> bytes:

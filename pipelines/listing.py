@@ -19,6 +19,7 @@ from pipelines.archive import open_archive
 from pipelines.errors import DataError, UsageError
 from pipelines.folder import (
     SPLITS,
+    find_clash,
     read_folder,
     read_splits,
     require_folder,
@@ -82,7 +83,8 @@ def open_listings(src: Path, classes: tuple[str, ...] = ()) -> Iterator[dict[str
 
     Raises:
         DataError: it is none of these, or something in it is wrong.
-        UsageError: `classes` are given for what has class names of its own.
+        UsageError: `classes` are given for what has class names of its own, or cannot be told apart
+            everywhere.
     """
     with ExitStack() as stack:
         kind = "" if src.is_dir() else src.suffix.lower()
@@ -93,6 +95,14 @@ def open_listings(src: Path, classes: tuple[str, ...] = ()) -> Iterator[dict[str
             raise UsageError(
                 "--classes", f"given for {src}", "RecordIO, whose labels are numbers",
                 "leave it out: class folders are named already",
+            )  # fmt: skip
+        for file in (src,) if kind == ".zip" else files.values():
+            if file.exists() and not file.is_file():  # of a pipe the reader would wait for a writer
+                raise DataError(file, "is no plain file", f"a {file.suffix}")
+        if clash := find_clash(classes):
+            raise UsageError(
+                "--classes", f"{clash}, one name on other file systems",
+                "names that differ in more than case or Unicode form", "rename one",
             )  # fmt: skip
         listings: dict[str, Listing] = {}
         for split, file in files.items():

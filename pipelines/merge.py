@@ -1,9 +1,9 @@
 """From the shards of a conversion to what it would have written in one piece, byte for byte.
 
 First every shard's tables are read and compared, one file at a time, as a process may not hold
-as many open as there can be shards. Then samples are copied through the memory map: a thread reads
-ahead of the writing and checks each against its checksum. The writer is the one that conversion
-itself uses, so where a sample lies, page alignment included, is decided in one place.
+as many open as there can be shards. Then samples are copied: a thread reads ahead of the writing
+and checks each against its checksum. The writer is the one that conversion itself uses, so where a
+sample lies, page alignment included, is decided in one place.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pipelines.beton import Index, read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FormatError, UsageError
+from pipelines.layout import Stored
 from pipelines.outputs import (
     check_replaceable,
     open_writer,
@@ -274,10 +275,12 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
     with ThreadPoolExecutor(1, thread_name_prefix="merge") as executor:
         for piece in pieces:
             index = _reopen(piece)
-            tasks = (partial(_check, index, samples) for samples in _strides(index))
-            for samples in in_order(executor, tasks, _AHEAD):
-                _copy(index, samples, writer)
-                done_bytes += int(index.sizes[samples.start : samples.stop].sum())
+            tasks = (partial(_read, index, samples) for samples in _strides(index.sizes))
+            for rows in in_order(executor, tasks, _AHEAD):
+                with writing(writer.path):
+                    for row in rows:
+                        writer.append(*row)
+                        done_bytes += len(row[0].data)
                 if on_progress is not None:
                     on_progress(writer.path.name, len(writer), total, done_bytes)
     with writing(writer.path):
@@ -297,36 +300,40 @@ def _reopen(piece: _Piece) -> Index:
         index = read_index(piece.path)
         index.check_extra()
     if index.shard != piece.shard or index.fingerprint() != piece.fingerprint:
-        raise DataError(piece.path, "has changed", "what it was", "run fastft merge again")
+        raise _changed(piece.path)
     return index
 
 
-def _strides(index: Index) -> Iterator[range]:
+def _changed(path: Path) -> DataError:
+    return DataError(path, "has changed", "what it was", "run fastft merge again")
+
+
+def _strides(sizes: NDArray[np.int64]) -> Iterator[range]:
     """The samples in order, `_STRIDE_BYTES` or a little more at a time."""
     first, size = 0, 0
-    for sample in range(len(index)):
-        size += int(index.sizes[sample])
-        if size >= _STRIDE_BYTES or sample == len(index) - 1:
+    for sample, each in enumerate(sizes.tolist()):
+        size += each
+        if size >= _STRIDE_BYTES or sample == len(sizes) - 1:
             yield range(first, sample + 1)
             first, size = sample + 1, 0
 
 
-def _check(index: Index, samples: range) -> range:
-    with _reading(index.path):
-        for sample in samples:
-            index.check(sample)
-    return samples
+def _read(index: Index, samples: range) -> list[tuple[Stored, int, str, int]]:
+    """What a writer is told of these samples, whose checksums hold.
 
-
-def _copy(index: Index, samples: range, writer: BetonWriter) -> None:
+    Raises:
+        DataError: their bytes are not those that were written, or somebody writes to the file.
+    """
     assert index.checksums is not None
-    for sample in samples:
-        stored = index.stored(sample)  # whose checksum holds, or this raises
-        label, checksum = int(index.labels[sample]), int(index.checksums[sample])
-        with writing(writer.path):
-            writer.append(stored, label, index.name(sample), checksum)
-    for sample in samples:
-        index.forget(sample)
+    labels, checksums = index.labels, index.checksums
+    with _reading(index.path):
+        rows = [
+            (index.stored(sample), int(labels[sample]), index.name(sample), int(checksums[sample]))
+            for sample in samples
+        ]
+    if index.file.has_changed():  # names and labels have no checksum of their own
+        raise _changed(index.path)
+    return rows
 
 
 def _remove(path: Path) -> None:

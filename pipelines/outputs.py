@@ -6,11 +6,13 @@ And how they appear, together at the end, and what is said where the system refu
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from pipelines.atomic import AtomicFile
 from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FastftError, UsageError
@@ -70,6 +72,9 @@ def check_replaceable(out: Path) -> None:
     """Raise UsageError if `out` is something that no conversion wrote."""
     if out.is_dir():
         raise UsageError(out, "is a folder", "a file to write", "name another output")
+    # The longer of both names: found too long behind the conversion, the file would be there.
+    with opening(out), suppress(FileNotFoundError, NotADirectoryError):
+        quarantine_path(out).lstat()
     if out.exists() and out.stat().st_size:
         try:
             read_index(out)
@@ -98,25 +103,40 @@ def opening(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
+def writing(out: Path, remedy: str = "nothing was left behind") -> Iterator[None]:
     """What the system refuses in this block, as a DataError that names `out`."""
     try:
         yield
     except OSError as error:
         found = f"{_said(error)} while writing"
-        raise DataError(out, found, "", "nothing was left behind") from error
+        raise DataError(out, found, "", remedy) from error
 
 
 def publish(outputs: Iterable[tuple[BetonWriter, Sequence[Quarantined]]]) -> None:
     """Put finished files into place, each with the list of what it leaves out.
 
+    Everything is on the disk before the first file appears.
+
     Raises:
         DataError: the system refuses.
     """
-    for writer, quarantined in outputs:
-        with writing(writer.path):
-            writer.publish()
-            _write_quarantine(quarantine_path(writer.path), quarantined)
+    ready: list[tuple[BetonWriter, AtomicFile | None]] = []
+    with ExitStack() as stack:
+        for writer, quarantined in outputs:
+            path = quarantine_path(writer.path)
+            with writing(path):
+                listed = stack.enter_context(AtomicFile(path)) if quarantined else None
+                if listed is not None:
+                    listed.write(_list_quarantined(quarantined))
+                    os.fsync(listed.descriptor)
+            ready.append((writer, listed))
+        for writer, listed in ready:
+            with writing(writer.path, "what is there is whole"):
+                writer.publish()
+                if listed is None:  # an earlier run's
+                    quarantine_path(writer.path).unlink(missing_ok=True)
+                else:
+                    listed.publish()
 
 
 def quarantine_path(out: Path) -> Path:
@@ -124,13 +144,10 @@ def quarantine_path(out: Path) -> Path:
     return out.with_suffix(".quarantine.json")
 
 
-def _write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:
-    """Keep the names of what was left out; drop an earlier run's list."""
-    if not quarantined:
-        path.unlink(missing_ok=True)
-        return
+def _list_quarantined(quarantined: Sequence[Quarantined]) -> bytes:
+    """The names of what was left out, and why, as JSON."""
     rows = [{"name": bad.name, "reason": bad.reason} for bad in quarantined]
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
+    return (json.dumps(rows, indent=1) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _said(error: OSError) -> str:

@@ -111,6 +111,8 @@ def open_records(path: Path, classes: tuple[str, ...] = ()) -> Iterator[Records]
         keys, ignored = None, {}
         index = path.with_suffix(".idx")
         if index.exists():
+            if not index.is_file():
+                raise DataError(index, "is no plain file", "text, a line for each record")
             keys, samples = _read_index(index, path, table)
             if left := len(table) - len(samples):
                 ignored[f"records that {index.name} leaves out"] = left

@@ -61,10 +61,6 @@ class Source(Protocol):
         """A sample's bytes."""
         ...
 
-    def forget(self, sample: int) -> None:
-        """Give back the memory that a sample's bytes are mapped to, until they are asked for."""
-        ...
-
     def fingerprint(self) -> bytes:
         """What changes when the samples do."""
         ...
@@ -100,11 +96,22 @@ class FolderSource:
         return self._folder.names[sample]
 
     def stored(self, sample: int) -> Stored:
-        """Read and encode the sample's file."""
-        return read_stored(self._folder.path(sample), self._encoder, sample)
+        """Read and encode the sample's file.
 
-    def forget(self, sample: int) -> None:
-        """Nothing is kept."""
+        Raises:
+            DataError: it is broken, gone, or of another size than when the source was made: whoever
+                plans crops and makes room goes by that.
+        """
+        path = self._folder.path(sample)
+        stored = read_stored(path, self._encoder, sample)
+        width, height = int(self.widths[sample]), int(self.heights[sample])
+        if (stored.width, stored.height) != (width, height):
+            raise DataError(
+                path, f"is now {stored.width} x {stored.height} px",
+                f"{width} x {height} px, as it was before",
+                "leave the files alone while they are read",
+            )  # fmt: skip
+        return stored
 
     def fingerprint(self) -> bytes:
         """Names, sizes and times of all files."""

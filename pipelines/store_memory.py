@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.atomic import temporary_prefix, unguessable
 from pipelines.errors import DataError
 from pipelines.store import Layout
 
@@ -77,6 +78,13 @@ class StoreMemory:
 
         Raises:
             DataError: there is no room.
+        """
+
+    def require_whole(self) -> None:
+        """Make sure that the pixels can be read.
+
+        Raises:
+            DataError: what they lie in has been cut short.
         """
 
     def commit(self, sample: int) -> None:
@@ -143,9 +151,10 @@ class FileMemory(StoreMemory):
             DataError: it cannot be made, is something else, or is in use with other samples.
         """
         self._path, self._layout_start = path, _pixels_at(len(layout.sizes))
-        self._descriptor = _open_file(path, key, self._layout_start + layout.total, self._whole)
+        self._bytes = self._layout_start + layout.total
+        self._descriptor = _open_file(path, key, self._bytes, self._whole)
         count = len(layout.sizes)
-        mapped = mmap.mmap(self._descriptor, self._layout_start + layout.total)
+        mapped = mmap.mmap(self._descriptor, self._bytes)
         content = np.frombuffer(mapped, np.uint8)
         checksums_at = _READY_AT + _padded(count, 64)
         self._attached = content[_ATTACHED_AT:_READY_AT]
@@ -154,11 +163,33 @@ class FileMemory(StoreMemory):
             content[checksums_at : checksums_at + 4 * count].view(np.uint32),
         )  # fmt: skip
 
+    def require_whole(self) -> None:
+        """See StoreMemory.
+
+        Who cuts the file off in the milliseconds between this and the last look at a batch's pixels
+        still ends the process by SIGBUS; but the file is ours, and locked.
+        """
+        size, expected = os.fstat(self._descriptor).st_size, self._bytes
+        if size < expected:
+            raise DataError(
+                self._path, f"is now {size:,} bytes long", f"the {expected:,} that it was made of",
+                "leave it alone while it is used; start again",
+            )  # fmt: skip
+
+    def reserve(self, sample: int) -> None:
+        """See StoreMemory; all of the file's room was taken when it was made."""
+        self.require_whole()
+
+    def holds(self, sample: int) -> bool:
+        """See StoreMemory."""
+        self.require_whole()
+        return super().holds(sample)
+
     def close(self) -> None:
         """Let go of the file, too."""
         super().close()
         # Each of these would keep all of it mapped.
-        self.ready, self.checksums = self.ready.copy(), None
+        self.ready, self.checksums = np.zeros(len(self.ready), np.uint8), None
         self._attached = np.empty(0, np.uint8)
         if self._descriptor >= 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # the map holds a descriptor of its own
@@ -278,10 +309,10 @@ def _is_still(path: Path, state: os.stat_result) -> bool:
 
 def _make_file(path: Path, key: bytes, size: int, whole: bool) -> None:
     """Make an empty store, whole or not at all; another process may be faster."""
-    temporary = None
+    temporary, prefix = None, unguessable(temporary_prefix(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # nobody's leavings
             os.pwrite(descriptor, _MAGIC.ljust(_KEY_AT, b"\0") + key, 0)

@@ -1,17 +1,51 @@
-"""Threads: how many to start, and their results in order."""
+"""Threads: how many to start, and their results in order; processes: what signals they hear."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 #: A container's share of the processors, `quota period` in microseconds or `max`.
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+
+
+@contextmanager
+def not_interrupted() -> Iterator[None]:
+    """Processes that are started in this block hear no Ctrl-C, from their first moment on.
+
+    It reaches all processes of a terminal, and is for the one that started the others to hear,
+    which then ends them: while they are still importing it would be a traceback from each.
+    """
+    # Which begins once, and lets the signal through when it has.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with(parent: int, number: int) -> None:
+    """Have the system send this process a signal when its parent ends, however that does.
+
+    Args:
+        parent: its process, which may have ended already.
+        number: the signal.
+
+    Source: the manual of prctl(2), PR_SET_PDEATHSIG.
+    """
+    ctypes.CDLL(None).prctl(1, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def cpu_count(cgroup: Path = _CGROUP_CPU) -> int:

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from fastft.cli import main
+from fastft.cli import execute
+from fastft.stopping import Interruptions
 from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig, convert
 
 if TYPE_CHECKING:
+    from commands import Case
+
     from fastft.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,8 +29,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if "tried" in getattr(item, "fixturenames", ()):
+    asked = getattr(item, "fixturenames", ())
+    if "tried" in asked:
         item.add_marker("soak")
+    if "triton_kernels" in asked:
+        item.add_marker("kernel")
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
@@ -160,6 +166,24 @@ def run(trained: "Checkpoint", tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture(scope="session")
+def cases(
+    photos: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "Iterator[dict[str, Case]]":
+    """Every command with valid arguments, which has a run to work on."""
+    from commands import begin, make_cases  # torch takes seconds to load
+    from sites import serve
+    from zips import STORED, zip_folder
+
+    folder = tmp_path_factory.mktemp("cases")
+    with serve() as site:
+        site.body = zip_folder(photos, folder / "zip", STORED, "photos/").read_bytes()
+        found = make_cases(photos, data, folder / "place" / "run", f"{site.base}/photos.zip")
+        status, _, err = begin(found["train"].call(folder / "place"), folder).end()
+        assert status == 0, err
+        yield found
+
+
 @pytest.fixture
 def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that groups of processes take for /dev/shm."""
@@ -215,8 +239,12 @@ def fastft(
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fastft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        interruptions = Interruptions()
+        try:
+            with pytest.raises(SystemExit) as ended:
+                execute(interruptions)
+        finally:
+            interruptions.end()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 

@@ -43,16 +43,19 @@ def main() -> int:
     if asked.child is not None:
         _work(asked.target, asked.seconds, asked.seed, asked.child, guided)
         return 0
-    from hostile_targets import TARGETS
+    names = [asked.target]
+    if asked.target in ("all", "list"):
+        from hostile_targets import TARGETS  # torch takes seconds to load
 
+        names = list(TARGETS)
     if asked.target == "list":
-        print("\n".join(TARGETS))
+        print("\n".join(names))
         return 0
     keep = asked.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
-    found = 0
-    for name in TARGETS if asked.target == "all" else [asked.target]:
-        found += _fuzz(name, asked.seconds, asked.seed, keep / name, asked.random)
+    found = sum(_fuzz(name, asked.seconds, asked.seed, keep / name, asked.random) for name in names)
     print(f"{found} findings{f' in {keep}' if found else ''}")
+    if not found and asked.keep is None:
+        shutil.rmtree(keep)
     return int(found > 0)
 
 

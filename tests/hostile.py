@@ -6,6 +6,7 @@ Which files, and who reads them, is `hostile_targets`.
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -25,6 +26,12 @@ MOST_CPU_S, MOST_BYTES = 20, 128 << 20
 BOUNDARIES = (
     0, 1, 2, 3, 7, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**29 - 1, 2**29,
     2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1,
+)  # fmt: skip
+#: What means something to readers of JSON and TOML.
+TEXT_TOKENS = (
+    b"[", b"{", b'"', b"null", b"nan", b"1e999", b"9" * 400, b"-1", b"\\u0000", b"\\ud800", b"a.",
+    b"[[a]]\n", b"\xff", b"true", b"lr = ", b"lr.a = ", b"2020-01-01", b"=", b"\n", b"../",
+    b"0x" + b"f" * 4000, b"[" * 100_000,
 )  # fmt: skip
 
 
@@ -69,21 +76,30 @@ class Target:
 
     Attributes:
         name: what to call it.
+        group: what it belongs to, as the count of inputs names it.
         file: the file's name.
         read: reads a file through and through.
         seeds: valid files; None of what cannot be had here.
         numbers: where the integers of a valid file are.
         tokens: bytes that mean something to the reader.
         mend: makes checksums right again, lest all else be hidden behind them.
+        heals: whether what is wrong is made anew, and nothing need be refused.
     """
 
     name: str
+    group: str
     file: str
     read: Callable[[Path], object]
     seeds: Callable[[], list[bytes]]
     numbers: Callable[[bytes], list[Number]] = no_numbers
     tokens: tuple[bytes, ...] = (b"\0", b"\xff")
     mend: Callable[[bytes], bytes] = as_it_is
+    heals: bool = False
+
+    @property
+    def fuzzed(self) -> str:
+        """What the inputs are counted as."""
+        return f"inputs fuzzed: {self.group}"
 
 
 class Found(AssertionError):  # what was looked for
@@ -131,6 +147,27 @@ def attempt(target: Target, content: bytes, folder: Path) -> FastftError | None:
     if sorted(folder.parent.iterdir()) != before:
         raise Found("something beside the folder")
     return error
+
+
+class Attempts:
+    """Lets readers have files, each in a folder of its own, and counts them.
+
+    Attributes:
+        count, refused: how many there were, and of those that were refused.
+    """
+
+    def __init__(self, box: Path) -> None:
+        self._box = box
+        self.count = self.refused = 0
+
+    def __call__(self, target: Target, content: bytes) -> FastftError | None:
+        """See `attempt`."""
+        shutil.rmtree(self._box, ignore_errors=True)
+        (self._box / "in").mkdir(parents=True)
+        error = attempt(target, content, self._box / "in")
+        self.count += 1
+        self.refused += error is not None
+        return error
 
 
 def require_plain(error: FastftError, folder: Path) -> None:

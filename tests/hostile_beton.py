@@ -157,7 +157,6 @@ def read_beton(path: Path) -> Index:
         try:
             assert isinstance(index.name(sample), str)
             decode_both(index, sample)
-            index.forget(sample)
         except DataError as error:  # one sample's
             first = first or error
     for _ in index.damaged() if index.checksums is not None else ():
@@ -231,16 +230,19 @@ def odd_jsons() -> list[bytes]:
 _TOKENS = (b"\0" * 8, b"\xff" * 8, MAGIC, b"\xff\xd8\xff", b"\xff\xd9")
 BETONS = (
     Target(
-        name="beton", file="x.beton", read=read_beton, numbers=beton_numbers, tokens=_TOKENS,
+        name="beton", group=".beton",
+        file="x.beton", read=read_beton, numbers=beton_numbers, tokens=_TOKENS,
         seeds=lambda: [beton_of(), beton_of(1, ("x",)), beton_of(5, shard=shard_of(1))],
         mend=mend_beton,
     ),
     Target(
-        name="beton-of-ffcv", file="x.beton", read=read_beton, numbers=beton_numbers,
+        name="beton-of-ffcv", group=".beton",
+        file="x.beton", read=read_beton, numbers=beton_numbers,
         seeds=lambda: [without_extra(beton_of()), without_extra(beton_of(1))], tokens=_TOKENS,
     ),
     Target(
-        name="beton-shard", file="x.1-of-2.beton", read=read_shards, numbers=beton_numbers,
+        name="beton-shard", group=".beton",
+        file="x.1-of-2.beton", read=read_shards, numbers=beton_numbers,
         seeds=lambda: [beton_of(3, shard=shard_of(1))], mend=mend_beton,
         tokens=(*_TOKENS, b'"', b"[", b"null", b"1e999", b"9" * 30, b"\\ud800", b"../"),
     ),

@@ -19,10 +19,12 @@ from pathlib import Path
 import torch
 from hostile_beton import image_of
 from hostile_files import read_image
+from odd_states import content_of, write
 from records import MAGIC, frame, pack
 from zips import write_zip
 
-from fastft.checkpoint import read_torch_file
+from fastft.checkpoint import load_checkpoint, read_torch_file
+from fastft.model import restore_model
 from fastft.recipes import read_plain
 from fastft.unpack import open_archive as open_fetched
 from pipelines.archive import open_archive
@@ -157,9 +159,27 @@ def bombs(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     weights = folder / "1.pt"
     weights.write_bytes(content)
     yield "weights that inflate", lambda: read_torch_file(weights)
+    greedy = folder / "2.pt"
+    greedy.write_bytes(pickle_that_clears(LARGE))
+    yield "weights that clear a gigabyte", lambda: read_torch_file(greedy)
+    for name, parts in (
+        ("a network of gigabytes", {"arch": "regnet_y_128gf"}),
+        ("a million classes", {"classes": ["x"] * 1_000_000}),
+        ("images of 100,000 px", {"arch": "vit_b_16", "size": 100_000}),
+    ):
+        last = write(folder / name, {**content_of("sgd"), **parts})
+        yield f"checkpoint of {name}", lambda last=last: restore_model(load_checkpoint(last), last)
     packed = folder / "1.tar.gz"
     packed.write_bytes(gzip_of_a_tar())
     yield "tar of a terabyte", lambda: read_fetched(packed)
+
+
+def pickle_that_clears(size: int) -> bytes:
+    """A file as torch wrote them long ago, which asks for so many zeros."""
+    target = io.BytesIO()
+    torch.save({"a": 7}, target, _use_new_zipfile_serialization=False)
+    call = b"cbuiltins\nbytearray\n\x8a\x08" + struct.pack("<q", size) + b"\x85R"
+    return target.getvalue().replace(b"K\x07", call)
 
 
 def read_stored(data: bytes, folder: Path) -> object:
@@ -183,7 +203,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     warnings.simplefilter("ignore")  # Pillow's and torch's
     made = list(bombs(folder))
-    read_image(write(folder / "warm" / "x.bin", image_of("JPEG")))  # loads what it takes
+    read_image(write_file(folder / "warm" / "x.bin", image_of("JPEG")))  # loads what it takes
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, used + ROOM_BYTES))
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -199,7 +219,7 @@ def main() -> None:
     print(json.dumps({"said": said, "taken_bytes": taken_kb * 1024}))
 
 
-def write(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     """A file in a folder that is made."""
     path.parent.mkdir()
     path.write_bytes(content)

@@ -236,34 +236,38 @@ _TAR_TOKENS = (
 
 FILES = (
     Target(
-        name="recordio", file="x.rec", read=read_records, numbers=record_numbers,
+        name="recordio", group="RecordIO", file="x.rec", read=read_records, numbers=record_numbers,
         seeds=lambda: [records_of(), records_of((1, 0))],
         tokens=(MAGIC_BYTES, bytes(4), MAGIC_BYTES + bytes(4)),
     ),
     Target(
-        name="recordio-index", file="x.idx", read=read_by_index,
+        name="recordio-index", group="RecordIO", file="x.idx", read=read_by_index,
         seeds=lambda: [b"0\t0\n1\t%d\n" % len(records_of((0,))), b"0\t0\n"],
         tokens=(b"\t", b"\n", b"0", b"-", b"9" * 20, b" 8", b"\x0b"),
     ),
     Target(
-        name="zip", file="x.zip", read=read_zip, numbers=zip_numbers, tokens=_ZIP_TOKENS,
+        name="zip", group="zip and tar",
+        file="x.zip", read=read_zip, numbers=zip_numbers, tokens=_ZIP_TOKENS,
         seeds=lambda: [make() for make in ZIP_SEEDS],
     ),
     Target(
-        name="image", file="x.bin", read=read_image, numbers=jpeg_numbers, seeds=image_seeds,
+        name="image", group="images",
+        file="x.bin", read=read_image, numbers=jpeg_numbers, seeds=image_seeds,
         tokens=(*(bytes((0xFF, marker)) for marker in (0xD8, 0xD9, 0xDA, 0xC4, 0xC2, 0xDB, 0xFF)),),
     ),
     Target(
-        name="fetched-zip", file="x.zip", read=unpack_all, numbers=zip_numbers, tokens=_ZIP_TOKENS,
+        name="fetched-zip", group="zip and tar",
+        file="x.zip", read=unpack_all, numbers=zip_numbers, tokens=_ZIP_TOKENS,
         seeds=lambda: [make() for make in ZIP_SEEDS],
     ),
     Target(
-        name="fetched-tar", file="x.tar", read=unpack_all, numbers=tar_numbers, mend=mend_tar,
+        name="fetched-tar", group="zip and tar",
+        file="x.tar", read=unpack_all, numbers=tar_numbers, mend=mend_tar,
         seeds=lambda: [tar_of("set/1.jpg", _LONG, kind=kind) for kind in (1, 2)],
         tokens=_TAR_TOKENS,
     ),
     Target(
-        name="fetched-packed-tar", file="x.tar.gz", read=unpack_all,
+        name="fetched-packed-tar", group="zip and tar", file="x.tar.gz", read=unpack_all,
         seeds=lambda: [tar_of("set/1.jpg", "set/2.jpg", mode=f"w:{how}") for how in _PACKED],
     ),
 )  # fmt: skip

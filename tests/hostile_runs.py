@@ -10,22 +10,26 @@ import zlib
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
-from hostile import Target
+from hostile import TEXT_TOKENS, Target
 from hostile_files import places, zip_numbers
+from odd_states import content_of
 from stores import KEY, held, layout_of, put
 
 from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.loss import class_weights
 from fastft.metrics import EpochMetrics, StepMetrics, read_metrics
+from fastft.page_sources import read_sources
 from fastft.recipes import make_config, read_settings
-from fastft.run_state import RunState, unpack_state
-from pipelines.errors import UsageError
+from fastft.run_state import unpack_state
+from pipelines.errors import DataError, UsageError
 from pipelines.store_memory import FileMemory
 
 SAVED = Checkpoint(
     model={"a": torch.arange(6.0), "b": torch.tensor(3)}, arch="resnet18", classes=("x", "y"),
     size=64, view="eval", epoch=2, accuracy=0.5, optimizer={"state": {0: torch.ones(2)}}, scaler={},
-    config={"lr": 0.1}, progress=RunState({}, {}, seconds=1.5).pack(),
+    config={"lr": 0.1}, progress=content_of("sgd")["progress"],
 )  # fmt: skip
 
 
@@ -81,7 +85,8 @@ def read_checkpoint(path: Path) -> None:
 def read_config(path: Path) -> None:
     read_settings(path)
     try:
-        make_config({"data": path, "out": path}, file=path)
+        config = make_config({"data": path, "out": path}, file=path)
+        class_weights(config.class_weight, ("hotdog", "x"), np.zeros(3, np.int64))
     except UsageError as error:  # of a value, wherever it was given
         if not error.where.startswith("--"):
             raise
@@ -90,13 +95,9 @@ def read_config(path: Path) -> None:
 TOML = [
     b'recipe = "d2l"\nlr = 0.1\nepochs = 3\nweights = "none"\n# words\nstock = false\n',
     b'batch-size = 8\nreuse-head = ["hotdog=934"]\nsize = 64\nlr = 1\n',
+    b'class-weight = "hotdog=6,*=0.5"\n',
 ]
 JSON = [b'{"config": {"lr": 0.1, "epochs": 3, "weights": "none", "batch_size": null, "out": "x"}}']
-_TEXT_TOKENS = (
-    b"[", b"{", b'"', b"null", b"nan", b"1e999", b"9" * 400, b"-1", b"\\u0000", b"\\ud800", b"a.",
-    b"[[a]]\n", b"\xff", b"true", b"lr = ", b"lr.a = ", b"2020-01-01", b"=", b"\n",
-    b"0x" + b"f" * 4000,
-)  # fmt: skip
 
 
 def store_seeds() -> list[bytes]:
@@ -129,20 +130,40 @@ def metrics_seeds() -> list[bytes]:
     return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
 
 
+def read_run(path: Path) -> None:
+    """A run's rows, for its curves, and for a page, which takes half a row, too."""
+    path.with_name("config.json").write_bytes(b'{"config": {}, "environment": {}}')
+    refused = None
+    try:
+        read_sources([path.parent])
+    except DataError as error:
+        refused = error
+    read_metrics(path)
+    if refused is not None:
+        raise refused
+
+
 RUNS = (
     Target(
-        name="checkpoint", file="last.pt", read=read_checkpoint, numbers=zip_numbers,
+        name="checkpoint", group="checkpoints",
+        file="last.pt", read=read_checkpoint, numbers=zip_numbers,
         seeds=checkpoint_seeds, mend=mend_checkpoint,
         tokens=(b"K", b"X", b"}", b"]", b"t", b"R", b"q\0", b"\x85", b"storage"),
     ),
-    Target(name="config", file="x.toml", read=read_config, seeds=lambda: TOML, tokens=_TEXT_TOKENS),
     Target(
-        name="config-json", file="config.json", read=read_config, seeds=lambda: JSON,
-        tokens=_TEXT_TOKENS,
+        name="config", group="settings and reports", file="x.toml", read=read_config,
+        seeds=lambda: TOML, tokens=TEXT_TOKENS,
     ),
-    Target(name="store", file="x.store", read=read_store, seeds=store_seeds),
     Target(
-        name="metrics", file="metrics.jsonl", read=read_metrics, seeds=metrics_seeds,
-        tokens=_TEXT_TOKENS,
+        name="config-json", group="settings and reports", file="config.json", read=read_config,
+        seeds=lambda: JSON, tokens=TEXT_TOKENS,
+    ),
+    Target(
+        name="store", group="stores", file="x.store", read=read_store, seeds=store_seeds,
+        heals=True,  # its pixels are decoded anew
+    ),
+    Target(
+        name="metrics", group="settings and reports", file="metrics.jsonl", read=read_run,
+        seeds=metrics_seeds, tokens=TEXT_TOKENS,
     ),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from hostile_beton import BETONS
 from hostile_files import FILES
+from hostile_left import LEFT
 from hostile_runs import RUNS
 
-TARGETS = {target.name: target for target in (*BETONS, *FILES, *RUNS)}
+TARGETS = {target.name: target for target in (*BETONS, *FILES, *RUNS, *LEFT)}

@@ -1,4 +1,4 @@
-"""Conversions that are killed at the k-th call that changes a disk, in processes of their own."""
+"""Conversions, and mergers, killed at the k-th call that changes a disk, in their own processes."""
 
 import os
 import signal
@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import convert as module
+from pipelines import merge as merging
+from pipelines.beton import read_index
 from pipelines.convert import ConvertConfig, convert
+from pipelines.errors import DataError
+from pipelines.merge import merge
 
 #: Small, so that there are many moments to be killed at.
 TASK_IMAGES = 4
@@ -16,6 +20,17 @@ _CALLS = ("pwrite", "write", "ftruncate", "fsync", "fchmod", "rename", "replace"
 def converts(src: Path, out: Path, k: int, options: dict[str, Any], reached: Any) -> None:
     """Convert, and die at the k-th call; `reached` tells whether there were as many."""
     module._TASK_IMAGES = TASK_IMAGES
+    _die_at(k, reached)
+    convert(ConvertConfig(src=src, out=out, **options))
+
+
+def merges(out: Path, k: int, reached: Any) -> None:
+    """Merge shards, and die as `converts` does."""
+    _die_at(k, reached)
+    merge(out)
+
+
+def _die_at(k: int, reached: Any) -> None:
     left = k
 
     def wrap(name: str) -> None:
@@ -36,4 +51,36 @@ def converts(src: Path, out: Path, k: int, options: dict[str, Any], reached: Any
 
     for name in _CALLS:
         wrap(name)
-    convert(ConvertConfig(src=src, out=out, **options))
+
+
+def merges_changing(out: Path, shard: Path, change: str, said: Any) -> None:
+    """Merge shards, one of which changes when it has been opened to be copied; send what is said.
+
+    Args:
+        out: where the shards are.
+        shard: the one that changes.
+        change: how.
+        said: a connection.
+    """
+    real, index = merging._reopen, read_index(shard)
+    size, samples_end = shard.stat().st_size, int((index.pointers + index.sizes).max())
+    sizes = {"emptied": 0, "cut short": size // 4, "without tables": samples_end}
+
+    def reopened(piece: Any) -> Any:
+        opened = real(piece)
+        if piece.path == shard and change in sizes:
+            os.truncate(shard, sizes[change])
+        elif piece.path == shard and change == "overwritten":
+            with shard.open("r+b") as file:
+                file.write(b"\xff" * size)
+        elif piece.path == shard:
+            shard.unlink()
+        return opened
+
+    merging._reopen = reopened
+    try:
+        merge(out)
+    except DataError as error:
+        said.send(str(error))
+    else:
+        said.send("")

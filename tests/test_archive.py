@@ -50,7 +50,7 @@ def test_an_output_folder_gets_the_zips_name(odd: Path, tmp_path: Path) -> None:
 
 
 def test_order_labels_and_what_is_ignored_are_the_folders(tmp_path: Path) -> None:
-    names = "b/2.jpg b/10.JPG b/sub/1.png b/sub-x/1.jpg b/a.webp a/z.jpeg A/1.bmp a/sub/deep/3.jpg"
+    names = "b/2.jpg b/10.JPG b/sub/1.png b/sub-x/1.jpg b/a.webp a/z.jpeg C/1.bmp a/sub/deep/3.jpg"
     names += " b/sub/deep/2.jpg"
     junk = "a/notes.txt a/x.TXT a/none a/.hidden/1.jpg a/.hidden/2.jpg a/._z.jpeg .git/1.jpg 1.jpg"
     path = write_zip(tmp_path / "x.zip", [*names.split(), *junk.split(), "é/ü.jpg", "日/本.jpg"])

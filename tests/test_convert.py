@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 
 from pipelines import beton_writer
 from pipelines.beton import read_index
@@ -219,37 +219,6 @@ def test_max_side_shrinks_and_keeps_small_jpegs(odd: Path, tmp_path: Path) -> No
             if max(image.size) <= 50 and image.format == "JPEG":
                 assert bytes(index.stored(sample).data) == (odd / index.name(sample)).read_bytes()
         decode(index.stored(sample))
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_apply_exif_turns_upright(turned: bool, odd: Path, tmp_path: Path) -> None:
-    photos = tmp_path / "src" / "a"
-    photos.mkdir(parents=True)
-    with Image.open(odd / "jpegs" / "s444.jpg") as photo:
-        for orientation in range(1, 9):
-            exif = Image.Exif()
-            exif[0x0112] = orientation
-            photo.save(photos / f"{orientation}.jpg", exif=exif, quality=90)
-    run(tmp_path / "src", tmp_path / "o.beton", apply_exif=turned)
-    index = read_index(tmp_path / "o.beton")
-    assert index.modes.tolist() == [MODE_JPG] + [MODE_RAW if turned else MODE_JPG] * 7
-    for sample in range(8):
-        with Image.open(photos / f"{sample + 1}.jpg") as image:
-            wanted = ImageOps.exif_transpose(image) if turned else image.copy()
-        assert (index.widths[sample], index.heights[sample]) == wanted.size
-        assert (wanted.width < wanted.height) == (turned and sample >= 4)
-        assert decode(index.stored(sample)).tobytes() == wanted.convert("RGB").tobytes()
-
-
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
-def test_avif(odd: Path, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    with Image.open(odd / "others" / "rgba.png") as photo:
-        photo.save(tmp_path / "a" / "photo.avif")
-    run(tmp_path, tmp_path / "o.beton")
-    with Image.open(tmp_path / "a" / "photo.avif") as image:
-        wanted = image.convert("RGB").tobytes()
-    assert bytes(read_index(tmp_path / "o.beton").stored(0).data) == wanted
 
 
 def test_progress_reaches_the_end(photos: Path, tmp_path: Path) -> None:

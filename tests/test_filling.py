@@ -337,10 +337,8 @@ def source_of(pictures: list[np.ndarray]) -> Any:
         Stored(MODE_RAW, picture.shape[1], picture.shape[0], picture.tobytes())
         for picture in pictures
     ]
-    forgotten: list[int] = []
     return SimpleNamespace(
         path=Path("set.beton"), stored=stored.__getitem__, name="{}.jpg".format,
-        forget=forgotten.append, forgotten=forgotten,
         heights=np.array([each.height for each in stored], np.int32),
         widths=np.array([each.width for each in stored], np.int32),
     )  # fmt: skip
@@ -359,7 +357,6 @@ def test_samples_come_to_their_places_and_are_then_held(pool: Pool) -> None:
         pool.submit(filler.ensure, some(2, 3)).result(LONG_S)  # with a writer of its own
         assert [sink.holds(sample) for sample in range(4)] == [True, False, True, True]
         assert sink.resampled == resampled
-        assert source.forgotten == [0, 2, 3]
         if kind == "rgb":
             for sample in (0, 2, 3):
                 kept = memory.pixels[layout.place(sample)]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ _REFUSED = {
     "index of a terabyte": "1,099,511,627,776 bytes for 1 records",
     "settings of a terabyte": "more than 262,144 bytes",
     "weights that inflate": "data.pkl is compressed",
+    "weights that clear a gigabyte": "it asks for memory of its own",
+    "checkpoint of a network of gigabytes": "has 77 numbers, expected the 644,812,894 of a regnet",
+    "checkpoint of a million classes": "no classifier.1.weight, expected the tensors of a squeezen",
+    "checkpoint of images of 100,000 px": "holds a wrong 'size': 100000",
     "tar of a terabyte": "unpacks to more than 1,073,741,824 bytes",
 }
 
@@ -44,11 +49,14 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", _REFUSED)
-def test_what_stands_for_gigabytes_is_refused(name: str, outcome: dict[str, object]) -> None:
+def test_what_stands_for_gigabytes_is_refused(
+    name: str, outcome: dict[str, object], tried: Callable[..., None]
+) -> None:
     said = outcome["said"]
     assert isinstance(said, dict)
     assert said.keys() == _REFUSED.keys()
     assert _REFUSED[name] in said[name]
+    tried("files that stand for gigabytes refused")
 
 
 def test_no_memory_is_taken_for_it(outcome: dict[str, object]) -> None:

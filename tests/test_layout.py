@@ -25,7 +25,7 @@ LAYERS = (
         "pipelines.order",
         "pipelines.workers",
     ),
-    ("pipelines.shards",),
+    ("pipelines.held_file", "pipelines.shards"),
     (
         "pipelines.archive_member",
         "pipelines.beton",
@@ -39,6 +39,7 @@ LAYERS = (
         "pipelines.recordio_format",
         "pipelines.transfer",
     ),
+    ("pipelines.scans",),
     (
         "pipelines.archive",
         "pipelines.encode",

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 from batches import everything, same
-from PIL import Image
+from rendered import LOADERS, check_pixels, make
 from scipy import stats
 
 from pipelines import loaders
@@ -19,80 +19,20 @@ from pipelines.beton import read_index
 from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.layout import MODE_JPG
-from pipelines.loaders import Loader, make_loader
-from pipelines.plan import VIEWS
+from pipelines.loaders import make_loader
 from pipelines.reference import normalize, render_batch
 from pipelines.source import open_source
 
-NAMES = ["torchvision", "ffcv", "dali", "resident"]
-#: loader -> distance from the reference in uint8 levels: mean over each batch, maximum
-TOLERANCE = {"torchvision": (0, 0), "ffcv": (0, 0), "dali": (0.25, 16), "resident": (0, 0)}
-
-
-LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
-
-
-def make(name: str, data: Any, **options: Any) -> Loader:
-    if name in LIBRARIES:
-        pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
-    return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": 2, **options})
-
-
-def check_pixels(name: str, data: Path, view: str, size: int = 64) -> None:
-    source = open_source(data)
-    mean, most = TOLERANCE[name]
-    with make(name, source, view=view, size=size, normalize=False) as loader:
-        seen = 0
-        for (images, labels), rows in zip(loader, loader.plan.batches(8), strict=True):
-            assert images.dtype == torch.uint8
-            assert images.is_contiguous(memory_format=torch.channels_last)
-            assert labels.tolist() == source.labels[rows.samples].tolist()
-            stored = [source.stored(int(sample)) for sample in rows.samples]
-            wanted = render_batch(stored, rows, loader.plan)
-            apart = np.abs(images.permute(0, 2, 3, 1).numpy().astype(int) - wanted)
-            assert apart.max() <= most, source.name(
-                int(rows.samples[apart.max((1, 2, 3)).argmax()])
-            )
-            assert apart.mean() <= mean
-            seen += len(labels)
-        assert seen == len(source)
-
-
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", NAMES)
-def test_pixels_of_odd_images(name: str, view: str, odd_beton: Path) -> None:
-    check_pixels(name, odd_beton, view)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_pixels_of_odd_images_at_another_size(name: str, odd_beton: Path) -> None:
-    check_pixels(name, odd_beton, "train", size=91)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_pixels_of_the_longest_images(name: str, tmp_path: Path) -> None:
-    """65,500 px is as long as a JPEG may be; among the odd images torchvision could not hold them.
-
-    It resizes before it crops: 65500 x 2 px would become 8,384,000 x 256.
-    """
-    (tmp_path / "a").mkdir()
-    across = np.random.default_rng(0).integers(0, 256, (2, 65500 // 50), np.uint8).repeat(50, 1)
-    Image.fromarray(across).convert("RGB").save(tmp_path / "a" / "wide.jpg", quality=50)
-    Image.fromarray(across.T).save(tmp_path / "a" / "tall.jpg", quality=50)
-    convert(ConvertConfig(src=tmp_path, out=tmp_path / "a.beton"))
-    for view in ("train", "eval"):
-        check_pixels(name, tmp_path / "a.beton", view)
-
 
 @pytest.mark.parametrize("view", ["train", "eval"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_pixels_of_real_photos(name: str, view: str, hymenoptera: Path, tmp_path: Path) -> None:
     convert(ConvertConfig(src=hymenoptera / "val", out=tmp_path / "val.beton", verify=False))
     check_pixels(name, tmp_path / "val.beton", view, size=224)
 
 
 @pytest.mark.parametrize("view", ["train", "eval"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_pixels_of_synthetic_photos(name: str, view: str, data: Path) -> None:
     check_pixels(name, data / "train.beton", view)
 
@@ -105,19 +45,7 @@ def test_raw_pixels_of_real_photos(name: str, view: str, hymenoptera: Path, tmp_
     check_pixels(name, tmp_path / "raw.beton", view, size=224)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_raw_samples(name: str, odd: Path, tmp_path: Path) -> None:
-    convert(ConvertConfig(src=odd, out=tmp_path / "raw.beton", mode="raw"))
-    for view in ("train", "eval"):
-        check_pixels(name, tmp_path / "raw.beton", view)
-
-
-@pytest.mark.parametrize("name", ["torchvision", "dali", "resident"])
-def test_class_folders(name: str, odd: Path) -> None:
-    check_pixels(name, odd, "train")
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_normalized(name: str, dtype: torch.dtype, data: Path) -> None:
     source = open_source(data / "test.beton")
@@ -134,7 +62,7 @@ def test_normalized(name: str, dtype: torch.dtype, data: Path) -> None:
     assert ((images.float() - wanted).abs() <= 2e-6 + half_ulp * wanted.abs()).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_epochs(name: str, data: Path) -> None:
     with make(name, data / "train.beton") as loader:
         assert len(loader) == 5
@@ -150,7 +78,7 @@ def test_epochs(name: str, data: Path) -> None:
         assert not same(everything(other), first)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_batches_stay_valid(name: str, data: Path) -> None:
     """A batch is the caller's for good: no later one may be written over it."""
     with make(name, data / "train.beton") as loader:
@@ -158,7 +86,7 @@ def test_batches_stay_valid(name: str, data: Path) -> None:
         assert same(held, everything(loader))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_leaving_early_and_coming_back(name: str, data: Path) -> None:
     with make(name, data / "train.beton") as loader:
         first = everything(loader)
@@ -170,7 +98,7 @@ def test_leaving_early_and_coming_back(name: str, data: Path) -> None:
         assert same(everything(loader), first)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_a_second_iteration_ends_the_first(name: str, data: Path) -> None:
     with make(name, data / "train.beton") as loader:
         first = everything(loader)
@@ -180,7 +108,7 @@ def test_a_second_iteration_ends_the_first(name: str, data: Path) -> None:
         assert list(old) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_resume_in_the_middle(name: str, data: Path) -> None:
     with make(name, data / "train.beton") as loader:
         loader.set_epoch(3)
@@ -200,7 +128,7 @@ def test_resume_in_the_middle(name: str, data: Path) -> None:
             again.load_state_dict({"seed": 0, "epoch": 0, "consumed": 5})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_ranks_share_each_global_batch(name: str, data: Path) -> None:
     with make(name, data / "train.beton") as loader:
         whole = everything(loader)
@@ -215,7 +143,7 @@ def test_ranks_share_each_global_batch(name: str, data: Path) -> None:
     assert same(joined, whole)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_drop_last(name: str, data: Path) -> None:
     with make(name, data / "train.beton", drop_last=True) as loader:
         assert [len(labels) for _, labels in loader] == [8] * len(loader) == [8] * 4
@@ -256,7 +184,7 @@ def damaged(
     return path, index.name(10)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "stock"])
+@pytest.mark.parametrize("name", [*LOADERS, "stock"])
 def test_a_broken_sample_is_named(name: str, damaged: tuple[Path, str]) -> None:
     path, sample = damaged
     with make(name, path) as loader:
@@ -266,7 +194,7 @@ def test_a_broken_sample_is_named(name: str, damaged: tuple[Path, str]) -> None:
             assert str(caught.value).startswith(f"{path}: {sample}: ")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_a_broken_sample_beyond_an_early_exit_harms_nobody(
     name: str, damaged: tuple[Path, str]
 ) -> None:
@@ -284,7 +212,7 @@ def children() -> Iterator[psutil.Process]:
 
 
 def test_close_ends_processes_and_threads(data: Path) -> None:
-    for name in NAMES:
+    for name in LOADERS:
         before = set(children()), threading.active_count()
         loader = make(name, data / "train.beton")
         next(iter(loader))
@@ -317,7 +245,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(data: Path) -> None:
 def test_plan_reaches_the_output(data: Path) -> None:
     """What comes out, not what was planned: order, and flips recognized in the pixels."""
     source = open_source(data / "train.beton")
-    for name in NAMES:
+    for name in LOADERS:
         labels, flips = [], []
         with make(name, source, view="recordio", normalize=False, batch_size=33) as loader:
             for epoch in range(12):
@@ -382,7 +310,7 @@ def test_nonsense_is_a_usage_error(options: dict[str, Any], data: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("view", ["train", "eval"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LOADERS)
 def test_gpu_batches(name: str, view: str, data: Path) -> None:
     source = open_source(data / "train.beton")
     with (

@@ -185,7 +185,7 @@ def test_what_is_not_to_be_merged(shards: Path, photos: Path, tmp_path: Path) ->
     refuse(shards, "test.beton: is a folder", UsageError)
 
 
-@pytest.mark.parametrize("failing", ["pwrite", "fsync", "disk_usage", "mkstemp"])
+@pytest.mark.parametrize("failing", ["pwrite", "fsync", "disk_usage", "make_locked"])
 def test_a_full_disk_leaves_the_shards_alone(
     shards: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -196,8 +196,8 @@ def test_a_full_disk_leaves_the_shards_alone(
         usage = shutil.disk_usage(shards)._replace(free=1000)
         monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: usage)
         refuse(shards, "data: 1,000 bytes free on its disk, expected [0-9,]+ for the images' bytes")
-    elif failing == "mkstemp":
-        monkeypatch.setattr("pipelines.atomic.tempfile.mkstemp", full)
+    elif failing == "make_locked":
+        monkeypatch.setattr("pipelines.atomic.make_locked", full)
         refuse(shards, "train.beton: no space left on device, expected a folder to write in")
     else:
         monkeypatch.setattr(beton_writer.os, failing, full)

@@ -238,13 +238,13 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "fastft-checkpoint", "version": 1, "evil": Evil()}, tmp_path / "evil.pt")
-    nan = {**trained.model, "fc.bias": torch.full((3,), float("nan"))}
-    save_checkpoint(tmp_path / "nan.pt", replace(trained, model=nan))
+    large = {**trained.model, "fc.weight": torch.full((3, 512), 3e38)}  # its outputs overflow
+    save_checkpoint(tmp_path / "large.pt", replace(trained, model=large))
     (tmp_path / "empty").mkdir()
     rows: list[tuple[list[object], int, str]] = [
         ([tmp_path / "evil.pt", photos], 1, "not readable as a checkpoint"),
         ([tmp_path / "no.pt", photos], 1, "no such file"),
-        ([tmp_path / "nan.pt", photos], 1, "nan.pt: what it says of"),
+        ([tmp_path / "large.pt", photos], 1, "large.pt: what it says of"),
         ([tmp_path / "empty", photos], 1, "best.pt: no such file"),
         ([run, tmp_path / "empty"], 1, "holds no images"),
         ([run, "*.jpg"], 1, "*.jpg: matches no images"),

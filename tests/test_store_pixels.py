@@ -67,8 +67,6 @@ class Samples:
     def stored(self, sample: int) -> Stored:
         return self.samples[sample]
 
-    def forget(self, sample: int) -> None: ...
-
 
 def noise(height: int, width: int) -> np.ndarray:
     return RANDOM.integers(0, 256, (height, width, 3), np.uint8)

@@ -1,6 +1,6 @@
 """NVIDIA DALI as an executor of the plan: one pipeline definition, with a GPU or without.
 
-Encoded bytes go in straight from the memory map, with the boxes and flips of the plan; DALI
+Encoded bytes go in as they were read, with the boxes and flips of the plan; DALI
 decodes only the region that the filter touches. Distance from the reference: DALI's decoder is
 exact on the CPU; its resize keeps full precision between the two passes where Pillow rounds to
 bytes (1 level), and where the filter runs past the pixels, at the border of a train crop or of the
@@ -10,6 +10,8 @@ the outermost rows and columns alone).
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Any, ClassVar
@@ -19,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.encode import decode
-from pipelines.errors import DataError, FastftError, UsageError
+from pipelines.errors import DataError, UsageError
 from pipelines.jpeg import Checker, read_header
 from pipelines.layout import MODE_RAW, Stored
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD
+from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.source import Source
 
 try:
@@ -37,6 +40,8 @@ except ImportError as error:
 
 #: Batches that DALI prepares ahead; 2 is its own default, 3 was no faster on 2 cores.
 _AHEAD = 2
+#: How DALI says that it got no memory; the second is of threads, whose stacks take some.
+_NO_MEMORY = ("bad_alloc", "Resource temporarily unavailable", "Cannot allocate memory")
 #: What `_Feed.inputs` holds, in order.
 _INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.INT32]
 
@@ -56,12 +61,16 @@ class DaliLoader(Loader):
         self.stated = (0.25, 16) if self.device.type == "cpu" else None
         self._feeder = _Feeder()
         self._pipe: Any | None = None
+        _open.add(self)
 
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         # Built with the first epoch: a loader that is only asked for its plan costs nothing.
-        pipe = self._pipe = self._pipe or self._build()
+        try:
+            pipe = self._pipe = self._pipe or self._build()
+        except RuntimeError as error:
+            raise _memory_or(error) from error
         rows = self._rows(plan, start)
         self._feeder.feeds = (make_feed(self.source, batch, plan) for batch in rows)
         self._feeder.error = None
@@ -71,11 +80,12 @@ class DaliLoader(Loader):
                 pixels, labels = self._take(pipe)
                 pipe.schedule_run()
                 yield pixels, labels
-            if self._feeder.error is not None:
-                raise self._feeder.error
         except RuntimeError as error:  # DALI's own; the pipeline is of no further use
             self._pipe = None
             raise self._explain(error) from error
+        else:
+            if self._feeder.error is not None:
+                raise self._feeder.take_error()
         finally:
             self._drain()
 
@@ -161,16 +171,39 @@ class DaliLoader(Loader):
                 decode(stored, name)  # raises the DataError that names the sample
                 if stored.mode == MODE_RAW:
                     continue
-                data = bytes(stored.data)
-                header = read_header(data)
-                broken = checker.check(data, header).broken if header else "no JPEG header"
+                header = read_header(stored.data)
+                broken = checker.check(stored.data, header).broken if header else "no JPEG header"
                 if broken:
                     return DataError(name, broken, "a whole JPEG", "see fastft inspect --verify")
-        return error
+        return _memory_or(error)
 
     def close(self) -> None:
-        """Free DALI's threads and buffers."""
+        """Free DALI's threads and buffers, and end an iteration that somebody still holds."""
+        if self._running is not None:
+            self._running.close()
         self._pipe = None
+
+
+#: All that somebody still has.
+_open: weakref.WeakSet[DaliLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what a program has left open; registered behind DALI, and so called before it.
+
+    DALI takes its pipelines apart, which a suspended iteration would then ask for its batches.
+    """
+    for loader in list(_open):
+        loader.close()
+
+
+def _memory_or(error: RuntimeError) -> Exception:
+    """What an error of DALI's is, if it is that memory ran out: its own text takes many lines."""
+    for said in _NO_MEMORY:
+        if said in str(error):
+            return MemoryError(f"DALI: {said}")
+    return error
 
 
 class _Feeder:
@@ -183,12 +216,20 @@ class _Feeder:
     def __init__(self) -> None:
         self.feeds: Iterator[_Feed] = iter(())
         self.in_flight: deque[_Feed] = deque()
-        self.error: FastftError | None = None
+        self.error: Exception | None = None
+
+    def take_error(self) -> BaseException:
+        """The error, let go of: its traceback will hold the frame that has the pipeline."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
 
     def next_inputs(self) -> tuple[Any, ...]:
         try:
             feed = next(self.feeds)
-        except FastftError as error:  # batches ahead of the caller, who may never get there
+        except StopIteration:
+            raise
+        except Exception as error:  # batches ahead of the caller, who may never get there
             self.error = error
             raise StopIteration from error
         # DALI reads the arrays in place (no_copy): they live until their batch has come out.
@@ -229,7 +270,10 @@ def make_feed(source: Source, rows: Rows, plan: Plan) -> _Feed:
             encoded.append(as_netpbm(stored, start[row], end[row]))
             start[row] = 0
         else:
-            encoded.append(np.frombuffer(memoryview(stored.data), np.uint8))
+            if has_too_many_scans(stored.data):
+                name = f"{source.path}: {source.name(int(sample))}"
+                raise DataError(name, TOO_MANY_SCANS, "a photo", "see fastft inspect --verify")
+            encoded.append(np.frombuffer(stored.data, np.uint8))
     flips = rows.flips.astype(np.int32)
     return _Feed(rows, (encoded, start, shape, roi_start, roi_end, flips))
 
@@ -238,7 +282,7 @@ def as_netpbm(
     stored: Stored, start: NDArray[np.int32], end: NDArray[np.int32]
 ) -> NDArray[np.uint8]:
     """A region of raw pixels as a binary PPM, the plainest image that DALI's decoder reads."""
-    pixels = np.frombuffer(memoryview(stored.data), np.uint8)
+    pixels = np.frombuffer(stored.data, np.uint8)
     pixels = pixels.reshape(stored.height, stored.width, 3)
     region = pixels[start[0] : end[0], start[1] : end[1]]
     header = b"P6\n%d %d\n255\n" % (region.shape[1], region.shape[0])

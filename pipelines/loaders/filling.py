@@ -48,7 +48,7 @@ class HostSink:
     """Decodes to memory of the host."""
 
     def __init__(self, source: Source, layout: Layout, memory: StoreMemory) -> None:
-        self._source, self._layout, self._memory = source, layout, memory
+        self._layout, self._memory = layout, memory
         self._writers = Writers(source, layout)
 
     @property
@@ -66,7 +66,6 @@ class HostSink:
         place = self._layout.place(sample)
         self._writers.own().write(sample, self._memory.pixels[place])
         self._memory.commit(sample)
-        self._source.forget(sample)
 
 
 class Writers:

@@ -255,13 +255,23 @@ class Rendering:
             future.cancel()
 
     def _run(self, piece: Piece) -> None:
-        self._renderer.render(piece, self._memory().numpy())
+        try:
+            self._renderer.render(piece, self._memory().numpy())
+        except BaseException as error:
+            raise surfacing(error) from error
 
     def _memory(self) -> torch.Tensor:
         with self._lock:
             if self._images is None:
                 self._images = self._pool.take()
             return self._images
+
+
+def surfacing(error: BaseException) -> Exception:
+    """What the caller is told of an error in a thread: what would end a thread must not end him."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"{type(error).__name__} in a thread of the loader: {error}")
 
 
 def wait_for(futures: Sequence[Future[None]]) -> None:

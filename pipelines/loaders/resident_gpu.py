@@ -201,7 +201,7 @@ class _GpuSink:
         stream: Any,
         file: StoreMemory | None,
     ) -> None:
-        self._source, self._layout, self._file = source, layout, file
+        self._layout, self._file = layout, file
         self._pixels, self._stream = pixels, stream
         self._into_file = HostSink(source, layout, file) if file is not None else None
         self._writers, self._local = Writers(source, layout), threading.local()
@@ -226,7 +226,6 @@ class _GpuSink:
         pinned = slot.array[: place.stop - place.start]
         if self._into_file is None or self._file is None:
             self._writers.own().write(sample, pinned)
-            self._source.forget(sample)
         else:
             if not self._into_file.holds(sample):
                 self._into_file.write(sample)

@@ -206,6 +206,7 @@ class _CpuExecutor(Renderer):
         self._memory.close()
 
     def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+        self._memory.require_whole()
         self.filler.ensure(piece.samples)
         layout, samples = self._layout, piece.samples
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)

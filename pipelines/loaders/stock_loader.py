@@ -11,13 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2 as transforms
 
 from pipelines.encode import decode
 from pipelines.errors import FastftError, UsageError
 from pipelines.loaders.base import Loader
-from pipelines.loaders.torchvision_loader import end_workers, iterate, outlive_signals
+from pipelines.loaders.torchvision_loader import (
+    end_workers,
+    out_of_memory,
+    outlive_signals,
+    raise_errors,
+    share,
+)
 from pipelines.plan import Plan, resize_side
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
@@ -65,7 +72,7 @@ class StockLoader(Loader):
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             persistent_workers=True,
-            collate_fn=_collate,
+            collate_fn=_Collate(self.source),
             worker_init_fn=outlive_signals,
         )
 
@@ -84,10 +91,7 @@ class StockLoader(Loader):
             raise UsageError("stock loader", f"{start} samples consumed", "0: it cannot resume")
         words = np.random.SeedSequence((plan.seed, plan.epoch)).generate_state(1, np.uint64)
         self._order.manual_seed(int(words[0] >> 1))
-        for batch in iterate(self._loader):
-            if isinstance(batch, FastftError):
-                raise batch
-            images, labels = batch
+        for images, labels in raise_errors(self.source, self._loader):
             images = images.to(self.device, self.dtype, non_blocking=True)
             yield (
                 images.to(memory_format=torch.channels_last),
@@ -113,13 +117,27 @@ class _StockDataset(Dataset[Any]):
             image = decode(
                 self._source.stored(sample), f"{self._source.path}: {self._source.name(sample)}"
             )
+            return self._transform(image), int(self._source.labels[sample])
         except FastftError as error:
             return error
-        return self._transform(image), int(self._source.labels[sample])
+        except MemoryError:
+            return out_of_memory(self._source)
 
 
-def _collate(items: list[Any]) -> tuple[torch.Tensor, torch.Tensor] | FastftError:
-    for item in items:
-        if isinstance(item, FastftError):
-            return item
-    return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+class _Collate:
+    """Makes a batch of samples, where it can be read by who asked for it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __call__(self, items: list[Any]) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
+        for item in items:
+            if isinstance(item, FastftError):
+                return item
+        try:
+            images = share(torch.stack([image for image, _ in items]))
+        except FastftError as error:
+            return error
+        except MemoryError:
+            return out_of_memory(self._source)
+        return images, np.array([label for _, label in items], np.int64)

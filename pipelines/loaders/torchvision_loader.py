@@ -7,8 +7,10 @@ pixels; floats are made once, on the device, from a quarter of the bytes.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import signal
+import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -26,6 +28,7 @@ from pipelines.source import Source
 
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class TorchvisionLoader(Loader):
@@ -43,6 +46,7 @@ class TorchvisionLoader(Loader):
             num_workers=self.workers,
             prefetch_factor=2,
             persistent_workers=True,
+            collate_fn=_as_it_is,
             worker_init_fn=outlive_signals,
         )
 
@@ -52,7 +56,7 @@ class TorchvisionLoader(Loader):
         if self._workers is None:
             raise RuntimeError("the loader is closed")
         self._sampler.items = ((rows, plan.size) for rows in self._rows(plan, start))
-        yield from self._to_device(_raise_errors(self.source, self._workers))
+        yield from self._to_device(raise_errors(self.source, self._workers))
 
     def close(self) -> None:
         """End the worker processes."""
@@ -78,7 +82,7 @@ class _PlanDataset(Dataset[Any]):
 
     def __getitem__(
         self, item: tuple[Rows, int]
-    ) -> tuple[torch.Tensor, torch.Tensor] | FastftError:
+    ) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
         rows, size = item
         # Errors travel as values: DataLoader would rebuild an exception from its text alone.
         try:
@@ -86,9 +90,11 @@ class _PlanDataset(Dataset[Any]):
             for row, sample in enumerate(rows.samples):
                 box, flip = rows.boxes[row], bool(rows.flips[row])
                 pixels[row] = self._render(int(sample), box, flip, size)
+            return share(torch.from_numpy(pixels)), self._source.labels[rows.samples]
         except FastftError as error:
             return error
-        return torch.from_numpy(pixels), torch.from_numpy(self._source.labels[rows.samples])
+        except MemoryError:
+            return out_of_memory(self._source)
 
     def _render(self, sample: int, box: NDArray[np.float64], flip: bool, size: int) -> Any:
         """A Pillow image of the output size."""
@@ -105,6 +111,34 @@ class _PlanDataset(Dataset[Any]):
         return functional.hflip(image) if flip else image
 
 
+def _as_it_is(batch: Any) -> Any:
+    """Labels as an array travel through the pipe, and take no shared memory."""
+    return batch
+
+
+def share(batch: torch.Tensor) -> torch.Tensor:
+    """Move a worker's batch to where the process that asked for it can read it.
+
+    Left to DataLoader, that happens in a thread of the worker which says what went wrong to nobody
+    who could tell the caller: he would wait for the batch for ever.
+
+    Raises:
+        DataError: there is no room.
+    """
+    try:
+        return batch.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
+    except RuntimeError as error:
+        found = f"no room for a batch of {batch.nbytes / 1e6:.1f} MB ({error})"
+        remedy = "give the container more (--shm-size), or take fewer --workers or a smaller batch"
+        raise DataError("/dev/shm", found, "", remedy) from error
+
+
+def out_of_memory(source: Source) -> DataError:
+    """What a worker says when it has no more memory."""
+    found, remedy = "memory ran out in a loader process", "take fewer --workers or a smaller batch"
+    return DataError(source.path, found, "", remedy)
+
+
 def outlive_signals(worker: int) -> None:
     """Let a worker process live on when all processes of a group are told to end.
 
@@ -113,6 +147,7 @@ def outlive_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEFT_S))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -120,13 +155,31 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
 
     A fork inherits every object of this process. Were the child to collect one that owns threads,
     such as a DALI pipeline that waits in a reference cycle, it would wait for threads that it does
-    not have. Frozen objects are never collected, and their pages stay shared.
+    not have. Frozen objects are never collected, and their pages stay shared. It inherits handlers
+    of signals, too, and must hear none before it has its own: see `outlive_signals`.
     """
+    _running.add(loader)
     gc.freeze()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         return iter(loader)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         gc.unfreeze()
+
+
+#: Whose workers may be running.
+_running: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all_workers() -> None:
+    """End what a program has left open; registered behind multiprocessing, and so called before it.
+
+    That would send SIGTERM, which workers outlive, and wait for them.
+    """
+    for loader in list(_running):
+        end_workers(loader)
 
 
 def end_workers(loader: DataLoader[Any]) -> None:
@@ -138,9 +191,10 @@ def end_workers(loader: DataLoader[Any]) -> None:
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
         iterator._shutdown_workers()
+        loader._iterator = None  # the next epoch, if there is one, starts others
 
 
-def _raise_errors(
+def raise_errors(
     source: Source, batches: DataLoader[Any]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pass batches on; raise what a worker sent instead of one."""
@@ -148,11 +202,17 @@ def _raise_errors(
         for batch in iterate(batches):
             if isinstance(batch, FastftError):
                 raise batch
-            yield tuple(batch)
-    except (RuntimeError, ConnectionError, EOFError) as error:
+            pixels, labels = batch
+            yield pixels, torch.from_numpy(labels)
+    except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
         # A worker that was killed: torch's own message, or the end of the pipe that it wrote to.
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        # What it raised itself comes as "Caught ... in DataLoader worker process".
+        text = str(error)
+        if isinstance(error, RuntimeError) and (
+            "DataLoader worker" not in text or text.startswith("Caught ")
+        ):
             raise
+        end_workers(batches)
         found = f"a loader process ended: {error or type(error).__name__}"
         remedy = "if memory ran out, take fewer --workers"
         raise DataError(source.path, found, "", remedy) from error

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 OUT = Path(__file__).parent / "odd"
 #: Source: turbojpeg.h of libjpeg-turbo 2.1.
@@ -54,10 +54,12 @@ def main() -> None:
     photo.convert("L").save(jpegs / "gray.jpg", quality=85)
     photo.save(jpegs / "progressive.jpg", quality=85, progressive=True)
     photo.save(jpegs / "s444.jpg", quality=90, subsampling=0)
+    photo.save(jpegs / "s420.jpg", quality=90, subsampling=2)
     photo.save(jpegs / "s422.jpg", quality=90, subsampling=1)
     photo.save(jpegs / "restart.jpg", quality=85, restart_marker_rows=1)
     picture(1, 1).save(jpegs / "1x1.jpg", quality=95)
     picture(1, 37, 3).save(jpegs / "1x37.jpg", quality=90)
+    picture(37, 1, 4).save(jpegs / "37x1.jpg", quality=90)
     picture(5000, 20, 1).save(jpegs / "5000x20.jpg", quality=30)
     picture(19, 1200, 2).save(jpegs / "19x1200.jpg", quality=40)
     photo.save(jpegs / "rgb.jpg", quality=85, keep_rgb=True)
@@ -67,20 +69,28 @@ def main() -> None:
     photo.resize((40, 24)).save(small, "JPEG")  # with a frame header of its own, before the photo's
     segment = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + small.getvalue()
     photo.save(jpegs / "thumbnail.jpg", quality=85, exif=segment)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photo.save(jpegs / "exif6.jpg", quality=85, exif=exif)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photo.save(jpegs / f"exif{orientation}.jpg", quality=85, exif=exif)
     buffer = io.BytesIO()
     photo.save(buffer, "JPEG", quality=85)
     (jpegs / "garbage_after.jpg").write_bytes(buffer.getvalue() + b"\0" * 100 + b"trailing")
     photo.convert("CMYK").save(others / "cmyk.jpg", quality=85)
-    (others / "ycck.jpg").write_bytes(turbojpeg(photo.convert("CMYK")))
+    # Inverted, as Adobe's programs write them and Pillow expects; Pillow's own writer inverts, too.
+    inverted = ImageChops.invert(photo.convert("CMYK"))
+    (others / "ycck.jpg").write_bytes(turbojpeg(inverted))
     (others / "arithmetic.jpg").write_bytes(turbojpeg(photo, arithmetic=True))
+    photo.save(others / "photo.tif", compression="tiff_lzw")
+    photo.convert("L").save(others / "gray.pgm")
+    photo.convert("1").save(others / "bilevel.png")
     alpha = np.tile(np.linspace(0, 255, 97).astype(np.uint8), (61, 1))
     rgba = photo.copy()
     rgba.putalpha(Image.fromarray(alpha))
     rgba.save(others / "rgba.png")
     rgba.convert("LA").save(others / "gray_alpha.png")
+    exif[0x0112] = 6
+    photo.save(others / "exif6.png", exif=exif)
     photo.quantize(16).save(others / "palette.png", transparency=3)
     Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257).save(
         others / "gray16.png"

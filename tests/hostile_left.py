@@ -1,0 +1,193 @@
+"""Hostile files that one command leaves for another: journals, markers, findings, states."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import odd_states
+import torch
+from hostile import TEXT_TOKENS, Target
+from hostile_beton import jpegs
+from pages import WRITERS
+
+from fastft.fetch import FetchConfig, _find_unpacked, _Marker
+from fastft.page import write_report
+from fastft.part import Part
+from fastft.synth import MARKER as SYNTH_MARKER
+from fastft.synth import SPLITS, WRITER, _first_foreign
+from fastft.unpack import MARKER
+from fastft.weights import load_weights
+from pipelines import convert as converting
+from pipelines.convert import ConvertConfig, convert
+from pipelines.errors import UsageError
+
+_URL = "http://example.org/a.zip"
+
+
+class Conversion:
+    """One that was left in its middle."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hostile-")
+        self.src = Path(self._folder.name) / "src"
+        for number, image in enumerate((*jpegs()[:3], b"no image")):
+            path = self.src / "ab"[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
+        out = Path(self._folder.name) / "x.beton"
+        self.journal = self.data = b""
+
+        def keep(split: str, done: int, *_: object) -> None:
+            if done == 3:
+                (journal,) = out.parent.glob(".x.beton.*.journal")
+                self.journal = journal.read_bytes()
+                self.data = journal.with_suffix("").read_bytes()
+
+        usual = converting._TASK_IMAGES
+        converting._TASK_IMAGES = 1
+        try:
+            convert(self.config(out), keep)
+        finally:
+            converting._TASK_IMAGES = usual
+        self.whole = out.read_bytes()
+
+    def config(self, out: Path, **options: Any) -> ConvertConfig:
+        return ConvertConfig(src=self.src, out=out, workers=1, max_bad="1", **options)
+
+
+@functools.cache
+def conversion() -> Conversion:
+    return Conversion()
+
+
+def read_journal(path: Path) -> None:
+    """Go on with a conversion as the journal says: whatever that is, the same comes of it."""
+    path.with_suffix("").write_bytes(conversion().data)
+    out = path.with_name("x.beton")
+    try:
+        convert(conversion().config(out, resume=True))
+    except UsageError as error:
+        if error.where != "--resume":  # which says that it is of another conversion
+            raise
+    else:
+        assert out.read_bytes() == conversion().whole
+
+
+def read_marker(path: Path) -> None:
+    """Look for a data set in a folder that says of itself where it is from."""
+    (path.parent / "1.jpg").touch()
+    _find_unpacked(FetchConfig(source=_URL, out=path.parents[1]))
+
+
+def read_marker_in_its_folder(path: Path) -> None:
+    folder = path.parent / "set"
+    folder.mkdir(exist_ok=True)
+    (folder / MARKER).write_bytes(path.read_bytes())
+    read_marker(folder / MARKER)
+
+
+def marker_seeds() -> list[bytes]:
+    marker = _Marker(_URL, "example.org/a.zip", "ab" * 20, "cd" * 32, 2)
+    return [json.dumps({name: getattr(marker, name) for name in _Marker.__slots__}).encode()]
+
+
+def read_sidecar(path: Path) -> None:
+    """Take up a download that broke off."""
+    target = path.with_name(path.name.removesuffix(".part.json"))
+    path.with_suffix("").write_bytes(b"half of it")
+    with Part(target, "example.org/a.zip", lambda stage, done, total: None) as part:
+        assert part.size <= 10
+        assert isinstance(part.validator, str)
+        assert part.total is None or part.total >= part.size
+
+
+def read_synth_marker(path: Path) -> None:
+    """Ask whether a folder may be replaced."""
+    photo = path.parent / SPLITS[0] / "a" / "0000.jpg"
+    photo.parent.mkdir(parents=True, exist_ok=True)
+    photo.touch()
+    _first_foreign(path.parent)
+
+
+def synth_seeds() -> list[bytes]:
+    counts = dict.fromkeys(SPLITS, 3)
+    return [json.dumps({"writer": WRITER, "classes": ["a", "b"], "counts": counts}).encode()]
+
+
+def page_seeds() -> list[bytes]:
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, write in WRITERS.items():
+            if name != "run":
+                found += [p.read_bytes() for p in write(Path(folder) / name).glob("*.json")]
+    return found
+
+
+def read_page(path: Path) -> None:
+    """Make a page of it."""
+    write_report([path], path.with_name("report.html"))
+
+
+def weights_seeds() -> list[bytes]:
+    state = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(3)}
+    found = []
+    for content in (state, {"state_dict": state}, {"module.a": torch.ones(2, dtype=torch.half)}):
+        target = io.BytesIO()
+        torch.save(content, target, _use_new_zipfile_serialization=len(found) != 1)
+        found.append(target.getvalue())
+    return found
+
+
+def read_weights(path: Path) -> None:
+    found = load_weights(str(path), "resnet18")
+    assert found is not None
+    for name, tensor in found.state.items():
+        torch.empty_like(tensor).copy_(tensor)
+        assert isinstance(name, str)
+
+
+def read_states(path: Path) -> None:
+    """A sealed checkpoint, changed as the bytes say, and a step from it."""
+    content, kind = odd_states.changed_by(path.read_bytes())
+    odd_states.write(path.parent, content)
+    odd_states.go_on(path.parent, kind)
+
+
+_EDITS = tuple(np.random.default_rng(3).bytes(3) for _ in range(97))
+LEFT = (
+    Target(
+        name="journal", group="conversions left half done", file=".x.beton.0.journal",
+        read=read_journal, seeds=lambda: [conversion().journal], heals=True,
+    ),
+    Target(
+        name="marker", group="settings and reports", file="marker.json", seeds=marker_seeds,
+        read=read_marker_in_its_folder, tokens=TEXT_TOKENS, heals=True,
+    ),
+    Target(
+        name="sidecar", group="settings and reports", file="a.zip.part.json", read=read_sidecar,
+        seeds=lambda: [b'{"origin": "example.org/a.zip", "validator": "\\"v\\"", "total": 99}\n'],
+        tokens=TEXT_TOKENS,
+    ),
+    Target(
+        name="synth-marker", group="settings and reports", file=SYNTH_MARKER, heals=True,
+        read=read_synth_marker, seeds=synth_seeds, tokens=TEXT_TOKENS,
+    ),
+    Target(
+        name="page", group="settings and reports", file="x.json", read=read_page, seeds=page_seeds,
+        tokens=TEXT_TOKENS,
+    ),
+    Target(
+        name="weights", group="checkpoints", file="w.pt", read=read_weights, seeds=weights_seeds,
+        tokens=(b"K", b"X", b"}", b"]", b"t", b"R", b"q\0", b"\x85", b"storage"),
+    ),
+    Target(
+        name="states", group="checkpoints", file="edits.bin", read=read_states, heals=True,
+        seeds=lambda: [b"\0", b"\1"], tokens=_EDITS,
+    ),
+)  # fmt: skip

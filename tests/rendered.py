@@ -1,0 +1,46 @@
+"""What loaders make of samples, held against the reference."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.loaders import Loader, make_loader
+from pipelines.reference import render_batch
+from pipelines.source import Source, open_source
+
+LOADERS = ["torchvision", "ffcv", "dali", "resident"]
+#: loader -> distance from the reference in uint8 levels: mean over each batch, maximum
+TOLERANCE = {"torchvision": (0, 0), "ffcv": (0, 0), "dali": (0.25, 16), "resident": (0, 0)}
+LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
+
+
+def make(name: str, data: Any, **options: Any) -> Loader:
+    """A loader of small batches, or a skip where its library is missing."""
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
+    return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": 2, **options})
+
+
+def check_pixels(name: str, data: Path | Source, view: str, **options: Any) -> None:
+    """Assert that an epoch is the plan's, and its pixels no farther off than the loader states."""
+    source = open_source(data) if isinstance(data, Path) else data
+    mean, most = TOLERANCE[name]
+    with make(name, source, view=view, normalize=False, **options) as loader:
+        seen = 0
+        rows_of = loader.plan.batches(options.get("batch_size", 8))
+        for (images, labels), rows in zip(loader, rows_of, strict=True):
+            assert images.dtype == torch.uint8
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert labels.tolist() == source.labels[rows.samples].tolist()
+            stored = [source.stored(int(sample)) for sample in rows.samples]
+            wanted = render_batch(stored, rows, loader.plan)
+            apart = np.abs(images.permute(0, 2, 3, 1).numpy().astype(int) - wanted)
+            assert apart.max() <= most, source.name(
+                int(rows.samples[apart.max((1, 2, 3)).argmax()])
+            )
+            assert apart.mean() <= mean
+            seen += len(labels)
+        assert seen == len(source)

@@ -1,0 +1,114 @@
+"""Nobody reads what a command prints, or it cannot be written: no traceback, never a success."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import effort
+import pytest
+from commands import Case, begin, begin_alone, require_sound
+
+from fastft import commands as program
+
+Cases = dict[str, Case]
+Tried = Callable[..., None]
+PRINTING = effort.choose(
+    ("inspect",),
+    ("synth", "fetch", "inspect", "show", "train", "evaluate", "predict", "compare", "sweep",
+     "bench", "parity", "report", "doctor"),
+)  # fmt: skip
+FULL = "standard output: No space left on device\n"
+
+
+def broken() -> int:
+    """The end of a pipe whose reader has left."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def full() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("name", PRINTING)
+@pytest.mark.parametrize(
+    ("make", "said"), [(broken, ""), (full, FULL)], ids=["whose reader left", "that is full"]
+)
+def test_an_output_that_cannot_be_written_is_no_success(
+    make: Callable[[], int], said: str, name: str, cases: Cases, tmp_path: Path, tried: Tried
+) -> None:
+    descriptor = make()
+    living = begin_alone(cases[name].call(tmp_path / "place"), tmp_path, stdout=descriptor)
+    os.close(descriptor)
+    assert living.end()[::2] == (1, said)
+    tried("standard output that cannot be written")
+
+
+#: A command whose text is still in Python's buffers when it ends.
+_PRINTS = """
+from fastft import cli, commands
+commands.run = lambda: print("text") or 0
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("make", "said"), [(broken, ""), (full, FULL)])
+def test_what_cannot_be_written_at_the_very_end_is_no_success(
+    make: Callable[[], int], said: str, tmp_path: Path, tried: Tried
+) -> None:
+    descriptor = make()
+    living = begin_alone([], tmp_path, ("-c", _PRINTS), stdout=descriptor)
+    os.close(descriptor)
+    assert living.end()[::2] == (1, said)
+    tried("standard output that cannot be written")
+
+
+@pytest.mark.parametrize("make", [broken, full], ids=["whose reader left", "that is full"])
+def test_an_error_that_cannot_be_told_is_one_all_the_same(
+    make: Callable[[], int], tmp_path: Path, tried: Tried
+) -> None:
+    descriptor = make()
+    living = begin_alone(["inspect"], tmp_path, stderr=descriptor)
+    os.close(descriptor)
+    assert living.end() == (2, "", "")
+    tried("standard error that cannot be written")
+
+
+@pytest.mark.parametrize("name", PRINTING)
+@pytest.mark.parametrize("descriptors", [(1,), (0, 1, 2)], ids=["stdout", "all three"])
+def test_a_command_does_without_what_was_closed(
+    descriptors: tuple[int, ...], name: str, cases: Cases, tmp_path: Path, tried: Tried
+) -> None:
+    arguments = cases[name].call(tmp_path / "place")
+    living = begin_alone(arguments, tmp_path, preexec_fn=partial(_close, descriptors))
+    assert living.end() == (0, "", "")
+    assert not cases[name].out or cases[name].is_whole(tmp_path / "place")
+    require_sound(tmp_path / "place")
+    tried("standard files that are closed")
+
+
+def _close(descriptors: tuple[int, ...]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _without_standard_files() -> None:
+    def warns() -> int:
+        with Path("first").open("wb") as file:
+            for descriptor in range(3):
+                with suppress(OSError):  # libraries in compiled code warn there
+                    os.write(descriptor, b"warning")
+            file.write(b"checkpoint")
+        return 0
+
+    program.run = warns
+    _close((0, 1, 2))
+
+
+def test_what_was_closed_is_not_taken_for_the_next_file(tmp_path: Path, tried: Tried) -> None:
+    assert begin(["inspect"], tmp_path, _without_standard_files).end() == (0, "", "")
+    assert (tmp_path / "first").read_bytes() == b"checkpoint"
+    tried("standard files that are closed")

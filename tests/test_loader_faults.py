@@ -1,0 +1,218 @@
+"""Faults under a loader's threads and processes: each reaches the caller, and all else ends."""
+
+import io
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from effort import choose
+from loader_kinds import KINDS, OF_FOLDERS, alike, by_sample, make_kind, nothing_left
+from PIL import Image
+
+from pipelines.beton import Index
+from pipelines.errors import DataError
+from pipelines.jpeg import Checker, read_header
+from pipelines.layout import Stored
+from pipelines.loaders import Loader
+from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
+from pipelines.source import open_source
+
+Tried = Callable[..., None]
+#: Of the second batch, so that there is one before it.
+FLAWED = 12
+
+
+@pytest.fixture
+def flaw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[type[BaseException]], Path]:
+    """Lets a sample's reading raise an error for as long as a file is there; gives that file."""
+
+    def make(type_: type[BaseException]) -> Path:
+        there, stored = tmp_path / "flaw", Index.stored
+        there.touch()
+
+        def raise_it(index: Index, sample: int) -> Stored:
+            if sample == FLAWED and there.exists():
+                raise type_("it", "said so")
+            return stored(index, sample)
+
+        monkeypatch.setattr(Index, "stored", raise_it)
+        return there
+
+    return make
+
+
+#: The last three are none of `Exception`.
+ERRORS = [
+    DataError,
+    RuntimeError,
+    OSError,
+    MemoryError,
+    SystemExit,
+    KeyboardInterrupt,
+    GeneratorExit,
+]
+
+
+@pytest.mark.parametrize("type_", choose([DataError, MemoryError, SystemExit], ERRORS))
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_of_any_kind_reaches_the_caller(
+    kind: str, type_: type[BaseException], flaw: Any, data: Path, tmp_path: Path, tried: Tried
+) -> None:
+    """As an error, whatever it is: a thread's SystemExit must not end the program.
+
+    DALI alone reads in the thread of the caller, whose own such things are.
+    """
+    source = open_source(data / "train.beton")
+    with make_kind(kind, source, tmp_path) as loader:
+        wanted = by_sample(loader)
+    (tmp_path / "pixels.store").unlink(missing_ok=True)
+    with nothing_left():
+        flawed = flaw(type_)
+        with make_kind(kind, source, tmp_path) as loader:
+            met, said = what_is_met(loader)
+            if kind == "torchvision" and type_ in (MemoryError, *ERRORS[4:]):
+                assert met in (DataError, RuntimeError)
+                assert "loader process" in said or "DataLoader worker" in said
+            else:
+                assert kind == "dali" or issubclass(met, Exception)
+                assert type_.__name__ in f"{met.__name__} {said}"
+                assert "said so" in said
+            flawed.unlink()
+            assert alike(by_sample(loader), wanted)
+    tried("an error in a decoding thread or process")
+
+
+def what_is_met(loader: Loader) -> tuple[type[BaseException], str]:
+    """The error that an epoch ends with behind its first batch; nothing holds on to its frames."""
+    batches = iter(loader)
+    try:
+        next(batches)
+        for _ in batches:
+            pass
+    except BaseException as error:
+        return type(error), str(error)
+    pytest.fail("nothing was met")
+
+
+SIGNALS = choose(
+    [signal.SIGKILL, signal.SIGSEGV],
+    [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT],
+)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("kind", ["torchvision", "stock"])
+def test_a_worker_that_dies_is_an_error(
+    kind: str, number: signal.Signals, data: Path, tmp_path: Path, tried: Tried
+) -> None:
+    """And the next epoch has new ones."""
+    options = {"normalize": True, "batch_size": 2} if kind == "stock" else {"batch_size": 2}
+    source = open_source(data / "train.beton")
+    with nothing_left(), make_kind(kind, source, tmp_path, **options) as loader:
+        next(iter(loader))
+        workers = loader._workers if kind == "torchvision" else loader._loader
+        # torch raises its own error wherever the signal of a child's death finds this process.
+        try:
+            os.kill(workers._iterator._workers[1].pid, number)
+            met, said = what_is_met(loader)
+        except RuntimeError as error:
+            met, said = type(error), str(error)
+        assert met in (DataError, RuntimeError)
+        assert "loader process ended" in said or "DataLoader worker" in said
+        assert sum(len(labels) for _, labels in loader) == 33
+    tried("a worker process killed by a signal")
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "stock"])
+def test_shared_memory_that_is_too_small_is_named(
+    kind: str, data: Path, tmp_path: Path, tried: Tried
+) -> None:
+    """A limit on files stands for a small /dev/shm: what a worker puts there is one."""
+    options = {"normalize": True} if kind == "stock" else {}
+    source = open_source(data / "train.beton")
+    with nothing_left(), make_kind(kind, source, tmp_path, **options) as loader:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            batches = iter(loader)
+            with pytest.raises(
+                DataError, match=r"^/dev/shm: no room for a batch of 0\.\d MB"
+            ) as no:
+                next(batches)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "--shm-size" in str(no.value)
+    tried("/dev/shm too small for a worker's batch")
+
+
+# A small file that takes minutes.
+
+
+@pytest.fixture
+def of_many_scans(tmp_path: Path) -> Callable[[int], Path]:
+    """A class folder of one whole photo and one progressive JPEG of so many scans."""
+
+    def make(scans: int) -> Path:
+        folder = tmp_path / f"{scans}" / "a"
+        folder.mkdir(parents=True)
+        target = io.BytesIO()
+        Image.new("RGB", (40, 30), "red").save(target, "JPEG", progressive=True)
+        whole = target.getvalue()
+        (folder / "0.jpg").write_bytes(whole)
+        # Each says of no block's coefficients anything new.
+        scan = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(40)
+        more = scan * (scans - whole.count(b"\xff\xda"))
+        # What looks like a scan within other segments is none.
+        comment = b"\xff\xfe\x08\x02" + b"\xff\xda" * 1024
+        (folder / "1.jpg").write_bytes(whole[:2] + comment + whole[2:-2] + more + whole[-2:])
+        return folder.parent
+
+    return make
+
+
+def test_scans_are_counted_as_libjpeg_turbo_counts_them(of_many_scans: Any, tried: Tried) -> None:
+    for scans in (10, 500, 501, 5000):
+        data = (of_many_scans(scans) / "a" / "1.jpg").read_bytes()
+        assert has_too_many_scans(data) == (scans > 500)
+        header = read_header(data)
+        assert header is not None
+        if Checker()._library is not None:
+            broken = Checker().check(data, header).broken
+            assert (TOO_MANY_SCANS in broken) == (scans > 500), (scans, broken)
+    assert not has_too_many_scans(b"")
+    assert not has_too_many_scans(data[:700])  # no frame
+    assert not has_too_many_scans(data.replace(b"\xff\xc2", b"\xff\xc0"))
+    tried("a JPEG of very many scans", 4)
+
+
+@pytest.mark.parametrize("kind", [*OF_FOLDERS, "stock"])
+def test_an_image_of_very_many_scans_is_refused_by_its_name(
+    kind: str, of_many_scans: Any, tmp_path: Path, tried: Tried
+) -> None:
+    """By the decoders that have no limit of their own, too."""
+    options = {"normalize": kind == "stock"}
+    with make_kind(kind, of_many_scans(5000), tmp_path, **options) as loader:
+        met, said = what_is_met(loader)
+    assert met is DataError
+    assert "a/1.jpg: " in said
+    assert "more than 500 scans" in said
+    tried("a JPEG of very many scans")
+
+
+def test_a_store_that_is_cut_short_is_an_error(data: Path, tmp_path: Path, tried: Tried) -> None:
+    """To read or write the memory that was mapped to it would end the process."""
+    path = tmp_path / "pixels.store"
+    for epochs_before in range(2):
+        path.unlink(missing_ok=True)
+        with make_kind("resident-file", data / "train.beton", tmp_path) as loader:
+            if epochs_before:
+                by_sample(loader)
+            os.truncate(path, 4096)
+            met, said = what_is_met(loader)
+            assert met is DataError
+            assert said.startswith(f"{path}: is now 4,096 bytes long, expected")
+        tried("a store's file cut short while it is used")

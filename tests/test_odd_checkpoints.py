@@ -1,0 +1,189 @@
+"""Checkpoints that are sealed and whole, with states that no run can go on from: each is refused by
+one line that names the file, before anything is loaded, computed or overwritten."""
+
+import copy
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import odd_states
+import pytest
+import torch
+from odd_states import Armed, Change, content_of, drop, go_on, put, write
+from rich.console import Console
+
+from fastft.checkpoint import load_checkpoint, load_last, read_torch_file
+from fastft.resume import note_changes
+from fastft.sound import find_odd, find_odd_tensor
+from fastft.train import train
+from fastft.train_config import TrainConfig
+from fastft.weights import load_weights
+from pipelines.errors import DataError
+
+Command = Callable[..., tuple[int, str, str]]
+REFUSED = "odd states of checkpoints refused"
+QUIET = Console(quiet=True)
+
+
+def changed(kind: str, change: Change, amp: str = "off") -> dict[str, Any]:
+    content = copy.deepcopy(content_of(kind, amp))
+    change(content)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("kind", "amp"), [("sgd", "off"), ("adamw", "off"), ("sgd", "fp16"), ("adamw", "fp16")]
+)
+def test_what_a_run_leaves_is_gone_on_with(kind: str, amp: str, tmp_path: Path) -> None:
+    write(tmp_path, content_of(kind, amp))
+    go_on(tmp_path, kind, amp)
+    # In another precision than before.
+    write(tmp_path, content_of(kind, "off" if amp == "fp16" else "fp16"))
+    go_on(tmp_path, kind, amp)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "fp16"])
+def test_odd_states_are_refused(kind: str, tmp_path: Path, tried: Callable[..., None]) -> None:
+    amp, optimizer = ("fp16", "sgd") if kind == "fp16" else ("off", kind)
+    table = odd_states.ODD_SCALERS if kind == "fp16" else odd_states.ODD[kind]
+    for number, (change, said) in enumerate(table):
+        path = write(tmp_path / str(number), changed(optimizer, change, amp))
+        with pytest.raises(DataError) as caught:
+            go_on(path.parent, optimizer, amp)
+        message = str(caught.value)
+        # Of one that cannot be read the folder is named, as there is none before it either.
+        assert message.startswith(str(path.parent)), (number, said, message)
+        assert "last.pt: " in message, (number, said, message)
+        assert said in message, (number, said, message)
+        assert len(message.splitlines()) == 1, message
+        assert len(message) < 1500, message
+    tried(REFUSED, len(table))
+
+
+def test_a_dictionary_whose_methods_are_numbers_is_only_one_of_tensors(tmp_path: Path) -> None:
+    content = content_of("sgd")
+    write(tmp_path, {**content, "model": Armed(content["model"]), "ema": Armed(content["ema"])})
+    go_on(tmp_path, "sgd")
+    torch.save(Armed({"format": "fastft-checkpoint"}), tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"w\.pt: checkpoint version NoneType"):
+        load_checkpoint(tmp_path / "w.pt")
+    torch.save({"state_dict": Armed({"a": torch.zeros(1)})}, tmp_path / "w.pt")
+    found = load_weights(str(tmp_path / "w.pt"), "resnet18")
+    assert found is not None
+    assert [*found.state] == ["a"]
+
+
+def test_a_version_may_be_anything_and_is_none(tmp_path: Path) -> None:
+    for version in (torch.zeros(2), True, 2, None, [1]):
+        content = {"format": "fastft-checkpoint", "version": version}
+        torch.save(content, tmp_path / "c.pt")
+        with pytest.raises(DataError, match="checkpoint version"):
+            load_checkpoint(tmp_path / "c.pt")
+
+
+def test_lists_of_any_depth_are_not_gone_through() -> None:
+    assert find_odd(odd_states.nest(100_000)).startswith("lists too deep within each other")
+    few = (0.9, 0.999)
+    assert find_odd([few, few]) == ""
+    many = (0.5,) * 9
+    assert find_odd([many, many]) == "a list that is in two places at '1'"
+    assert find_odd(["x" * (1 << 26), "x"]) == "more text than any run's at '1'"
+
+
+def test_no_tensor_stands_for_more_than_is_stored() -> None:
+    one, few = torch.ones(100), torch.zeros(1)
+    assert find_odd_tensor({"a": one, "b": one, "c": one[3:], "d": one.view(10, 10).T}) == ""
+    wide = {"a": one, "b": few.expand(9)}
+    assert find_odd_tensor(wide) == "a tensor larger than what is stored of it at 'b'"
+    many = {f"{number}": one for number in range(5)}
+    assert find_odd_tensor(many) == "a tensor larger than what is stored of it at '4'"
+    assert find_odd(list(many.values()), tensors=True).endswith("at '4'")
+
+
+def test_what_is_said_of_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, content_of("sgd")).rename(tmp_path / "previous.pt")
+    # A record's name is shown, and may hold anything.
+    with zipfile.ZipFile(tmp_path / "last.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a\n\x1b[31m", bytes(9))
+    _, remark = load_last(tmp_path)
+    assert "31m is compressed" in remark
+    assert remark.isprintable()
+    box = io.StringIO()
+    note_changes({"gpu": "a\n\x1b[31m"}, {"gpu": None}, Console(file=box, width=400))
+    assert box.getvalue().strip().isprintable()
+
+
+# Whole commands.
+
+
+def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
+    usual = {
+        "weights": "none", "size": 40, "batch_size": 10, "epochs": 1, "amp": "off", "workers": 1,
+        "loader": "torchvision", "arch": "mobilenet_v3_small", "ema": 0.5, "optimizer": "adamw",
+    }  # fmt: skip
+    return TrainConfig(data=data, out=out, **{**usual, **options})
+
+
+@pytest.fixture(scope="module")
+def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch; as if another was left to do."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    train(config_of(data, out), QUIET)
+    content = parts_of(out / "last.pt")
+    content["config"]["epochs"], content["progress"]["is_done"] = 2, False
+    for name in ("curves.png", "summary.json", "best.pt"):
+        (out / name).unlink()
+    write(out, content)
+    return out
+
+
+def parts_of(path: Path) -> dict[str, Any]:
+    content = read_torch_file(path)
+    return {name: each for name, each in content.items() if name not in ("format", "version")}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (drop("optimizer", "state", 5, "exp_avg"), "parameter 5 has step, exp_avg_sq, expected"),
+        (put(torch.zeros(7), "ema", "classifier.3.bias"), "classifier.3.bias of shape [7]"),
+        (put("nope", "arch"), "is of a 'nope', expected a classification model"),
+        (put(3, "progress", "consumed"), "consumed is 3 after 0 steps"),
+        (put("x", "config", "lr"), "lr: 'x', expected a number"),
+    ],
+    ids=["optimizer", "ema", "arch", "progress", "config"],
+)
+def test_a_run_is_not_gone_on_with(
+    change: Change, said: str, begun: Path, tmp_path: Path, fastft: Command,
+    tried: Callable[..., None],
+) -> None:  # fmt: skip
+    content = copy.deepcopy(parts_of(begun / "last.pt"))
+    change(content)
+    run = tmp_path / "run"
+    for file in begun.iterdir():
+        run.mkdir(exist_ok=True)
+        (run / file.name).write_bytes(file.read_bytes())
+    write(run, content)
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    status, out, err = fastft("train", "--resume", run)
+    assert (status, err.count("\n")) == (1, 1), err
+    assert err.startswith(f"{run}/last.pt: ")
+    assert said in err
+    assert "epoch 2" not in out
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    tried(REFUSED)
+
+
+def test_a_run_goes_on_in_float16_that_was_not_begun_in_it(
+    begun: Path, tmp_path: Path, fastft: Command
+) -> None:
+    """As on another machine: its checkpoint knows of no scale."""
+    content = copy.deepcopy(parts_of(begun / "last.pt"))
+    content["config"]["amp"] = "fp16"
+    write(tmp_path, content)
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((begun / name).read_bytes())
+    assert fastft("train", "--resume", tmp_path)[0] == 0
+    assert load_checkpoint(tmp_path / "last.pt").scaler["growth_interval"] == 2000

@@ -1,0 +1,103 @@
+"""A command that is killed as by `kill -9`: what it has started ends, too, and nothing stays."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import effort
+import psutil
+import pytest
+from commands import PATIENCE_S, Case, Living, begin, begin_alone
+
+from fastft.child import _PROGRAM
+from fastft.metrics import read_metrics
+
+Cases = dict[str, Case]
+Tried = Callable[..., None]
+
+
+def until(condition: Callable[[], bool], living: Living) -> None:
+    """Wait for it."""
+    gives_up_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < gives_up_s
+        assert not living.ends(0.01)
+
+
+def killed(living: Living) -> None:
+    """Kill its first process alone; all others end by themselves."""
+    os.kill(living.pid, signal.SIGKILL)
+    gives_up_s = time.monotonic() + PATIENCE_S
+    while family := living.family():
+        assert time.monotonic() < gives_up_s, [each.cmdline() for each in family]
+        psutil.wait_procs(family, timeout=0.05)
+    assert living.ends(PATIENCE_S)
+
+
+@pytest.mark.parametrize("name", effort.choose(("doctor",), ("bench", "doctor", "synth", "parity")))
+def test_what_a_killed_command_has_started_ends(
+    name: str, cases: Cases, tmp_path: Path, tried: Tried
+) -> None:
+    for number in range(effort.choose(1, 5)):
+        folder = tmp_path / str(number)
+        arguments = cases[name].call(folder / "place")
+        if name == "parity":
+            arguments.append("--stock")
+        living = begin(arguments, folder)
+        family = living.family
+        until(lambda family=family: len(family()) > 1, living)  # type: ignore[misc]
+        killed(living)
+        tried(f"{name} killed by kill -9: processes that stay", 1)
+
+
+def test_a_process_that_outlived_its_parent_before_it_could_tell_ends(
+    tmp_path: Path, tried: Tried
+) -> None:
+    arguments = ["-c", _PROGRAM, "1", str(tmp_path), "none", str(tmp_path)]
+    ended = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (1, "its parent has ended\n")
+    tried("parents that end at once")
+
+
+_RANK = """
+import os, subprocess, sys
+os.environ.update(FASTFT_NPROC="2", FASTFT_PARENT=str(os.getpid()))
+rank = "from fastft.launch import end_with_launcher as e; import signal; e(); print(flush=True)"
+process = subprocess.Popen([sys.executable, "-c", rank + "; signal.pause()"])
+process.wait()
+"""
+
+
+def test_a_process_of_a_training_hears_that_its_launcher_is_gone(
+    tmp_path: Path, tried: Tried
+) -> None:
+    living = begin_alone([], tmp_path, ("-c", _RANK))
+    until(lambda: (tmp_path / "stdout").stat().st_size > 0, living)
+    killed(living)
+    tried("train --nproc 2: launcher killed by kill -9", 1)
+
+
+@pytest.mark.skipif(not effort.SOAK_H, reason="takes 10 s of two cores: see ./dev soak")
+def test_the_processes_of_a_training_save_and_end_when_their_launcher_is_killed(
+    cases: Cases, tmp_path: Path, tried: Tried
+) -> None:
+    for number in range(effort.choose(1, 5)):
+        folder = tmp_path / str(number)
+        run = folder / "place" / "run"
+        arguments = [*cases["train"].call(folder / "place"), "--nproc", "2", "--epochs", "1000"]
+        living = begin_alone(arguments, folder)
+        metrics = run / "metrics.jsonl"
+        until(lambda metrics=metrics: metrics.exists() and metrics.stat().st_size > 0, living)  # type: ignore[misc]
+        killed(living)
+        err = (folder / "stderr").read_text()
+        assert "Traceback" not in err, err
+        assert "fastft: stopped; " in err
+        assert (run / "last.pt").exists()
+        assert read_metrics(metrics)[0]
+        tried("train --nproc 2: launcher killed by kill -9", 1)
