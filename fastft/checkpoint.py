@@ -113,9 +113,12 @@ def save_checkpoint(
                 os.fsync(target.descriptor)  # a full disk shows now, not after `before`
                 before()
             target.publish()
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+    except (OSError, RuntimeError) as error:
+        # Where a write fails, torch raises an error of its own about its archive.
+        said = next((e for e in (error, error.__context__) if isinstance(e, OSError)), error)
+        reason = getattr(said, "strerror", None) or said
         raise DataError(
-            path, f"cannot be written: {error}", "", "see its disk and folder"
+            path, f"cannot be written: {reason}", "", "see its disk and folder"
         ) from error
 
 

@@ -69,7 +69,11 @@ def _explain(
         return _stopped(Stopped(heard or 2))
     if _is_no_memory(error):
         found = next(iter(str(error).splitlines()), "")
-        remedy = " or ".join(sparing(sys.argv[1])) or "a machine or container that has more"
+        try:
+            remedy = " or ".join(sparing(sys.argv[1]))
+        except MemoryError:  # there is none left to ask what the command's options are
+            remedy = ""
+        remedy = remedy or "a machine or container that has more"
         return 1, f"fastft: memory ran out{f' ({found})' if found else ''}; take {remedy}"
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return 1, f"fastft: {error} If memory ran out, take fewer --workers."

@@ -4,8 +4,10 @@ import ast
 import io
 import os
 import pickle
+import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,14 @@ import numpy as np
 import pytest
 import torch
 from hostile import attempt
+from hostile_beton import image_of, read_beton
 from hostile_targets import TARGETS
 
 from fastft.checkpoint import load_checkpoint
+from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError
+from pipelines.layout import MODE_JPG, Stored
+from pipelines.loaders import make_loader
 
 ROOT = Path(__file__).resolve().parents[1]
 #: They make objects or programs of bytes, or follow what a document names.
@@ -210,3 +216,35 @@ def test_a_checkpoint_that_is_a_program_is_refused(number: int, tmp_path: Path) 
     with pytest.raises(DataError, match=r"c\.pt: not readable as a checkpoint"):
         load_checkpoint(path)
     assert not (tmp_path / "canary").exists()
+
+
+# Names in files.
+
+
+def test_what_a_beton_names_is_not_opened(tmp_path: Path) -> None:
+    """Its samples' names are paths of files that are there."""
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(image_of("JPEG"))
+    path, opened = tmp_path / "x.beton", list[str]()
+    with BetonWriter(path, 3) as writer:
+        for number, name in enumerate((str(secret), "../secret.jpg", "secret.jpg")):
+            data = image_of("JPEG", quality=90 + number)
+            writer.append(Stored(MODE_JPG, 24, 17, data), number % 2, name, zlib.crc32(data))
+        writer.finish(("a", "b"))
+        writer.publish()
+    listening = True
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(hear)  # which stays, and then hears nothing
+    try:
+        read_beton(path)
+        with make_loader("torchvision", path, size=40, batch_size=2, workers=0) as loader:
+            assert sum(len(labels) for _, labels in loader) == 3
+        secret.read_bytes()
+    finally:
+        listening = False
+    assert str(path) in opened
+    assert [each for each in opened if "secret" in each] == [str(secret)]  # our own

@@ -48,9 +48,6 @@ finally:
 _AHEAD = 1
 #: What a core's own cache holds of decoded pixels until they are rendered.
 _TOGETHER_BYTES = 1 << 20
-#: The same of raw pixels, where a call of the kernel costs more than what the cache forgets: of
-#: 500 x 400 px a row takes 330 us in pieces of eight, 375 of two (one core).
-_TOGETHER_RAW_BYTES = 4 << 20
 #: How often a consumer looks whether FFCV's thread still lives.
 _LOOK_S = 1.0
 
@@ -123,17 +120,24 @@ class _Renderer(Renderer):
     def __init__(self, index: Index, *arguments: Any, **options: Any) -> None:
         super().__init__(index, *arguments, **options)
         self._index = index
+        # Pixels are used where they lie: copied they would cost half as much again as the kernel.
+        self._mapped = index.file.map() if (index.modes == MODE_RAW).any() else None
 
     def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
         index, samples = self._index, piece.samples
         sides = np.stack((index.heights[samples], index.widths[samples]), axis=1).astype(np.int64)
         pitches = np.stack((sides[:, 1] * 3, sides[:, 1]), axis=1)
-        # Of raw pixels, only the lines of a box are read.
         raw = index.modes[samples] == MODE_RAW
+        if self._mapped is not None and raw.all() and self._may_use_map(samples):
+            offsets = np.repeat(index.pointers[samples, None], 3, axis=1)
+            frames = cpu.Frames(self._mapped, offsets, pitches, sides)
+            self._render_rows(frames, piece, worker, out)
+            return
+        # Of raw pixels, only the lines of a box are read.
         lines = piece.geometry[:, 0].astype(np.int64)
         starts = np.where(raw, lines[:, cpu.START], 0) * pitches[:, 0]
         sizes = np.where(raw, lines[:, cpu.LENGTH], sides[:, 0]) * pitches[:, 0]
-        for part in _together(sizes, _TOGETHER_RAW_BYTES if raw.all() else _TOGETHER_BYTES):
+        for part in _together(sizes):
             begins = np.cumsum(sizes[part]) - sizes[part]
             room = worker.room(int(sizes[part].sum()))
             for row, begin in zip(range(part.start, part.stop), begins.tolist(), strict=True):
@@ -146,12 +150,27 @@ class _Renderer(Renderer):
             frames = cpu.Frames(room, offsets, pitches[part], sides[part])
             self._render_rows(frames, piece.cut(part), worker, out[part])
 
+    def _may_use_map(self, samples: NDArray[np.int64]) -> bool:
+        """Whether raw samples may be read where they are mapped.
 
-def _together(sizes: NDArray[np.int64], most_bytes: int) -> Iterator[slice]:
+        A file that was cut is noticed here. One that is cut while the kernel runs on it, within a
+        millisecond or two, still ends the process; so does a disk that fails.
+
+        Raises:
+            DataError: a sample's bytes have changed.
+        """
+        index = self._index
+        for sample in samples.tolist():
+            index.check(sample)
+        ends = index.pointers[samples] + index.sizes[samples] + cpu.READ_PAST
+        return not index.file.has_changed() and bool((ends <= index.file.size).all())
+
+
+def _together(sizes: NDArray[np.int64]) -> Iterator[slice]:
     """Rows whose pixels are got before any of them is rendered: one, or several small ones."""
     start = held = 0
     for row, size in enumerate(sizes.tolist()):
-        if row > start and held + size > most_bytes:
+        if row > start and held + size > _TOGETHER_BYTES:
             yield slice(start, row)
             start, held = row, 0
         held += size
