@@ -10,5 +10,10 @@ SOAK_H = float(os.environ.get("FASTFT_SOAK") or 0)
 
 
 def choose(short: T, long: T) -> T:
-    """One of two amounts: of an ordinary run, of `./dev soak`."""
+    """One of two forms: of an ordinary run, of `./dev soak`."""
     return long if SOAK_H else short
+
+
+def scale(short: int, long: int) -> int:
+    """How many: in an ordinary run, in an hour of `./dev soak`; between them in less of it."""
+    return round(short + (long - short) * min(1.0, SOAK_H))

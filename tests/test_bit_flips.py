@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from effort import choose
+from effort import choose, scale
 from hostile_beton import beton_of, without_extra
 from loader_kinds import KINDS, alike, by_sample, make_kind
 from rich.console import Console
 
 from fastft.describe import describe
 from pipelines.beton import Index, read_index
-from pipelines.errors import DataError, FastftError
+from pipelines.errors import DataError, FastftError, FormatError
 from pipelines.layout import (
     ALLOCATION,
     DESCRIPTOR,
     EXTRA,
     HEADER,
+    MAGIC,
     METADATA,
     METADATA_START,
     MODE_JPG,
@@ -103,6 +104,17 @@ def test_verify_finds_every_flip_and_names_the_sample(tmp_path: Path, tried: Tri
     tried("a flipped bit against inspect --verify", flips)
 
 
+def test_a_file_of_ours_is_never_taken_for_one_of_stock_ffcv(tmp_path: Path, tried: Tried) -> None:
+    """That has no checksums: nothing would be held against them any more."""
+    path, content = tmp_path / "x.beton", beton_of(1, ("x",))
+    at = content.index(MAGIC)
+    for bit in range(8 * at, 8 * (at + len(MAGIC))):
+        path.write_bytes(flipped(content, bit))
+        with pytest.raises(FormatError, match="its extra data are not marked as such"):
+            read_index(path)
+    tried("a flipped bit against inspect --verify", 8 * len(MAGIC))
+
+
 def test_a_file_of_stock_ffcv_is_never_taken_for_what_it_is_not(
     tmp_path: Path, tried: Tried
 ) -> None:
@@ -168,7 +180,7 @@ def test_a_flip_is_an_error_that_names_the_sample_or_harms_nothing(
     index = read_index(whole)
     with make_kind(kind, whole, tmp_path, batch_size=4) as loader:
         wanted = by_sample(loader)
-    flips = choose(5, 300)
+    flips = scale(5, 300)
     for bit in places(index, content, flips):
         path.write_bytes(flipped(content, bit))
         (tmp_path / "pixels.store").unlink(missing_ok=True)

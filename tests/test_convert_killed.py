@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from disturbed import OPTIONS, Moments, end, execute, hidden, make_long, start, visible
-from effort import choose
+from effort import choose, scale
 from killed_conversions import merges
 from processes import SERVER
 from shard_jobs import contents, run_shards
@@ -35,7 +35,7 @@ def moments(src: Path, tmp_path_factory: pytest.TempPathFactory) -> Moments:
 def test_killed_at_random_moments_and_resumed(
     src: Path, moments: Moments, tmp_path: Path, tried: Tried
 ) -> None:
-    kills, wanted = 0, choose(3, 60)
+    kills, wanted = 0, scale(3, 60)
     for number in range(wanted + 1):
         out, status = tmp_path / str(number), -1
         while status:
@@ -59,7 +59,7 @@ def test_killed_at_random_moments_and_resumed(
 def test_asked_to_end_at_random_moments(
     number: signal.Signals, src: Path, moments: Moments, tmp_path: Path, tried: Tried
 ) -> None:
-    stopped, wanted = 0, choose(2, 20)
+    stopped, wanted = 0, scale(2, 20)
     for _ in range(5 * wanted):
         out = tmp_path / "out"
         process = start("convert", src, out, *OPTIONS)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from effort import choose
+from effort import choose, scale
 from hostile_targets import TARGETS
 
 FUZZ = Path(__file__).with_name("fuzz.py")
@@ -34,7 +34,7 @@ def fuzz(target: str, keep: Path, seconds: float) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize("target", choose(["config", "zip"], [*TARGETS]))
 def test_nothing_is_found(target: str, tmp_path: Path, tried: Callable[..., None]) -> None:
-    ended = fuzz(target, tmp_path, choose(1.5, 60))
+    ended = fuzz(target, tmp_path, scale(2, 60))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     said = re.match(rf"{target}: ([\d,]+) inputs in .* \((.+)\), 0 findings\n", ended.stdout)
     assert said is not None, ended.stdout

@@ -80,7 +80,7 @@ def meet(
 
 
 @pytest.mark.parametrize("harm", HARMFUL, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("stored", ["jpeg", "raw", "stock"])
+@pytest.mark.parametrize("stored", choose(["jpeg", "raw"], ["jpeg", "raw", "stock"]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_is_harmed_while_it_is_read(
     kind: str,
@@ -145,7 +145,14 @@ def test_what_was_checked_once_is_checked_again_when_the_file_has_changed(
     for look in (index.stored, index.check):
         with pytest.raises(DataError, match=f"{index.name(3)}: its bytes have changed"):
             look(3)
-    tried("a .beton cut or overwritten while a loader reads it", 2)
+    shutil.copyfile(betons["stock"], path)
+    index = read_index(path)
+    index.stored(3)
+    os.utime(path, ns=(0, 0))  # without checksums nobody can tell to what
+    for look in (index.stored, index.check):
+        with pytest.raises(DataError, match="has been written to since it was opened"):
+            look(3)
+    tried("a .beton cut or overwritten while a loader reads it", 4)
 
 
 # Class folders.

@@ -104,7 +104,7 @@ CASES: dict[str, str | None] = {
     "page.workers-of-400-digits.json": "workers: ",
     "sidecar.brackets-without-end.json": "not left by fastft fetch",
     "states.a-tensor-for-parameters.bin": "group ",
-    "synth-marker.a-million-million-photos.json": None,
+    "synth-marker.twenty-million-photos.json": None,
     "weights.bytearray-of-a-terabyte.pt": "it asks for memory of its own",
     "weights.lists-60000-deep.pt": "a list for 'a'",
     "weights.methods-that-are-numbers.pt": None,

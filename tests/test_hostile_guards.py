@@ -1,18 +1,23 @@
 """Checks of bytes that no other test would miss: each was taken out once, to see."""
 
+import io
 import lzma
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hostile_beton import image_of
 from hostile_files import tar_of
+from PIL import EpsImagePlugin, Image
 from zips import read_all, write_zip
 
-from fastft.unpack import open_archive
+from fastft.unpack import Archive, Member, open_archive
 from pipelines import jpeg
-from pipelines.errors import FormatError
+from pipelines.encode import EncodePolicy, Encoder
+from pipelines.errors import DataError, FormatError
 from pipelines.jpeg import Checker, JpegHeader, read_header
+from pipelines.source import open_source
 
 PHOTO = image_of("JPEG")
 FRAME = PHOTO.index(b"\xff\xc0")
@@ -110,3 +115,37 @@ def test_an_xz_of_several_pieces_is_read_whole_and_again(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(FormatError, match="damaged archive"), open_archive(path, path):
         pass
+
+
+def test_no_member_is_written_over_another(tmp_path: Path) -> None:
+    """On a disk that takes two names for one; here there are two of one name, which is refused."""
+    member = Member(name="a.jpg", size_bytes=3, is_folder=False, open=lambda: io.BytesIO(b"one"))
+    other = replace(member, open=lambda: io.BytesIO(b"two"))
+    archive = Archive(label=tmp_path / "x.zip", members=[member, other])
+    with pytest.raises(FormatError, match=r"x\.zip: a\.jpg: cannot be named here"):
+        archive.write(tmp_path / "out", lambda stage, done, total: None)
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == b"one"
+
+
+def test_no_program_is_started_for_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would have Ghostscript draw PostScript."""
+    started = []
+
+    def draw(*arguments: object, **named: object) -> object:
+        started.append(arguments)
+        return Image.new("RGB", (24, 17)).im
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", draw)
+    photo = tmp_path / "a" / "1.jpg"
+    photo.parent.mkdir()
+    Image.new("RGB", (24, 17)).save(photo, "EPS")
+    with Image.open(photo) as image:
+        image.load()
+    assert started.pop()
+    encoded = Encoder(EncodePolicy()).encode(photo.read_bytes(), 0)
+    assert encoded.stored is None
+    with pytest.raises(DataError, match=r"1\.jpg: not an image that Pillow knows"):
+        open_source(tmp_path)
+    assert not started

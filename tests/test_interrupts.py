@@ -38,7 +38,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_done(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
     draw = random.Random(name)
-    for number in range(effort.choose(1, 10)):
+    for number in range(effort.scale(1, 10)):
         number_ = signal.SIGTERM if draw.random() < 0.4 else signal.SIGINT
         alone = number % 2 == 1
         folder = tmp_path / str(number)
@@ -95,8 +95,8 @@ main()
 def test_ctrl_c_while_importing_is_one_line(cases: Cases, tmp_path: Path, tried: Tried) -> None:
     draw = random.Random(3)
     # Some 700 before the command begins, thousands with torch's.
-    moments = [draw.randint(1, 600) for _ in range(effort.choose(2, 40))]
-    moments += [draw.randint(600, 2500) for _ in range(effort.choose(0, 20))]
+    moments = [draw.randint(1, 600) for _ in range(effort.scale(2, 40))]
+    moments += [draw.randint(600, 2500) for _ in range(effort.scale(0, 20))]
     for moment in moments:
         folder = tmp_path / str(moment)
         arguments = [str(moment), *cases["evaluate"].call(folder / "place")]
@@ -200,7 +200,7 @@ def drawing(living: Living, count: int) -> list[psutil.Process]:
 
 def test_ctrl_c_while_workers_start_is_one_line(cases: Cases, tmp_path: Path, tried: Tried) -> None:
     draw = random.Random(1)
-    for number in range(effort.choose(1, 10)):
+    for number in range(effort.scale(1, 10)):
         folder = tmp_path / str(number)
         living = begin(cases["synth"].call(folder / "place"), folder)
         importing = drawing(living, 1)[0].pid

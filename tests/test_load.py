@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,11 +72,23 @@ def together(work: Callable[..., None], size: int, folder: Path, *rest: Any) -> 
             assert process.exitcode == 0, f"exit status {process.exitcode}"
     finally:
         for process in processes:
-            process.kill()
+            end_all(process)
     answers = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
     failed = "".join(answer.get("failed", "") for answer in answers)
     assert not failed, failed
     return answers
+
+
+def end_all(process: Any) -> None:
+    """End a process, and the workers that it would leave behind."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True) if process.pid else []
+    except psutil.NoSuchProcess:
+        family = []
+    process.kill()
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def grown_in(

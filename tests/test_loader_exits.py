@@ -19,7 +19,7 @@ Tried = Callable[..., None]
 
 
 #: In an ordinary run those that have once gone wrong, of few libraries.
-SHORT = ("torchvision:hold", "resident:raises", "resident:drop", "dali:hold", "dali:starve")
+SHORT = ("torchvision:hold", "dali:hold", "dali:starve")
 
 
 @pytest.fixture(scope="module")

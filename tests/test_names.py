@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from effort import choose
+from effort import scale
 from records import pack, write_rec
 from rendered import LOADERS, check_pixels
 from runs import Command
@@ -59,7 +59,7 @@ def distinct(names: Iterator[str]) -> list[str]:
     return found
 
 
-NAMES = distinct(iter((*ODD, *some_names(choose(4, 600), 5))))
+NAMES = distinct(iter((*ODD, *some_names(scale(4, 600), 5))))
 
 
 def file_name(name: str, suffix: str = ".jpg") -> str:

@@ -42,7 +42,7 @@ def killed(living: Living) -> None:
 def test_what_a_killed_command_has_started_ends(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
-    for number in range(effort.choose(1, 5)):
+    for number in range(effort.scale(1, 5)):
         folder = tmp_path / str(number)
         arguments = cases[name].call(folder / "place")
         if name == "parity":
@@ -87,7 +87,7 @@ def test_a_process_of_a_training_hears_that_its_launcher_is_gone(
 def test_the_processes_of_a_training_save_and_end_when_their_launcher_is_killed(
     cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
-    for number in range(effort.choose(1, 5)):
+    for number in range(effort.scale(1, 5)):
         folder = tmp_path / str(number)
         run = folder / "place" / "run"
         arguments = [*cases["train"].call(folder / "place"), "--nproc", "2", "--epochs", "1000"]
