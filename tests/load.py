@@ -228,7 +228,9 @@ class Use:
                 raise
         else:
             assert behind == len(shares)
-            assert BROKEN not in np.concatenate(shares)
+            # Both files have the same checksums: where processes share memory, the whole one's
+            # loader may have put the very pixels there, which were just looked at.
+            assert self._kind.world > 1 or BROKEN not in np.concatenate(shares)
         self.epochs += 1
 
     def _epoch(self) -> int:

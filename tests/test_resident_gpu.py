@@ -64,9 +64,11 @@ def test_batches_of_a_gpu_are_the_references(
         assert np.array_equal(pixels_of(loader), wanted_of(loader))
 
 
-@pytest.mark.parametrize(("view", "place"), [("train", "gpu"), ("eval", "ram")])
-def test_odd_images(view: str, place: str, executor: Any, odd_beton: Path) -> None:
+@pytest.mark.parametrize(("view", "place", "first"), [("train", "gpu", 0), ("eval", "ram", 1)])
+def test_odd_images(view: str, place: str, first: int, executor: Any, odd_beton: Path) -> None:
     with executor(odd_beton, place, view=view, size=16) as loader:
+        if loader.device.type == "cpu":  # a quarter: the interpreter takes a second for each
+            loader.select(np.arange(first, len(loader.source), 4))
         assert np.array_equal(pixels_of(loader), wanted_of(loader))
 
 
