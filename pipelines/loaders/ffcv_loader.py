@@ -132,7 +132,8 @@ class _Renderer(Renderer):
             offsets = np.repeat(index.pointers[samples, None], 3, axis=1)
             frames = cpu.Frames(self._mapped, offsets, pitches, sides)
             self._render_rows(frames, piece, worker, out)
-            return
+            if not index.file.has_changed():
+                return  # else the kernel may have met halves of what was there before
         # Of raw pixels, only the lines of a box are read.
         lines = piece.geometry[:, 0].astype(np.int64)
         starts = np.where(raw, lines[:, cpu.START], 0) * pitches[:, 0]
