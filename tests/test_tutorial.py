@@ -158,7 +158,7 @@ def bad_inputs(tmp: Path, site: Site, data: Path) -> dict[str, tuple[list[object
         "show crops of nothing": (["show", data, "--view", "eval"], 2, "--augmented"),
         "train on text": ([*train, tmp / "text.pt"], 1, "not readable as a checkpoint"),
         "train on a pickle": ([*train, tmp / "pickled.pt"], 1, "not readable as a checkpoint"),
-        "train on no weights": ([*train, tmp / "x.pt"], 1, "x.pt: has 1 numbers, expected the 11,689,512"),
+        "train on no weights": ([*train, tmp / "x.pt"], 1, "x.pt: has 1 numbers, expected"),
         "train by no recipe": ([*train, "none", "--recipe", "x"], 2, "--recipe: 'x'"),
         "train by no file": ([*train, "none", "--config", tmp / "no.toml"], 1, "no such file"),
         "train by a bad file": (
