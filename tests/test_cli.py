@@ -121,7 +121,7 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "amp": ([*train, data, "--amp", "x"], 2, "--amp: 'x'"),
         "epochs": ([*train, data, "--epochs", 0], 2, "--epochs: 0, expected 1"),
         "weights": ([*train, data, "--weights", tmp / "no.pt"], 1, "no.pt: no such file"),
-        "not weights": ([*train, data, "--weights", tmp / "x.pt"], 1, "x.pt: has 1 numbers, expected"),
+        "not weights": ([*train, data, "--weights", tmp / "x.pt"], 1, "x.pt: has 1 numbers"),
         "predict nothing": (["predict", tmp / "no", photos], 1, "no such file"),
         "predict batch": (
             ["predict", tmp / "x.pt", photos, "--batch-size", 0], 2, "--batch-size: 0, expected 1",
