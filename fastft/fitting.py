@@ -92,7 +92,8 @@ def _find_in_group(saved: Any, own: Mapping[str, Any]) -> str:
         return "is of no parameters"
     if indices != own["params"]:
         return "is of other parameters"
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 <= lr < math.inf:
+    # A schedule only ever lowers it.
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 <= lr <= own["peak_lr"]:
         return f"has lr {lr!r:.80}"
     for name, value in saved.items():
         # One of another torch may lack some.

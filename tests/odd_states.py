@@ -250,6 +250,7 @@ ODD: dict[str, list[tuple[Change, str]]] = {
         (put([torch.zeros(2)], *_G, 0, "params"), "group 0 is of no parameters"),
         (put(1 << 70, *_G, 0, "lr"), "a number of many digits"),
         (put("fast", *_G, 0, "lr"), "group 0 has lr 'fast'"),
+        (put(1e308, *_G, 0, "lr"), "group 0 has lr 1e+308"),
         (put(-0.1, *_G, 0, "lr"), "group 0 has lr -0.1"),
         (put(NAN, *_G, 1, "lr"), "group 1 has lr nan"),
         (drop(*_G, 1, "lr"), "group 1 has lr None"),

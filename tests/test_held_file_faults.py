@@ -102,7 +102,12 @@ def test_a_file_that_is_harmed_while_it_is_read(
     shutil.copyfile(betons[stored], path)
     with make_kind(kind, path, tmp_path, batch_size=3) as loader:
         wanted = by_sample(loader)
-        found, error = meet(loader, lambda: harm(path))
+        if (kind, stored) == ("ffcv", "raw"):
+            # These are used where they are mapped: not while the kernel runs, see `_may_use_map`.
+            harm(path)
+            found, error = meet(loader)
+        else:
+            found, error = meet(loader, lambda: harm(path))
         if kind.startswith("resident"):
             assert not error  # all is in memory
             assert alike(found, wanted)

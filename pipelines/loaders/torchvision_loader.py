@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import signal
+import tempfile
 import weakref
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from multiprocessing import process, util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 from torchvision.transforms import functional
 
 from pipelines.encode import decode
@@ -28,6 +34,9 @@ from pipelines.source import Source
 
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
+_SHM = Path("/dev/shm")
+#: What a socket's path may have, less the names within the folder for temporary files.
+_MOST_SOCKET_BYTES = 107 - len("/pymp-12345678/listener-12345678")
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -128,9 +137,19 @@ def share(batch: torch.Tensor) -> torch.Tensor:
     try:
         return batch.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
     except RuntimeError as error:
+        _remove_shared(os.getpid())
         found = f"no room for a batch of {batch.nbytes / 1e6:.1f} MB ({error})"
         remedy = "give the container more (--shm-size), or take fewer --workers or a smaller batch"
-        raise DataError("/dev/shm", found, "", remedy) from error
+        raise DataError(_SHM, found, "", remedy) from error
+
+
+def _remove_shared(process: int) -> None:
+    """Remove the names that torch made for a process which came to no more than that.
+
+    It takes each away again as soon as there is memory behind it.
+    """
+    for path in _SHM.glob(f"torch_{process}_*"):
+        path.unlink(missing_ok=True)
 
 
 def out_of_memory(source: Source) -> DataError:
@@ -158,14 +177,50 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     not have. Frozen objects are never collected, and their pages stay shared. It inherits handlers
     of signals, too, and must hear none before it has its own: see `outlive_signals`.
     """
+    _shorten_sockets()
+    if not all(worker.is_alive() for worker in _workers(loader)):
+        end_workers(loader)  # the error about it reached somebody else
     _running.add(loader)
     gc.freeze()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        return iter(loader)
+        with _no_sudden_errors():
+            return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         gc.unfreeze()
+
+
+def _shorten_sockets() -> None:
+    """Let workers' sockets lie where the paths of sockets may.
+
+    Batches come through sockets below the folder for temporary files. Where its path is too long
+    for one, a worker's thread has an error that nobody hears of, and the caller waits for ever.
+    """
+    made: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+    if len(os.fsencode(made.get("tempdir") or tempfile.gettempdir())) <= _MOST_SOCKET_BYTES:
+        return
+    before, tempfile.tempdir, made["tempdir"] = tempfile.tempdir, "/tmp", None
+    try:
+        util.get_temp_dir()  # which makes one, keeps it in mind, and removes it in the end
+    finally:
+        tempfile.tempdir = before
+
+
+@contextmanager
+def _no_sudden_errors() -> Iterator[None]:
+    """Keeps torch from raising an error wherever the death of a worker finds this process.
+
+    That may be in the middle of saving a checkpoint. Without its handler of the signal it notices
+    within 5 s, where a batch is waited for. A handler that was there before stays.
+    """
+    before, has_theirs = signal.getsignal(signal.SIGCHLD), signal_handling._SIGCHLD_handler_set
+    try:
+        yield
+    finally:
+        if signal_handling._SIGCHLD_handler_set and not has_theirs and before is not None:
+            signal.signal(signal.SIGCHLD, before)
+            signal_handling._SIGCHLD_handler_set = False
 
 
 #: Whose workers may be running.
@@ -188,10 +243,24 @@ def end_workers(loader: DataLoader[Any]) -> None:
     Left to the garbage collector, its iterator may be inherited by the next loader's forked workers
     and complain there of children that are not theirs.
     """
-    iterator = getattr(loader, "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
+    workers = _workers(loader)
+    if not workers:
+        return
+    # torch would raise in here what it has to say of a worker that has died.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    try:
+        loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+        for worker in workers:
+            if worker.exitcode:  # it may have been killed in the middle of anything
+                _remove_shared(worker.pid)
+    finally:
         loader._iterator = None  # the next epoch, if there is one, starts others
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _workers(loader: DataLoader[Any]) -> list[Any]:
+    """A DataLoader's processes, as far as they have been started."""
+    return getattr(getattr(loader, "_iterator", None), "_workers", [])
 
 
 def raise_errors(
@@ -212,7 +281,9 @@ def raise_errors(
             "DataLoader worker" not in text or text.startswith("Caught ")
         ):
             raise
+        codes = [worker.exitcode for worker in _workers(batches) if worker.exitcode]
+        how = f"by {signal.Signals(-codes[0]).name}" if codes and codes[0] < 0 else ""
         end_workers(batches)
-        found = f"a loader process ended: {error or type(error).__name__}"
+        found = f"a loader process ended: {how or error or type(error).__name__}"
         remedy = "if memory ran out, take fewer --workers"
         raise DataError(source.path, found, "", remedy) from error
