@@ -53,3 +53,13 @@ def test_what_is_tried_is_counted_over_all_processes(tmp_path: Path) -> None:
     assert "| plugs pulled out | 1,000 |" in text
     assert "| **failures** | **1** | |" in text
     assert text in ended.stdout
+
+
+def test_readmes_table_is_what_its_file_says() -> None:
+    text = (ROOT / "README.md").read_text()
+    within = text.partition(soak.BEGIN)[2].partition(soak.END)[0]
+    first, _, rest = within.strip().partition("\n")
+    name = first.removeprefix(soak.OF).removesuffix("-->").strip()
+    results = json.loads((ROOT / name).read_text())
+    assert rest.strip() == soak.render(results).strip()
+    assert not results["failed"]
