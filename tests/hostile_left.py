@@ -24,41 +24,34 @@ from fastft.synth import SPLITS, WRITER, _first_foreign
 from fastft.unpack import MARKER
 from fastft.weights import load_weights
 from pipelines import convert as converting
-from pipelines.convert import ConvertConfig, convert
+from pipelines.convert import ConvertConfig, Progress, convert
 from pipelines.errors import UsageError
+from pipelines.tally import Report
 
 _URL = "http://example.org/a.zip"
 
 
 class Conversion:
-    """One that was left in its middle."""
+    """One that was left in its middle: its journal, its data, and what comes of it in the end."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="hostile-")
-        self.src = Path(self._folder.name) / "src"
-        for number, image in enumerate((*jpegs()[:3], b"no image")):
-            path = self.src / "ab"[number % 2] / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image)
-        out = Path(self._folder.name) / "x.beton"
         self.journal = self.data = b""
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "x.beton"
 
-        def keep(split: str, done: int, *_: object) -> None:
-            if done == 3:
-                (journal,) = out.parent.glob(".x.beton.*.journal")
-                self.journal = journal.read_bytes()
-                self.data = journal.with_suffix("").read_bytes()
+            def keep(split: str, done: int, *_: object) -> None:
+                if done == 3:
+                    (journal,) = out.parent.glob(".x.beton.*.journal")
+                    self.journal = journal.read_bytes()
+                    self.data = journal.with_suffix("").read_bytes()
 
-        usual = converting._TASK_IMAGES
-        converting._TASK_IMAGES = 1
-        try:
-            convert(self.config(out), keep)
-        finally:
-            converting._TASK_IMAGES = usual
-        self.whole = out.read_bytes()
-
-    def config(self, out: Path, **options: Any) -> ConvertConfig:
-        return ConvertConfig(src=self.src, out=out, workers=1, max_bad="1", **options)
+            usual = converting._TASK_IMAGES
+            converting._TASK_IMAGES = 1
+            try:
+                convert_photos(out, keep)
+            finally:
+                converting._TASK_IMAGES = usual
+            self.whole = out.read_bytes()
 
 
 @functools.cache
@@ -66,17 +59,30 @@ def conversion() -> Conversion:
     return Conversion()
 
 
+def convert_photos(out: Path, on_progress: Progress | None = None, **options: Any) -> Report:
+    """Convert three photos and what is none, which are beside the output."""
+    for number, image in enumerate((*jpegs()[:3], b"no image")):
+        path = out.parent / "src" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    config = ConvertConfig(src=out.parent / "src", out=out, workers=1, max_bad="1", **options)
+    (report,) = convert(config, on_progress)
+    return report
+
+
 def read_journal(path: Path) -> None:
     """Go on with a conversion as the journal says: whatever that is, the same comes of it."""
+    found = path.read_bytes()
     path.with_suffix("").write_bytes(conversion().data)
     out = path.with_name("x.beton")
     try:
-        convert(conversion().config(out, resume=True))
+        report = convert_photos(out, resume=True)
     except UsageError as error:
         if error.where != "--resume":  # which says that it is of another conversion
             raise
     else:
         assert out.read_bytes() == conversion().whole
+        assert found != conversion().journal or report.resumed == 3
 
 
 def read_marker(path: Path) -> None:
