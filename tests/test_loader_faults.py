@@ -15,6 +15,8 @@ import pytest
 from effort import choose
 from loader_kinds import KINDS, OF_FOLDERS, alike, by_sample, make_kind, nothing_left, wait_until
 from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from pipelines.beton import Index
 from pipelines.errors import DataError
@@ -114,12 +116,20 @@ def workers_of(loader: Any) -> Any:
 
 
 def kill_a_worker(loader: Any, number: signal.Signals) -> None:
-    """And wait until that is known; torch would raise its error here, in the midst of anything."""
+    """And wait until that is known; torch would raise its error there, in the midst of anything."""
     victim = workers_of(loader)._workers[1]
     os.kill(victim.pid, number)
     wait_until(lambda: not victim.is_alive(), lambda: "it lives on")
 
 
+@pytest.fixture
+def torch_is_watching() -> None:
+    """A DataLoader of the user's own lets torch raise at the death of a child, from then on."""
+    assert list(DataLoader([1, 2], batch_size=None, num_workers=1)) == [1, 2]
+    assert signal_handling._SIGCHLD_handler_set
+
+
+@pytest.mark.usefixtures("torch_is_watching")
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("kind", ["torchvision", "stock"])
 def test_a_worker_that_dies_is_an_error(

@@ -14,7 +14,6 @@ import signal
 import tempfile
 import weakref
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from multiprocessing import process, util
 from pathlib import Path
 from typing import Any
@@ -184,8 +183,9 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     gc.freeze()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        with _no_sudden_errors():
-            return iter(loader)
+        started = iter(loader)
+        _raise_nothing_suddenly(started)
+        return started
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         gc.unfreeze()
@@ -207,20 +207,15 @@ def _shorten_sockets() -> None:
         tempfile.tempdir = before
 
 
-@contextmanager
-def _no_sudden_errors() -> Iterator[None]:
-    """Keeps torch from raising an error wherever the death of a worker finds this process.
+def _raise_nothing_suddenly(started: Any) -> None:
+    """Keep torch from raising an error wherever the death of a worker finds this process.
 
-    That may be in the middle of saving a checkpoint. Without its handler of the signal it notices
-    within 5 s, where a batch is waited for. A handler that was there before stays.
+    That may be in the middle of saving a checkpoint. Where the signal of a child's end is not about
+    these workers, torch notices within 5 s, where a batch is waited for.
     """
-    before, has_theirs = signal.getsignal(signal.SIGCHLD), signal_handling._SIGCHLD_handler_set
-    try:
-        yield
-    finally:
-        if signal_handling._SIGCHLD_handler_set and not has_theirs and before is not None:
-            signal.signal(signal.SIGCHLD, before)
-            signal_handling._SIGCHLD_handler_set = False
+    if started._worker_pids_set:
+        signal_handling._remove_worker_pids(id(started))
+        started._worker_pids_set = False
 
 
 #: Whose workers may be running.
@@ -246,8 +241,6 @@ def end_workers(loader: DataLoader[Any]) -> None:
     workers = _workers(loader)
     if not workers:
         return
-    # torch would raise in here what it has to say of a worker that has died.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
     try:
         loader._iterator._shutdown_workers()  # type: ignore[union-attr]
         for worker in workers:
@@ -255,7 +248,6 @@ def end_workers(loader: DataLoader[Any]) -> None:
                 _remove_shared(worker.pid)
     finally:
         loader._iterator = None  # the next epoch, if there is one, starts others
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _workers(loader: DataLoader[Any]) -> list[Any]:
