@@ -86,6 +86,8 @@ class Encoder:
         policy = self.policy
         if not data:
             return Encoded(None, 0, reason="the file is empty")
+        if has_too_many_scans(data):
+            return Encoded(None, len(data), reason=TOO_MANY_SCANS)
         header = read_header(data)
         if header is not None and header.is_common and self._keeps(header, sample):
             if header.width * header.height > MAX_PIXELS:

@@ -80,7 +80,7 @@ class Trained:
         state = RunState(
             data={"train": same, "eval": same}, how={"loader": "resident", "gpu": None}, epoch=1,
             consumed=2 * BATCH, sums=Sums(2, 8, 4, 9.5, 0.1, 1.0), rows=[row], best=(0.5, -1.0),
-            averaged=5, metrics_bytes=0, seconds=9.5,
+            averaged=1, metrics_bytes=0, seconds=9.5,
         )  # fmt: skip
         return copy.deepcopy({
             "model": self.model.state_dict(), "arch": "squeezenet1_1", "classes": ("x", "y"),
@@ -102,8 +102,11 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
     return folder / LAST
 
 
-def go_on(folder: Path, kind: str, amp: str = "off") -> None:
+def go_on(folder: Path, kind: str, amp: str = "off") -> Trained:
     """What `train --resume` does with a folder's `last.pt` before its first step, and that step.
+
+    Returns:
+        What has been learnt behind that step.
 
     Raises:
         DataError: it does not come to that.
@@ -120,6 +123,7 @@ def go_on(folder: Path, kind: str, amp: str = "off") -> None:
             now, before = (str(each[part]) for each in (trained.content(), content_of(kind, amp)))
             assert now == before, "something was loaded"
         raise
+    return trained
 
 
 def put(value: Any, *way: Any) -> Change:

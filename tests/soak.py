@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Toll:
 
         return {
             "date": date.today().isoformat(), "hours": hours, "wall_s": round(wall_s),
-            "machine": environment(), "passed": self.passed,
+            "machine": environment(), "fuzzed": how_fuzzed(), "passed": self.passed,
             "failed": sorted(self.failed), "skipped": sorted(self.skipped),
             "tried": {
                 what: {"times": self.tried[what], "seconds": round(self.seconds[what], 1)}
@@ -82,8 +83,14 @@ def render(results: Mapping[str, Any]) -> str:
     took = f"{results['passed']} tests in {_duration(results['wall_s'])}"
     done = f"`./dev soak {results['hours']:g}` on {results['date']}"
     skipped = len(results["skipped"])
-    lines += ["", f"Counted by {done}: {took}, {skipped} skipped; {on}."]
+    fuzzed = f"inputs changed {results['fuzzed']}"
+    lines += ["", f"Counted by {done}: {took}, {skipped} skipped; {fuzzed}; {on}."]
     return "\n".join(lines)
+
+
+def how_fuzzed() -> str:
+    """What leads `fuzz.py` to the next input."""
+    return "guided by atheris" if find_spec("atheris") else "at random"
 
 
 def _duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from pipelines.beton import Index
+from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError
 from pipelines.jpeg import Checker, read_header
 from pipelines.layout import Stored
@@ -180,50 +181,88 @@ def test_shared_memory_that_is_too_small_is_named(
 # A small file that takes minutes.
 
 
+def jpeg_of_scans(frame: int, scans: int) -> bytes:
+    """A JPEG whose frame has the marker of baseline, progressive or arithmetic coding."""
+    target = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(target, "JPEG", progressive=frame == 0xC2)
+    whole = target.getvalue()
+    if frame == 0xC2:  # each says of no block's coefficients anything new
+        scan, before = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(40), whole[2:-2]
+    else:  # one component each
+        scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + bytes(40)
+        before = whole[2 : whole.index(b"\xff\xda")].replace(b"\xff\xc0", bytes((0xFF, frame)))
+        before += scan.replace(b"\1\1\0", b"\1\2\x11") + scan.replace(b"\1\1\0", b"\1\3\x11")
+    # What looks like a scan within other segments is none, and what is no marker is skipped.
+    comment = b"\xff\xfe\x08\x02" + b"\xff\xda" * 1024
+    more = scan * (scans - before.count(b"\xff\xda"))
+    return whole[:2] + comment + before + more + whole[-2:]
+
+
 @pytest.fixture
 def of_many_scans(tmp_path: Path) -> Callable[[int], Path]:
-    """A class folder of one whole photo and one progressive JPEG of so many scans."""
+    """A class folder of one whole photo and one JPEG of 5,000 scans."""
 
-    def make(scans: int) -> Path:
-        folder = tmp_path / f"{scans}" / "a"
+    def make(frame: int) -> Path:
+        folder = tmp_path / f"{frame}" / "a"
         folder.mkdir(parents=True)
-        target = io.BytesIO()
-        Image.new("RGB", (40, 30), "red").save(target, "JPEG", progressive=True)
-        whole = target.getvalue()
-        (folder / "0.jpg").write_bytes(whole)
-        # Each says of no block's coefficients anything new.
-        scan = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(40)
-        more = scan * (scans - whole.count(b"\xff\xda"))
-        # What looks like a scan within other segments is none.
-        comment = b"\xff\xfe\x08\x02" + b"\xff\xda" * 1024
-        (folder / "1.jpg").write_bytes(whole[:2] + comment + whole[2:-2] + more + whole[-2:])
+        Image.new("RGB", (40, 30), "red").save(folder / "0.jpg")
+        (folder / "1.jpg").write_bytes(jpeg_of_scans(frame, 5000))
         return folder.parent
 
     return make
 
 
-def test_scans_are_counted_as_libjpeg_turbo_counts_them(of_many_scans: Any, tried: Tried) -> None:
+#: Baseline, extended, progressive, arithmetic.
+FRAMES = [0xC0, 0xC1, 0xC2, 0xC9]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_scans_are_counted_as_libjpeg_turbo_counts_them(frame: int, tried: Tried) -> None:
     for scans in (10, 500, 501, 5000):
-        data = (of_many_scans(scans) / "a" / "1.jpg").read_bytes()
+        data = jpeg_of_scans(frame, scans)
         assert has_too_many_scans(data) == (scans > 500)
         header = read_header(data)
         assert header is not None
         if Checker()._library is not None:
             broken = Checker().check(data, header).broken
             assert (TOO_MANY_SCANS in broken) == (scans > 500), (scans, broken)
+    assert has_too_many_scans(data[:2] + b"\xff\xfe\0\4abgarbage" + data[2:])
     assert not has_too_many_scans(b"")
+    assert not has_too_many_scans(b"\0" + data)
     assert not has_too_many_scans(data[:700])  # no frame
-    assert not has_too_many_scans(data.replace(b"\xff\xc2", b"\xff\xc0"))
+    assert not has_too_many_scans(data[: len(data) // 20])
     tried("a JPEG of very many scans", 4)
 
 
+def test_scans_behind_one_of_all_components_need_not_be_counted() -> None:
+    """Decoders stop at the second one."""
+    target = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(target, "JPEG")
+    whole = target.getvalue()
+    more = whole[:-2] + whole[whole.index(b"\xff\xda") : -2] * 600 + whole[-2:]
+    assert not has_too_many_scans(more)
+    with Image.open(io.BytesIO(more)) as image, pytest.raises(OSError, match="broken data stream"):
+        image.load()
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("mode", ["passthrough", "raw"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_convert_decodes_none_of_very_many_scans(frame: int, mode: Any, verify: bool) -> None:
+    encoder = Encoder(EncodePolicy(mode=mode, verify=verify))
+    encoded = encoder.encode(jpeg_of_scans(frame, 501), 0)
+    assert encoded.stored is None
+    assert encoded.reason == TOO_MANY_SCANS
+
+
+@pytest.mark.parametrize("frame", [0xC0, 0xC2])
 @pytest.mark.parametrize("kind", [*OF_FOLDERS, "stock"])
 def test_an_image_of_very_many_scans_is_refused_by_its_name(
-    kind: str, of_many_scans: Any, tmp_path: Path, tried: Tried
+    kind: str, frame: int, of_many_scans: Any, tmp_path: Path, tried: Tried
 ) -> None:
     """By the decoders that have no limit of their own, too."""
     options = {"normalize": kind == "stock"}
-    with make_kind(kind, of_many_scans(5000), tmp_path, **options) as loader:
+    with make_kind(kind, of_many_scans(frame), tmp_path, **options) as loader:
         met, said = what_is_met(loader)
     assert met is DataError
     assert "a/1.jpg: " in said

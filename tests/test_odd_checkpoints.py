@@ -11,7 +11,7 @@ from typing import Any
 import odd_states
 import pytest
 import torch
-from odd_states import Armed, Change, content_of, drop, go_on, put, write
+from odd_states import Armed, Change, Trained, content_of, drop, go_on, put, write
 from rich.console import Console
 
 from fastft.checkpoint import load_checkpoint, load_last, read_torch_file
@@ -37,11 +37,18 @@ def changed(kind: str, change: Change, amp: str = "off") -> dict[str, Any]:
     ("kind", "amp"), [("sgd", "off"), ("adamw", "off"), ("sgd", "fp16"), ("adamw", "fp16")]
 )
 def test_what_a_run_leaves_is_gone_on_with(kind: str, amp: str, tmp_path: Path) -> None:
+    never_stopped = Trained(kind, amp)
+    never_stopped.learn()
+    wanted = never_stopped.content()
     write(tmp_path, content_of(kind, amp))
-    go_on(tmp_path, kind, amp)
-    # In another precision than before.
+    found = go_on(tmp_path, kind, amp).content()
+    for part in ("model", "optimizer", "scaler", "ema"):
+        assert str(found[part]) == str(wanted[part]), part
+    # In another precision than before, all but the scale is gone on with.
     write(tmp_path, content_of(kind, "off" if amp == "fp16" else "fp16"))
-    go_on(tmp_path, kind, amp)
+    found = go_on(tmp_path, kind, amp).content()
+    for part in ("model", "optimizer", "ema"):
+        assert str(found[part]) == str(wanted[part]), part
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "fp16"])
