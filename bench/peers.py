@@ -119,8 +119,10 @@ def stock_timm(data: Path, batch_size: int, cores: int, size: int) -> Iterator[B
         yield from loader
 
 
-def stock_dali(data: Path, batch_size: int, cores: int, size: int) -> Iterator[Batch]:
-    """DALI on the CPU, reading files, decoding nothing but the crops.
+def stock_dali(
+    data: Path, batch_size: int, cores: int, size: int, device: str = "cpu"
+) -> Iterator[Batch]:
+    """DALI reading files, decoding nothing but the crops; on a GPU all of that happens there.
 
     Source: DALI's ResNet-50 example for PyTorch, its crop at the operator's defaults.
     """
@@ -128,12 +130,16 @@ def stock_dali(data: Path, batch_size: int, cores: int, size: int) -> Iterator[B
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 
-    @pipeline_def(batch_size=batch_size, num_threads=cores, device_id=None)
+    on_gpu = device != "cpu"
+
+    @pipeline_def(batch_size=batch_size, num_threads=cores, device_id=0 if on_gpu else None)
     def pipeline() -> Any:
         encoded, labels = fn.readers.file(
             file_root=str(data), random_shuffle=True, pad_last_batch=True, name="Reader"
         )
-        images = fn.decoders.image_random_crop(encoded, output_type=types.RGB)
+        images = fn.decoders.image_random_crop(
+            encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB
+        )
         images = fn.resize(
             images, resize_x=size, resize_y=size, interp_type=types.INTERP_TRIANGULAR
         )
@@ -142,7 +148,7 @@ def stock_dali(data: Path, batch_size: int, cores: int, size: int) -> Iterator[B
             mean=[255 * mean for mean in MEAN], std=[255 * std for std in STD],
             mirror=fn.random.coin_flip(probability=0.5),
         )  # fmt: skip
-        return images, labels
+        return images, labels.gpu() if on_gpu else labels
 
     loader = DALIClassificationIterator(
         pipeline(), reader_name="Reader", auto_reset=True, last_batch_policy=LastBatchPolicy.PARTIAL

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.gpu.pixels import set_dali_options
 from bench.gpu.task import Task, answer, gpu_bytes, wait
-from bench.peers import AREA, MEAN, STD, TRIES, Batch, stock_torchvision
+from bench.peers import Batch, stock_dali, stock_torchvision
 from fastft.gauge import measure_loader
 from fastft.processes import usage_of
 
@@ -87,38 +87,3 @@ def _torchvision(
 ) -> Iterator[Batch]:
     for images, labels in stock_torchvision(data, batch_size, cores, size):
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-def stock_dali(data: Path, batch_size: int, cores: int, size: int, device: str) -> Iterator[Batch]:
-    """DALI's own pipeline: decoding, crop, resize and normalization on the GPU.
-
-    Source: DALI's documentation, ResNet-50 in PyTorch (docs/examples/use_cases/pytorch/resnet50).
-    """
-    from nvidia.dali import fn, pipeline_def, types
-    from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPolicy
-
-    on_gpu = device != "cpu"
-
-    @pipeline_def(batch_size=batch_size, num_threads=cores, device_id=0 if on_gpu else None, seed=0)
-    def pipeline() -> Any:
-        encoded, labels = fn.readers.file(file_root=str(data), random_shuffle=True, name="Reader")
-        images = fn.decoders.image_random_crop(
-            encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB,
-            random_aspect_ratio=[3 / 4, 4 / 3], random_area=list(AREA), num_attempts=TRIES,
-        )  # fmt: skip
-        images = fn.resize(
-            images, resize_x=size, resize_y=size, interp_type=types.INTERP_TRIANGULAR
-        )
-        images = fn.crop_mirror_normalize(
-            images, dtype=types.FLOAT, output_layout="CHW", crop=(size, size),
-            mean=[255 * mean for mean in MEAN], std=[255 * std for std in STD],
-            mirror=fn.random.coin_flip(probability=0.5),
-        )  # fmt: skip
-        return images, labels.gpu() if on_gpu else labels
-
-    loader = DALIClassificationIterator(
-        pipeline(), reader_name="Reader", auto_reset=True, last_batch_policy=LastBatchPolicy.PARTIAL
-    )
-    while True:
-        for (batch,) in loader:
-            yield batch["data"], batch["label"].squeeze(-1).long()
