@@ -1,6 +1,19 @@
-"""`python -m fastft`, which is also what `torchrun -m fastft train ...` starts in each process."""
+"""The program's very beginning: `fastft`, `python -m fastft`, and what torchrun starts."""
 
-from fastft.cli import main
+import signal
+
+
+def main() -> None:
+    """See `cli.main`; loads nothing before Ctrl-C ends the process without a traceback.
+
+    It does so of the signal itself until `stopping.Interruptions` hears it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from fastft.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -117,7 +117,7 @@ def more_cases(cases: Cases) -> Cases:
 
 
 SHORT_DISKS = {"fetch": (40,), "train": (3_000,), "predict": (0,)}
-LONG_DISKS = (4, 8, 16, 40, 100, 300, 1_000, 1_600, 2_400, 3_600, 6_000, 9_000)
+LONG_DISKS = (0, 4, 8, 16, 40, 100, 300, 1_000, 1_600, 2_400, 3_600, 6_000, 9_000)
 
 
 @pytest.mark.parametrize(

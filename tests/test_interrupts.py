@@ -80,28 +80,32 @@ import os, signal, sys
 left, begun = int(sys.argv.pop(1)), False
 def count(event, arguments):
     global left, begun
-    begun = begun or event == "import" and arguments[0] == "fastft.commands"
+    begun = begun or event == "import" and arguments[0] == "fastft.cli"
     left -= begun and event == "import"
     if begun and left == 0:
         left = -1
         os.kill(os.getpid(), signal.SIGINT)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(count)
-from fastft.cli import main
+from fastft.__main__ import main
 main()
 """
 
 
 def test_ctrl_c_while_importing_is_one_line(cases: Cases, tmp_path: Path, tried: Tried) -> None:
+    """Or none, as long as the signal itself ends the process: some ten imports."""
     draw = random.Random(3)
+    moments = effort.choose([2], [*range(1, 20)])
     # Some 700 before the command begins, thousands with torch's.
-    moments = [draw.randint(1, 600) for _ in range(effort.scale(2, 40))]
+    moments += [draw.randint(20, 600) for _ in range(effort.scale(2, 40))]
     moments += [draw.randint(600, 2500) for _ in range(effort.scale(0, 20))]
     for moment in moments:
         folder = tmp_path / str(moment)
         arguments = [str(moment), *cases["evaluate"].call(folder / "place")]
         status, _, err = begin_alone(arguments, folder, ("-c", _AT_IMPORT)).end()
-        assert (status, err) == (130, "fastft: interrupted\n"), moment
+        said = {130: "fastft: interrupted\n", -signal.SIGINT: ""}
+        assert err == said.get(status), moment
+        assert status == 130 or moment < 20
         assert not list((folder / "place").iterdir())
         tried("Ctrl-C while importing", 1)
 
