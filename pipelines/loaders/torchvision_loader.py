@@ -214,7 +214,7 @@ def _raise_nothing_suddenly(started: Any) -> None:
     these workers, torch notices within 5 s, where a batch is waited for.
     """
     if started._worker_pids_set:
-        signal_handling._remove_worker_pids(id(started))
+        signal_handling._remove_worker_pids(id(started))  # type: ignore[attr-defined]
         started._worker_pids_set = False
 
 
