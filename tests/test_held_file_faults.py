@@ -160,6 +160,21 @@ def test_what_was_checked_once_is_checked_again_when_the_file_has_changed(
     tried("a .beton cut or overwritten while a loader reads it", 4)
 
 
+@pytest.mark.parametrize("end", [-1, 1 << 40])
+def test_an_error_has_a_name_though_the_names_are_gone(
+    end: int, betons: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "train.beton"
+    shutil.copyfile(betons["jpeg"], path)
+    index = read_index(path)
+    ends = np.cumsum([len(index.name(sample)) for sample in range(4)], dtype="<i8")
+    at = path.read_bytes().index(ends.tobytes())
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(np.full(4, end, "<i8").tobytes())
+    assert [index.name(sample) for sample in range(4)] == [f"sample {each}" for each in range(4)]
+
+
 # Class folders.
 
 
