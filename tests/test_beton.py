@@ -115,8 +115,9 @@ def check_refused(path: Path, pattern: str) -> None:
 def test_what_is_no_beton_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.beton"
     check_refused(path, "no such file")
-    path.write_bytes(b"")
-    check_refused(path, "0 bytes long")
+    for size in (0, METADATA_START - 1):
+        path.write_bytes(bytes(size))
+        check_refused(path, f": {size:,} bytes long, expected a .beton file")
     path.write_bytes(b"PK\x03\x04" + bytes(5000))
     check_refused(path, "expected a .beton file")
     path.write_bytes(b"\x03\x00" + bytes(5000))
@@ -180,6 +181,18 @@ def test_a_table_that_lies_is_refused(tmp_path: Path, field: str, value: int, me
     metadata[field][1] = np.array(value).astype(METADATA[field])
     path.write_bytes(data)
     check_refused(path, message)
+
+
+@pytest.mark.parametrize("names", [(b"image", b"image"), (b"\xff", b"label")])
+def test_fields_that_ffcv_could_not_find_are_refused(tmp_path: Path, names: list[bytes]) -> None:
+    path = tmp_path / "a.beton"
+    write(path, [30, 20, 10])
+    data = bytearray(path.read_bytes())
+    descriptors = np.frombuffer(data, DESCRIPTOR, 2, HEADER.itemsize)
+    for number, name in enumerate(names):
+        descriptors["name"][number] = np.frombuffer(name.ljust(16, b"\0"), np.uint8)
+    path.write_bytes(data)
+    check_refused(path, re.escape(f"fields called {names[0]!r} and {names[1]!r}"))
 
 
 def test_an_allocation_outside_the_file_is_refused(tmp_path: Path) -> None:
