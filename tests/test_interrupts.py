@@ -17,6 +17,7 @@ from commands import (
     cpu_s,
     require_sound,
 )
+from disturbed import is_pythons_own
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
@@ -50,6 +51,10 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_done(
             until += cpu_s(living.pid)  # the fork brings its parent's
         tell(living, number_, until, group=draw.random() < 0.6)
         status, _, err = living.end()
+        require_sound(folder / "place")
+        tried(f"{name} told to end", 1)
+        if alone and is_pythons_own(err):
+            continue
         wanted, said = SAID[number_]
         # What was told too late has ended as if it had not been.
         whole = not case.out or case.is_whole(folder / "place")
@@ -58,8 +63,6 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_done(
         assert (status == 0 and whole) or status in (wanted, -number_), (status, err)
         assert err.count("\n") == bool(err), err
         assert err.startswith(said) or (status in (0, -number_) and not err), err
-        require_sound(folder / "place")
-        tried(f"{name} told to end", 1)
 
 
 def tell(living: Living, number: int, until_s: float, *, group: bool) -> None:
