@@ -150,6 +150,8 @@ class Living:
 
     def __init__(self, folder: Path, pid: int, wait: Callable[[float], int | None]) -> None:
         self._folder, self.pid, self._wait = folder, pid, wait
+        # Of another one with that number, perhaps; this one has only begun.
+        self._shared = set(os.listdir("/dev/shm"))
 
     @property
     def place(self) -> Path:
@@ -187,7 +189,8 @@ class Living:
         # torch's compiler makes itself a folder as soon as it is imported.
         left = [each.name for each in (self._folder / "tmp").iterdir()]
         left = [name for name in left if not name.startswith("torchinductor_")]
-        left += [each for each in os.listdir("/dev/shm") if f"_{self.pid}_" in each]
+        shared = set(os.listdir("/dev/shm")) - self._shared
+        left += [name for name in shared if f"_{self.pid}_" in name]
         assert left == [], left
         out, err = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
         assert "Traceback" not in err, err
