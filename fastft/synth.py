@@ -8,16 +8,14 @@ index) alone, so neither the workers nor the other counts change them.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from fastft.synth_draw import draw_jpeg
 from fastft.synth_motif import FAMILIES
 from pipelines.atomic import temporary_prefix, unguessable
 from pipelines.errors import DataError, UsageError
-from pipelines.workers import cpu_count, not_interrupted
+from pipelines.workers import cpu_count, end_with_parent, not_interrupted
 
 MARKER = "synth.json"
 WRITER = "fastft synth"
@@ -227,7 +225,9 @@ def _run_tasks(tasks: list[_Task], workers: int) -> Iterator[tuple[int, int]]:
         yield from map(_write_task, tasks)
         return
     # spawn: a caller may hold threads (torch), which a forked child would inherit as locks.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_init_worker)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=end_with_parent
+    )
     try:
         with not_interrupted():
             pending = {pool.submit(_write_task, task) for task in tasks}
@@ -240,18 +240,6 @@ def _run_tasks(tasks: list[_Task], workers: int) -> Iterator[tuple[int, int]]:
         raise DataError("synth", "one of its processes was killed", "", remedy) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _init_worker() -> None:
-    """End when the parent has ended, however it did."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _write_task(task: _Task) -> tuple[int, int]:

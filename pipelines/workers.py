@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 #: A container's share of the processors, `quota period` in microseconds or `max`.
@@ -46,6 +47,22 @@ def end_with(parent: int, number: int) -> None:
     ctypes.CDLL(None).prctl(1, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def end_with_parent() -> None:
+    """Have a thread end this process, one of `multiprocessing`'s, when its parent has ended.
+
+    For parents that start processes in threads, which `end_with` would take for them.
+    """
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_behind, args=(parent,), daemon=True).start()
+
+
+def _end_behind(parent: Any) -> None:
+    # A pipe tells of it, that has ended before, too; forked brothers hold it open until they end.
+    parent.join()
+    os._exit(1)
 
 
 def cpu_count(cgroup: Path = _CGROUP_CPU) -> int:

@@ -130,7 +130,9 @@ def run(hours: float, out: Path, arguments: Sequence[str]) -> int:
     toll, started = Toll(), time.monotonic()
     limit = f"faulthandler_timeout={int(3600 * hours + 7200)}"
     arguments = arguments or [str(ROOT / "tests")]
-    status = pytest.main(["-m", "soak", "-n", "2", "-o", limit, *arguments], plugins=[toll])
+    status = pytest.main(
+        ["-m", "soak", "-n", "2", "--dist", "worksteal", "-o", limit, *arguments], plugins=[toll]
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     results = toll.results(hours, time.monotonic() - started)
     out.write_text(json.dumps(results, indent=1) + "\n")

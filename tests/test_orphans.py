@@ -30,7 +30,8 @@ def until(condition: Callable[[], bool], living: Living) -> None:
 
 def killed(living: Living) -> None:
     """Kill its first process alone; all others end by themselves."""
-    os.kill(living.pid, signal.SIGKILL)
+    if not living.ends(0.0):
+        os.kill(living.pid, signal.SIGKILL)
     gives_up_s = time.monotonic() + PATIENCE_S
     while family := living.family():
         assert time.monotonic() < gives_up_s, [each.cmdline() for each in family]
@@ -62,6 +63,31 @@ def test_a_process_that_outlived_its_parent_before_it_could_tell_ends(
         [sys.executable, *arguments], capture_output=True, text=True, timeout=100, check=False
     )
     assert (ended.returncode, ended.stderr) == (1, "its parent has ended\n")
+    tried("parents that end at once")
+
+
+#: A worker of a DataLoader kills its parent before it has looked for one.
+_LATE = """
+import os, sys
+from pipelines.loaders import make_loader, torchvision_loader
+begin, parent = torchvision_loader.live_for_parent, os.getpid()
+def begin_late(worker):
+    os.kill(parent, 9)
+    while os.getppid() == parent:
+        pass
+    begin(worker)
+torchvision_loader.live_for_parent = begin_late
+with make_loader("torchvision", sys.argv[1], batch_size=2, workers=2) as loader:
+    next(iter(loader))
+"""
+
+
+def test_a_worker_whose_parent_ended_before_it_looked_ends(
+    data: Path, tmp_path: Path, tried: Tried
+) -> None:
+    living = begin_alone([str(data / "train.beton")], tmp_path, ("-c", _LATE))
+    assert living.ends(PATIENCE_S)
+    killed(living)
     tried("parents that end at once")
 
 

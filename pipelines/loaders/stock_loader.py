@@ -20,8 +20,8 @@ from pipelines.errors import FastftError, UsageError
 from pipelines.loaders.base import Loader
 from pipelines.loaders.torchvision_loader import (
     end_workers,
+    live_for_parent,
     out_of_memory,
-    outlive_signals,
     raise_errors,
     share,
 )
@@ -73,7 +73,7 @@ class StockLoader(Loader):
             pin_memory=self.device.type == "cuda",
             persistent_workers=True,
             collate_fn=_Collate(self.source),
-            worker_init_fn=outlive_signals,
+            worker_init_fn=live_for_parent,
         )
 
     def _change_size(self, size: int) -> None:

@@ -30,6 +30,7 @@ from pipelines.errors import DataError, FastftError
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
+from pipelines.workers import end_with_parent
 
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
@@ -55,7 +56,7 @@ class TorchvisionLoader(Loader):
             prefetch_factor=2,
             persistent_workers=True,
             collate_fn=_as_it_is,
-            worker_init_fn=outlive_signals,
+            worker_init_fn=live_for_parent,
         )
 
     def _batches(
@@ -157,12 +158,14 @@ def out_of_memory(source: Source) -> DataError:
     return DataError(source.path, found, "", remedy)
 
 
-def outlive_signals(worker: int) -> None:
-    """Let a worker process live on when all processes of a group are told to end.
+def live_for_parent(worker: int) -> None:
+    """Let a worker process live on when all of a group are told to end, and never without a parent.
 
     So Ctrl-C does, and a scheduler. Who reads the batches may need another one to end in order; and
-    if he does not end the workers then, the time that SIGTERM leaves them runs out.
+    if he does not end the workers then, the time that SIGTERM leaves them runs out. torch looks for
+    a parent that has ended, but not for one that ended before it first looked.
     """
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEFT_S))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
@@ -174,7 +177,7 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     A fork inherits every object of this process. Were the child to collect one that owns threads,
     such as a DALI pipeline that waits in a reference cycle, it would wait for threads that it does
     not have. Frozen objects are never collected, and their pages stay shared. It inherits handlers
-    of signals, too, and must hear none before it has its own: see `outlive_signals`.
+    of signals, too, and must hear none before it has its own: see `live_for_parent`.
     """
     _shorten_sockets()
     if not all(worker.is_alive() for worker in _workers(loader)):
