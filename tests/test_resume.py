@@ -82,7 +82,7 @@ def begun(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_that_is_killed_again_and_again(
     loader: str, data: Path, tmp_path: Path, tried: Callable[..., None]
 ) -> None:
-    kills = scale(3, 20)
+    kills = scale(2, 20)
     if loader in ("ffcv", "dali"):
         pytest.importorskip({"dali": "nvidia.dali"}.get(loader, loader))
     ended = subprocess.run(
