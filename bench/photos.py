@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -104,14 +105,17 @@ def draw_photos(config: pytest.Config, images: int) -> Path:
     digest = hashlib.sha256(f"{images} {MEAN_SIZE}".encode())
     for module in sorted((ROOT / "fastft").glob("synth*.py")):
         digest.update(module.read_bytes())
-    folder = config.cache.mkdir("fastft-bench") / digest.hexdigest()[:16]
-    if not folder.exists():
-        write_synth(
-            SynthConfig(
-                out=folder, classes=CLASSES, per_class=-(-images // CLASSES), test_per_class=1,
-                size=MEAN_SIZE,
-            )
-        )  # fmt: skip
+    cache = config.cache.mkdir("fastft-bench")
+    folder = cache / digest.hexdigest()[:16]
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may begin at once
+        if not folder.exists():
+            write_synth(
+                SynthConfig(
+                    out=folder, classes=CLASSES, per_class=-(-images // CLASSES), test_per_class=1,
+                    size=MEAN_SIZE,
+                )
+            )  # fmt: skip
     return folder / "train"
 
 
