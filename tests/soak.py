@@ -1,8 +1,8 @@
 """Puts fastft to the proof for hours, and counts: `./dev soak`, `python tests/soak.py --hours 1`.
 
 Runs every test that asks for the fixture `tried`, in its long form, and leaves what they tried as
-JSON; `--write README.md` puts it there as a table, `--table FILE.json` prints that again. What
-stands behind `--` goes to pytest: other files than all.
+JSON; `--write README.md` puts the sums there as a table, `--table FILE.json` prints all of it
+again. What stands behind `--` goes to pytest: other files than all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections import defaultdict
@@ -25,6 +26,26 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- soak -->", "<!-- /soak -->"
 #: What the table is preceded by in a file: the name of its JSON.
 OF = "<!-- of"
+#: Rows of the sums, and what belongs to each; the first that fits counts.
+GROUPS = (
+    ("epochs of loaders and trainings, left at random or run to their end", r"under load"),
+    ("inputs fuzzed: each to a reader, changed by structure and by chance", r"^inputs fuzzed"),
+    ("bits flipped in a `.beton`", r"flipped bit"),
+    ("files cut, overwritten, replaced or gone while they are read",
+     r"while a loader reads|while it is used|source changes|shard changes"),
+    ("processes killed by `kill -9`: commands, their children, a loader's", r"kill|parents"),
+    ("Ctrl-C, SIGTERM, an error or the end of the program in the middle",
+     r"told to end|Ctrl-C|SIG|signals|ended in the middle|loader open|error in a decoding"),
+    ("disks that are full, fail, vanish or may not be written to",
+     r"disk|may be written|cannot be made|folder goes|/dev/shm"),
+    ("no memory", r"memory|gigabytes"),
+    ("standard files that are closed, full or read by nobody", r"standard|nobody listens"),
+    ("odd and broken images, each to every loader", r"images|many scans"),
+    ("odd names, links, pipes and leftovers",
+     r"names|links|pipes|folders too deep|systems leave|left behind|temporary"),
+    ("checkpoints with odd states, and files with programs in them", r"checkpoints|programs in"),
+)  # fmt: skip
+OTHERS = "others"
 
 
 class Toll:
@@ -65,6 +86,16 @@ class Toll:
                 for what in sorted(self.tried)
             },
         }  # fmt: skip
+
+
+def sum_up(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The same results, what was tried by GROUPS."""
+    sums = {group: {"times": 0, "seconds": 0.0} for group, _ in (*GROUPS, (OTHERS, ""))}
+    for what, each in results["tried"].items():
+        group = next((name for name, pattern in GROUPS if re.search(pattern, what)), OTHERS)
+        sums[group]["times"] += each["times"]
+        sums[group]["seconds"] += each["seconds"]
+    return {**results, "tried": {group: each for group, each in sums.items() if each["times"]}}
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -113,14 +144,15 @@ def main() -> int:
         name = f"soak_cpu_{os.cpu_count()}core_{date.today()}.json"
         out = asked.out or ROOT / "tests" / "results" / name
         status = run(asked.hours, out, asked.pytest)
-    text = render(json.loads(out.read_text()))
-    print(text)
+    results = json.loads(out.read_text())
+    print(render(results))
     if asked.write is not None:
         sys.path.insert(0, str(ROOT))
         from bench.results_table import write_between
 
         name = out.resolve().relative_to(ROOT)
-        write_between(asked.write, f"{OF} {name} -->\n\n{text}", BEGIN, END)
+        text = f"{OF} {name} -->\n\n{render(sum_up(results))}"
+        write_between(asked.write, text, BEGIN, END)
     return status
 
 

@@ -61,5 +61,10 @@ def test_readmes_table_is_what_its_file_says() -> None:
     first, _, rest = within.strip().partition("\n")
     name = first.removeprefix(soak.OF).removesuffix("-->").strip()
     results = json.loads((ROOT / name).read_text())
-    assert rest.strip() == soak.render(results).strip()
+    sums = soak.sum_up(results)
+    assert rest.strip() == soak.render(sums).strip()
+    assert soak.OTHERS not in sums["tried"]
+    assert sum(each["times"] for each in sums["tried"].values()) == sum(
+        each["times"] for each in results["tried"].values()
+    )
     assert not results["failed"]
