@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import threading
@@ -17,6 +18,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 #: A container's share of the processors, `quota period` in microseconds or `max`.
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+
+#: Of address space: a thread's stack, 8 MB as systems have it, and far more than its first objects.
+_THREAD_BYTES = 32 << 20
 
 
 @contextmanager
@@ -33,6 +37,21 @@ def not_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def require_thread_room() -> None:
+    """Fail where a thread about to be started would find no memory, before it is started.
+
+    One that cannot even begin says so to nobody, and `Thread.start` waits for it for ever (CPython
+    3.11). A thread that is given a task for the first time is started, too.
+
+    Raises:
+        MemoryError: there is less than its stack and what else it takes at first.
+    """
+    try:
+        mmap.mmap(-1, _THREAD_BYTES).close()  # 3 us
+    except OSError as error:
+        raise MemoryError("no room for a thread") from error
 
 
 def end_with(parent: int, number: int) -> None:

@@ -26,6 +26,7 @@ from pipelines.loaders.base import Loader
 from pipelines.loaders.rendering import COMPILING, Piece, Renderer, Rendering, Worker, surfacing
 from pipelines.plan import Plan
 from pipelines.source import Source
+from pipelines.workers import require_thread_room
 
 _TORCH_THREADS, _NUMBA_THREADS = torch.get_num_threads(), numba.get_num_threads()
 try:
@@ -284,6 +285,7 @@ def same_threads() -> Iterator[int]:
 
 def _start(driver: ffcv.loader.loader.Loader) -> Any:
     """FFCV's iterator over an epoch, which is a thread."""
+    require_thread_room()
     with same_threads() as threads:
         driver.num_workers = threads  # its thread sets torch's number again
         return iter(driver)
