@@ -72,7 +72,11 @@ def end_with_parent() -> None:
     """Have a thread end this process, one of `multiprocessing`'s, when its parent has ended.
 
     For parents that start processes in threads, which `end_with` would take for them.
+
+    Raises:
+        MemoryError: there is no room for a thread.
     """
+    require_thread_room()
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_behind, args=(parent,), daemon=True).start()

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
+from torch.utils.data._utils import worker as torch_worker
 from torchvision.transforms import functional
 
 from pipelines.encode import decode
@@ -30,7 +31,6 @@ from pipelines.errors import DataError, FastftError
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
-from pipelines.workers import end_with_parent
 
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
@@ -158,14 +158,26 @@ def out_of_memory(source: Source) -> DataError:
     return DataError(source.path, found, "", remedy)
 
 
+class _Watchdog(torch_worker.ManagerWatchdog):
+    """Tells a worker whether its parent lives, also of one that ended before it was first asked.
+
+    torch's takes for the parent whoever is that by then, and would wait for init to end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        parent = process.parent_process()
+        if parent is not None and parent.pid is not None:
+            self.manager_pid = parent.pid
+
+
 def live_for_parent(worker: int) -> None:
     """Let a worker process live on when all of a group are told to end, and never without a parent.
 
     So Ctrl-C does, and a scheduler. Who reads the batches may need another one to end in order; and
-    if he does not end the workers then, the time that SIGTERM leaves them runs out. torch looks for
-    a parent that has ended, but not for one that ended before it first looked.
+    if he does not end the workers then, the time that SIGTERM leaves them runs out.
     """
-    end_with_parent()
+    torch_worker.ManagerWatchdog = _Watchdog  # type: ignore[misc]  # of this process alone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEFT_S))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
