@@ -25,7 +25,7 @@ from fastft.synth_draw import draw_jpeg
 from fastft.synth_motif import FAMILIES
 from pipelines.atomic import temporary_prefix, unguessable
 from pipelines.errors import DataError, UsageError
-from pipelines.workers import cpu_count, end_with_parent, not_interrupted
+from pipelines.workers import cpu_count, end_with_parent, not_interrupted, require_thread_room
 
 MARKER = "synth.json"
 WRITER = "fastft synth"
@@ -36,6 +36,9 @@ MAX_PER_CLASS = 1_000_000
 CHUNK = 16
 # Below this, drawing takes less than starting processes (0.4 s on 2 cores).
 MIN_FOR_WORKERS = 96
+
+#: How often it is looked whether tasks can still end.
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,10 +232,14 @@ def _run_tasks(tasks: list[_Task], workers: int) -> Iterator[tuple[int, int]]:
         workers, mp_context=get_context("spawn"), initializer=end_with_parent
     )
     try:
+        require_thread_room()
         with not_interrupted():
             pending = {pool.submit(_write_task, task) for task in tasks}
         while pending:
-            ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+            ended, pending = wait(pending, _LOOK_S, return_when=FIRST_COMPLETED)
+            manager: Any = pool._executor_manager_thread
+            if not ended and not manager.is_alive():  # no task would ever end
+                raise MemoryError("a thread has died")
             for future in ended:
                 yield future.result()
     except BrokenProcessPool as error:

@@ -31,6 +31,7 @@ from pipelines.errors import DataError, FastftError
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
+from pipelines.workers import require_thread_room
 
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
@@ -134,6 +135,7 @@ def share(batch: torch.Tensor) -> torch.Tensor:
     Raises:
         DataError: there is no room.
     """
+    _require_thread_room()
     try:
         return batch.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
     except RuntimeError as error:
@@ -158,6 +160,14 @@ def out_of_memory(source: Source) -> DataError:
     return DataError(source.path, found, "", remedy)
 
 
+def _require_thread_room() -> None:
+    """End a worker whose first batch, or error, could never leave: a thread is to write it."""
+    try:
+        require_thread_room()
+    except MemoryError:
+        os._exit(1)
+
+
 class _Watchdog(torch_worker.ManagerWatchdog):
     """Tells a worker whether its parent lives, also of one that ended before it was first asked.
 
@@ -177,6 +187,7 @@ def live_for_parent(worker: int) -> None:
     So Ctrl-C does, and a scheduler. Who reads the batches may need another one to end in order; and
     if he does not end the workers then, the time that SIGTERM leaves them runs out.
     """
+    _require_thread_room()
     torch_worker.ManagerWatchdog = _Watchdog  # type: ignore[misc]  # of this process alone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEFT_S))
