@@ -22,9 +22,9 @@ from PIL import Image
 #: Start-of-frame markers of what libjpeg, nvJPEG and DALI all decode: baseline, extended Huffman,
 #: progressive Huffman. Others (lossless, arithmetic) exist and are left to Pillow.
 COMMON_FRAMES = frozenset((0xC0, 0xC1, 0xC2))
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: Markers without a length: TEM, RST0-7, SOI.
-_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
 _PIXEL_FORMAT_RGB = 0
@@ -76,13 +76,13 @@ def read_header(data: bytes) -> JpegHeader | None:
         if marker == 0xFF:  # fill byte
             at += 1
             continue
-        if marker in _ALONE:
+        if marker in ALONE:
             at += 2
             continue
         if marker in (_START_OF_SCAN, _END_OF_IMAGE):
             return None
         length = data[at + 2] << 8 | data[at + 3]
-        if marker in _FRAMES:
+        if marker in FRAMES:
             if length < 8 or at + 10 > end:
                 return None
             height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]

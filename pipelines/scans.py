@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelines.jpeg import ALONE, FRAMES
+
 #: What TJFLAG_LIMITSCANS allows, which says it by these words of every JPEG.
 MOST_SCANS = 500
 TOO_MANY_SCANS = f"Progressive JPEG image has more than {MOST_SCANS} scans"
 _START = b"\xff\xd8\xff"
 _SCAN, _END = 0xDA, 0xD9
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
-#: Behind 0xFF: a stuffed byte of a scan's data, markers without a length, another fill byte.
-_ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD9), 0xFF))
+#: Behind 0xFF: markers without a length, a stuffed byte of a scan's data, another fill byte.
+_NO_SEGMENT = ALONE | {0x00, 0xFF}
 
 
 def has_too_many_scans(data: bytes) -> bool:
@@ -36,10 +37,10 @@ def has_too_many_scans(data: bytes) -> bool:
         if at < 0 or at + 10 > len(data) or data[at + 1] == _END:
             return False
         marker = data[at + 1]
-        if marker in _ALONE:
+        if marker in _NO_SEGMENT:
             at += 1 if marker == 0xFF else 2
             continue
-        if marker in _FRAMES:
+        if marker in FRAMES:
             components, is_progressive = data[at + 9], marker in _PROGRESSIVE
         elif marker == _SCAN:
             if not scans:
