@@ -26,7 +26,8 @@ from fastft.run_folder import LAST, PREVIOUS, remove_leavings
 from fastft.sound import as_state, find_odd, find_odd_tensor
 from fastft.train_config import MODEL_PX, EvalView
 from pipelines.atomic import AtomicFile
-from pipelines.errors import DataError, FormatError, one_line
+from pipelines.errors import DataError, FormatError, is_no_memory, one_line
+from pipelines.memory import require_room
 
 _FORMAT, _VERSION = "fastft-checkpoint", 1
 #: What a seal begins with; eight hexadecimal digits follow.
@@ -215,12 +216,12 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         raise DataError(path, "no such file", "a checkpoint", "check the path") from None
     except OSError as error:
         raise DataError(path, error.strerror or "cannot be read", "a checkpoint") from error
-    except MemoryError:
-        raise
     except zipfile.BadZipFile as error:
         found = f"not readable as a checkpoint: {str(error)[:200].rstrip('.')}"
         raise FormatError(path, found, "a file by torch.save", "") from error
     except Exception as error:  # whatever a hostile file makes the restricted unpickler raise
+        if is_no_memory(error):  # of the machine, or is it asked for more than the file holds?
+            require_room(4 * path.stat().st_size, str(path))
         raise FormatError(
             path, "not readable as a checkpoint", "a file by torch.save", ""
         ) from error

@@ -16,12 +16,6 @@ from fastft.stopping import Interruptions, Stopped
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-#: How libraries say that they got no memory where they raise no MemoryError.
-_NO_MEMORY = (
-    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
-    "bad_alloc", "can't start new thread", "failed to map segment",
-)  # fmt: skip
-
 
 def main() -> None:
     """Run the command line; ends the process with 0, 1 (data), 2 (usage), 130 or 143 (signals)."""
@@ -65,9 +59,11 @@ def _explain(
     error: BaseException, heard: int, sparing: Callable[[str], Iterable[str]]
 ) -> tuple[int, str]:
     """Status and line of what is nobody's fault; a bug is raised again."""
+    from pipelines.errors import is_no_memory
+
     if heard or isinstance(error, KeyboardInterrupt):  # of which compiled code may make another
         return _stopped(Stopped(heard or 2))
-    if _is_no_memory(error):
+    if is_no_memory(error):
         found = next(iter(str(error).splitlines()), "")
         try:
             remedy = " or ".join(sparing(sys.argv[1]))
@@ -84,17 +80,6 @@ def _explain(
 
 def _stopped(error: Stopped) -> tuple[int, str]:
     return error.exit_code, f"fastft: {error}" if str(error) else ""
-
-
-def _is_no_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    if not isinstance(error, (RuntimeError, OSError, ImportError)):
-        return False
-    if any(each in str(error).lower() for each in _NO_MEMORY):
-        return True
-    cause = error.__cause__ or error.__context__  # which numba's errors do not repeat
-    return cause is not None and _is_no_memory(cause)
 
 
 def _unnamed(error: OSError) -> str:

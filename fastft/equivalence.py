@@ -7,8 +7,7 @@ to be refuted. So there are three outcomes, and too few runs give `not shown`, n
 Loss curves are judged by a control: the same run in another precision says how far rounding alone
 carries a curve.
 
-Knows numbers alone, no runs. scipy, which takes half a second to load, is loaded with the first
-test.
+Knows numbers alone, no runs.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
+from fastft import students_t
 from pipelines.errors import UsageError
 
 Verdict = Literal["equivalent", "different", "not shown"]
@@ -275,7 +274,7 @@ def paired_equivalence(
     sd = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
     if sd <= _rounding(first, second):
         sd = 0.0  # all equal but for the last bits of their subtraction
-    half = _quantile(1 - alpha / 2, n - 1) * sd / math.sqrt(n)
+    half = students_t.quantile(1 - alpha / 2, n - 1) * sd / math.sqrt(n)
     p = _tost_p(mean, sd, n, margin)
     verdict: Verdict = "not shown"
     if p < alpha:
@@ -308,25 +307,16 @@ def runs_needed(sd: float, margin: float, alpha: float = ALPHA, power: float = P
 
 def _enough(n: int, sd: float, margin: float, alpha: float, power: float) -> bool:
     # Both tests must conclude; to each falls half of the times that one may not.
-    quantiles = _quantile(1 - alpha, n - 1) + _quantile((1 + power) / 2, n - 1)
+    quantiles = students_t.quantile(1 - alpha, n - 1) + students_t.quantile((1 + power) / 2, n - 1)
     return quantiles * sd / math.sqrt(n) <= margin
 
 
 def _tost_p(mean: float, sd: float, n: int, margin: float) -> float:
     """The larger p of the two tests that refute `mean >= margin` and `mean <= -margin`."""
-    from scipy import stats
-
     room = margin - abs(mean)
     if sd == 0:
         return 0.0 if room > 0 else 1.0
-    return float(stats.t.sf(room / (sd / math.sqrt(n)), n - 1))
-
-
-@cache
-def _quantile(p: float, freedom: int) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(p, freedom))
+    return students_t.tail(room / (sd / math.sqrt(n)), n - 1)
 
 
 def _rounding(first: Sequence[float], second: Sequence[float]) -> float:

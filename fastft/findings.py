@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.ndimage import gaussian_filter1d
 
+from fastft import students_t
 from fastft.metrics import EpochMetrics
 from fastft.train_config import TrainConfig
 from pipelines.errors import DataError
+from pipelines.memory import require_blas_room
 
 FINE_TUNED, SCRATCH, FROZEN = "fine-tuned", "scratch", "frozen"
 #: Of every interval that is shown.
@@ -91,7 +91,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if len(values) < 2:
         return Interval(mean, None, None)
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    reach = students_t.quantile((1 + CONFIDENCE) / 2, len(values) - 1) * error
     return Interval(mean, mean - reach, mean + reach)
 
 
@@ -182,6 +182,9 @@ def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float64], where: str) -
     lrs, losses = lrs[kept], losses[kept]
     # What runs away at the end must not lift what comes before it.
     ceiling = 1.5 * float(np.median(losses[:10]))
+    require_blas_room()
+    from scipy.ndimage import gaussian_filter1d
+
     averaged = gaussian_filter1d(np.minimum(losses, ceiling), _REACH, mode="nearest")
     lowest = int(np.argmin(averaged))
     if lowest == 0:

@@ -95,8 +95,11 @@ def _find_in_group(saved: Any, own: Mapping[str, Any]) -> str:
     # A schedule only ever lowers it.
     if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 <= lr <= own["peak_lr"]:
         return f"has lr {lr!r:.80}"
+    # A switch that another torch does not know is put in its place by this one, but no number.
+    lost = [name for name in own if name not in saved and not isinstance(own[name], bool | None)]
+    if lost:
+        return f"has no {lost[0]}"
     for name, value in saved.items():
-        # One of another torch may lack some.
         if name not in own:
             return f"has an additional {name!r:.80}"
         if name not in _SET_ANEW and not _is_same(value, own[name]):

@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from fastft.checkpoint import Checkpoint
 from fastft.weights import DEFAULT_ARCH, Weights, load_weights
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import DataError, UsageError, is_no_memory
 
 #: Output rows of a torchvision model as it comes.
 _IMAGENET_CLASSES = 1000
@@ -119,6 +119,8 @@ def restore_model(checkpoint: Checkpoint, path: Path) -> nn.Module:
         _put(model, name, _new_head(old, len(checkpoint.classes)))
         load_state(model, state)
     except (RuntimeError, UsageError) as error:
+        if is_no_memory(error):
+            raise
         first = " ".join(str(error).split("\n")[:2])
         raise DataError(path, first, expected, "train again") from error
     return model.to(memory_format=torch.channels_last).eval()
@@ -237,6 +239,8 @@ def _make_network(arch: str, size: int) -> nn.Module:
     try:
         model: nn.Module = models.get_model(arch, weights=None, **options)
     except (ValueError, AssertionError, RuntimeError) as error:
+        if is_no_memory(error):
+            raise
         raise UsageError("--size", f"{size} px with --arch {arch} ({error})", "224") from error
     return model
 
@@ -280,6 +284,8 @@ def _load_body(model: nn.Module, source: Weights, head_name: str, arch: str) -> 
         try:
             state = dict(interpolate_embeddings(model_.image_size, model_.patch_size, state))
         except (ValueError, RuntimeError) as error:
+            if is_no_memory(error):
+                raise
             found = f"has {_POSITIONS} of shape {list(state[_POSITIONS].shape)}"
             raise DataError(source.where, found, f"the tensors of a {arch}", "") from error
     own = model.state_dict()
@@ -355,6 +361,8 @@ def _check_size(model: nn.Module, arch: str, size: int) -> None:
         with torch.inference_mode():
             model(torch.zeros(1, 3, size, size))
     except (RuntimeError, ValueError, AssertionError) as error:
+        if is_no_memory(error):
+            raise
         raise UsageError(
             "--size", f"{size} px, which a {arch} cannot take ({str(error).splitlines()[0]})",
             "a larger one", "see torchvision's notes on it",

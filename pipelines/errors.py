@@ -7,6 +7,12 @@ was expected and what to do about it. Anything else that is raised is a bug and 
 
 from __future__ import annotations
 
+#: How libraries say that they got no memory where they raise no MemoryError.
+_NO_MEMORY = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
+    "bad_alloc", "can't start new thread", "failed to map segment",
+)  # fmt: skip
+
 
 class FastftError(Exception):
     """A deliberate error: `where: found, expected ...; remedy`, always one line.
@@ -46,6 +52,18 @@ class UsageError(FastftError):
     """The request is wrong: an option, a combination of options, a missing library."""
 
     exit_code = 2
+
+
+def is_no_memory(error: BaseException) -> bool:
+    """Whether an error, or what it came of, is that memory ran out, whoever says so."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, (RuntimeError, OSError, ImportError)):
+        return False
+    if any(each in str(error).lower() for each in _NO_MEMORY):
+        return True
+    cause = error.__cause__ or error.__context__  # which numba's errors do not repeat
+    return cause is not None and is_no_memory(cause)
 
 
 def one_line(text: str) -> str:

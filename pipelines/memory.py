@@ -1,12 +1,18 @@
-"""How much memory a process may still take: the machine's, or its container's if that is less."""
+"""How much memory a process may still take: the machine's, or its container's if that is less.
+
+And its own address space, as far as a limit of it makes libraries wait without end.
+"""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+#: Of address space: OpenBLAS maps 115 MB on two cores as soon as it is loaded.
+_BLAS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,29 @@ def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> FreeMemory:
         for limit, room in _cgroup_rooms(proc, cgroup)
     ]
     return min(limits, key=lambda each: each.bytes)
+
+
+def require_room(room_bytes: int, purpose: str) -> None:
+    """Fail where there is not so much address space, before who needs it finds out.
+
+    Raises:
+        MemoryError: so it is.
+    """
+    try:
+        mmap.mmap(-1, room_bytes).close()  # 3 us
+    except OSError as error:
+        raise MemoryError(f"no room for {purpose}") from error
+
+
+def require_blas_room() -> None:
+    """Fail where SciPy would find no memory, before it is loaded, as by numba.
+
+    Its OpenBLAS tries again without end where it gets none.
+
+    Raises:
+        MemoryError: there is less than it takes at first.
+    """
+    require_room(_BLAS_BYTES, "SciPy")
 
 
 def _available_bytes(proc: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import signal
 import threading
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pipelines.memory import require_room
 
 T = TypeVar("T")
 #: A container's share of the processors, `quota period` in microseconds or `max`.
@@ -39,19 +40,16 @@ def not_interrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def require_thread_room() -> None:
-    """Fail where a thread about to be started would find no memory, before it is started.
+def require_thread_room(threads: int = 1) -> None:
+    """Fail where threads about to be started would find no memory, before they are started.
 
     One that cannot even begin says so to nobody, and `Thread.start` waits for it for ever (CPython
     3.11). A thread that is given a task for the first time is started, too.
 
     Raises:
-        MemoryError: there is less than its stack and what else it takes at first.
+        MemoryError: there is less than their stacks and what else they take at first.
     """
-    try:
-        mmap.mmap(-1, _THREAD_BYTES).close()  # 3 us
-    except OSError as error:
-        raise MemoryError("no room for a thread") from error
+    require_room(threads * _THREAD_BYTES, "a thread")
 
 
 def end_with(parent: int, number: int) -> None:

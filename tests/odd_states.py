@@ -258,6 +258,8 @@ ODD: dict[str, list[tuple[Change, str]]] = {
         (put(-0.1, *_G, 0, "lr"), "group 0 has lr -0.1"),
         (put(NAN, *_G, 1, "lr"), "group 1 has lr nan"),
         (drop(*_G, 1, "lr"), "group 1 has lr None"),
+        (drop(*_G, 1, "dampening"), "group 1 has no dampening"),
+        (drop(*_G, 0, "peak_lr"), "group 0 has no peak_lr"),
         (put(9.0, *_G, 1, "momentum"), "group 1 has momentum 9.0, expected 0.9"),
         (put(torch.zeros(2), *_G, 1, "momentum"), "group 1 has momentum tensor"),
         (put("x", *_G, 0, "peak_lr"), "group 0 has peak_lr 'x', expected 0.1"),
@@ -329,6 +331,7 @@ ODD: dict[str, list[tuple[Change, str]]] = {
         (drop(*_S, 0, "step"), "has exp_avg, exp_avg_sq, expected exp_avg, exp_avg_sq, step"),
         (put({}, *_S, 0), "parameter 0 has no state"),
         (put((0.9,), *_G, 0, "betas"), "group 0 has betas (0.9,), expected (0.9, 0.999)"),
+        (drop(*_G, 0, "betas"), "group 0 has no betas"),
         (put(("a", "b"), *_G, 0, "betas"), "group 0 has betas"),
         (put(True, *_G, 0, "amsgrad"), "group 0 has amsgrad True, expected False"),
     ],
@@ -364,6 +367,8 @@ def changed_by(edits: bytes) -> tuple[dict[str, Any], str]:
             del inside[name]
         elif isinstance(inside, dict) and inside is not content:
             inside["more"] = old
+    if not isinstance(content["classes"], (list, tuple)):  # of which a list is made on writing
+        content["classes"] = (content["classes"],)
     return content, kind
 
 

@@ -104,6 +104,7 @@ CASES: dict[str, str | None] = {
     "page.workers-of-400-digits.json": "workers: ",
     "sidecar.brackets-without-end.json": "not left by fastft fetch",
     "states.a-tensor-for-parameters.bin": "group 0 is of no parameters",
+    "states.group-without-dampening.bin": "group 0 has no dampening",
     "states.rate-of-300-digits.bin": "group 0 has lr 1e+308",
     "synth-marker.twenty-million-photos.json": None,
     "weights.bytearray-of-a-terabyte.pt": "it asks for memory of its own",

@@ -17,11 +17,11 @@ HEAVY = {"ffcv", "matplotlib", "numba", "nvidia", "torch", "torchvision"}
 
 # Lowest first. A module imports only from layers below its own; an exact name beats a pattern.
 LAYERS = (
+    ("pipelines.memory",),
     (
         "pipelines.atomic",
         "pipelines.errors",
         "pipelines.layout",
-        "pipelines.memory",
         "pipelines.order",
         "pipelines.workers",
     ),

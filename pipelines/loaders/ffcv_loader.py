@@ -23,7 +23,7 @@ from pipelines.errors import UsageError
 from pipelines.kernels import cpu
 from pipelines.layout import MODE_RAW
 from pipelines.loaders.base import Loader
-from pipelines.loaders.rendering import COMPILING, Piece, Renderer, Rendering, Worker, surfacing
+from pipelines.loaders.rendering import Piece, Renderer, Rendering, Worker, compiling, surfacing
 from pipelines.plan import Plan
 from pipelines.source import Source
 from pipelines.workers import require_thread_room
@@ -257,7 +257,7 @@ def _make_driver(
     image, label = index.fields
     module = ffcv.loader.loader
     compiles, manager = Compiler.is_enabled, module.OSCacheManager
-    with COMPILING, same_threads() as threads:
+    with compiling(), same_threads() as threads:
         # What our operation calls is compiled and cached; FFCV's compiler begins anew each time.
         Compiler.set_enabled(False)
         module.OSCacheManager = _NoMemory

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from pipelines.decoder import Decoder
 from pipelines.kernels import cpu
+from pipelines.memory import require_blas_room
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
@@ -33,8 +35,7 @@ _PIECE_ROWS = 8
 #: A decoded image larger than this (11 megapixels) gives its memory back: each thread may meet the
 #: few large ones of a set, and none should hold on to their size.
 _KEEP_BYTES = 32 << 20
-#: Held while the kernel is compiled or loaded, and by who changes what numba then sees.
-COMPILING = threading.Lock()
+_compiling = threading.Lock()
 #: See `cpu.render_rows`; the reference is the Pillow that is installed.
 _DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 #: What the kernel writes for a dtype; bfloat16, which NumPy lacks, as its bits.
@@ -42,6 +43,18 @@ _WRITTEN: dict[torch.dtype | None, type[np.generic]] = {
     None: np.uint8,
     torch.bfloat16: np.uint16,
 }
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Compile or load a kernel in this block, or change what numba then sees: one thread at a time.
+
+    Raises:
+        MemoryError: there is no room for what numba loads.
+    """
+    with _compiling:
+        require_blas_room()
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +239,7 @@ class Renderer(ABC):
         worker = self.worker()
         frames = cpu.Frames(worker.room(0), *(np.empty((0, n), np.int64) for n in (3, 2, 2)))
         out = np.empty((0, 1, 3), self._written)
-        with COMPILING:
+        with compiling():
             self._call(frames, piece, worker, out, planar=False)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.kernels import cpu, gpu
 from pipelines.loaders.filling import Filler, HostSink, Sink, Writers
-from pipelines.loaders.rendering import COMPILING, make_geometry, wait_for
+from pipelines.loaders.rendering import compiling, make_geometry, wait_for
 from pipelines.plan import Plan
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
@@ -236,7 +236,7 @@ class _GpuSink:
 
 def _compile() -> None:
     """Compile what gathers crops, or load it from numba's cache; see `rendering`."""
-    with COMPILING:
+    with compiling():
         cpu.copy_blocks(np.empty(0, np.uint8), np.empty((0, 6), np.int64), np.empty(0, np.uint8))
 
 

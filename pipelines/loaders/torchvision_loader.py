@@ -38,7 +38,9 @@ _LEFT_S = 10
 _SHM = Path("/dev/shm")
 #: What a socket's path may have, less the names within the folder for temporary files.
 _MOST_SOCKET_BYTES = 107 - len("/pymp-12345678/listener-12345678")
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+#: What nobody hears while workers are started: what ends them, and that one of them has ended, of
+#: which torch's handler would raise an error.
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
 class TorchvisionLoader(Loader):
@@ -191,7 +193,7 @@ def live_for_parent(worker: int) -> None:
     torch_worker.ManagerWatchdog = _Watchdog  # type: ignore[misc]  # of this process alone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEFT_S))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
 
 def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -207,8 +209,9 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
         end_workers(loader)  # the error about it reached somebody else
     _running.add(loader)
     gc.freeze()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
+        require_thread_room(max(1, loader.num_workers))  # each has one here that hands it its tasks
         started = iter(loader)
         _raise_nothing_suddenly(started)
         return started
