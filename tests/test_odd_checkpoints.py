@@ -51,6 +51,20 @@ def test_what_a_run_leaves_is_gone_on_with(kind: str, amp: str, tmp_path: Path) 
         assert str(found[part]) == str(wanted[part]), part
 
 
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_switches_of_another_torch_may_be_lacking(kind: str, tmp_path: Path) -> None:
+    never_stopped = Trained(kind)
+    never_stopped.learn()
+    content = copy.deepcopy(content_of(kind))
+    for group in content["optimizer"]["param_groups"]:
+        for name in [name for name, value in group.items() if isinstance(value, bool | None)]:
+            del group[name]
+    write(tmp_path, content)
+    found, wanted = go_on(tmp_path, kind).content(), never_stopped.content()
+    assert str(found["model"]) == str(wanted["model"])
+    assert str(found["optimizer"]["state"]) == str(wanted["optimizer"]["state"])
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "fp16"])
 def test_odd_states_are_refused(kind: str, tmp_path: Path, tried: Callable[..., None]) -> None:
     amp, optimizer = ("fp16", "sgd") if kind == "fp16" else ("off", kind)
