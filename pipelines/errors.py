@@ -7,11 +7,15 @@ was expected and what to do about it. Anything else that is raised is a bug and 
 
 from __future__ import annotations
 
-#: How libraries say that they got no memory where they raise no MemoryError.
-_NO_MEMORY = (
-    "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
-    "bad_alloc", "can't start new thread", "failed to map segment",
-)  # fmt: skip
+import re
+
+#: How libraries say that they got no memory where they raise no MemoryError; oneDNN, last, gives no
+#: reason where it could not even make room for its code.
+_NO_MEMORY = re.compile(
+    "can('t|not) allocate memory|not enough memory|out of memory|bad_alloc|can't start new thread|"
+    "failed to map segment|could not (create|execute) a primitive$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 class FastftError(Exception):
@@ -60,7 +64,7 @@ def is_no_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, (RuntimeError, OSError, ImportError)):
         return False
-    if any(each in str(error).lower() for each in _NO_MEMORY):
+    if _NO_MEMORY.search(str(error)):
         return True
     cause = error.__cause__ or error.__context__  # which numba's errors do not repeat
     return cause is not None and is_no_memory(cause)
