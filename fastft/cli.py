@@ -5,11 +5,12 @@ Only this is loaded before signals are heard: the commands take their time, libr
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from fastft.stopping import Interruptions, Stopped
 
@@ -118,6 +119,32 @@ def _drop(descriptor: int) -> None:
     os.close(nowhere)
 
 
+class _Terminal(io.FileIO):
+    """A terminal, or where one was: what is written when it is closed goes nowhere.
+
+    It is closed where a connection is lost. A command that is told so has something to finish, and
+    one that was started to go on without shall do so.
+    """
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return memoryview(data).nbytes
+
+
+def _writer(file: TextIO | None, descriptor: int) -> TextIO:
+    """A standard file that can be written to."""
+    if file is None:
+        return open(descriptor, "w", closefd=False)
+    if not file.isatty():
+        return file
+    raw = _Terminal(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), file.encoding, file.errors, line_buffering=True)
+
+
 def _open_standard_files() -> None:
     """Open what was closed when the process began, or the next file would be taken for it.
 
@@ -129,9 +156,6 @@ def _open_standard_files() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)
+    sys.stdout, sys.stderr = _writer(sys.stdout, 1), _writer(sys.stderr, 2)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what its encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -295,8 +295,9 @@ def train(
     """Fine-tune a classifier and write a run folder.
 
     The folder holds config.json, metrics.jsonl, last.pt, best.pt, curves.png and summary.json. At
-    the end it is said where the time went, and whether another loader would pay. Ctrl-C and
-    SIGTERM save where the run stands; it goes on from there to the same weights.
+    the end it is said where the time went, and whether another loader would pay. Ctrl-C,
+    SIGTERM and a lost terminal save where the run stands; it goes on from there to the same
+    weights.
 
     Example: fastft train --data data --out run --epochs 5
 

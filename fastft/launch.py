@@ -9,7 +9,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from fastft.stopping import Stopped
+from fastft.stopping import Stopped, heeded
 from pipelines.errors import DataError, UsageError
 from pipelines.workers import end_with
 
@@ -54,9 +54,11 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
     # What it reports of failed processes in twenty lines, they and we say in one.
     logging.disable(logging.ERROR)
     os.environ[_STARTED_HERE], os.environ[_PARENT] = str(nproc), str(os.getpid())
+    told = heeded()
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=nproc, run_id=str(uuid.uuid4()),
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
+        signals_to_handle=",".join(each.name for each in told),
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", "fastft", *arguments)
@@ -66,7 +68,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         failures = error.failures
         # The others are told to end when one has; what it ended by is what counts.
         for rank, code in ((rank, failures[rank].exitcode) for rank in failures):
-            if code < 0 and -code not in (signal.SIGTERM, signal.SIGINT):
+            if code < 0 and -code not in told:
                 name = signal.Signals(-code).name
                 remedy = "go on with fastft train --resume"
                 if name == "SIGKILL":

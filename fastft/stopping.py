@@ -1,8 +1,10 @@
-"""Ending a command when it is asked to: SIGTERM of a scheduler, SIGINT of a keyboard.
+"""Ending a command when it is asked to: by a keyboard, a scheduler, a terminal that is closed.
 
-While steps of a training run, a signal is only noted: it saves where it stands and leaves. In any
-other work it raises, so that what is half done is cleared away; before and behind that the process
-just ends.
+Those are SIGINT, SIGTERM and SIGHUP, which also comes where a connection is lost. While steps of a
+training run, a signal is only noted: it saves where it stands and leaves. In any other work it
+raises, so that what is half done is cleared away; before and behind that the process just ends. A
+signal that is ignored, as a shell's background job ignores Ctrl-C and what `nohup` starts ignores
+SIGHUP, stays so.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: A second signal within this time is the same one: a terminal and a launcher both passed it on.
 _SAME_S = 1.0
 #: How long compiled code may keep a process among others from hearing a signal. Longer than any
@@ -42,12 +44,17 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What shells make of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """What shells make of a process that a signal ended: 130, 143 or 129, as they are above."""
         return 128 + self.signal
 
 
+def heeded() -> list[signal.Signals]:
+    """What asks this process to end: all of them but those that it was started to ignore."""
+    return [each for each in _SIGNALS if signal.getsignal(each) not in (signal.SIG_IGN, None)]
+
+
 class StopSignals:
-    """Hears SIGINT and SIGTERM as long as its `with` block lasts; without one, nothing.
+    """Hears signals as long as its `with` block lasts; without one, nothing.
 
     Attributes:
         requested: the signal that asked the training to end, or 0.
@@ -78,7 +85,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = {each: signal.signal(each, self._hear) for each in _SIGNALS}
+            self._before = {each: signal.signal(each, self._hear) for each in heeded()}
             if self._is_one_of_many:
                 self._watch()
         return self
@@ -123,7 +130,7 @@ class StopSignals:
 
 
 class Interruptions:
-    """Hears SIGINT and SIGTERM for a whole process, from before its imports to its very end.
+    """Hears signals for a whole process, from before its imports to its very end.
 
     Attributes:
         heard: the signal that came first, or 0.
@@ -136,16 +143,14 @@ class Interruptions:
         self._before: dict[int, Any] = {}
 
     def begin(self) -> None:
-        """Hear signals; one that is ignored, as a shell's background job ignores Ctrl-C, stays so.
+        """Hear signals.
 
         Until `raised` they end the process at once: there is nothing to be cleared away, and many a
         library makes something else of an exception that is raised while it is imported.
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        for each in _SIGNALS:
-            if signal.getsignal(each) not in (signal.SIG_IGN, None):
-                self._before[each] = signal.signal(each, self._hear)
+        self._before = {each: signal.signal(each, self._hear) for each in heeded()}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
 
     def end(self) -> None:

@@ -7,8 +7,8 @@ so no entry is believed before the bytes it speaks of have been held against its
 A journal is there before the temporary file and as long as that is, and locked while its process
 lives: what can be locked was left behind.
 
-An error and Ctrl-C leave neither. What ends a process otherwise leaves both: `kill -9`, and the
-SIGTERM by which schedulers take a machine away.
+An error and Ctrl-C leave neither. What ends a process otherwise leaves both: `kill -9`, the SIGTERM
+by which schedulers take a machine away, the SIGHUP of a lost terminal.
 """
 
 from __future__ import annotations

@@ -20,20 +20,22 @@ T = TypeVar("T")
 #: A container's share of the processors, `quota period` in microseconds or `max`.
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
+#: What a terminal sends to all processes that were started from it: Ctrl-C; that it is closed.
+OF_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 #: Of address space: a thread's stack, 8 MB as systems have it, and far more than its first objects.
 _THREAD_BYTES = 32 << 20
 
 
 @contextmanager
 def not_interrupted() -> Iterator[None]:
-    """Processes that are started in this block hear no Ctrl-C, from their first moment on.
+    """Processes that are started in this block hear nothing of a terminal, from the start on.
 
-    It reaches all processes of a terminal, and is for the one that started the others to hear,
-    which then ends them: while they are still importing it would be a traceback from each.
+    That is for the one to hear that started the others, which then ends them: while they are still
+    importing, Ctrl-C would be a traceback from each.
     """
     # Which begins once, and lets the signal through when it has.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINALS)
     try:
         yield
     finally:

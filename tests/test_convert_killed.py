@@ -65,7 +65,10 @@ def test_killed_at_random_moments_and_resumed(
     assert kills == wanted
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    choose([signal.SIGINT, signal.SIGTERM], [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]),
+)
 def test_asked_to_end_at_random_moments(
     number: signal.Signals, src: Path, moments: Moments, tmp_path: Path, tried: Tried
 ) -> None:

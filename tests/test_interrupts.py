@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in every command, at any moment: a status, at most one line, nothing left."""
+"""Signals that end, in every command, at any moment: a status, at most one line, nothing left."""
 
 import os
 import random
@@ -19,6 +19,8 @@ from commands import (
 )
 from disturbed import is_pythons_own
 
+from fastft.stopping import StopSignals
+
 Cases = dict[str, Case]
 Tried = Callable[..., None]
 COMMANDS = (
@@ -31,6 +33,7 @@ _FORKED_S, _ALONE_S = 0.6, 5.0
 SAID = {
     signal.SIGINT: (130, ("fastft: interrupted\n", "fastft: stopped; ")),
     signal.SIGTERM: (143, ("", "fastft: stopped; ")),
+    signal.SIGHUP: (129, ("", "fastft: stopped; ")),
 }
 
 
@@ -40,7 +43,7 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_done(
 ) -> None:
     draw = random.Random(name)
     for number in range(effort.scale(1, 10)):
-        number_ = signal.SIGTERM if draw.random() < 0.4 else signal.SIGINT
+        (number_,) = draw.choices([*SAID], [6, 3, 1])
         alone = number % 2 == 1
         folder = tmp_path / str(number)
         case = cases[name]
@@ -163,16 +166,23 @@ def test_ctrl_c_is_not_lost(function: Callable[[], int], tmp_path: Path, tried: 
     tried("Ctrl-C that compiled code hears", 1)
 
 
-def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path, tried: Tried) -> None:
-    """As in what a shell has started in its background."""
-    living = begin(["doctor"], tmp_path, _ignored)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_so(number: int, tmp_path: Path, tried: Tried) -> None:
+    """As Ctrl-C in what a shell has started in its background, and what `nohup` lets live on."""
+    living = begin(["doctor"], tmp_path, _ignored, number)
     assert living.end()[::2] == (0, "")
-    tried("Ctrl-C of another job")
+    tried("signals that are ignored")
 
 
-def _ignored() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _runs(lambda: os.kill(os.getpid(), signal.SIGINT) or 0)
+def _ignored(number: int) -> None:
+    def is_told() -> int:
+        os.kill(os.getpid(), number)
+        with StopSignals() as stop:  # as of a training
+            os.kill(os.getpid(), number)
+        return stop.requested
+
+    signal.signal(number, signal.SIG_IGN)
+    _runs(is_told)
 
 
 def _late() -> None:
@@ -226,8 +236,8 @@ def _tells_workers() -> None:
     begins = worker._worker_loop
 
     def told(*arguments: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for number in SAID:
+            os.kill(os.getpid(), number)
         begins(*arguments)
 
     worker._worker_loop = told

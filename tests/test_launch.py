@@ -124,17 +124,49 @@ def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
 def test_a_signal_to_all_processes_of_a_group_is_survived_by_those_that_read(
     data: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C, and what schedulers send, reaches the loader's own processes, too."""
+    """What terminals and schedulers send reaches the loader's own processes, too."""
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--loader", "torchvision")
     process = start("train", *arguments, "--epochs", 1000, session=True)
     ranks_of(process, out / METRICS)
-    os.killpg(process.pid, signal.SIGTERM)
-    os.killpg(process.pid, signal.SIGINT)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        os.killpg(process.pid, number)
     status, _, err = end(process)
-    assert status in (130, 143)  # whichever it saw first
+    assert status in (129, 130, 143)  # whichever it saw first
     assert err.startswith("fastft: stopped; ")
     assert load_checkpoint(out / LAST).progress is not None
+
+
+#: Makes the terminal that it is started in its own, as a shell's child has it.
+_IN_TERMINAL = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("fastft", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_terminal_that_is_closed_loses_nothing(nproc: int, data: Path, tmp_path: Path) -> None:
+    """As where a connection is lost: whatever is printed from then on is an error."""
+    out, (keyboard, screen) = tmp_path / "run", os.openpty()
+    arguments = ["--data", data, "--out", out, *OPTIONS, "--loader", "torchvision"]
+    arguments += ["--nproc", nproc, "--epochs", 1000, "--checkpoint-every", 1000]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _IN_TERMINAL, "train", *map(str, arguments)],
+        stdin=screen, stdout=screen, stderr=screen, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    os.close(screen)
+    while not (out / METRICS).exists() or b'"epoch": 1' not in (out / METRICS).read_bytes():
+        os.read(keyboard, 1 << 16)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.close(keyboard)
+    assert process.wait(200) == 129
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    progress = load_checkpoint(out / LAST).progress
+    assert progress is not None
+    assert len(read_metrics(out / METRICS)[0]) == progress["epoch"] * 4 + progress["sums"]["steps"]
 
 
 def test_torchrun_starts_it_again_and_it_goes_on(data: Path, tmp_path: Path) -> None:

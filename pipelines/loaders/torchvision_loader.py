@@ -31,7 +31,7 @@ from pipelines.errors import DataError, FastftError
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
-from pipelines.workers import require_thread_room
+from pipelines.workers import OF_TERMINALS, require_thread_room
 
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
@@ -40,7 +40,7 @@ _SHM = Path("/dev/shm")
 _MOST_SOCKET_BYTES = 107 - len("/pymp-12345678/listener-12345678")
 #: What nobody hears while workers are started: what ends them, and that one of them has ended, of
 #: which torch's handler would raise an error.
-_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+_HELD = (*OF_TERMINALS, signal.SIGTERM, signal.SIGCHLD)
 
 
 class TorchvisionLoader(Loader):
@@ -186,12 +186,13 @@ class _Watchdog(torch_worker.ManagerWatchdog):
 def live_for_parent(worker: int) -> None:
     """Let a worker process live on when all of a group are told to end, and never without a parent.
 
-    So Ctrl-C does, and a scheduler. Who reads the batches may need another one to end in order; and
-    if he does not end the workers then, the time that SIGTERM leaves them runs out.
+    So a terminal does, and a scheduler. Who reads the batches may need another one to end in order;
+    and if he does not end the workers then, the time that SIGTERM leaves them runs out.
     """
     _require_thread_room()
     torch_worker.ManagerWatchdog = _Watchdog  # type: ignore[misc]  # of this process alone
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in OF_TERMINALS:
+        signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEFT_S))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
 
