@@ -10,12 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import PIL
 import pytest
 import torch
 from PIL import Image
 
 from pipelines.jpeg import load_turbojpeg
+from pipelines.loaders import rendering
 from pipelines.plan import VIEWS, Plan, Rows, make_plan, resized_geometry
 from pipelines.reference import MEAN, STD, cut
 
@@ -69,9 +69,7 @@ def whole(images: Sequence[np.ndarray], size: int) -> np.ndarray:
 
 def pillows_order(geometry: np.ndarray) -> np.ndarray:
     """bool[B]: which rows the installed Pillow resizes downwards first."""
-    shrinks = geometry[..., 1] - geometry[..., 2]
-    taller = shrinks[:, 0] > np.maximum(0, 2 * shrinks[:, 1])
-    return taller & (int(PIL.__version__.split(".")[0]) >= 13)
+    return rendering.goes_down_first(geometry[..., 1], geometry[..., 2], rendering._PILLOW)
 
 
 def touched(geometry: np.ndarray, size: int) -> list[slice]:

@@ -88,8 +88,8 @@ def test_either_order_of_passes(shapes: Index, monkeypatch: pytest.MonkeyPatch) 
     plan = make_plan(shapes.widths, shapes.heights, view="train", size=64)
     rows = plan.rows(plan.order)
     found = []
-    for down_first in (False, True):
-        monkeypatch.setattr(rendering, "_DOWN_FIRST", down_first)
+    for pillow in ((12, 0), (13, 0)):
+        monkeypatch.setattr(rendering, "_PILLOW", pillow)
         found.append(render(shapes, plan, rows).numpy().astype(int))
     assert np.abs(found[0] - found[1]).max() == 1
     exact = [np.array_equal(each, wanted(shapes, plan, rows)) for each in found]

@@ -148,8 +148,8 @@ def render_rows(  # type: ignore[no-untyped-def]
         planar: whether it holds planes.
         geometry: int32[B, 2, 4], see START.
         flips: bool[B].
-        down_first: bool[B], rows that take the pass down first, as Pillow does from 13 on where a
-            crop shrinks by far more in height than in width.
+        down_first: bool[B], rows that take the pass down first, as Pillow does where a crop shrinks
+            by far more in height than in width.
         scale, bias: float32[S * 3], a pixel times scale plus bias is normalized, rounded once.
         scratch: a Scratch that fits.
         out: [B, S, S * 3] float32, uint16 that hold bfloat16, or uint8, which is not normalized.

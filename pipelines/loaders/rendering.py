@@ -36,8 +36,8 @@ _PIECE_ROWS = 8
 #: few large ones of a set, and none should hold on to their size.
 _KEEP_BYTES = 32 << 20
 _compiling = threading.Lock()
-#: See `cpu.render_rows`; the reference is the Pillow that is installed.
-_DOWN_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+#: The one that is installed, which the reference is.
+_PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 #: What the kernel writes for a dtype; bfloat16, which NumPy lacks, as its bits.
 _WRITTEN: dict[torch.dtype | None, type[np.generic]] = {
     None: np.uint8,
@@ -323,5 +323,23 @@ def make_geometry(rows: Rows, plan: Plan) -> tuple[NDArray[np.int32], NDArray[np
     inside &= (offset >= 0) & (offset + plan.size <= resized)
     if not inside.all():
         raise ValueError(f"box {rows.boxes[np.argmin(inside.all(1))]} reaches out of its image")
-    shrinks = length - resized
-    return geometry, _DOWN_FIRST & (shrinks[:, 0] > np.maximum(0, 2 * shrinks[:, 1]))
+    return geometry, goes_down_first(length, resized, _PILLOW)
+
+
+def goes_down_first(
+    length: NDArray[np.int64], resized: NDArray[np.int64], pillow: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which rows a Pillow resizes down before across; the other order rounds otherwise.
+
+    Args:
+        length, resized: int64[B, 2] height and width before and after, px.
+        pillow: its version, two numbers at least.
+
+    Source: pull requests 9524 (Pillow 12.2) and 9549 (13.0) of python-pillow/Pillow.
+    """
+    down, across = (length - resized).T
+    if pillow >= (13, 0):
+        return down > np.maximum(0, 2 * across)
+    if pillow >= (12, 2):
+        return (length[:, 0] > 100 * length[:, 1]) & (down > 0)
+    return np.zeros(len(length), np.bool_)
