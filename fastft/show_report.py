@@ -285,9 +285,12 @@ def _escape(name: str) -> str:
 
 @contextmanager
 def _quiet_glyphs() -> Iterator[None]:
-    """A letter that the font lacks becomes a box, without a warning for each."""
+    """A letter that the font lacks becomes a box, without a warning for each.
+
+    Nor for scripts that Matplotlib before 3.11, the last for Python 3.10, writes letter by letter.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")
+        warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
         yield
 
 

@@ -4,6 +4,7 @@ Most were thought of; some were found by `fuzz.py`. `tests/data/hostile` holds t
 what writes files today will not write the same ones tomorrow.
 """
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -70,7 +71,11 @@ CASES: dict[str, str | None] = {
     "config.epochs-of-5000-hexadecimal-digits.toml": "epochs: a number of many digits",
     "config.path-with-a-nul.toml": r"data: 'a\x00b', expected a path",
     "config.rate-of-400-digits.toml": "lr: a number of many digits",
-    "config.table-in-2000-tables.toml": "lr: a table, expected a number",
+    "config.table-in-2000-tables.toml": (
+        "lr: a table, expected a number"
+        if sys.version_info >= (3, 11)
+        else "does not parse"  # tomli
+    ),
     "config.table-in-5000-tables.toml": "a line of 10,008 letters",
     "fetched-packed-tar.a-terabyte-of-zeros.tar.bz2": "unpacks to more than 1,073,741,824",
     "fetched-packed-tar.dictionary-of-a-gigabyte.tar.xz": "Memory usage limit exceeded",

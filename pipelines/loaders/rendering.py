@@ -338,8 +338,9 @@ def goes_down_first(
     Source: pull requests 9524 (Pillow 12.2) and 9549 (13.0) of python-pillow/Pillow.
     """
     down, across = (length - resized).T
+    first = np.zeros(len(length), np.bool_)
     if pillow >= (13, 0):
-        return down > np.maximum(0, 2 * across)
-    if pillow >= (12, 2):
-        return (length[:, 0] > 100 * length[:, 1]) & (down > 0)
-    return np.zeros(len(length), np.bool_)
+        first = down > np.maximum(0, 2 * across)
+    elif pillow >= (12, 2):
+        first = (length[:, 0] > 100 * length[:, 1]) & (down > 0)
+    return first
