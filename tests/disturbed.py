@@ -42,12 +42,7 @@ def start(*arguments: object, shell: str = "", **options: Any) -> subprocess.Pop
     if shell:
         command = ["/bin/sh", "-c", f'{shell}; exec "$@"', "sh", *command]
     options = {"stdout": PIPE, "stderr": PIPE, **options}
-    # A shell's background job would have its children ignore Ctrl-C.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **options)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **options)
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -161,7 +161,10 @@ def test_a_terminal_that_is_closed_loses_nothing(nproc: int, data: Path, tmp_pat
         os.read(keyboard, 1 << 16)
     family = psutil.Process(process.pid).children(recursive=True)
     os.close(keyboard)
-    assert process.wait(200) == 129
+    try:
+        assert process.wait(200) == 129
+    finally:
+        process.kill()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
     progress = load_checkpoint(out / LAST).progress
