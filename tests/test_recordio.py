@@ -185,6 +185,14 @@ def test_an_index_that_disagrees_is_refused(rec: Path, index: str, said: str) ->
     assert "remove it to take the order of x.rec" in message
 
 
+def test_an_index_that_nothing_is_written_to_is_not_waited_for(rec: Path) -> None:
+    os.mkfifo(rec.with_suffix(".idx"))
+    assert (
+        failure(rec)
+        == f"{rec.with_suffix('.idx')}: is no plain file, expected text, a line for each record"
+    )
+
+
 def test_an_index_is_only_asked_for_labels_of_its_own(rec: Path) -> None:
     rec.write_bytes(rec.read_bytes() + frame(pack(JPEG, labels=[1, 2])))
     assert "so many labels" in failure(rec)
