@@ -110,7 +110,9 @@ def test_growth(
     needed = PROCESS_BYTES + samples * SAMPLE_BYTES
     free = min(free_memory().bytes, shutil.disk_usage(workspace).free)
     if free < needed:
-        pytest.skip(f"{samples:,} samples want {needed / 1e9:.0f} GB of memory; free: {free:,}")
+        pytest.skip(
+            f"{samples:,} samples want {needed / 1e9:.0f} GB of memory and disk; {free / 1e9:.0f} are free"
+        )
     folder, beton = make_set(samples)
     data = beton if contender.startswith(READ_BETON) else folder
     seconds = SMALL_SECONDS if is_small(pytestconfig) else SECONDS

@@ -12,7 +12,7 @@ from torchvision import models
 
 from fastft.checkpoint import is_checkpoint, read_torch_file, unpack_checkpoint
 from fastft.sound import as_state, find_odd_tensor
-from pipelines.errors import DataError
+from pipelines.errors import DataError, is_no_memory
 
 #: What is built where nothing says otherwise.
 DEFAULT_ARCH = "resnet18"
@@ -108,6 +108,8 @@ def _imagenet_state(arch: str) -> Mapping[str, torch.Tensor]:
             urlopen(Request(weights.url, method="HEAD"), timeout=_TIMEOUT_S).close()
         return dict(weights.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:  # no network; a hash that does not match
+        if is_no_memory(error):
+            raise
         reason = getattr(error, "reason", error)
         raise DataError(
             "--weights imagenet", f"cannot download {name} ({reason})",

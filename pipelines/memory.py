@@ -6,6 +6,7 @@ And its own address space, as far as a limit of it makes libraries wait without 
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 #: Of address space: OpenBLAS maps 115 MB on two cores as soon as it is loaded.
 _BLAS_BYTES = 256 << 20
+#: What of SciPy loads it; all that is used here begins with one of them.
+_BLAS_USERS = frozenset({"scipy.linalg", "scipy.special"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ def require_blas_room() -> None:
     Raises:
         MemoryError: there is less than it takes at first.
     """
-    require_room(_BLAS_BYTES, "SciPy")
+    if not _BLAS_USERS & sys.modules.keys():
+        require_room(_BLAS_BYTES, "SciPy")
 
 
 def _available_bytes(proc: Path) -> int:

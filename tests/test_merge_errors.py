@@ -169,6 +169,7 @@ def test_shards_with_gaps_between_them_are_refused(
         refuse(tmp_path / "a.beton", f"a.2-of-2.beton: {message}")
     else:
         merge(tmp_path / "a.beton")
+        assert len(read_index(tmp_path / "a.beton")) == 3
 
 
 def test_what_is_not_to_be_merged(shards: Path, photos: Path, tmp_path: Path) -> None:
