@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.errors import one_line
+from pipelines.layout import Note
 
 if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
     from fastft.predict import Prediction
@@ -31,8 +32,9 @@ def conversion_table(reports: Sequence[Report]) -> Table:
             "classes": lambda r: f"{len(r.classes):,}",
             "read": lambda r: f"{r.bytes_in:,} bytes",
             "written": lambda r: f"{r.bytes_out:,} bytes",
-            "re-encoded": lambda r: f"{r.reencoded:,}",
+            "re-encoded": lambda r: f"{r.notes[Note.REENCODED]:,}",
             "left out": lambda r: f"{len(r.quarantined):,} broken",
+            "doubtful": lambda r: f"{len(r.doubtful):,}",
             "odd but whole": lambda r: f"{len(r.warnings):,}",
             "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
             "taken over": lambda r: f"{r.resumed:,}",

@@ -26,6 +26,7 @@ from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, UsageError
 from pipelines.journal import Entry, Journal, left_bytes, open_journaled
+from pipelines.layout import About
 from pipelines.listing import Listing, open_listings
 from pipelines.outputs import name_outputs, publish, require_space, writing
 from pipelines.shards import Shard, cut_listings, parse_shard
@@ -195,7 +196,7 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
                     sides, size = (stored.width, stored.height), len(stored.data)
                 entry = Entry(
                     None if stored is None else stored.mode, *sides, size, checksum,
-                    encoded.source_bytes, encoded.reencoded, encoded.reason,
+                    encoded.source_bytes, encoded.note, encoded.reason,
                 )  # fmt: skip
                 tally.count(entry)
                 journal.add(entry)
@@ -209,7 +210,12 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
     if shard is not None:
         shard = replace(shard, quarantined=tuple(report.quarantined))
     with writing(writer.path):
-        report.bytes_out = writer.finish(listing.classes, shard)
+        report.bytes_out = writer.finish(
+            About(
+                classes=listing.classes, shard=None if shard is None else shard.to_json(),
+                preparation=config.policy.preparation, doubtful=tally.doubtful,
+            )
+        )  # fmt: skip
     report.images = len(writer)
     report.seconds = time.perf_counter() - started
     return report

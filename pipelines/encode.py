@@ -17,7 +17,15 @@ from PIL import Image, ImageOps
 from pipelines.errors import DataError
 from pipelines.folder import read_bytes
 from pipelines.jpeg import Checker, JpegHeader, describe, read_header
-from pipelines.layout import MAX_PIXELS, MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
+from pipelines.layout import (
+    MAX_PIXELS,
+    MAX_SIDE_PX,
+    MODE_JPG,
+    MODE_RAW,
+    Note,
+    Preparation,
+    Stored,
+)
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
@@ -27,6 +35,7 @@ MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 _JPEG = ("JPEG",)
 _ORIENTATION = 0x0112
+_PLAIN = Note(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +60,11 @@ class EncodePolicy:
     proportion: float = 0.5
     verify: bool = True
 
+    @property
+    def preparation(self) -> Preparation:
+        """What a model must meet other photos by, too."""
+        return Preparation(apply_exif=self.apply_exif)
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -59,13 +73,13 @@ class Encoded:
     Attributes:
         stored: what to store; None if the image is broken.
         source_bytes: the file's size.
-        reencoded: whether the stored bytes are not the file's.
-        reason: why it is broken, or what is odd about it; may be empty.
+        note: what else is worth telling.
+        reason: why it is broken, doubtful or odd; may be empty.
     """
 
     stored: Stored | None
     source_bytes: int
-    reencoded: bool = False
+    note: Note = _PLAIN
     reason: str = ""
 
 
@@ -144,7 +158,7 @@ class Encoder:
             stored = Stored(MODE_JPG, image.width, image.height, target.getvalue())
         else:
             stored = Stored(MODE_RAW, image.width, image.height, image.tobytes())
-        return Encoded(stored, len(data), reencoded=True)
+        return Encoded(stored, len(data), Note.REENCODED)
 
 
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.errors import DataError, UsageError
 from pipelines.journal import Entry
+from pipelines.layout import Note
 from pipelines.listing import Listing
 from pipelines.shards import Quarantined
 
@@ -18,6 +19,11 @@ class Report:
 
     Attributes:
         resumed: images, whole and broken, that an earlier process had done.
+        notes: how many images each note was made of.
+        quarantined: what was left out, and why.
+        doubtful: what may show wrong pixels, and why.
+        warnings: what is odd and yet whole.
+        ignored: kind of file -> how many are no samples.
         seconds: this process's.
     """
 
@@ -28,9 +34,10 @@ class Report:
     resumed: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    reencoded: int = 0
+    notes: Counter[Note] = field(default_factory=Counter)
     seconds: float = 0.0
     quarantined: list[Quarantined] = field(default_factory=list)
+    doubtful: list[Quarantined] = field(default_factory=list)
     warnings: list[Quarantined] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
 
@@ -47,6 +54,7 @@ class Tally:
         report: of them.
         kept: label -> whole images.
         first_bad: label -> the first broken one.
+        doubtful: number among the whole images -> why its pixels may be wrong.
         sample: the next one.
     """
 
@@ -63,7 +71,9 @@ class Tally:
         self.report = Report(split, out, listing.classes, ignored=listing.ignored)
         self.kept: Counter[int] = Counter()
         self.first_bad: dict[int, Quarantined] = {}
+        self.doubtful: dict[int, str] = {}
         self.sample = part.start
+        self._images = 0
         self._listing, self._allowed = listing, allowed_bad(max_bad, len(part))
 
     def count(self, entry: Entry) -> None:
@@ -82,9 +92,13 @@ class Tally:
                 raise _too_many_bad(self._listing, report, self._allowed)
         else:
             self.kept[label] += 1
-            report.reencoded += entry.reencoded
-            if entry.reason:
+            report.notes.update(note for note in Note if note in entry.note)
+            if Note.DOUBTFUL in entry.note:
+                self.doubtful[self._images] = entry.reason
+                report.doubtful.append(Quarantined(name, entry.reason))
+            elif entry.reason:
                 report.warnings.append(Quarantined(name, entry.reason))
+            self._images += 1
         self.sample += 1
 
     def require_classes(self, *, whole: bool) -> None:
