@@ -61,6 +61,7 @@ class Index:
         shard: which part of a conversion this is; None if it is all.
         preparation: how the pixels were prepared.
         doubtful: sample -> why its pixels may be wrong.
+        odd: sample -> what decoders say of it that costs no pixel.
         file: the file, held open.
     """
 
@@ -78,6 +79,7 @@ class Index:
     shard: Shard | None
     preparation: Preparation
     doubtful: Mapping[int, str]
+    odd: Mapping[int, str]
     _extra: _Extra | None = field(repr=False)
     file: HeldFile = field(repr=False)
     _checked: NDArray[np.bool_] = field(repr=False)
@@ -280,7 +282,7 @@ def read_index(path: Path) -> Index:
     _check_bounds(path, metadata, sizes, metadata_end, table)
     extra = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
     parts: dict[str, Any] = dict.fromkeys(("checksums", "shard", "_extra"))
-    parts |= {"preparation": Preparation(), "doubtful": {}}
+    parts |= {"preparation": Preparation(), "doubtful": {}, "odd": {}}
     classes: tuple[str, ...] = ()
     if extra["magic"] == MAGIC:
         if int(extra["version"]) != EXTRA_VERSION:
@@ -387,6 +389,7 @@ def _read_extra(
         "shard": shard,
         "preparation": about.preparation,
         "doubtful": about.doubtful,
+        "odd": about.odd,
         "checksums": file.array("<u4", samples, pointer),
         "_extra": _Extra(
             pointer, ends_at, names_at, about_at, block_end, int(extra["block_crc32"])

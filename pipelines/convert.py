@@ -66,6 +66,7 @@ class ConvertConfig:
     apply_exif: bool = False
     proportion: float = 0.5
     verify: bool = True
+    strict: bool = False
     max_bad: str = "1%"
     workers: int = 0
     classes: tuple[str, ...] = ()
@@ -75,6 +76,8 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError("--mode", repr(self.mode), f"one of {', '.join(MODES)}")
+        if self.strict and not self.verify:
+            raise UsageError("--strict", "given with --no-verify", "one of them")
         _require("--quality", self.quality, 1, 100)
         _require("--proportion", self.proportion, 0, 1)
         _require("--max-side", self.max_side, 0, 65535)
@@ -91,6 +94,7 @@ class ConvertConfig:
         return EncodePolicy(
             mode=self.mode, quality=self.quality, max_side=self.max_side,
             apply_exif=self.apply_exif, proportion=self.proportion, verify=self.verify,
+            strict=self.strict,
         )  # fmt: skip
 
 
@@ -213,7 +217,7 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
         report.bytes_out = writer.finish(
             About(
                 classes=listing.classes, shard=None if shard is None else shard.to_json(),
-                preparation=config.policy.preparation, doubtful=tally.doubtful,
+                preparation=config.policy.preparation, doubtful=tally.doubtful, odd=tally.odd,
             )
         )  # fmt: skip
     report.images = len(writer)

@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipelines.damage import Checker, Verdict
 from pipelines.errors import DataError
 from pipelines.folder import read_bytes
-from pipelines.jpeg import Checker, JpegHeader, describe, read_header
+from pipelines.jpeg import JpegHeader, describe, read_header
 from pipelines.layout import (
     MAX_PIXELS,
     MAX_SIDE_PX,
@@ -26,7 +27,7 @@ from pipelines.layout import (
     Preparation,
     Stored,
 )
-from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
+from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans, is_incomplete
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
@@ -36,6 +37,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 _JPEG = ("JPEG",)
 _ORIENTATION = 0x0112
 _PLAIN = Note(0)
+_LEFT_OUT = "fastft convert leaves it out"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +52,8 @@ class EncodePolicy:
         max_side: shrink so that the longer side is at most this, px; 0 never shrinks.
         apply_exif: turn images upright as their EXIF orientation says.
         proportion: the share that `proportion` keeps, 0 to 1.
-        verify: decode each JPEG that is kept, to find damage.
+        verify: decode each JPEG, to find damage.
+        strict: leave out what is doubtful, too.
     """
 
     mode: Mode = "passthrough"
@@ -59,6 +62,7 @@ class EncodePolicy:
     apply_exif: bool = False
     proportion: float = 0.5
     verify: bool = True
+    strict: bool = False
 
     @property
     def preparation(self) -> Preparation:
@@ -102,18 +106,29 @@ class Encoder:
             return Encoded(None, 0, reason="the file is empty")
         if has_too_many_scans(data):
             return Encoded(None, len(data), reason=TOO_MANY_SCANS)
-        header = read_header(data)
-        if header is not None and header.is_common and self._keeps(header, sample):
+        header, verdict = read_header(data), Verdict()
+        if header is not None and header.is_checkable:
             if header.width * header.height > MAX_PIXELS:
                 return Encoded(None, len(data), reason=too_large(header.width, header.height))
+            if policy.verify:
+                verdict = self._checker.check(data, header)
+            if broken := verdict.broken or (verdict.doubtful if policy.strict else ""):
+                return Encoded(None, len(data), reason=broken)
+        note = Note.DOUBTFUL if verdict.doubtful else _PLAIN
+        reason = verdict.doubtful or verdict.odd
+        if header is not None and header.is_common and self._keeps(header, sample):
             if not (policy.apply_exif and _orientation(data) != 1):
-                return self._keep(data, header)
+                if not reason and is_incomplete(data):
+                    reason = "progressive, and its last scans are missing"
+                stored = Stored(MODE_JPG, header.width, header.height, data)
+                return Encoded(stored, len(data), note, reason)
         try:
-            return self._convert(data, header is not None)
+            stored = self._convert(data, header is not None)
         except MemoryError:
             raise
         except Exception as error:  # whatever a hostile file makes a third-party parser raise
             return Encoded(None, len(data), reason=describe(error))
+        return Encoded(stored, len(data), Note.REENCODED | note, reason)
 
     def _keeps(self, header: JpegHeader, sample: int) -> bool:
         policy = self.policy
@@ -123,21 +138,12 @@ class Encoder:
             return _share(sample) < policy.proportion
         return policy.mode != "raw"
 
-    def _keep(self, data: bytes, header: JpegHeader) -> Encoded:
-        warning = ""
-        if self.policy.verify:
-            verdict = self._checker.check(data, header)
-            if verdict.broken:
-                return Encoded(None, len(data), reason=verdict.broken)
-            warning = verdict.warning
-        stored = Stored(MODE_JPG, header.width, header.height, data)
-        return Encoded(stored, len(data), reason=warning)
-
-    def _convert(self, data: bytes, was_jpeg: bool) -> Encoded:
+    def _convert(self, data: bytes, was_jpeg: bool) -> Stored:
+        """Decode an image by Pillow and store it anew."""
         policy = self.policy
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=too_large(*opened.size))
+                raise ValueError(too_large(*opened.size))
             image: Image.Image = opened
             if policy.apply_exif:
                 image = ImageOps.exif_transpose(image)
@@ -149,16 +155,14 @@ class Encoder:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         if max(image.size) > MAX_SIDE_PX:
             found = f"{image.width} x {image.height} px, more than {MAX_SIDE_PX} on a side"
-            return Encoded(None, len(data), reason=f"{found}; see --max-side")
+            raise ValueError(f"{found}; see --max-side")
         # A photo that had to shrink was lossy before; as raw pixels it would grow tenfold.
         as_jpeg = policy.mode == "jpg" or (shrunk and was_jpeg and policy.mode == "passthrough")
         if as_jpeg:
             target = io.BytesIO()
             image.save(target, "JPEG", quality=policy.quality)
-            stored = Stored(MODE_JPG, image.width, image.height, target.getvalue())
-        else:
-            stored = Stored(MODE_RAW, image.width, image.height, image.tobytes())
-        return Encoded(stored, len(data), Note.REENCODED)
+            return Stored(MODE_JPG, image.width, image.height, target.getvalue())
+        return Stored(MODE_RAW, image.width, image.height, image.tobytes())
 
 
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
@@ -186,16 +190,14 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         pixels = np.frombuffer(memoryview(stored.data), np.uint8)
         return Image.fromarray(pixels.reshape(stored.height, stored.width, 3))
     if has_too_many_scans(stored.data):
-        raise DataError(name, TOO_MANY_SCANS, "a photo", "see fastft inspect --verify")
+        raise DataError(name, TOO_MANY_SCANS, "a photo", _LEFT_OUT)
     try:
         with Image.open(io.BytesIO(memoryview(stored.data)), formats=_JPEG) as opened:
             image = opened.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # as in Encoder.encode
-        raise DataError(
-            name, describe(error), "a whole JPEG", "see fastft inspect --verify"
-        ) from error
+        raise DataError(name, describe(error), "a whole JPEG", _LEFT_OUT) from error
     if image.size != (stored.width, stored.height):
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")

@@ -60,14 +60,18 @@ class UsageError(FastftError):
 
 def is_no_memory(error: BaseException) -> bool:
     """Whether an error, or what it came of, is that memory ran out, whoever says so."""
-    if isinstance(error, MemoryError):
-        return True
-    if not isinstance(error, (RuntimeError, OSError, ImportError)):
-        return False
-    if _NO_MEMORY.search(str(error)):
-        return True
-    cause = error.__cause__ or error.__context__  # which numba's errors do not repeat
-    return cause is not None and is_no_memory(cause)
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:  # an error may have been raised from itself
+        if isinstance(cause, MemoryError):
+            return True
+        if not isinstance(cause, (RuntimeError, OSError, ImportError)):
+            return False
+        if _NO_MEMORY.search(str(cause)):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__  # which numba's errors do not repeat
+    return False
 
 
 def one_line(text: str) -> str:

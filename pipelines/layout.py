@@ -20,6 +20,7 @@ import enum
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -124,12 +125,14 @@ class About:
         shard: which part of a conversion it is, as `pipelines.shards` reads it; None if it is all.
         preparation: how its pixels were prepared.
         doubtful: number of a sample -> why its pixels may be wrong, in order.
+        odd: number of a sample -> what decoders say of it that costs no pixel.
     """
 
     classes: tuple[str, ...]
     shard: Mapping[str, Any] | None = None
     preparation: Preparation = Preparation()
     doubtful: Mapping[int, str] = field(default_factory=dict)
+    odd: Mapping[int, str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The JSON; what says nothing beside the class names is left out."""
@@ -138,8 +141,9 @@ class About:
             values["shard"] = self.shard
         if self.preparation != Preparation():
             values["preparation"] = asdict(self.preparation)
-        if self.doubtful:
-            values["doubtful"] = list(self.doubtful.items())
+        for name in ("doubtful", "odd"):
+            if remarks := getattr(self, name):
+                values[name] = list(remarks.items())
         return json.dumps(values).encode()
 
     @classmethod
@@ -150,17 +154,18 @@ class About:
             ValueError, KeyError, TypeError, RecursionError: it is not what `encode` writes.
         """
         values = json.loads(text)
-        classes, doubtful = values["classes"], values.get("doubtful", [])
+        classes, remarks = values["classes"], [values.get(name, []) for name in ("doubtful", "odd")]
         if not isinstance(classes, list) or not classes:
             raise ValueError("no class names")
         if not all(isinstance(name, str) for name in classes):
             raise ValueError("a class name that is no text")
-        for sample, reason in doubtful:
+        for sample, reason in chain(*remarks):
             if type(sample) is not int or not 0 <= sample < samples or type(reason) is not str:
-                raise ValueError("a doubtful sample that is none")
+                raise ValueError("a remark on no sample")
         return cls(
             classes=tuple(classes),
             shard=values.get("shard"),
             preparation=Preparation(**values.get("preparation", {})),
-            doubtful=dict(doubtful),
+            doubtful=dict(remarks[0]),
+            odd=dict(remarks[1]),
         )

@@ -274,11 +274,12 @@ def _check_classes(out: Path, pieces: Sequence[_Piece]) -> None:
 def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress | None) -> Merged:
     started = time.perf_counter()
     total = sum(int(piece.counts.sum()) for piece in pieces)
-    done_bytes, doubtful = 0, dict[int, str]()
+    done_bytes, doubtful, odd = 0, dict[int, str](), dict[int, str]()
     with ThreadPoolExecutor(1, thread_name_prefix="merge") as executor:
         for piece in pieces:
             index, before = _reopen(piece), len(writer)
             doubtful |= {before + sample: why for sample, why in index.doubtful.items()}
+            odd |= {before + sample: why for sample, why in index.odd.items()}
             tasks = (partial(_read, index, samples) for samples in _strides(index.sizes))
             for rows in in_order(executor, tasks, _AHEAD):
                 with writing(writer.path):
@@ -290,7 +291,8 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
     with writing(writer.path):
         bytes_out = writer.finish(
             About(
-                classes=pieces[0].classes, preparation=pieces[0].preparation, doubtful=doubtful
+                classes=pieces[0].classes, preparation=pieces[0].preparation,
+                doubtful=doubtful, odd=odd,
             )
         )  # fmt: skip
     bad = tuple(bad for piece in pieces for bad in piece.shard.quarantined)

@@ -55,6 +55,7 @@ class Tally:
         kept: label -> whole images.
         first_bad: label -> the first broken one.
         doubtful: number among the whole images -> why its pixels may be wrong.
+        odd: number among the whole images -> what is odd about it.
         sample: the next one.
     """
 
@@ -72,6 +73,7 @@ class Tally:
         self.kept: Counter[int] = Counter()
         self.first_bad: dict[int, Quarantined] = {}
         self.doubtful: dict[int, str] = {}
+        self.odd: dict[int, str] = {}
         self.sample = part.start
         self._images = 0
         self._listing, self._allowed = listing, allowed_bad(max_bad, len(part))
@@ -97,6 +99,7 @@ class Tally:
                 self.doubtful[self._images] = entry.reason
                 report.doubtful.append(Quarantined(name, entry.reason))
             elif entry.reason:
+                self.odd[self._images] = entry.reason
                 report.warnings.append(Quarantined(name, entry.reason))
             self._images += 1
         self.sample += 1

@@ -19,9 +19,10 @@ from zips import DEFLATED, STORED
 
 from fastft import unpack
 from pipelines.archive import open_archive
+from pipelines.damage import Checker
 from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError
-from pipelines.jpeg import Checker, read_header
+from pipelines.jpeg import read_header
 from pipelines.layout import Note
 from pipelines.listing import Listing
 from pipelines.recordio import open_records

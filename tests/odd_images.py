@@ -117,7 +117,7 @@ BROKEN: dict[str, tuple[str, Callable[[bytes], bytes], str, bool]] = {
         "others/rgba.png", lambda data: data[: len(data) * 9 // 10], "truncated", True,
     ),
     "truncated_cmyk.jpg": (
-        "others/cmyk.jpg", lambda data: data[: len(data) * 9 // 10], "truncated", True,
+        "others/cmyk.jpg", lambda data: data[: len(data) * 9 // 10], "remature end", True,
     ),
     "header_alone.jpg": ("jpegs/s444.jpg", lambda data: data[:700], "", False),
     "empty.jpg": ("jpegs/s444.jpg", lambda data: b"", "the file is empty", True),

@@ -13,8 +13,8 @@ from pipelines import convert as module
 from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import UsageError
 from pipelines.journal import Entry, _find_left, _unpack
-from pipelines.jpeg import load_turbojpeg
 from pipelines.layout import Note
+from pipelines.turbojpeg import load_turbojpeg
 
 #: One photo is broken, others become raw pixels.
 OPTIONS: dict[str, Any] = {"max_bad": "2", "mode": "proportion"}

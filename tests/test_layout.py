@@ -39,7 +39,8 @@ LAYERS = (
         "pipelines.recordio_format",
         "pipelines.transfer",
     ),
-    ("pipelines.scans",),
+    ("pipelines.scans", "pipelines.turbojpeg"),
+    ("pipelines.damage",),
     (
         "pipelines.archive",
         "pipelines.encode",
@@ -65,7 +66,7 @@ LAYERS = (
         "pipelines.loaders.rendering",
         "pipelines.loaders.torchvision_loader",
     ),
-    ("pipelines.loaders.resident_gpu",),
+    ("pipelines.loaders.dali_feed", "pipelines.loaders.resident_gpu"),
     ("pipelines.loaders.*",),
     ("pipelines.loaders",),
     ("pipelines",),
