@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from pipelines.store import KINDS, StoreFormat, lay_out
 #: Upper bounds of the histogram's bins, longer side in px.
 _SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096, 65535)
 _BAR = 40
+#: Samples that are named of each kind.
+_NAMED = 10
 
 
 def describe(
@@ -33,6 +35,8 @@ def describe(
     console.print(_header(index))
     console.print(_classes(index))
     console.print(_sizes(index))
+    _print_remarks("doubtful", index, index.doubtful, console)
+    _print_remarks("odd but whole", index, index.odd, console)
     if verify:
         bad = check(index, on_progress)
         if bad:
@@ -43,6 +47,15 @@ def describe(
                 "every checksum to hold", "rerun fastft convert",
             )  # fmt: skip
         console.print(f"{len(index):,} checksums hold")
+
+
+def _print_remarks(what: str, index: Index, remarks: Mapping[int, str], console: Console) -> None:
+    """Name the samples that conversion had something to say of."""
+    for sample in sorted(remarks)[:_NAMED]:
+        said = f"{what}: {index.name(sample)}: {remarks[sample]}"
+        console.print(one_line(said), markup=False)
+    if len(remarks) > _NAMED:
+        console.print(f"{what}: {len(remarks) - _NAMED:,} more of {len(index):,}")
 
 
 def check(index: Index, on_progress: Callable[[int, int], None]) -> list[int]:

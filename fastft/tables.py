@@ -53,6 +53,7 @@ def merge_table(reports: Sequence[Merged]) -> Table:
             "shards": lambda r: f"{r.shards:,}",
             "written": lambda r: f"{r.bytes_out:,} bytes",
             "left out": lambda r: f"{len(r.quarantined):,} broken",
+            "doubtful": lambda r: f"{len(r.doubtful):,}",
             "speed": lambda r: f"{r.bytes_out / r.seconds / 1e6:,.0f} MB/s",
         },
     )

@@ -131,8 +131,8 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
             work = _Work(split, listing, part, sizes[split], shards.get(split), writer, journal)
             reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
-        bad = [report.quarantined for report in reports]
-        publish(zip(writers, bad, strict=True))
+        named = ((report.quarantined, report.doubtful) for report in reports)
+        publish((writer, *lists) for writer, lists in zip(writers, named, strict=True))
     return reports
 
 

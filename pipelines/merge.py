@@ -55,6 +55,7 @@ class Merged:
     bytes_out: int
     seconds: float
     quarantined: tuple[Quarantined, ...]
+    doubtful: tuple[Quarantined, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def merge(
             writer = stack.enter_context(open_writer(file, pieces[0].shard.samples))
             merged.append(_write(writer, pieces, on_progress))
             writers.append(writer)
-        publish(zip(writers, [report.quarantined for report in merged], strict=True))
+        named = ((report.quarantined, report.doubtful) for report in merged)
+        publish((writer, *lists) for writer, lists in zip(writers, named, strict=True))
     if remove_shards:
         for piece in everything:
             _remove(piece.path)
@@ -275,10 +277,12 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
     started = time.perf_counter()
     total = sum(int(piece.counts.sum()) for piece in pieces)
     done_bytes, doubtful, odd = 0, dict[int, str](), dict[int, str]()
+    named: list[Quarantined] = []
     with ThreadPoolExecutor(1, thread_name_prefix="merge") as executor:
         for piece in pieces:
             index, before = _reopen(piece), len(writer)
             doubtful |= {before + sample: why for sample, why in index.doubtful.items()}
+            named += [Quarantined(index.name(each), why) for each, why in index.doubtful.items()]
             odd |= {before + sample: why for sample, why in index.odd.items()}
             tasks = (partial(_read, index, samples) for samples in _strides(index.sizes))
             for rows in in_order(executor, tasks, _AHEAD):
@@ -297,7 +301,10 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
         )  # fmt: skip
     bad = tuple(bad for piece in pieces for bad in piece.shard.quarantined)
     seconds = time.perf_counter() - started
-    return Merged(writer.path, len(pieces), pieces[0].classes, len(writer), bytes_out, seconds, bad)
+    return Merged(
+        writer.path, len(pieces), pieces[0].classes, len(writer), bytes_out, seconds, bad,
+        tuple(named),
+    )  # fmt: skip
 
 
 def _reopen(piece: _Piece) -> Index:
