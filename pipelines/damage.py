@@ -27,6 +27,7 @@ from pipelines.jpeg import (
     START_OF_SCAN,
     JpegHeader,
     describe,
+    find_oddity,
     find_scan_end,
     segments,
 )
@@ -90,10 +91,16 @@ class Checker:
             said = complaint(library, handle) if status else ""
             warned = bool(status) and has_warned(library, handle)
         if not said:
-            return Verdict(doubtful=_find_zeros(data, header, 0))
+            oddity = find_oddity(data)
+            if oddity and (refused := refused_by_pillow(data)):
+                return Verdict(broken=refused)
+            return Verdict(doubtful=_find_zeros(data, header, 0), odd=oddity)
         heard = hear(library, data, header)
         if heard is None:
-            heard = Heard((Warned(said, len(data)),), "") if warned else Heard((), said)
+            # It was most likely at the end.
+            ends = [end for marker, _, end in segments(data) if marker == START_OF_SCAN]
+            at = find_scan_end(data, ends[-1]) if ends else len(data)
+            heard = Heard((Warned(said, at),), "") if warned else Heard((), said)
         return judge(data, header, heard)
 
     def _room(self, header: JpegHeader) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -108,18 +115,17 @@ class Checker:
 def judge(data: bytes, header: JpegHeader, heard: Heard) -> Verdict:
     """Weigh all that libjpeg said of an image.
 
-    What it refuses without a warning of the data may still decode by Pillow's newer libjpeg, which
-    decides then.
+    Of what is out of the ordinary the reference decoder must be able to make something, too; and
+    what it alone decodes is whole.
     """
     kinds = [_weigh(data, warned) for warned in heard.warnings]
     broken = next((kind.broken for kind in kinds if kind.broken), "")
     if TOO_MANY_SCANS in heard.error:  # which Pillow would go through
         broken = TOO_MANY_SCANS
-    elif heard.error and not broken:
-        if refused_by_pillow(data):
-            broken = heard.error
-        else:
-            kinds.append(Verdict(odd=f"Pillow alone decodes it; libjpeg-turbo: {heard.error}"))
+    elif not broken and (refused := refused_by_pillow(data)):
+        broken = heard.error or refused
+    elif heard.error:
+        kinds.append(Verdict(odd=f"Pillow alone decodes it; libjpeg-turbo: {heard.error}"))
     if broken:
         return Verdict(broken=broken)
     doubtful = next((kind.doubtful for kind in kinds if kind.doubtful), "")

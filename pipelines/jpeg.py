@@ -18,6 +18,8 @@ PROGRESSIVE_FRAMES = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 HUFFMAN_TABLES, END_OF_IMAGE, START_OF_SCAN = 0xC4, 0xD9, 0xDA
 #: What is behind 0xFF without a segment: TEM, RST0-7, SOI; a stuffed byte; another fill byte.
 _NO_SEGMENT = frozenset((0x00, 0x01, *range(0xD0, 0xD9), 0xFF))
+#: SOF0; what comes before is reserved.
+_FIRST_COMMON = 0xC0
 _BEGINS = b"\xff\xd8\xff"
 #: What ends the data of a scan.
 _BEHIND_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
@@ -83,6 +85,24 @@ def find_scan_end(data: bytes, at: int) -> int:
     """Where the data of the scan end that begin at `at`: at the next marker, or with the data."""
     behind = _BEHIND_SCAN.search(data, at)
     return len(data) if behind is None else behind.start()
+
+
+def find_oddity(data: bytes) -> str:
+    """What parsers do not agree on before the first scan of a JPEG; '' if there is nothing.
+
+    libjpeg passes over bytes between segments and over markers that stand alone; DALI's parser
+    refuses both, Pillow's some of them.
+    """
+    before = 2
+    for marker, at, end in segments(data):
+        if data[before : at - 3].strip(b"\xff"):
+            return "bytes between its segments"
+        if marker < _FIRST_COMMON:
+            return f"marker 0x{marker:02x}"
+        if marker == START_OF_SCAN:
+            break
+        before = end
+    return ""
 
 
 def read_header(data: bytes) -> JpegHeader | None:

@@ -20,7 +20,7 @@ from pipelines.damage import find_stray_bytes
 from pipelines.decoder import Known
 from pipelines.encode import decode
 from pipelines.errors import DataError
-from pipelines.jpeg import START_OF_SCAN, read_header, segments
+from pipelines.jpeg import find_oddity, read_header
 from pipelines.layout import MODE_RAW, Stored
 from pipelines.plan import Plan, Rows
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
@@ -146,7 +146,7 @@ class FeedMaker:
             if said := self._find_remark(sample, stored.data):
                 header = read_header(stored.data)
                 cuts = find_stray_bytes(stored.data, header) if header else None
-                if cuts is None:
+                if cuts is None or find_oddity(cut_out(stored.data, cuts)):
                     self.known.give_to_reference(sample, said)
                     return None
                 self._cuts[sample] = cuts
@@ -159,14 +159,7 @@ class FeedMaker:
             said := source.odd.get(sample) or source.doubtful.get(sample)
         ):
             return said
-        before = 2
-        for marker, at, end in segments(data):
-            if at - 4 != before and data[before : at - 3].strip(b"\xff"):
-                return "bytes between its segments"
-            if marker == START_OF_SCAN:
-                break
-            before = end
-        return ""
+        return find_oddity(data)
 
     def _as_raw(self, sample: int, stored: Stored) -> Stored:
         """A sample's pixels, by the reference decoder if it is a JPEG."""
