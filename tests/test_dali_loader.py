@@ -96,11 +96,11 @@ def test_a_refusal_loses_no_other_error(beton: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Index, "stored", stored)
     with make("dali", beton, batch_size=4, view="eval") as loader:
-        seen = []
+        batches = iter(loader)
+        next(batches)
+        next(batches)
         with pytest.raises(DataError, match="sample 9"):
-            for _, labels in loader:
-                seen += labels.tolist()
-    assert len(seen) == 8
+            next(batches)
 
 
 def test_an_error_raised_from_itself_has_an_end() -> None:

@@ -1,4 +1,4 @@
-"""What is said of damaged JPEGs: every warning counts, and what no decoder complains of is doubted."""
+"""Damaged JPEGs: every warning counts, and what no decoder complains of is doubted."""
 
 import io
 import json
