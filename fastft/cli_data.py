@@ -143,7 +143,7 @@ def convert(
     Example: fastft convert photos data --resume
     """
     from fastft.progress import image_progress
-    from fastft.tables import conversion_table
+    from fastft.tables import conversion_table, print_doubts
 
     config = ConvertConfig(
         src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
@@ -160,6 +160,7 @@ def convert(
     console.print(conversion_table(reports))
     for report in reports:
         _print_left_out(report.quarantined, console)
+    print_doubts(reports, console)
     if shard:
         console.print(f"shard {shard}; with all of them done: fastft merge {out}", markup=False)
 

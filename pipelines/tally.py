@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.errors import DataError, UsageError
 from pipelines.journal import Entry
-from pipelines.listing import Listing
+from pipelines.listing import Listing, describe_doubts
 from pipelines.shards import Quarantined
 
 
@@ -17,14 +17,17 @@ class Report:
     """What one conversion did.
 
     Attributes:
+        kept: label -> whole images.
         resumed: images, whole and broken, that an earlier process had done.
         seconds: this process's.
+        doubts: lines on what may be meant otherwise.
     """
 
     split: str
     out: Path
     classes: tuple[str, ...]
     images: int = 0
+    kept: Counter[int] = field(default_factory=Counter)
     resumed: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -33,6 +36,7 @@ class Report:
     quarantined: list[Quarantined] = field(default_factory=list)
     warnings: list[Quarantined] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @property
     def img_per_s(self) -> float:
@@ -45,7 +49,7 @@ class Tally:
 
     Attributes:
         report: of them.
-        kept: label -> whole images.
+        kept: its label -> whole images.
         first_bad: label -> the first broken one.
         sample: the next one.
     """
@@ -61,7 +65,8 @@ class Tally:
             max_bad: how many may be broken; see `allowed_bad`.
         """
         self.report = Report(split, out, listing.classes, ignored=listing.ignored)
-        self.kept: Counter[int] = Counter()
+        self.report.doubts = describe_doubts(listing)
+        self.kept = self.report.kept
         self.first_bad: dict[int, Quarantined] = {}
         self.sample = part.start
         self._listing, self._allowed = listing, allowed_bad(max_bad, len(part))
