@@ -148,6 +148,8 @@ def evaluation_split(data: Path, split: str | None, classes: tuple[str, ...]) ->
             data, "has a training split alone", "test or val",
             "pass --split train to see how well the run fits what it was trained on",
         )  # fmt: skip
+    if inner := _find_inner(data):
+        raise DataError(data, "holds neither splits nor classes", "", f"name {inner} instead")
     return data
 
 
@@ -214,10 +216,18 @@ def _find_betons(data: Path) -> dict[str, Path]:
 def _find_level(data: Path) -> str:
     """Where the splits are, in words, if not in `data` but above or below it; or empty."""
     around = Path(os.path.abspath(data)).parent
+    if split_of(os.path.basename(os.path.abspath(data))):
+        with suppress(DataError):  # of a folder that is not the one asked for
+            if "train" in present_splits(around):
+                return f"name {around} instead"
+    inner = _find_inner(data)
+    return f"name {inner} instead" if inner else ""
+
+
+def _find_inner(data: Path) -> Path | None:
+    """The only folder in `data`, if that holds splits."""
     folders = list_folders(data)
-    with suppress(DataError):  # of folders that are not the one asked for
-        if split_of(os.path.basename(os.path.abspath(data))) and "train" in present_splits(around):
-            return f"name {around} instead"
+    with suppress(DataError):
         if len(folders) == 1 and "train" in present_splits(data / folders[0]):
-            return f"name {data / folders[0]} instead"
-    return ""
+            return data / folders[0]
+    return None

@@ -167,7 +167,7 @@ def describe_passed_over(names: Sequence[str]) -> str:
     """A line on folders beside the splits that are passed over; empty if there are none."""
     if not names:
         return ""
-    return f"passed over: {enumerate_some(names)}; not train, val or test by name"
+    return f"passed over beside the splits: {enumerate_some(names)} (not called train, val or test)"
 
 
 def describe_lone_class(names: Sequence[str], where: Callable[[str], object]) -> str:
