@@ -21,7 +21,7 @@ from torch import nn
 
 from fastft.checks import defaults
 from fastft.config import AccuracyConfig
-from fastft.data import find_splits, pick_batch_size, usable_loaders
+from fastft.data import find_splits, pick_batch_size, require_two_classes, usable_loaders
 from fastft.environment import environment, pick_amp, pick_device
 from fastft.equivalence import AccuracyResult, judge
 from fastft.evaluate import evaluate
@@ -66,6 +66,7 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
     train_path, eval_path = find_splits(config.data)
     train_source = open_source(train_path)
     eval_source = open_source(eval_path, train_source.classes)
+    require_two_classes(train_source)
     config = _resolve(config, train_source)
     with output_folder(config.out):
         with ExitStack() as stack:

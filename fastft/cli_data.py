@@ -149,7 +149,7 @@ def convert(
     Example: fastft convert photos data --resume
     """
     from fastft.progress import image_progress
-    from fastft.tables import conversion_table
+    from fastft.tables import conversion_table, print_remarks
 
     config = ConvertConfig(
         src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
@@ -169,6 +169,7 @@ def convert(
         _print_named("doubtful", report.doubtful, console)
     if any(report.doubtful for report in reports):
         console.print("doubtful images are kept: look at them, or leave them out with --strict")
+    print_remarks(reports, console)
     if shard:
         console.print(f"shard {shard}; with all of them done: fastft merge {out}", markup=False)
 

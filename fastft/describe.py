@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastft.tables import pick_classes
 from pipelines.beton import Index, read_index
 from pipelines.errors import DataError, one_line
 from pipelines.layout import MODE_RAW
@@ -20,6 +21,8 @@ _SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096, 65535)
 _BAR = 40
 #: Samples that are named of each kind.
 _NAMED = 10
+#: Classes that are printed: all up to so many, else so many first and rarest ones.
+_CLASSES, _FIRST, _RAREST = 100, 20, 20
 
 
 def describe(
@@ -99,8 +102,15 @@ def _header(index: Index) -> Table:
 def _classes(index: Index) -> Table:
     table = Table("label", "class", "images")
     counts = np.bincount(index.labels, minlength=len(index.classes))
-    for label, (name, count) in enumerate(zip(index.classes, counts, strict=True)):
-        table.add_row(str(label), escape(one_line(name)), f"{count:,}")
+    picked = pick_classes(counts, _CLASSES, _FIRST, _RAREST)
+    for label in picked.first:
+        table.add_row(str(label), escape(one_line(index.classes[label])), f"{counts[label]:,}")
+    if picked.rarest:
+        table.add_row("", "rarest:", "")
+    for label in picked.rarest:
+        table.add_row(str(label), escape(one_line(index.classes[label])), f"{counts[label]:,}")
+    if picked.more:
+        table.add_row("", f"and {picked.more:,} more", "")
     return table
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastft.data import fastest_loader, find_splits, pick_batch_size
+from fastft.data import fastest_loader, find_splits, pick_batch_size, require_two_classes
 from fastft.environment import pick_amp, pick_device
 from fastft.train_config import LOADER_CHOICES, TrainConfig
 from fastft.world import ALONE, World
@@ -44,11 +44,13 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
     """The training and the evaluation split.
 
     Raises:
-        DataError: they cannot be read, or differ in their classes.
+        DataError: they cannot be read, differ in their classes, or have only one.
     """
     train_path, eval_path = find_splits(config.data)
     train_source = open_source(train_path)
-    return train_source, open_source(eval_path, train_source.classes)
+    eval_source = open_source(eval_path, train_source.classes)
+    require_two_classes(train_source)
+    return train_source, eval_source
 
 
 def resolve_inputs(

@@ -150,7 +150,8 @@ def open_labelled(path: Path, classes: tuple[str, ...]) -> Source:
         folders = (entry.name for entry in path.iterdir() if entry.is_dir())
         if names := tuple(sorted(name for name in folders if not name.startswith("."))):
             _require_classes(path, names, classes)
-    source = open_source(path)
+    # Given to a folder alone, as it may hold a class that is called like a split.
+    source = open_source(path, classes if path.is_dir() else None)
     _require_classes(path, source.classes, classes)
     counts = np.bincount(source.labels, minlength=len(classes))
     if not counts.all():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +24,43 @@ if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does witho
 
 #: Rows of predictions that are printed; all of them go to --csv.
 _ROWS = 40
+#: Classes of a conversion that are printed: all up to so many, else so many first and rarest ones.
+_CLASSES, _FIRST, _RAREST = 10, 5, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Which of many classes to show.
+
+    Attributes:
+        first: labels, from 0 on.
+        rarest: labels of those of the others that have the fewest images, the rarest first; none if
+            all classes are as large.
+        more: how many classes are neither.
+    """
+
+    first: tuple[int, ...]
+    rarest: tuple[int, ...]
+    more: int
+
+
+def pick_classes(counts: NDArray[np.int64], most: int, first: int, rarest: int) -> Picked:
+    """All classes, if they are few, else the first and the rarest ones.
+
+    Args:
+        counts: int64[C], images by label.
+        most: so many are few.
+        first, rarest: how many of each, of many; together fewer than `most`.
+    """
+    if len(counts) <= most:
+        return Picked(tuple(range(len(counts))), (), 0)
+    others = np.arange(first, len(counts))
+    if counts.min() < counts.max():
+        others = others[np.argsort(counts[first:], kind="stable")][:rarest]
+    else:
+        others = others[:0]
+    picked = tuple(others.tolist())
+    return Picked(tuple(range(first)), picked, len(counts) - first - len(picked))
 
 
 def conversion_table(reports: Sequence[Report]) -> Table:
@@ -30,6 +70,7 @@ def conversion_table(reports: Sequence[Report]) -> Table:
         {
             "images": lambda r: f"{r.images:,}",
             "classes": lambda r: f"{len(r.classes):,}",
+            "": _count_classes,
             "read": lambda r: f"{r.bytes_in:,} bytes",
             "written": lambda r: f"{r.bytes_out:,} bytes",
             "re-encoded": lambda r: f"{r.notes[Note.REENCODED]:,}",
@@ -59,10 +100,33 @@ def merge_table(reports: Sequence[Merged]) -> Table:
     )
 
 
+def print_remarks(reports: Sequence[Report], console: Console) -> None:
+    """What in the source of a conversion may be meant otherwise, each line once."""
+    for line in dict.fromkeys(line for report in reports for line in report.remarks):
+        console.print(line, markup=False)
+
+
+def _count_classes(report: Report) -> str:
+    """Class names with their images, a line each."""
+    counts = np.array([report.kept[label] for label in range(len(report.classes))], np.int64)
+    picked = pick_classes(counts, _CLASSES, _FIRST, _RAREST)
+
+    def say(labels: Sequence[int]) -> list[str]:
+        return [f"{one_line(report.classes[label])}: {counts[label]:,}" for label in labels]
+
+    lines = say(picked.first)
+    if picked.rarest:
+        lines += ["rarest:", *say(picked.rarest)]
+    if picked.more:
+        lines.append(f"and {picked.more:,} more")
+    return "\n".join(lines)
+
+
 def _by_output(reports: Sequence[_Made], rows: Mapping[str, Callable[[_Made], str]]) -> Table:
     table = Table("", *(escape(one_line(report.out.name)) for report in reports))
     for name, cell in rows.items():
-        table.add_row(name, *(escape(one_line(cell(report))) for report in reports))
+        lines = (cell(report).split("\n") for report in reports)
+        table.add_row(name, *(escape("\n".join(map(one_line, each))) for each in lines))
     return table
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.errors import DataError, UsageError
 from pipelines.journal import Entry
 from pipelines.layout import Note
-from pipelines.listing import Listing
+from pipelines.listing import Listing, describe_remarks
 from pipelines.shards import Quarantined
 
 
@@ -18,6 +18,7 @@ class Report:
     """What one conversion did.
 
     Attributes:
+        kept: label -> whole images.
         resumed: images, whole and broken, that an earlier process had done.
         notes: how many images each note was made of.
         quarantined: what was left out, and why.
@@ -25,12 +26,14 @@ class Report:
         warnings: what is odd and yet whole.
         ignored: kind of file -> how many are no samples.
         seconds: this process's.
+        remarks: lines on what may be meant otherwise.
     """
 
     split: str
     out: Path
     classes: tuple[str, ...]
     images: int = 0
+    kept: Counter[int] = field(default_factory=Counter)
     resumed: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -40,6 +43,7 @@ class Report:
     doubtful: list[Quarantined] = field(default_factory=list)
     warnings: list[Quarantined] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def img_per_s(self) -> float:
@@ -52,7 +56,7 @@ class Tally:
 
     Attributes:
         report: of them.
-        kept: label -> whole images.
+        kept: its label -> whole images.
         first_bad: label -> the first broken one.
         doubtful: number among the whole images -> why its pixels may be wrong.
         odd: number among the whole images -> what is odd about it.
@@ -70,7 +74,8 @@ class Tally:
             max_bad: how many may be broken; see `allowed_bad`.
         """
         self.report = Report(split, out, listing.classes, ignored=listing.ignored)
-        self.kept: Counter[int] = Counter()
+        self.report.remarks = describe_remarks(listing)
+        self.kept = self.report.kept
         self.first_bad: dict[int, Quarantined] = {}
         self.doubtful: dict[int, str] = {}
         self.odd: dict[int, str] = {}

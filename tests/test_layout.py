@@ -25,7 +25,7 @@ LAYERS = (
         "pipelines.order",
         "pipelines.workers",
     ),
-    ("pipelines.held_file", "pipelines.shards"),
+    ("pipelines.held_file", "pipelines.shards", "pipelines.splits"),
     (
         "pipelines.archive_member",
         "pipelines.beton",
