@@ -14,17 +14,18 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipelines.errors import DataError
+from pipelines.errors import DataError, is_no_files, no_files
 from pipelines.folder import read_bytes
 from pipelines.jpeg import Checker, JpegHeader, describe, read_header
 from pipelines.layout import MAX_PIXELS, MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
+from pipelines.pillow import open_image, too_large
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
+from pipelines.unreadable import explain
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
-#: Pillow's names of what `folder.IMAGE_SUFFIXES` are. Of the others that it reads some are programs
-#: (EPS, which it hands to Ghostscript), and most have been read by few.
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
+#: What helps where the bytes are those that were stored, but are no whole photo.
+_LEAVE_OUT = "run fastft convert with --verify, which leaves it out"
 _JPEG = ("JPEG",)
 _ORIENTATION = 0x0112
 
@@ -42,6 +43,7 @@ class EncodePolicy:
         apply_exif: turn images upright as their EXIF orientation says.
         proportion: the share that `proportion` keeps, 0 to 1.
         verify: decode each JPEG that is kept, to find damage.
+        max_pixels: an image of more is broken; at most `layout.MOST_PIXELS`.
     """
 
     mode: Mode = "passthrough"
@@ -50,6 +52,7 @@ class EncodePolicy:
     apply_exif: bool = False
     proportion: float = 0.5
     verify: bool = True
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,9 @@ class Encoder:
             return Encoded(None, len(data), reason=TOO_MANY_SCANS)
         header = read_header(data)
         if header is not None and header.is_common and self._keeps(header, sample):
-            if header.width * header.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=too_large(header.width, header.height))
+            if header.width * header.height > policy.max_pixels:
+                reason = too_large(header.width, header.height, policy.max_pixels)
+                return Encoded(None, len(data), reason=reason)
             if not (policy.apply_exif and _orientation(data) != 1):
                 return self._keep(data, header)
         try:
@@ -99,7 +103,7 @@ class Encoder:
         except MemoryError:
             raise
         except Exception as error:  # whatever a hostile file makes a third-party parser raise
-            return Encoded(None, len(data), reason=describe(error))
+            return Encoded(None, len(data), reason=explain(data) or describe(error))
 
     def _keeps(self, header: JpegHeader, sample: int) -> bool:
         policy = self.policy
@@ -121,9 +125,8 @@ class Encoder:
 
     def _convert(self, data: bytes, was_jpeg: bool) -> Encoded:
         policy = self.policy
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=too_large(*opened.size))
+        remarks: list[str] = []
+        with open_image(data, max_pixels=policy.max_pixels, remarks=remarks) as opened:
             image: Image.Image = opened
             if policy.apply_exif:
                 image = ImageOps.exif_transpose(image)
@@ -144,7 +147,7 @@ class Encoder:
             stored = Stored(MODE_JPG, image.width, image.height, target.getvalue())
         else:
             stored = Stored(MODE_RAW, image.width, image.height, image.tobytes())
-        return Encoded(stored, len(data), reencoded=True)
+        return Encoded(stored, len(data), reencoded=True, reason="; ".join(remarks))
 
 
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
@@ -156,6 +159,8 @@ def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
     try:
         encoded = encoder.encode(read_bytes(path), sample)
     except OSError as error:
+        if is_no_files(error):
+            raise no_files(path) from error
         encoded = Encoded(None, 0, reason=error.strerror or type(error).__name__)
     if encoded.stored is None:
         raise DataError(path, encoded.reason, "an image", "remove it or run fastft convert")
@@ -172,16 +177,14 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         pixels = np.frombuffer(memoryview(stored.data), np.uint8)
         return Image.fromarray(pixels.reshape(stored.height, stored.width, 3))
     if has_too_many_scans(stored.data):
-        raise DataError(name, TOO_MANY_SCANS, "a photo", "see fastft inspect --verify")
+        raise DataError(name, TOO_MANY_SCANS, "a photo", _LEAVE_OUT)
     try:
-        with Image.open(io.BytesIO(memoryview(stored.data)), formats=_JPEG) as opened:
+        with open_image(memoryview(stored.data), _JPEG) as opened:
             image = opened.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # as in Encoder.encode
-        raise DataError(
-            name, describe(error), "a whole JPEG", "see fastft inspect --verify"
-        ) from error
+        raise DataError(name, describe(error), "a whole JPEG", _LEAVE_OUT) from error
     if image.size != (stored.width, stored.height):
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")
@@ -190,7 +193,7 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
 
 def _orientation(data: bytes) -> int:
     try:
-        with Image.open(io.BytesIO(data), formats=_JPEG) as image:
+        with open_image(data, _JPEG) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
@@ -201,8 +204,3 @@ def _orientation(data: bytes) -> int:
 def _share(sample: int) -> float:
     """A number in [0, 1) that spreads evenly over samples: multiples of the golden ratio."""
     return (sample * 0.6180339887498949) % 1.0
-
-
-def too_large(width: int, height: int) -> str:
-    """Why an image of more than MAX_PIXELS is not decoded."""
-    return f"{width} x {height} px is more than {MAX_PIXELS:,} pixels"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 #: Start-of-frame markers of what libjpeg, nvJPEG and DALI all decode: baseline, extended Huffman,
 #: progressive Huffman. Others (lossless, arithmetic) exist and are left to Pillow.
@@ -179,8 +179,12 @@ def _check_by_pillow(data: bytes) -> Verdict:
 def describe(error: Exception) -> str:
     """An exception of an image library, in words fit for a report."""
     text = str(error).split("\n")[0]
-    if "cannot identify image file" in text:
-        return "not an image that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):  # of a frame or a tile; see `pillow`
+        return "has more pixels in one part than Pillow decodes"
+    if isinstance(error, UnidentifiedImageError) and (
+        not text or "cannot identify image file" in text
+    ):
+        return "is not an image that Pillow knows"
     return text or type(error).__name__
 
 

@@ -25,7 +25,7 @@ LAYERS = (
         "pipelines.order",
         "pipelines.workers",
     ),
-    ("pipelines.held_file", "pipelines.shards"),
+    ("pipelines.held_file", "pipelines.pillow", "pipelines.shards"),
     (
         "pipelines.archive_member",
         "pipelines.beton",
@@ -38,6 +38,7 @@ LAYERS = (
         "pipelines.plan",
         "pipelines.recordio_format",
         "pipelines.transfer",
+        "pipelines.unreadable",
     ),
     ("pipelines.scans",),
     (

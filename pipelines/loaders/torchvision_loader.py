@@ -29,6 +29,7 @@ from torchvision.transforms import functional
 from pipelines.encode import decode
 from pipelines.errors import DataError, FastftError
 from pipelines.loaders.base import Loader
+from pipelines.pillow import admit_large_images
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
 from pipelines.workers import OF_TERMINALS, require_thread_room
@@ -190,6 +191,7 @@ def live_for_parent(worker: int) -> None:
     and if he does not end the workers then, the time that SIGTERM leaves them runs out.
     """
     _require_thread_room()
+    admit_large_images()
     torch_worker.ManagerWatchdog = _Watchdog  # type: ignore[misc]  # of this process alone
     for each in OF_TERMINALS:
         signal.signal(each, signal.SIG_IGN)
