@@ -107,6 +107,10 @@ def convert(
     max_bad: Annotated[
         str, typer.Option(help="Broken images to leave out before failing: a number or a share.")
     ] = _CONVERT.max_bad,
+    max_pixels: Annotated[
+        int,
+        typer.Option(help="Leave out larger images, width x height; 268435456 is the most."),
+    ] = _CONVERT.max_pixels,
     workers: Annotated[int, typer.Option(help="Threads; 0 takes every CPU.")] = _CONVERT.workers,
     classes: Annotated[
         str,
@@ -154,7 +158,7 @@ def convert(
     config = ConvertConfig(
         src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
         proportion=proportion, apply_exif=apply_exif, verify=verify, strict=strict, max_bad=max_bad,
-        workers=workers,
+        max_pixels=max_pixels, workers=workers,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (), shard=shard,
         resume=resume,
     )  # fmt: skip

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import DataError, UsageError, is_no_files
 from pipelines.journal import Entry, Journal, left_bytes, open_journaled
-from pipelines.layout import About
+from pipelines.layout import MAX_PIXELS, MOST_PIXELS, About
 from pipelines.listing import Listing, open_listings
 from pipelines.outputs import name_outputs, publish, require_space, writing
 from pipelines.shards import Shard, cut_listings, parse_shard
@@ -54,6 +54,7 @@ class ConvertConfig:
         classes: names for RecordIO's labels 0, 1, ...; by default the labels' numbers. Class
             folders have names, and take none.
         shard: `i/n` converts the i-th of n parts, to be merged by `pipelines.merge`; '' all.
+        max_pixels: an image of more counts as broken.
         resume: go on with what a killed conversion of the same images, by the same options, has
             left; its bytes are checked, so that the output is the same.
     """
@@ -71,6 +72,7 @@ class ConvertConfig:
     workers: int = 0
     classes: tuple[str, ...] = ()
     shard: str = ""
+    max_pixels: int = MAX_PIXELS
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class ConvertConfig:
         _require("--proportion", self.proportion, 0, 1)
         _require("--max-side", self.max_side, 0, 65535)
         _require("--workers", self.workers, 0, 1024)
+        _require("--max-pixels", self.max_pixels, 1, MOST_PIXELS)
         allowed_bad(self.max_bad, 100)
         parse_shard(self.shard)
         for name in self.classes:
@@ -94,7 +97,7 @@ class ConvertConfig:
         return EncodePolicy(
             mode=self.mode, quality=self.quality, max_side=self.max_side,
             apply_exif=self.apply_exif, proportion=self.proportion, verify=self.verify,
-            strict=self.strict,
+            strict=self.strict, max_pixels=self.max_pixels,
         )  # fmt: skip
 
 
@@ -274,12 +277,14 @@ def _encode(listing: Listing, sample: int, encoder: Encoder) -> Encoded:
     """What becomes of one image file.
 
     Raises:
-        DataError: memory ran out, which says nothing of the image.
+        DataError: memory ran out, or this process may open no more files.
     """
     try:
         try:
             data = listing.read(sample)
         except DataError as error:
+            if is_no_files(error):  # which says nothing of the image
+                raise
             return Encoded(None, 0, reason=error.found)
         return encoder.encode(data, sample)
     except MemoryError as error:

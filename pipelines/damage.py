@@ -13,13 +13,11 @@ doubtful, and so do zeros within a scan that no encoder writes.
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from pipelines.jpeg import (
     HUFFMAN_TABLES,
@@ -31,6 +29,7 @@ from pipelines.jpeg import (
     find_scan_end,
     segments,
 )
+from pipelines.pillow import open_image
 from pipelines.scans import TOO_MANY_SCANS
 from pipelines.turbojpeg import (
     Heard,
@@ -158,7 +157,7 @@ def find_stray_bytes(data: bytes, header: JpegHeader) -> tuple[slice, ...] | Non
 def refused_by_pillow(data: bytes) -> str:
     """Why Pillow does not decode a JPEG; '' if it does."""
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with open_image(data, ("JPEG",)) as image:
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
     except MemoryError:

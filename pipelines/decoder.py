@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.damage import Checker
-from pipelines.encode import decode
+from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError
 from pipelines.jpeg import read_header
 from pipelines.layout import MODE_RAW, Stored
@@ -215,7 +215,7 @@ class Decoder:
         return warned
 
     def _refuse(self, sample: int, broken: str) -> NoReturn:
-        raise DataError(self._name(sample), broken, "a whole JPEG", "fastft convert leaves it out")
+        raise DataError(self._name(sample), broken, "a whole JPEG", LEAVE_OUT)
 
     def _name(self, sample: int) -> str:
         return f"{self._source.path}: {self._source.name(sample)}"

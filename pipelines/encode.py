@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipelines.damage import Checker, Verdict
-from pipelines.errors import DataError
+from pipelines.errors import DataError, is_no_files, no_files
 from pipelines.folder import read_bytes
 from pipelines.jpeg import JpegHeader, describe, read_header
 from pipelines.layout import (
@@ -27,17 +27,17 @@ from pipelines.layout import (
     Preparation,
     Stored,
 )
+from pipelines.pillow import open_image, too_large
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans, is_incomplete
+from pipelines.unreadable import explain
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
-#: Pillow's names of what `folder.IMAGE_SUFFIXES` are. Of the others that it reads some are programs
-#: (EPS, which it hands to Ghostscript), and most have been read by few.
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
+#: What helps where the bytes are those that were stored, but are no whole photo.
+LEAVE_OUT = "run fastft convert with --verify, which leaves it out"
 _JPEG = ("JPEG",)
 _ORIENTATION = 0x0112
 _PLAIN = Note(0)
-_LEFT_OUT = "fastft convert leaves it out"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +54,7 @@ class EncodePolicy:
         proportion: the share that `proportion` keeps, 0 to 1.
         verify: decode each JPEG, to find damage.
         strict: leave out what is doubtful, too.
+        max_pixels: an image of more is broken; at most `layout.MOST_PIXELS`.
     """
 
     mode: Mode = "passthrough"
@@ -63,6 +64,7 @@ class EncodePolicy:
     proportion: float = 0.5
     verify: bool = True
     strict: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @property
     def preparation(self) -> Preparation:
@@ -108,8 +110,9 @@ class Encoder:
             return Encoded(None, len(data), reason=TOO_MANY_SCANS)
         header, verdict = read_header(data), Verdict()
         if header is not None and header.is_checkable:
-            if header.width * header.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=too_large(header.width, header.height))
+            if header.width * header.height > policy.max_pixels:
+                said = too_large(header.width, header.height, policy.max_pixels)
+                return Encoded(None, len(data), reason=said)
             if policy.verify:
                 verdict = self._checker.check(data, header)
             if broken := verdict.broken or (verdict.doubtful if policy.strict else ""):
@@ -122,13 +125,14 @@ class Encoder:
                     reason = "progressive, and its last scans are missing"
                 stored = Stored(MODE_JPG, header.width, header.height, data)
                 return Encoded(stored, len(data), note, reason)
+        remarks: list[str] = []
         try:
-            stored = self._convert(data, header is not None)
+            stored = self._convert(data, header is not None, remarks)
         except MemoryError:
             raise
         except Exception as error:  # whatever a hostile file makes a third-party parser raise
-            return Encoded(None, len(data), reason=describe(error))
-        return Encoded(stored, len(data), Note.REENCODED | note, reason)
+            return Encoded(None, len(data), reason=explain(data) or describe(error))
+        return Encoded(stored, len(data), Note.REENCODED | note, reason or "; ".join(remarks))
 
     def _keeps(self, header: JpegHeader, sample: int) -> bool:
         policy = self.policy
@@ -138,12 +142,10 @@ class Encoder:
             return _share(sample) < policy.proportion
         return policy.mode != "raw"
 
-    def _convert(self, data: bytes, was_jpeg: bool) -> Stored:
+    def _convert(self, data: bytes, was_jpeg: bool, remarks: list[str]) -> Stored:
         """Decode an image by Pillow and store it anew."""
         policy = self.policy
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ValueError(too_large(*opened.size))
+        with open_image(data, max_pixels=policy.max_pixels, remarks=remarks) as opened:
             image: Image.Image = opened
             if policy.apply_exif:
                 image = ImageOps.exif_transpose(image)
@@ -174,6 +176,8 @@ def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
     try:
         encoded = encoder.encode(read_bytes(path), sample)
     except OSError as error:
+        if is_no_files(error):
+            raise no_files(path) from error
         encoded = Encoded(None, 0, reason=error.strerror or type(error).__name__)
     if encoded.stored is None:
         raise DataError(path, encoded.reason, "an image", "remove it or run fastft convert")
@@ -190,14 +194,14 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         pixels = np.frombuffer(memoryview(stored.data), np.uint8)
         return Image.fromarray(pixels.reshape(stored.height, stored.width, 3))
     if has_too_many_scans(stored.data):
-        raise DataError(name, TOO_MANY_SCANS, "a photo", _LEFT_OUT)
+        raise DataError(name, TOO_MANY_SCANS, "a photo", LEAVE_OUT)
     try:
-        with Image.open(io.BytesIO(memoryview(stored.data)), formats=_JPEG) as opened:
+        with open_image(memoryview(stored.data), _JPEG) as opened:
             image = opened.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # as in Encoder.encode
-        raise DataError(name, describe(error), "a whole JPEG", _LEFT_OUT) from error
+        raise DataError(name, describe(error), "a whole JPEG", LEAVE_OUT) from error
     if image.size != (stored.width, stored.height):
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")
@@ -206,7 +210,7 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
 
 def _orientation(data: bytes) -> int:
     try:
-        with Image.open(io.BytesIO(data), formats=_JPEG) as image:
+        with open_image(data, _JPEG) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
@@ -217,8 +221,3 @@ def _orientation(data: bytes) -> int:
 def _share(sample: int) -> float:
     """A number in [0, 1) that spreads evenly over samples: multiples of the golden ratio."""
     return (sample * 0.6180339887498949) % 1.0
-
-
-def too_large(width: int, height: int) -> str:
-    """Why an image of more than MAX_PIXELS is not decoded."""
-    return f"{width} x {height} px is more than {MAX_PIXELS:,} pixels"

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from PIL import Image, UnidentifiedImageError
+
 #: Start-of-frame markers of what libjpeg, nvJPEG and DALI all decode: baseline, extended Huffman,
 #: progressive Huffman. Others (lossless, arithmetic) exist and are left to Pillow.
 COMMON_FRAMES = frozenset((0xC0, 0xC1, 0xC2))
@@ -124,6 +126,10 @@ def read_header(data: bytes) -> JpegHeader | None:
 def describe(error: Exception) -> str:
     """An exception of an image library, in words fit for a report."""
     text = str(error).split("\n")[0]
-    if "cannot identify image file" in text:
-        return "not an image that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):  # of a frame or a tile; see `pillow`
+        return "has more pixels in one part than Pillow decodes"
+    if isinstance(error, UnidentifiedImageError) and (
+        not text or "cannot identify image file" in text
+    ):
+        return "is not an image that Pillow knows"
     return text or type(error).__name__

@@ -10,14 +10,15 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipelines.beton import read_index
-from pipelines.encode import IMAGE_FORMATS, EncodePolicy, Encoder, read_stored, too_large
+from pipelines.encode import EncodePolicy, Encoder, read_stored
 from pipelines.errors import DataError
 from pipelines.folder import Folder, open_plain, read_folder
 from pipelines.jpeg import describe, read_header
 from pipelines.layout import MAX_PIXELS, Stored
+from pipelines.pillow import TooManyPixels, open_image, too_large
+from pipelines.unreadable import explain
 
 #: Enough of a file to hold the frame header of most JPEGs, EXIF thumbnail included.
 _HEAD_BYTES = 1 << 16
@@ -155,19 +156,22 @@ def open_source(path: Path, classes: tuple[str, ...] | None = None) -> Source:
 
 def _read_size(path: str) -> tuple[int, int]:
     """Width and height of an image file, px."""
+    head = b""
     try:
         with open(open_plain(path)[0], "rb") as file:
-            header = read_header(file.read(_HEAD_BYTES))
+            head = file.read(_HEAD_BYTES)
+            header = read_header(head)
             if header is not None and header.is_common:
                 width, height = header.width, header.height
+                if width * height > MAX_PIXELS:  # before anybody makes room for them
+                    raise TooManyPixels(too_large(width, height, MAX_PIXELS))
             else:
-                with Image.open(file, formats=IMAGE_FORMATS) as image:
+                with open_image(file, max_pixels=MAX_PIXELS) as image:
                     width, height = image.size
     except MemoryError:
         raise
     except Exception as error:  # whatever a hostile file makes a third-party parser raise
-        found = getattr(error, "strerror", None) or describe(error)
-        raise DataError(path, found, "an image", _REMEDY) from error
-    if width * height > MAX_PIXELS:  # before anybody makes room for them
-        raise DataError(path, too_large(width, height), "a smaller image", _REMEDY)
+        found = getattr(error, "strerror", None) or explain(head) or describe(error)
+        expected = "a smaller image" if isinstance(error, TooManyPixels) else "an image"
+        raise DataError(path, found, expected, _REMEDY) from error
     return width, height

@@ -145,6 +145,6 @@ def test_no_program_is_started_for_a_picture(
     assert started.pop()
     encoded = Encoder(EncodePolicy()).encode(photo.read_bytes(), 0)
     assert encoded.stored is None
-    with pytest.raises(DataError, match=r"1\.jpg: not an image that Pillow knows"):
+    with pytest.raises(DataError, match=r"1\.jpg: is a PostScript drawing, such as EPS"):
         open_source(tmp_path)
     assert not started

@@ -25,7 +25,12 @@ LAYERS = (
         "pipelines.order",
         "pipelines.workers",
     ),
-    ("pipelines.held_file", "pipelines.shards", "pipelines.splits"),
+    (
+        "pipelines.held_file",
+        "pipelines.pillow",
+        "pipelines.shards",
+        "pipelines.splits",
+    ),
     (
         "pipelines.archive_member",
         "pipelines.beton",
@@ -38,6 +43,7 @@ LAYERS = (
         "pipelines.plan",
         "pipelines.recordio_format",
         "pipelines.transfer",
+        "pipelines.unreadable",
     ),
     ("pipelines.scans", "pipelines.turbojpeg"),
     ("pipelines.damage",),

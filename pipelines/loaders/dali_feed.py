@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipelines.beton import Index
 from pipelines.damage import find_stray_bytes
 from pipelines.decoder import Known
-from pipelines.encode import decode
+from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError
 from pipelines.jpeg import find_oddity, read_header
 from pipelines.layout import MODE_RAW, Stored
@@ -136,9 +136,7 @@ class FeedMaker:
             DataError: no decoder may have it.
         """
         if has_too_many_scans(stored.data):
-            raise DataError(
-                self.name(sample), TOO_MANY_SCANS, "a photo", "fastft convert leaves it out"
-            )
+            raise DataError(self.name(sample), TOO_MANY_SCANS, "a photo", LEAVE_OUT)
         if self.known.needs_reference(sample, stored):
             return None
         if not self._looked_at[sample]:

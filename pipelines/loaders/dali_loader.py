@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipelines.damage import Checker
-from pipelines.encode import decode
+from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError, UsageError
 from pipelines.jpeg import read_header
 from pipelines.layout import MODE_RAW
@@ -162,7 +162,7 @@ class DaliLoader(Loader):
         header = read_header(stored.data)
         broken = Checker().check(stored.data, header).broken if header else "no JPEG header"
         if broken:
-            raise DataError(name, broken, "a whole JPEG", "fastft convert leaves it out")
+            raise DataError(name, broken, "a whole JPEG", LEAVE_OUT)
         known.give_to_reference(sample, f"DALI refuses it ({said})")
 
     @property
