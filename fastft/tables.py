@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.errors import one_line
-from pipelines.layout import Note
+from pipelines.layout import Note, Preparation
 
 if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
     from fastft.predict import Prediction
@@ -19,6 +20,12 @@ if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does witho
 
     _Made = TypeVar("_Made", Report, Merged)
 
+#: What is told of an image only where there is one.
+_NOTED = {
+    Note.TURNED: "turned upright",
+    Note.LYING: "lying on a side",
+    Note.DEEP: "more than 8 bits",
+}
 #: Rows of predictions that are printed; all of them go to --csv.
 _ROWS = 40
 
@@ -36,11 +43,60 @@ def conversion_table(reports: Sequence[Report]) -> Table:
             "left out": lambda r: f"{len(r.quarantined):,} broken",
             "doubtful": lambda r: f"{len(r.doubtful):,}",
             "odd but whole": lambda r: f"{len(r.warnings):,}",
+            **{
+                row: partial(_count, note) for note, row in _NOTED.items()
+                if any(report.notes[note] for report in reports)
+            },
             "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
             "taken over": lambda r: f"{r.resumed:,}",
             "speed": lambda r: f"{r.img_per_s:,.0f} images/s",
         },
-    )
+    )  # fmt: skip
+
+
+def preparation_lines(reports: Sequence[Report], preparation: Preparation) -> list[str]:
+    """What `fastft convert` did to images that are not simply what their file shows."""
+    lines = []
+    if n := _sum(reports, Note.LYING):
+        lines.append(
+            f"{_photos(reports, Note.LYING)} rotated by EXIF; the rotation is ignored, as "
+            f"torchvision does: pass --apply-exif to turn {'it' if n == 1 else 'them'}"
+        )
+    if _sum(reports, Note.TURNED):
+        lines.append(f"{_photos(reports, Note.TURNED)} rotated by EXIF and turned upright")
+    if n := _sum(reports, Note.GROWN):
+        grown = [sum(report.grown_to for report in reports) / 1e6]
+        grown.append(sum(report.grown_from for report in reports) / 1e6)
+        lines.append(
+            f"{n:,} turned {'photo is' if n == 1 else 'photos are'} stored as raw pixels, "
+            f"{grown[0]:.1f} MB instead of {grown[1]:.1f} MB, as turning the JPEG would lose "
+            f"pixels at its edge; --mode jpg stores {'it' if n == 1 else 'them'} as JPEG"
+        )
+    if n := _sum(reports, Note.DEEP):
+        what = _photos(reports, Note.DEEP, "image")
+        its = "its" if n == 1 else "their"
+        lines.append(
+            f"{what} of more than 8 bits per channel; {its} range is mapped to 0-255"
+            if preparation.depth == "scale"
+            else f"{what} of more than 8 bits per channel; values above 255 become white, as in "
+            f"torchvision: pass --depth scale to map {its} range to 0-255"
+        )
+    return lines
+
+
+def _sum(reports: Sequence[Report], note: Note) -> int:
+    return sum(report.notes[note] for report in reports)
+
+
+def _count(note: Note, report: Report) -> str:
+    return f"{report.notes[note]:,}"
+
+
+def _photos(reports: Sequence[Report], note: Note, what: str = "photo") -> str:
+    """How many images a note was made of, and the first of them: subject and verb."""
+    count = _sum(reports, note)
+    first = one_line(next(report.first[note] for report in reports if note in report.first))
+    return f"1 {what} ({first}) is" if count == 1 else f"{count:,} {what}s (first {first}) are"
 
 
 def merge_table(reports: Sequence[Merged]) -> Table:

@@ -2,18 +2,20 @@
 
 A common JPEG (8-bit, grayscale or RGB, baseline or progressive) is stored byte for byte. What is
 none becomes what Pillow's `convert("RGB")` makes of it, stored as raw pixels, so that nothing is
-lost. Everything else (JPEG on request, a largest side, EXIF orientation) is opt-in.
+lost but what that clips (`pipelines.depth`). Everything else (JPEG on request, a largest side, EXIF
+orientation, mapping more than 8 bits) is opt-in.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from pipelines.depth import is_deep, scale
 from pipelines.errors import DataError
 from pipelines.folder import read_bytes
 from pipelines.jpeg import Checker, JpegHeader, describe, read_header
@@ -22,11 +24,20 @@ from pipelines.layout import (
     MAX_SIDE_PX,
     MODE_JPG,
     MODE_RAW,
+    Depth,
     Note,
     Preparation,
     Stored,
 )
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
+from pipelines.turning import (
+    UPRIGHT,
+    orientation_of,
+    read_orientation,
+    turn_jpeg,
+    turn_pixels,
+    turned_size,
+)
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
@@ -34,7 +45,6 @@ MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
 #: (EPS, which it hands to Ghostscript), and most have been read by few.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 _JPEG = ("JPEG",)
-_ORIENTATION = 0x0112
 _PLAIN = Note(0)
 
 
@@ -51,6 +61,7 @@ class EncodePolicy:
         apply_exif: turn images upright as their EXIF orientation says.
         proportion: the share that `proportion` keeps, 0 to 1.
         verify: decode each JPEG that is kept, to find damage.
+        depth: what becomes of more than 8 bits per channel, see `Preparation`.
     """
 
     mode: Mode = "passthrough"
@@ -59,11 +70,12 @@ class EncodePolicy:
     apply_exif: bool = False
     proportion: float = 0.5
     verify: bool = True
+    depth: Depth = "clip"
 
     @property
     def preparation(self) -> Preparation:
         """What a model must meet other photos by, too."""
-        return Preparation(apply_exif=self.apply_exif)
+        return Preparation(apply_exif=self.apply_exif, depth=self.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,6 @@ class Encoder:
             data: the file's bytes.
             sample: its number, which decides what `proportion` keeps.
         """
-        policy = self.policy
         if not data:
             return Encoded(None, 0, reason="the file is empty")
         if has_too_many_scans(data):
@@ -106,8 +117,29 @@ class Encoder:
         if header is not None and header.is_common and self._keeps(header, sample):
             if header.width * header.height > MAX_PIXELS:
                 return Encoded(None, len(data), reason=too_large(header.width, header.height))
-            if not (policy.apply_exif and _orientation(data) != 1):
-                return self._keep(data, header)
+            return self._keep_upright(data, header)
+        return self._convert_safely(data, header)
+
+    def _keep_upright(self, data: bytes, header: JpegHeader) -> Encoded:
+        """A JPEG as it is, or turned upright on request: as a JPEG where that loses nothing."""
+        kept = self._keep(data, header)
+        orientation = read_orientation(data)
+        if orientation == UPRIGHT or kept.stored is None:
+            return kept
+        if not self.policy.apply_exif:
+            return replace(kept, note=kept.note | Note.LYING)
+        turned = turn_jpeg(data, orientation) if kept.stored.mode == MODE_JPG else None
+        if turned is not None:
+            size = turned_size(header.width, header.height, orientation)
+            stored = Stored(MODE_JPG, *size, turned)
+            return replace(kept, stored=stored, note=kept.note | Note.TURNED)
+        pixels = self._convert_safely(data, header)
+        if pixels.stored is None:
+            return pixels
+        grown = Note.GROWN if pixels.stored.mode == MODE_RAW else _PLAIN
+        return replace(pixels, note=kept.note | pixels.note | grown, reason=kept.reason)
+
+    def _convert_safely(self, data: bytes, header: JpegHeader | None) -> Encoded:
         try:
             return self._convert(data, header is not None)
         except MemoryError:
@@ -138,10 +170,16 @@ class Encoder:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 return Encoded(None, len(data), reason=too_large(*opened.size))
+            note = Note.REENCODED | (Note.DEEP if is_deep(opened) else _PLAIN)
             image: Image.Image = opened
-            if policy.apply_exif:
-                image = ImageOps.exif_transpose(image)
+            if policy.depth == "scale" and is_deep(opened):
+                image = scale(opened)
             image = image.convert("RGB")
+            orientation = read_orientation(data) if was_jpeg else orientation_of(opened)
+        if orientation != UPRIGHT:
+            note |= Note.TURNED if policy.apply_exif else Note.LYING
+            if policy.apply_exif:
+                image = turn_pixels(image, orientation)
         shrunk = bool(policy.max_side) and max(image.size) > policy.max_side
         if shrunk:
             factor = policy.max_side / max(image.size)
@@ -158,7 +196,7 @@ class Encoder:
             stored = Stored(MODE_JPG, image.width, image.height, target.getvalue())
         else:
             stored = Stored(MODE_RAW, image.width, image.height, image.tobytes())
-        return Encoded(stored, len(data), Note.REENCODED)
+        return Encoded(stored, len(data), note)
 
 
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
@@ -200,16 +238,6 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")
     return image
-
-
-def _orientation(data: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(data), formats=_JPEG) as image:
-            return int(image.getexif().get(_ORIENTATION, 1))
-    except MemoryError:
-        raise
-    except Exception:  # unreadable EXIF counts as none, as in every viewer
-        return 1
 
 
 def _share(sample: int) -> float:

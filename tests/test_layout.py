@@ -20,6 +20,7 @@ LAYERS = (
     ("pipelines.memory",),
     (
         "pipelines.atomic",
+        "pipelines.depth",
         "pipelines.errors",
         "pipelines.layout",
         "pipelines.order",
@@ -39,7 +40,7 @@ LAYERS = (
         "pipelines.recordio_format",
         "pipelines.transfer",
     ),
-    ("pipelines.scans",),
+    ("pipelines.scans", "pipelines.turning"),
     (
         "pipelines.archive",
         "pipelines.encode",
