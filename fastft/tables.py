@@ -59,11 +59,13 @@ def preparation_lines(reports: Sequence[Report], preparation: Preparation) -> li
     lines = []
     if n := _sum(reports, Note.LYING):
         lines.append(
-            f"{_photos(reports, Note.LYING)} rotated by EXIF; the rotation is ignored, as "
-            f"torchvision does: pass --apply-exif to turn {'it' if n == 1 else 'them'}"
+            f"{_subject(reports, Note.LYING, 'photo is', 'photos are')} rotated by EXIF; the "
+            "rotation is ignored, as torchvision does: pass --apply-exif to turn "
+            f"{'it' if n == 1 else 'them'}"
         )
     if _sum(reports, Note.TURNED):
-        lines.append(f"{_photos(reports, Note.TURNED)} rotated by EXIF and turned upright")
+        subject = _subject(reports, Note.TURNED, "photo is", "photos are")
+        lines.append(f"{subject} rotated by EXIF and turned upright")
     if n := _sum(reports, Note.GROWN):
         grown = [sum(report.grown_to for report in reports) / 1e6]
         grown.append(sum(report.grown_from for report in reports) / 1e6)
@@ -72,15 +74,11 @@ def preparation_lines(reports: Sequence[Report], preparation: Preparation) -> li
             f"{grown[0]:.1f} MB instead of {grown[1]:.1f} MB, as turning the JPEG would lose "
             f"pixels at its edge; --mode jpg stores {'it' if n == 1 else 'them'} as JPEG"
         )
-    if n := _sum(reports, Note.DEEP):
-        what = _photos(reports, Note.DEEP, "image")
-        its = "its" if n == 1 else "their"
-        lines.append(
-            f"{what} of more than 8 bits per channel; {its} range is mapped to 0-255"
-            if preparation.depth == "scale"
-            else f"{what} of more than 8 bits per channel; values above 255 become white, as in "
-            f"torchvision: pass --depth scale to map {its} range to 0-255"
-        )
+    if _sum(reports, Note.DEEP):
+        subject = _subject(reports, Note.DEEP, "image has", "images have")
+        clipped = "clipped to 0-255, as torchvision does: pass --depth scale to map the range"
+        done = "mapped to 0-255" if preparation.depth == "scale" else clipped
+        lines.append(f"{subject} more than 8 bits per channel, {done}")
     return lines
 
 
@@ -92,11 +90,12 @@ def _count(note: Note, report: Report) -> str:
     return f"{report.notes[note]:,}"
 
 
-def _photos(reports: Sequence[Report], note: Note, what: str = "photo") -> str:
-    """How many images a note was made of, and the first of them: subject and verb."""
+def _subject(reports: Sequence[Report], note: Note, one: str, many: str) -> str:
+    """How many images a note was made of, with the first of them."""
     count = _sum(reports, note)
     first = one_line(next(report.first[note] for report in reports if note in report.first))
-    return f"1 {what} ({first}) is" if count == 1 else f"{count:,} {what}s (first {first}) are"
+    noun, verb = (one if count == 1 else many).split()
+    return f"{count:,} {noun} ({first if count == 1 else f'first {first}'}) {verb}"
 
 
 def merge_table(reports: Sequence[Merged]) -> Table:

@@ -128,7 +128,8 @@ class Encoder:
             return kept
         if not self.policy.apply_exif:
             return replace(kept, note=kept.note | Note.LYING)
-        turned = turn_jpeg(data, orientation) if kept.stored.mode == MODE_JPG else None
+        is_jpeg = kept.stored.mode == MODE_JPG
+        turned = turn_jpeg(kept.stored.data, orientation) if is_jpeg else None
         if turned is not None:
             size = turned_size(header.width, header.height, orientation)
             stored = Stored(MODE_JPG, *size, turned)

@@ -130,8 +130,10 @@ class FolderSource:
         return stored
 
     def fingerprint(self) -> bytes:
-        """Names, sizes and times of all files."""
+        """Names, sizes and times of all files, and how they are prepared."""
         digest = hashlib.sha256()
+        if self.preparation != _DEFAULT:
+            digest.update(str(self.preparation).encode() + b"\0")
         for sample, name in enumerate(self._folder.names):
             state = os.stat(self._folder.path(sample))
             digest.update(
