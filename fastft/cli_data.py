@@ -16,6 +16,7 @@ from pipelines.convert import ConvertConfig
 from pipelines.convert import convert as run_convert
 from pipelines.encode import Mode
 from pipelines.errors import UsageError, one_line
+from pipelines.layout import Depth
 
 if TYPE_CHECKING:
     from pipelines.shards import Quarantined
@@ -97,6 +98,13 @@ def convert(
     apply_exif: Annotated[
         bool, typer.Option(help="Turn images upright as their EXIF says; torchvision does not.")
     ] = _CONVERT.apply_exif,
+    depth: Annotated[
+        str,
+        typer.Option(
+            help="More than 8 bits per channel: clip (255 at most, as torchvision does) or scale: "
+            "16 bits by 257, floats and other integers from the image's least to its largest value."
+        ),
+    ] = _CONVERT.depth,
     verify: Annotated[
         bool, typer.Option(help="Decode every image once to find broken ones.")
     ] = _CONVERT.verify,
@@ -153,12 +161,12 @@ def convert(
     Example: fastft convert photos data --resume
     """
     from fastft.progress import image_progress
-    from fastft.tables import conversion_table, print_remarks
+    from fastft.tables import conversion_table, preparation_lines, print_remarks
 
     config = ConvertConfig(
         src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
-        proportion=proportion, apply_exif=apply_exif, verify=verify, strict=strict, max_bad=max_bad,
-        max_pixels=max_pixels, workers=workers,
+        proportion=proportion, apply_exif=apply_exif, depth=cast(Depth, depth), verify=verify,
+        strict=strict, max_bad=max_bad, max_pixels=max_pixels, workers=workers,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (), shard=shard,
         resume=resume,
     )  # fmt: skip
@@ -174,6 +182,8 @@ def convert(
     if any(report.doubtful for report in reports):
         console.print("doubtful images are kept: look at them, or leave them out with --strict")
     print_remarks(reports, console)
+    for line in preparation_lines(reports, config.policy.preparation):
+        console.print(line, markup=False)
     if shard:
         console.print(f"shard {shard}; with all of them done: fastft merge {out}", markup=False)
 

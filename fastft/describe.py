@@ -13,7 +13,7 @@ from rich.table import Table
 from fastft.tables import pick_classes
 from pipelines.beton import Index, read_index
 from pipelines.errors import DataError, one_line
-from pipelines.layout import MODE_RAW
+from pipelines.layout import MODE_RAW, Preparation
 from pipelines.store import KINDS, StoreFormat, lay_out
 
 #: Upper bounds of the histogram's bins, longer side in px.
@@ -88,6 +88,10 @@ def _header(index: Index) -> Table:
         "largest": f"{index.widths.max()} px wide, {index.heights.max()} px high, "
         f"{index.sizes.max():,} bytes",
     }
+    if index.preparation.apply_exif:
+        rows["turned by EXIF"] = "yes, photos stand upright"
+    if index.preparation.depth != Preparation().depth:
+        rows["depth"] = f"{index.preparation.depth} (more than 8 bits mapped to 0-255)"
     if index.shard is not None:
         shard = index.shard
         part = f"images {shard.start + 1:,} to {shard.stop:,} of {shard.samples:,}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.errors import one_line
-from pipelines.layout import Note
+from pipelines.layout import Note, Preparation
 
 if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
     from fastft.predict import Prediction
@@ -22,6 +23,12 @@ if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does witho
 
     _Made = TypeVar("_Made", Report, Merged)
 
+#: What is told of an image only where there is one.
+_NOTED = {
+    Note.TURNED: "turned upright",
+    Note.LYING: "lying on a side",
+    Note.DEEP: "more than 8 bits",
+}
 #: Rows of predictions that are printed; all of them go to --csv.
 _ROWS = 40
 #: Classes of a conversion that are printed: all up to so many, else so many first and rarest ones.
@@ -77,11 +84,59 @@ def conversion_table(reports: Sequence[Report]) -> Table:
             "left out": lambda r: f"{len(r.quarantined):,} broken",
             "doubtful": lambda r: f"{len(r.doubtful):,}",
             "odd but whole": lambda r: f"{len(r.warnings):,}",
+            **{
+                row: partial(_count, note) for note, row in _NOTED.items()
+                if any(report.notes[note] for report in reports)
+            },
             "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
             "taken over": lambda r: f"{r.resumed:,}",
             "speed": lambda r: f"{r.img_per_s:,.0f} images/s",
         },
-    )
+    )  # fmt: skip
+
+
+def preparation_lines(reports: Sequence[Report], preparation: Preparation) -> list[str]:
+    """What `fastft convert` did to images that are not simply what their file shows."""
+    lines = []
+    if n := _sum(reports, Note.LYING):
+        lines.append(
+            f"{_subject(reports, Note.LYING, 'photo is', 'photos are')} rotated by EXIF; the "
+            "rotation is ignored, as torchvision does: pass --apply-exif to turn "
+            f"{'it' if n == 1 else 'them'}"
+        )
+    if _sum(reports, Note.TURNED):
+        subject = _subject(reports, Note.TURNED, "photo is", "photos are")
+        lines.append(f"{subject} rotated by EXIF and turned upright")
+    if n := _sum(reports, Note.GROWN):
+        grown = [sum(report.grown_to for report in reports) / 1e6]
+        grown.append(sum(report.grown_from for report in reports) / 1e6)
+        lines.append(
+            f"{n:,} turned {'photo is' if n == 1 else 'photos are'} stored as raw pixels, "
+            f"{grown[0]:.1f} MB instead of {grown[1]:.1f} MB, as turning the JPEG would lose "
+            f"pixels at its edge; --mode jpg stores {'it' if n == 1 else 'them'} as JPEG"
+        )
+    if _sum(reports, Note.DEEP):
+        subject = _subject(reports, Note.DEEP, "image has", "images have")
+        clipped = "clipped to 0-255, as torchvision does: pass --depth scale to map the range"
+        done = "mapped to 0-255" if preparation.depth == "scale" else clipped
+        lines.append(f"{subject} more than 8 bits per channel, {done}")
+    return lines
+
+
+def _sum(reports: Sequence[Report], note: Note) -> int:
+    return sum(report.notes[note] for report in reports)
+
+
+def _count(note: Note, report: Report) -> str:
+    return f"{report.notes[note]:,}"
+
+
+def _subject(reports: Sequence[Report], note: Note, one: str, many: str) -> str:
+    """How many images a note was made of, with the first of them."""
+    count = _sum(reports, note)
+    first = one_line(next(report.first[note] for report in reports if note in report.first))
+    noun, verb = (one if count == 1 else many).split()
+    return f"{count:,} {noun} ({first if count == 1 else f'first {first}'}) {verb}"
 
 
 def merge_table(reports: Sequence[Merged]) -> Table:

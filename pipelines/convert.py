@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, UsageError, is_no_files
 from pipelines.journal import Entry, Journal, left_bytes, open_journaled
-from pipelines.layout import MAX_PIXELS, MOST_PIXELS, About
+from pipelines.layout import MAX_PIXELS, MOST_PIXELS, About, Depth
 from pipelines.listing import Listing, open_listings
 from pipelines.outputs import name_outputs, publish, require_space, writing
 from pipelines.shards import Shard, cut_listings, parse_shard
@@ -68,6 +69,7 @@ class ConvertConfig:
     proportion: float = 0.5
     verify: bool = True
     strict: bool = False
+    depth: Depth = "clip"
     max_bad: str = "1%"
     workers: int = 0
     classes: tuple[str, ...] = ()
@@ -80,6 +82,8 @@ class ConvertConfig:
             raise UsageError("--mode", repr(self.mode), f"one of {', '.join(MODES)}")
         if self.strict and not self.verify:
             raise UsageError("--strict", "given with --no-verify", "one of them")
+        if self.depth not in get_args(Depth):
+            raise UsageError("--depth", repr(self.depth), f"one of {', '.join(get_args(Depth))}")
         _require("--quality", self.quality, 1, 100)
         _require("--proportion", self.proportion, 0, 1)
         _require("--max-side", self.max_side, 0, 65535)
@@ -98,6 +102,7 @@ class ConvertConfig:
             mode=self.mode, quality=self.quality, max_side=self.max_side,
             apply_exif=self.apply_exif, proportion=self.proportion, verify=self.verify,
             strict=self.strict, max_pixels=self.max_pixels,
+            depth=self.depth,
         )  # fmt: skip
 
 

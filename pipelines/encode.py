@@ -2,19 +2,21 @@
 
 A common JPEG (8-bit, grayscale or RGB, baseline or progressive) is stored byte for byte. What is
 none becomes what Pillow's `convert("RGB")` makes of it, stored as raw pixels, so that nothing is
-lost. Everything else (JPEG on request, a largest side, EXIF orientation) is opt-in.
+lost but what that clips (`pipelines.depth`). Everything else (JPEG on request, a largest side, EXIF
+orientation, mapping more than 8 bits) is opt-in.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipelines.damage import Checker, Verdict
+from pipelines.depth import is_deep, scale
 from pipelines.errors import DataError, is_no_files, no_files
 from pipelines.folder import read_bytes
 from pipelines.jpeg import JpegHeader, describe, read_header
@@ -23,12 +25,21 @@ from pipelines.layout import (
     MAX_SIDE_PX,
     MODE_JPG,
     MODE_RAW,
+    Depth,
     Note,
     Preparation,
     Stored,
 )
 from pipelines.pillow import open_image, too_large
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans, is_incomplete
+from pipelines.turning import (
+    UPRIGHT,
+    orientation_of,
+    read_orientation,
+    turn_jpeg,
+    turn_pixels,
+    turned_size,
+)
 from pipelines.unreadable import explain
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
@@ -36,7 +47,6 @@ MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
 #: What helps where the bytes are those that were stored, but are no whole photo.
 LEAVE_OUT = "run fastft convert with --verify, which leaves it out"
 _JPEG = ("JPEG",)
-_ORIENTATION = 0x0112
 _PLAIN = Note(0)
 
 
@@ -54,6 +64,7 @@ class EncodePolicy:
         proportion: the share that `proportion` keeps, 0 to 1.
         verify: decode each JPEG, to find damage.
         strict: leave out what is doubtful, too.
+        depth: what becomes of more than 8 bits per channel, see `Preparation`.
         max_pixels: an image of more is broken; at most `layout.MOST_PIXELS`.
     """
 
@@ -64,12 +75,13 @@ class EncodePolicy:
     proportion: float = 0.5
     verify: bool = True
     strict: bool = False
+    depth: Depth = "clip"
     max_pixels: int = MAX_PIXELS
 
     @property
     def preparation(self) -> Preparation:
         """What a model must meet other photos by, too."""
-        return Preparation(apply_exif=self.apply_exif)
+        return Preparation(apply_exif=self.apply_exif, depth=self.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +130,42 @@ class Encoder:
             if broken := verdict.broken or (verdict.doubtful if policy.strict else ""):
                 return Encoded(None, len(data), reason=broken)
         note = Note.DOUBTFUL if verdict.doubtful else _PLAIN
-        reason = verdict.doubtful or verdict.odd
+        found = Encoded(None, len(data), note, verdict.doubtful or verdict.odd)
         if header is not None and header.is_common and self._keeps(header, sample):
-            if not (policy.apply_exif and _orientation(data) != 1):
-                if not reason and is_incomplete(data):
-                    reason = "progressive, and its last scans are missing"
-                stored = Stored(MODE_JPG, header.width, header.height, data)
-                return Encoded(stored, len(data), note, reason)
+            return self._keep_upright(data, header, found)
+        return self._convert_safely(data, header, found)
+
+    def _keep_upright(self, data: bytes, header: JpegHeader, found: Encoded) -> Encoded:
+        """A JPEG as it is, or turned upright on request: as a JPEG where that loses nothing."""
+        orientation = read_orientation(data)
+        if orientation == UPRIGHT or not self.policy.apply_exif:
+            reason = found.reason
+            if not reason and is_incomplete(data):
+                reason = "progressive, and its last scans are missing"
+            note = found.note | (Note.LYING if orientation != UPRIGHT else _PLAIN)
+            stored = Stored(MODE_JPG, header.width, header.height, data)
+            return replace(found, stored=stored, note=note, reason=reason)
+        turned = turn_jpeg(data, orientation)
+        if turned is not None:
+            size = turned_size(header.width, header.height, orientation)
+            stored = Stored(MODE_JPG, *size, turned)
+            return replace(found, stored=stored, note=found.note | Note.TURNED)
+        pixels = self._convert_safely(data, header, found)
+        if pixels.stored is not None and pixels.stored.mode == MODE_RAW:
+            return replace(pixels, note=pixels.note | Note.GROWN)
+        return pixels
+
+    def _convert_safely(self, data: bytes, header: JpegHeader | None, found: Encoded) -> Encoded:
+        """An image decoded by Pillow and stored anew, with what has been found out before."""
         remarks: list[str] = []
         try:
-            stored = self._convert(data, header is not None, remarks)
+            stored, note = self._convert(data, header is not None, remarks)
         except MemoryError:
             raise
         except Exception as error:  # whatever a hostile file makes a third-party parser raise
             return Encoded(None, len(data), reason=explain(data) or describe(error))
-        return Encoded(stored, len(data), Note.REENCODED | note, reason or "; ".join(remarks))
+        reason = found.reason or "; ".join(remarks)
+        return replace(found, stored=stored, note=found.note | note, reason=reason)
 
     def _keeps(self, header: JpegHeader, sample: int) -> bool:
         policy = self.policy
@@ -142,14 +175,20 @@ class Encoder:
             return _share(sample) < policy.proportion
         return policy.mode != "raw"
 
-    def _convert(self, data: bytes, was_jpeg: bool, remarks: list[str]) -> Stored:
+    def _convert(self, data: bytes, was_jpeg: bool, remarks: list[str]) -> tuple[Stored, Note]:
         """Decode an image by Pillow and store it anew."""
         policy = self.policy
         with open_image(data, max_pixels=policy.max_pixels, remarks=remarks) as opened:
+            note = Note.REENCODED | (Note.DEEP if is_deep(opened) else _PLAIN)
             image: Image.Image = opened
-            if policy.apply_exif:
-                image = ImageOps.exif_transpose(image)
+            if policy.depth == "scale" and is_deep(opened):
+                image = scale(opened)
             image = image.convert("RGB")
+            orientation = read_orientation(data) if was_jpeg else orientation_of(opened)
+        if orientation != UPRIGHT:
+            note |= Note.TURNED if policy.apply_exif else Note.LYING
+            if policy.apply_exif:
+                image = turn_pixels(image, orientation)
         shrunk = bool(policy.max_side) and max(image.size) > policy.max_side
         if shrunk:
             factor = policy.max_side / max(image.size)
@@ -163,8 +202,8 @@ class Encoder:
         if as_jpeg:
             target = io.BytesIO()
             image.save(target, "JPEG", quality=policy.quality)
-            return Stored(MODE_JPG, image.width, image.height, target.getvalue())
-        return Stored(MODE_RAW, image.width, image.height, image.tobytes())
+            return Stored(MODE_JPG, image.width, image.height, target.getvalue()), note
+        return Stored(MODE_RAW, image.width, image.height, image.tobytes()), note
 
 
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
@@ -206,16 +245,6 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")
     return image
-
-
-def _orientation(data: bytes) -> int:
-    try:
-        with open_image(data, _JPEG) as image:
-            return int(image.getexif().get(_ORIENTATION, 1))
-    except MemoryError:
-        raise
-    except Exception:  # unreadable EXIF counts as none, as in every viewer
-        return 1
 
 
 def _share(sample: int) -> float:

@@ -86,16 +86,18 @@ class Stored:
 class Note(enum.IntFlag):
     """What is worth telling of a converted image, beside a reason in words; fits into a byte."""
 
-    #: The stored bytes are not the file's.
+    #: It was decoded, and is stored as pixels or as another JPEG.
     REENCODED = 1
     #: It decodes without an error, and yet its pixels may be wrong.
     DOUBTFUL = 2
-    #: Its EXIF says that it lies on a side; it was turned upright.
+    #: Its EXIF says that it lies on a side; it was turned upright, a JPEG without loss.
     TURNED = 4
     #: Its EXIF says that it lies on a side; it is stored as it lies.
     LYING = 8
     #: It had more than 8 bits per channel.
     DEEP = 16
+    #: A JPEG that could not be turned without loss, and became raw pixels instead.
+    GROWN = 32
 
 
 Depth = Literal["clip", "scale"]
@@ -113,6 +115,10 @@ class Preparation:
 
     apply_exif: bool = False
     depth: Depth = "clip"
+
+    def __str__(self) -> str:
+        """As options of `fastft convert`."""
+        return f"{'--apply-exif' if self.apply_exif else 'no --apply-exif'}, --depth {self.depth}"
 
     def __post_init__(self) -> None:
         if type(self.apply_exif) is not bool or self.depth not in get_args(Depth):

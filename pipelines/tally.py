@@ -21,6 +21,8 @@ class Report:
         kept: label -> whole images.
         resumed: images, whole and broken, that an earlier process had done.
         notes: how many images each note was made of.
+        first: note -> the first of these images.
+        grown_from, grown_to: bytes of JPEGs that were turned as pixels, as files and as stored.
         quarantined: what was left out, and why.
         doubtful: what may show wrong pixels, and why.
         warnings: what is odd and yet whole.
@@ -38,6 +40,9 @@ class Report:
     bytes_in: int = 0
     bytes_out: int = 0
     notes: Counter[Note] = field(default_factory=Counter)
+    first: dict[Note, str] = field(default_factory=dict)
+    grown_from: int = 0
+    grown_to: int = 0
     seconds: float = 0.0
     quarantined: list[Quarantined] = field(default_factory=list)
     doubtful: list[Quarantined] = field(default_factory=list)
@@ -99,7 +104,12 @@ class Tally:
                 raise _too_many_bad(self._listing, report, self._allowed)
         else:
             self.kept[label] += 1
-            report.notes.update(note for note in Note if note in entry.note)
+            for note in (note for note in Note if note in entry.note):
+                report.notes[note] += 1
+                report.first.setdefault(note, name)
+            if Note.GROWN in entry.note:
+                report.grown_from += entry.source_bytes
+                report.grown_to += entry.size_bytes
             if Note.DOUBTFUL in entry.note:
                 self.doubtful[self._images] = entry.reason
                 report.doubtful.append(Quarantined(name, entry.reason))

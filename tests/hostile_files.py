@@ -175,7 +175,8 @@ def read_image(path: Path) -> None:
         if not _is_large(data):
             encoded = Encoder(EncodePolicy()).encode(data, 0)
             again = Encoder(EncodePolicy(mode="jpg", max_side=9, apply_exif=True)).encode(data, 0)
-            assert all(each.stored is not None or each.reason for each in (encoded, again))
+            turned = Encoder(EncodePolicy(apply_exif=True, depth="scale")).encode(data, 0)
+            assert all(each.stored is not None or each.reason for each in (encoded, again, turned))
             if (
                 (header := read_header(data))
                 and encoded.stored

@@ -20,6 +20,7 @@ LAYERS = (
     ("pipelines.memory",),
     (
         "pipelines.atomic",
+        "pipelines.depth",
         "pipelines.errors",
         "pipelines.layout",
         "pipelines.order",
@@ -46,7 +47,7 @@ LAYERS = (
         "pipelines.unreadable",
     ),
     ("pipelines.scans", "pipelines.turbojpeg"),
-    ("pipelines.damage",),
+    ("pipelines.damage", "pipelines.turning"),
     (
         "pipelines.archive",
         "pipelines.encode",

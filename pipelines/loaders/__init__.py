@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UsageError
+from pipelines.layout import Depth
 from pipelines.loaders.base import Loader
-from pipelines.source import Source, open_source
+from pipelines.source import Source, open_source, require_prepared
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +78,8 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     drop_last: bool = False,
+    apply_exif: bool | None = None,
+    depth: Depth | None = None,
     **options: Any,
 ) -> Loader:
     """Build a loader.
@@ -96,6 +99,9 @@ def make_loader(
         workers: threads or processes that decode; 0 takes every CPU this process may use.
         rank, world: this process's share of each global batch.
         drop_last: leave out a last batch that is not full.
+        apply_exif: whether images of a class folder are turned upright as their EXIF says; None:
+            no. A `.beton` has been prepared by `fastft convert`; what is given must be what it has.
+        depth: what becomes of more than 8 bits per channel, likewise: `clip` (default) or `scale`.
         **options: of the `resident` loader alone. `store`: `rgb`, or `yuv420`, half the bytes
             (chroma of what is no 4:2:0 JPEG loses detail). `store_side`: images whose shorter side
             is longer are shrunk to it, px; 0 keeps sizes. `store_file`: where to keep the pixels
@@ -103,8 +109,8 @@ def make_loader(
 
     Raises:
         UsageError: an unknown loader, view or argument, a library that is not installed, arguments
-            out of range, `drop_last` with fewer samples than one batch, or pixels that fit into no
-            memory.
+            out of range, a `.beton` that is prepared otherwise, `drop_last` with fewer samples than
+            one batch, or pixels that fit into no memory.
         DataError: the data cannot be read.
     """
     if name not in LOADERS:
@@ -116,7 +122,11 @@ def make_loader(
             raise UsageError(option, f"given for loader {name!r}", "loader 'resident'")
     module, kind = LOADERS[name]
     loader: Any = getattr(importlib.import_module(f"pipelines.loaders.{module}"), kind)
-    source = open_source(Path(data)) if isinstance(data, str | Path) else data
+    if isinstance(data, str | Path):
+        source = open_source(Path(data), apply_exif=apply_exif, depth=depth)
+    else:
+        source = data
+        require_prepared(source, apply_exif, depth)
     made = loader(
         source, view=view, size=size, batch_size=batch_size, seed=seed, device=device, dtype=dtype,
         normalize=normalize, workers=workers, rank=rank, world=world, drop_last=drop_last,
