@@ -24,6 +24,8 @@ from pipelines.source import Source
 KINDS = ("rgb", "yuv420")
 #: Samples begin at multiples of a cache line.
 _ALIGN = 64
+#: Changes when some samples become other pixels than before: in 2 incomplete progressive JPEGs do.
+_DECODING = 2
 #: Bytes behind the last sample: the kernels read so far past a line.
 TAIL = 64
 
@@ -173,6 +175,7 @@ def fingerprint(source: Source, format_: StoreFormat) -> bytes:
     """32 bytes that change with the samples, or with how they become pixels."""
     # Shrinking is by the Pillow that is installed, whose filter has changed once.
     how = f"{format_.kind} {format_.shorter_px} {PIL.__version__ if format_.shorter_px else ''}"
+    how += f" {_DECODING}"
     digest = hashlib.sha256(how.encode())
     for sides in (source.heights, source.widths):
         digest.update(sides.tobytes())
