@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rendered import check_pixels, make
-from spoiled import HUFFMAN, with_bytes_before
+from spoiled import HUFFMAN, padded, with_bytes_before
 
 from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import DataError, is_no_memory
@@ -101,6 +101,18 @@ def test_a_refusal_loses_no_other_error(beton: Path, monkeypatch: pytest.MonkeyP
         next(batches)
         with pytest.raises(DataError, match="sample 9"):
             next(batches)
+
+
+def test_padding_in_a_class_folder_makes_no_noise(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libjpeg within DALI would write a line without a name for each such image and epoch."""
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    target = tmp_path / "photos" / "a" / "0.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(target)
+    target.write_bytes(padded(target.read_bytes(), bytes(64)))
+    check_pixels("dali", tmp_path / "photos", "eval")
+    assert "extraneous" not in capfd.readouterr().err
 
 
 def test_an_error_raised_from_itself_has_an_end() -> None:

@@ -26,6 +26,10 @@ from pipelines.plan import Plan, Rows
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.source import Source
 
+#: The marker that ends a JPEG, and how many bytes alike before it look like padding: libjpeg says
+#: nothing of fewer.
+_END, _PADDING = b"\xff\xd9", 9
+
 
 class Feed:
     """What DALI needs for one batch: the rows, and the arrays that it reads in place."""
@@ -157,6 +161,9 @@ class FeedMaker:
             said := source.odd.get(sample) or source.doubtful.get(sample)
         ):
             return said
+        end = data.rfind(_END)
+        if end > _PADDING and len(set(data[end - _PADDING : end])) == 1:
+            return "padding behind its scan"  # which a class folder's image may have, too
         return find_oddity(data)
 
     def _as_raw(self, sample: int, stored: Stored) -> Stored:
