@@ -11,8 +11,9 @@ from odd_images import picture
 from PIL import Image, ImageOps, features
 
 from pipelines.encode import EncodePolicy, Encoder, decode
+from pipelines.jpeg import read_header
 from pipelines.layout import MODE_JPG, MODE_RAW, Note, Stored
-from pipelines.turbojpeg import load_turbojpeg, read_header
+from pipelines.turbojpeg import load_turbojpeg
 from pipelines.turning import UPRIGHT, read_orientation, turn_jpeg, turn_pixels
 
 PLAIN = photo()
