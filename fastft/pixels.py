@@ -177,7 +177,7 @@ def compare(
             mine = [Row(name, *key, each.distance()) for key, each in counted.items()]
             rows += mine
             verdicts.append(_judge(name, mine, stated, in_order))
-        if reference not in (None, source):
+        if reference is not None and reference is not source:
             rows.append(Row(AS_STORED, "decode", "native", material.stored_distance()))
         on_progress("", len(makers) * len(runs), len(makers) * len(runs))
         with_stored(material.stored)

@@ -145,7 +145,8 @@ class Encoder:
             note = found.note | (Note.LYING if orientation != UPRIGHT else _PLAIN)
             stored = Stored(MODE_JPG, header.width, header.height, data)
             return replace(found, stored=stored, note=note, reason=reason)
-        turned = turn_jpeg(data, orientation)
+        # Turned, an incomplete one would be a baseline JPEG, which no decoder smooths.
+        turned = None if is_incomplete(data) else turn_jpeg(data, orientation)
         if turned is not None:
             size = turned_size(header.width, header.height, orientation)
             stored = Stored(MODE_JPG, *size, turned)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,16 @@ import numpy as np
 import pytest
 import torch
 from killed_conversions import converts
-from lying import EXIF, lying, photo, pixels_of, saved, segment, tiff, with_segments, write_lying
+from lying import EXIF, lying, photo, saved, segment, tiff, with_segments
 from odd_images import picture
 from PIL import Image
 from processes import SERVER
 from rich.console import Console
 from shard_jobs import contents
 
-from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.config import PredictConfig
-from fastft.inputs import open_sources
-from fastft.predict import predict
-from fastft.train import resume, train
-from fastft.train_config import TrainConfig
 from pipelines.beton import read_index
 from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import decode
-from pipelines.errors import DataError, FormatError, UsageError
+from pipelines.errors import DataError, UsageError
 from pipelines.layout import Note, Preparation
 from pipelines.loaders import make_loader
 from pipelines.merge import merge
@@ -71,15 +64,6 @@ def both(mixed: Path) -> Path:
     out = mixed.parent / "both.beton"
     convert(ConvertConfig(src=mixed, out=out, apply_exif=True, depth="scale"))
     return out
-
-
-@pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders, train and val, of photos half of which lie on a side."""
-    root = tmp_path_factory.mktemp("splits")
-    for split in ("train", "val"):
-        write_lying(root / split)
-    return root
 
 
 def converted(src: Path, out: Path, **options: Any) -> Path:
@@ -213,7 +197,7 @@ def test_folders_are_prepared_as_conversion_does(
 @pytest.mark.parametrize("name", ["torchvision", "resident", "stock"])
 def test_loaders_prepare_folders(name: str, mixed: Path, both: Path) -> None:
     def batches(data: Path, **options: Any) -> torch.Tensor:
-        usual = {"view": "eval", "size": 33, "batch_size": 4, "normalize": False, "workers": 1}
+        usual = {"view": "eval", "size": 33, "batch_size": 4, "workers": 1}
         with make_loader(name, data, **{**usual, **options}) as loader:
             return torch.cat([images for images, _ in loader])
 
@@ -240,181 +224,3 @@ def test_a_beton_that_is_prepared_otherwise_is_refused(both: Path, data: Path) -
     for given in (both, both.parent / "src"):
         with pytest.raises(UsageError, match="depth: 'deep', expected one of clip, scale"):
             make_loader("torchvision", given, depth="deep")  # type: ignore[arg-type]
-
-
-def settings(data: Path, out: Path, **options: Any) -> TrainConfig:
-    small = {"weights": "none", "size": 40, "epochs": 1, "batch_size": 6, "amp": "off"}
-    return TrainConfig(
-        data=data, out=out, **{**small, "workers": 1, "loader": "torchvision", **options}
-    )
-
-
-def test_training_on_folders_is_remembered(splits: Path, tmp_path: Path) -> None:
-    config = settings(splits, tmp_path / "r", apply_exif=True, depth="scale", epochs=2)
-    train(config, QUIET)
-    for name in ("best.pt", "last.pt"):
-        assert load_checkpoint(tmp_path / "r" / name).prepared == BOTH
-    # It goes on as it was begun; asked for otherwise it is another run.
-    resume(tmp_path / "r", {"apply_exif": True}, QUIET)
-    with pytest.raises(UsageError, match=r"--depth: clip, and .* was begun with scale"):
-        resume(tmp_path / "r", {"depth": "clip"}, QUIET)
-    plain = settings(splits, tmp_path / "p")
-    train(plain, QUIET)
-    assert load_checkpoint(tmp_path / "p" / "best.pt").prepared == Preparation()
-    wanted, other = (read_losses(tmp_path / name) for name in "rp")
-    assert wanted[0] != other[0]
-    # What a .beton says counts, and comes to the same.
-    converted(splits, tmp_path / "d", apply_exif=True, depth="scale")
-    train(replace(plain, data=tmp_path / "d", out=tmp_path / "b"), QUIET)
-    assert load_checkpoint(tmp_path / "b" / "best.pt").prepared == BOTH
-    assert read_losses(tmp_path / "b")[0] == pytest.approx(wanted[0], rel=0.2)
-
-
-def read_losses(run: Path) -> list[float]:
-    from fastft.metrics import read_metrics
-
-    return [row.loss for row in read_metrics(run / "metrics.jsonl")[0]]
-
-
-def test_splits_must_be_prepared_alike(splits: Path, tmp_path: Path) -> None:
-    mixed = tmp_path / "data"
-    converted(splits / "train", mixed / "train.beton", apply_exif=True)
-    converted(splits / "val", mixed / "val.beton")
-    with pytest.raises(DataError) as caught:
-        open_sources(settings(mixed, tmp_path / "r"))
-    assert str(caught.value) == (
-        f"{mixed}/val.beton: was converted with no --apply-exif, --depth clip, expected "
-        f"--apply-exif, --depth clip, as {mixed}/train.beton is; convert both alike"
-    )
-    (mixed / "val.beton").unlink()
-    shutil.copytree(splits / "val", mixed / "val")  # a folder follows
-    for asked in (None, True):
-        sources = open_sources(settings(mixed, tmp_path / "r", apply_exif=asked))
-        assert [source.preparation for source in sources] == [UPRIGHT, UPRIGHT]
-    with pytest.raises(UsageError, match=r"train\.beton: was converted with --apply-exif"):
-        open_sources(settings(mixed, tmp_path / "r", depth="scale"))
-
-
-def test_predict_prepares_as_the_model_knows(
-    run: Path, trained: Checkpoint, tmp_path: Path
-) -> None:
-    standing, lies = tmp_path / "standing", tmp_path / "lies"
-    gray = np.linspace(2000, 60000, 48 * 64).reshape(48, 64)
-    for folder in (standing, lies):
-        folder.mkdir()
-        Image.fromarray(gray.astype(np.uint16)).save(folder / "gray.png")
-    plain = photo(subsampling=0)
-    (lies / "photo.jpg").write_bytes(with_segments(plain, segment(EXIF + tiff(6))))
-    turned = Image.fromarray(pixels_of(plain)).transpose(Image.Transpose.ROTATE_270)
-    turned.save(standing / "photo.png")
-    levels = np.rint(gray.astype(np.uint16) / 257).astype(np.uint8)
-    Image.fromarray(levels).save(standing / "gray.png")
-
-    def rows(folder: Path) -> list[Any]:
-        sheet = tmp_path / f"{folder.name}.png"
-        found = predict(PredictConfig(run=run, images=(folder,), sheet=sheet))
-        return [row.probabilities for row in found]
-
-    wanted = rows(standing)
-    sideways, sheet = rows(lies), (tmp_path / "lies.png").read_bytes()
-    save_checkpoint(run / "best.pt", replace(trained, preparation=asdict(BOTH)))
-    found = rows(lies)
-    for at in range(2):
-        np.testing.assert_allclose(found[at], wanted[at], atol=2e-2)
-        assert np.abs(sideways[at] - wanted[at]).max() > 5e-2
-    assert (tmp_path / "lies.png").read_bytes() != sheet
-
-
-def test_evaluation_prepares_as_the_model_knows(
-    run: Path, trained: Checkpoint, splits: Path, tmp_path: Path, fastft: Command
-) -> None:
-    checkpoint = replace(trained, classes=("a", "b"), preparation=asdict(UPRIGHT))
-    model = {
-        name: part[:2] if name.startswith("fc.") else part for name, part in trained.model.items()
-    }
-    save_checkpoint(run / "best.pt", replace(checkpoint, model=model))
-
-    def said(data: Path) -> tuple[str, str]:
-        status, out, err = fastft("evaluate", run, "--data", data, "--out", tmp_path / "e")
-        assert (status, err) == (0, "")
-        lines = out.splitlines()
-        return next(line for line in lines if line.startswith("accuracy")), out
-
-    turned = converted(splits / "val", tmp_path / "turned.beton", apply_exif=True)
-    lies = converted(splits / "val", tmp_path / "lies.beton")
-    wanted, told = said(turned)
-    assert "expect" not in told
-    found, told = said(splits / "val")
-    assert "expect" not in told
-    assert found == wanted
-    _, told = said(lies)
-    assert told.splitlines()[0] == (
-        f"{lies} was converted with no --apply-exif, --depth clip, and the data that "
-        f"{run}/best.pt learned from with --apply-exif, --depth clip: expect wrong predictions; "
-        "convert it alike"
-    )
-
-
-def test_checkpoints_without_it_are_of_the_default(run: Path, trained: Checkpoint) -> None:
-    path = run / "best.pt"
-    content = torch.load(path, weights_only=True)
-    assert content.pop("preparation") is None
-    torch.save(content, path)
-    assert load_checkpoint(path).prepared == Preparation()
-    for odd in ({"apply_exif": 1}, {"depth": "deep"}, {"more": True}, {3: 4}, [1], "scale"):
-        torch.save({**content, "preparation": odd}, path)
-        with pytest.raises(FormatError, match="holds a wrong 'preparation'"):
-            load_checkpoint(path)
-
-
-def test_an_old_run_goes_on(splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its settings nor its checkpoint say anything of a preparation."""
-    out = tmp_path / "r"
-    train(settings(splits, out, epochs=2), QUIET)
-    wanted = load_checkpoint(out / "last.pt")
-    shutil.rmtree(out)
-    monkeypatch.setattr("fastft.trainer.Trainer.run", _stop_after_one(out))
-    with pytest.raises(Ended):
-        train(settings(splits, out, epochs=2), QUIET)
-    monkeypatch.undo()
-    content = torch.load(out / "last.pt", weights_only=True)
-    del content["preparation"], content["config"]["apply_exif"], content["config"]["depth"]
-    torch.save(content, out / "last.pt")
-    resume(out, {}, QUIET)
-    found = load_checkpoint(out / "last.pt")
-    assert found.prepared == Preparation()
-    for name, part in wanted.model.items():
-        assert torch.equal(found.model[name], part)
-
-
-class Ended(Exception):
-    """A run that ends behind its first epoch."""
-
-
-def _stop_after_one(out: Path) -> Any:
-    from fastft.trainer import Trainer
-
-    real = Trainer.run
-
-    def run(self: Any) -> Any:
-        tell = self._tell
-
-        def end(row: Any) -> None:
-            tell(row)
-            raise Ended
-
-        self._tell = end
-        return real(self)
-
-    return run
-
-
-def test_parity_prepares_the_reference_alike(splits: Path, tmp_path: Path, fastft: Command) -> None:
-    stored = converted(splits / "val", tmp_path / "v.beton", apply_exif=True)
-    for reference in (splits / "val", stored):
-        status, out, err = fastft(
-            "parity", "--data", stored, "--reference", reference, "--loaders", "torchvision",
-            "--size", 33, "--out", tmp_path / "p",
-        )  # fmt: skip
-        assert status == 0, (out, err)
-    assert decode(read_index(stored).stored(1)).size == (64, 96)

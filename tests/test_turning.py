@@ -9,6 +9,7 @@ import pytest
 from lying import EXIF, lying, photo, pixels_of, saved, segment, tiff, with_segments
 from odd_images import picture
 from PIL import Image, ImageOps, features
+from spoiled import scans_kept
 
 from pipelines.encode import EncodePolicy, Encoder, decode
 from pipelines.jpeg import read_header
@@ -191,6 +192,15 @@ def test_blocks_that_do_not_fit_become_pixels() -> None:
         assert upright(data, mode="raw")[1] == Note.REENCODED | Note.TURNED
         stored, note = upright(data, mode="jpg")
         assert (stored.mode, note) == (MODE_JPG, Note.REENCODED | Note.TURNED)
+
+
+def test_an_incomplete_photo_becomes_the_pixels_that_the_reference_shows() -> None:
+    plain = scans_kept(photo(progressive=True), 4)
+    data = with_segments(plain, segment(EXIF + tiff(6)))
+    stored, note = upright(data)
+    assert (stored.mode, note) == (MODE_RAW, Note.REENCODED | Note.TURNED | Note.GROWN)
+    wanted = turn_pixels(Image.fromarray(pixels_of(plain)), 6)
+    assert bytes(stored.data) == wanted.tobytes()
 
 
 @needs_turbojpeg
