@@ -19,7 +19,7 @@ from pipelines.encode import EncodePolicy, Encoder, decode
 from pipelines.errors import DataError, UsageError
 from pipelines.layout import MAX_PIXELS, MOST_PIXELS
 from pipelines.loaders import make_loader
-from pipelines.pillow import TooManyPixels, open_image, too_large
+from pipelines.pillow import TooManyPixels, crop, open_image, too_large
 from pipelines.source import open_source
 
 PIXELS = np.random.default_rng(5).integers(0, 256, (60, 80, 3), np.uint8)
@@ -134,6 +134,16 @@ def test_pillows_own_limit_is_never_met(
     for loader in ("torchvision", "resident"):
         with make_loader(loader, tmp_path, size=64, batch_size=1, workers=1) as batches:
             assert len(list(batches)) == 1
+
+
+@pytest.mark.parametrize("limit", [100, 2000, 4000, None])
+def test_a_large_crop_is_neither_warned_of_nor_refused(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process that is not ours, whose limit stays what it is."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    cropped = crop(Image.fromarray(PIXELS), 3, 5, 70, 50)
+    assert np.array_equal(np.asarray(cropped), PIXELS[5:55, 3:73])
 
 
 def test_the_option_admits_a_large_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

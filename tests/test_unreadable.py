@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.encode import EncodePolicy, Encoder
+from pipelines.encode import EncodePolicy, Encoder, decode
 from pipelines.errors import DataError
 from pipelines.source import open_source
 from pipelines.unreadable import explain
@@ -97,6 +97,14 @@ def test_a_damaged_beginning_is_called_that() -> None:
     data[20] ^= 1
     reason = Encoder(EncodePolicy()).encode(bytes(data), 0).reason
     assert reason.startswith("damaged PNG (broken PNG file (bad header checksum")
+
+
+def test_damage_as_stored_is_sent_to_convert() -> None:
+    """`inspect --verify` would find each byte as it was written."""
+    stored = Encoder(EncodePolicy(verify=False)).encode(saved("JPEG")[:-300], 0).stored
+    assert stored is not None
+    with pytest.raises(DataError, match=r"expected a whole JPEG; run fastft convert with --verify"):
+        decode(stored, "data.beton: a/1.jpg")
 
 
 def test_convert_says_it_in_its_lines_and_its_list(tmp_path: Path, fastft: Command) -> None:
