@@ -162,7 +162,8 @@ class Index:
                 raise DataError(self.path, found, "the file as it was", remedy)
         elif zlib.crc32(data) != int(self.checksums[sample]):
             name = f"{self.path}: {self.name(sample)}"
-            raise DataError(name, "its bytes have changed", "those that were written", _REDO)
+            remedy = f"{_REDO}; fastft inspect --verify names all that have"
+            raise DataError(name, "its bytes have changed", "those that were written", remedy)
         self._checked[sample] = True
 
     def check_extra(self) -> None:

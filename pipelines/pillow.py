@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
 from pipelines.layout import MOST_PIXELS
@@ -99,6 +100,13 @@ def admit_large_images() -> None:
     Its check looks at crops, too, and where the image is large warns or refuses.
     """
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+
+
+def crop(image: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
+    """A part within an image; also one that `Image.crop` would warn of or refuse as too large."""
+    if width * height <= (Image.MAX_IMAGE_PIXELS or MOST_PIXELS):
+        return image.crop((left, top, left + width, top + height))
+    return Image.fromarray(np.asarray(image)[top : top + height, left : left + width])
 
 
 def _identify(source: bytes | memoryview | BinaryIO, formats: Sequence[str]) -> Image.Image:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.encode import decode
 from pipelines.layout import Stored
+from pipelines.pillow import crop
 from pipelines.plan import Plan, Rows, resized_geometry
 
 #: ImageNet's channel means and deviations, of pixels scaled to 0-1: what torchvision's pretrained
@@ -49,7 +50,7 @@ def cut(image: Image.Image, box: NDArray[np.float64], size: int, clips_at_box: b
     """The S x S image that `box` makes of a decoded image."""
     if clips_at_box:
         top, left, height, width = (int(edge) for edge in box)
-        cropped = image.crop((left, top, left + width, top + height))
+        cropped = crop(image, left, top, width, height)
         return cropped.resize((size, size), Image.Resampling.BILINEAR)
     resized_to, corner = resized_geometry(box, np.array((image.height, image.width)), size)
     (height, width), (top, left) = resized_to.tolist(), corner.tolist()

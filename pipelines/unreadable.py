@@ -132,16 +132,19 @@ def _by_pillow(head: bytes) -> str:
     None of them is let read it: some are programs, and most have been read by few.
     """
     Image.init()
-    for name, (factory, accept) in list(Image.OPEN.items()):
-        if name in IMAGE_FORMATS or accept is None:
-            continue
-        accepted = False
-        with suppress(Exception):  # whatever an accepting function makes of a short file
-            accepted = accept(head[:16]) is True
-        if accepted:
+    for name, (factory, _) in list(Image.OPEN.items()):
+        if name not in IMAGE_FORMATS and _accepts(name, head):
             short, long = _NAMES.get(name, name), getattr(factory, "format_description", "")
             return _of_format(short, "" if short in long else long)
     return ""
+
+
+def _accepts(name: str, head: bytes) -> bool:
+    """Whether one of Pillow's readers knows the first bytes."""
+    _, accept = Image.OPEN.get(name, (None, None))
+    with suppress(Exception):  # whatever an accepting function makes of a short file
+        return accept is not None and bool(accept(head[:16]))
+    return False
 
 
 def _of_format(name: str, description: str = "") -> str:
@@ -150,6 +153,8 @@ def _of_format(name: str, description: str = "") -> str:
 
 
 def _as_text(head: bytes) -> str:
+    if any(_accepts(name, head) for name in IMAGE_FORMATS):
+        return ""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _HTML.match(text) or (text.startswith(b"<") and _HTML.search(text[:1024])):
         return "an HTML page, not an image (its address leads to a page; download it again)"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fastft.cli import execute
 from fastft.stopping import Interruptions
@@ -249,6 +250,7 @@ def fastft(
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fastft", *map(str, arguments)])
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # it sets its own
         interruptions = Interruptions()
         try:
             with pytest.raises(SystemExit) as ended:

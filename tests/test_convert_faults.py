@@ -29,6 +29,8 @@ from shard_jobs import contents, run_shards
 
 from pipelines.convert import ConvertConfig, convert
 from pipelines.encode import Encoder
+from pipelines.errors import DataError
+from pipelines.source import open_source
 from pipelines.tally import Tally
 
 Run = Callable[..., tuple[int, str, str]]
@@ -55,6 +57,29 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (8, 8)).save(folder / "a" / "0.png")
     Image.new("RGB", (4000, 4000)).save(folder / "a" / "1.png", compress_level=1)
     return folder
+
+
+def test_a_limit_of_open_files_breaks_no_photo(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fastft: Run
+) -> None:
+    """Which would be left out, each as a broken one."""
+    real = os.open
+
+    def refused(path: object, *arguments: object, **named: object) -> int:
+        if str(path).endswith(".jpg"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return real(path, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refused)
+    out = tmp_path / "out"
+    status, _, err = fastft("convert", broken, out, "--max-bad", "100%")
+    assert status == 1
+    photo = re.escape(f"{broken / 'train'}/")
+    remedy = "too many open files, as this process may have .*; raise the limit by ulimit -n 4096"
+    assert re.fullmatch(f"{photo}.*jpg: {remedy}\n", err)
+    assert not list(out.glob("*.beton"))
+    with pytest.raises(DataError, match=f"jpg: {remedy}"):
+        open_source(broken / "train")
 
 
 @pytest.mark.parametrize("free_kib", choose([0, 40, 700], [0, 4, 8, 12, 16, 64, 200, 500, 700]))

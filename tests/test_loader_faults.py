@@ -1,5 +1,6 @@
 """Faults under a loader's threads and processes: each reaches the caller, and all else ends."""
 
+import errno
 import io
 import os
 import resource
@@ -12,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from disturbed import execute
 from effort import choose
 from loader_kinds import KINDS, OF_FOLDERS, alike, by_sample, make_kind, nothing_left, wait_until
 from PIL import Image
@@ -24,7 +26,7 @@ from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError
 from pipelines.jpeg import read_header
 from pipelines.layout import Stored
-from pipelines.loaders import make_loader
+from pipelines.loaders import make_loader, torchvision_loader
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.source import open_source
 
@@ -290,6 +292,46 @@ def test_a_store_that_is_cut_short_is_an_error(data: Path, tmp_path: Path, tried
         tried("a store's file cut short while it is used")
 
 
+@pytest.mark.parametrize("kind", ["torchvision", "stock"])
+def test_a_low_limit_of_open_files_is_named(
+    kind: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before any process is started: torch would be stopped in the midst of it."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = len(os.listdir("/proc/self/fd"))
+    said = "loader processes: too many open files, as this process may have {}; raise the limit by"
+    with make_kind(kind, data / "train.beton", tmp_path, normalize=kind == "stock") as loader:
+        for room in (4, 9, 15):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files + room, before[1]))
+            try:
+                met, text = what_is_met(loader)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert met is DataError
+            assert text.startswith(said.format(files + room))
+        by_sample(loader)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("received 0 items of ancdata"), OSError(errno.EMFILE, "Too many open files"),
+     RuntimeError("Too many open files. Communication with the workers is no longer possible. P")],
+    ids=str,
+)  # fmt: skip
+def test_what_torch_says_of_open_files_is_one_line(
+    error: Exception, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> object:
+        raise error
+
+    with make_kind("torchvision", data / "train.beton", tmp_path) as loader:
+        monkeypatch.setattr(torchvision_loader, "iterate", refuse)
+        met, text = what_is_met(loader)
+    assert met is DataError
+    assert "raise the limit by ulimit -n 4096" in text
+
+
 def test_a_long_path_for_temporary_files_harms_no_worker(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,3 +341,13 @@ def test_a_long_path_for_temporary_files_harms_no_worker(
     monkeypatch.setitem(process.current_process()._config, "tempdir", None)
     with make_loader("torchvision", data / "train.beton", size=32, workers=1) as loader:
         assert len(list(loader)) == len(loader)
+
+
+def test_too_few_open_files_are_named_in_one_line(data: Path, tmp_path: Path) -> None:
+    status, _, err = execute(
+        "train", "--data", data, "--out", tmp_path / "run", "--loader", "torchvision",
+        "--weights", "none", "--arch", "shufflenet_v2_x0_5", "--size", 40, "--batch-size", 8,
+        "--epochs", 1, "--workers", 2, shell="ulimit -n 20",
+    )  # fmt: skip
+    assert status == 1
+    assert "too many open files, as this process may have 20; raise the limit by ulimit -n" in err

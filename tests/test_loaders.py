@@ -1,3 +1,4 @@
+import inspect
 import shutil
 import subprocess
 import sys
@@ -296,6 +297,41 @@ def test_an_unknown_loader_and_a_missing_library(
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UsageError, match=r"nvidia-dali is not installed.*pip install"):
         make_loader("dali", data / "train.beton")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("num_workers", "no such argument; write workers"),
+        ("num_threads", "no such argument; write workers"),
+        ("image_size", "no such argument; write size"),
+        ("root", "no such argument; write data"),
+        ("batchsize", "no such argument; write batch_size"),
+        ("drop_lst", "no such argument; write drop_last"),
+        ("stor_file", "no such argument; write store_file"),
+        ("shuffle", "no such argument; view='train' shuffles by the seed, view='eval' keeps"),
+        ("sampler", "no such argument; view='train' shuffles by the seed"),
+        ("transform", "no such argument; view decides: 'train' and 'recordio' crop and flip"),
+        ("pin_memory", "no such argument; leave it out: for device='cuda' it is done"),
+        ("persistent_workers", "no such argument; leave it out: workers live until close"),
+        ("prefetch_factor", "no such argument; leave it out: each loader reads ahead"),
+        ("collate_fn", "no such argument; leave it out: batches are"),
+        ("qqqq", "no such argument, expected one of name, data, view, size, batch_size, seed, dev"),
+    ],
+)
+@pytest.mark.parametrize("name", ["torchvision", "resident"])
+def test_an_unknown_argument_is_told_ours(name: str, argument: str, said: str, data: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_loader(name, data / "train.beton", **{argument: 2})
+    assert str(caught.value).startswith(f"make_loader({argument}=...): {said}")
+
+
+def test_what_is_said_of_foreign_arguments_is_true() -> None:
+    ours = {*inspect.signature(make_loader).parameters, *loaders._STORE}
+    assert set(loaders._KNOWN_ELSEWHERE.values()) <= ours
+    assert not ours & {*loaders._KNOWN_ELSEWHERE, *loaders._NOT_NEEDED}
+    with pytest.raises(UsageError, match="store: given for loader 'ffcv', expected loader 'res"):
+        make_loader("ffcv", "nothing", store="rgb")
 
 
 @pytest.mark.parametrize(
