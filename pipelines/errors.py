@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import resource
+from collections.abc import Iterator
 
 #: How libraries say that they got no memory where they raise no MemoryError; oneDNN, last, gives no
 #: reason where it could not even make room for its code.
@@ -68,27 +69,33 @@ class UsageError(FastftError):
 
 def is_no_memory(error: BaseException) -> bool:
     """Whether an error, or what it came of, is that memory ran out, whoever says so."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:  # an error may have been raised from itself
-        if isinstance(cause, MemoryError):
+    for each in _causes(error):
+        if isinstance(each, MemoryError):
             return True
-        if not isinstance(cause, (RuntimeError, OSError, ImportError)):
+        if not isinstance(each, (RuntimeError, OSError, ImportError)):
             return False
-        if _NO_MEMORY.search(str(cause)):
+        if _NO_MEMORY.search(str(each)):
             return True
-        seen.append(cause)
-        cause = cause.__cause__ or cause.__context__  # which numba's errors do not repeat
     return False
 
 
 def is_no_files(error: BaseException) -> bool:
     """Whether an error, or what it came of, is that this process may open no more files."""
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        return True
-    if isinstance(error, (RuntimeError, OSError)) and _NO_FILES.search(str(error)):
-        return True
-    return error.__cause__ is not None and is_no_files(error.__cause__)
+    return any(
+        (isinstance(each, OSError) and each.errno == errno.EMFILE)
+        or (isinstance(each, (RuntimeError, OSError)) and bool(_NO_FILES.search(str(each))))
+        for each in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came of in turn, which numba's errors do not repeat; each once."""
+    seen: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and not any(each is other for other in seen):
+        yield each
+        seen.append(each)
+        each = each.__cause__ or each.__context__
 
 
 def no_files(where: object) -> DataError:
