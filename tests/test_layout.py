@@ -25,7 +25,7 @@ LAYERS = (
         "pipelines.order",
         "pipelines.workers",
     ),
-    ("pipelines.held_file", "pipelines.shards"),
+    ("pipelines.forks", "pipelines.held_file", "pipelines.shards"),
     (
         "pipelines.archive_member",
         "pipelines.beton",

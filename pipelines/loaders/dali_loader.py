@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipelines.encode import decode
 from pipelines.errors import DataError, UsageError
+from pipelines.forks import keep_for_good
 from pipelines.jpeg import Checker, read_header
 from pipelines.layout import MODE_RAW, Stored
 from pipelines.loaders.base import Loader
@@ -49,6 +50,8 @@ _INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT,
 class DaliLoader(Loader):
     """Executes the plan in a DALI pipeline."""
 
+    name = "dali"
+
     #: What keeps its pixels near the reference's.
     decode_options: ClassVar[dict[str, Any]] = {
         "adjust_orientation": False, "jpeg_fancy_upsampling": True,
@@ -59,9 +62,18 @@ class DaliLoader(Loader):
         super().__init__(source, **arguments)
         # Seen on the CPU: 0.21 and 13. On a GPU, nvJPEG's distance has not been measured.
         self.stated = (0.25, 16) if self.device.type == "cpu" else None
+        _open.add(self)
+
+    def _begin(self) -> None:
         self._feeder = _Feeder()
         self._pipe: Any | None = None
-        _open.add(self)
+
+    def _leave_behind(self) -> None:
+        super()._leave_behind()
+        pipe = getattr(self, "_pipe", None)
+        if pipe is not None:  # DALI takes apart what it knows of, when a process ends
+            keep_for_good(pipe._pipe)
+            pipe._pipe = None
 
     def _batches(
         self, plan: Plan, start: int
@@ -177,10 +189,8 @@ class DaliLoader(Loader):
                     return DataError(name, broken, "a whole JPEG", "see fastft inspect --verify")
         return _memory_or(error)
 
-    def close(self) -> None:
-        """Free DALI's threads and buffers, and end an iteration that somebody still holds."""
-        if self._running is not None:
-            self._running.close()
+    def _end(self) -> None:
+        """Free DALI's threads and buffers."""
         self._pipe = None
 
 

@@ -14,6 +14,8 @@ import signal
 import tempfile
 import weakref
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import process, util
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,19 @@ from torchvision.transforms import functional
 
 from pipelines.encode import decode
 from pipelines.errors import DataError, FastftError
+from pipelines.forks import (
+    disown,
+    ensure_servers,
+    explain_start,
+    in_every_fork,
+    is_daemonic,
+    keep_for_good,
+    start_method,
+)
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
-from pipelines.workers import OF_TERMINALS, require_thread_room
+from pipelines.workers import OF_TERMINALS, in_order, require_thread_room
 
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
@@ -46,13 +57,14 @@ _HELD = (*OF_TERMINALS, signal.SIGTERM, signal.SIGCHLD)
 class TorchvisionLoader(Loader):
     """Executes the plan with torchvision's functional operations on Pillow images."""
 
+    name = "torchvision"
     stated = (0, 0)
 
-    def __init__(self, source: Source, **arguments: Any) -> None:
-        super().__init__(source, **arguments)
+    def _begin(self) -> None:
         self._sampler = _RowSampler()
-        self._workers: DataLoader[Any] | None = DataLoader(
-            _PlanDataset(source, self.plan.clips_at_box),
+        self._dataset = _PlanDataset(self.source, self.plan.clips_at_box)
+        self._workers: DataLoader[Any] = DataLoader(
+            self._dataset,
             batch_size=None,
             sampler=self._sampler,
             num_workers=self.workers,
@@ -65,16 +77,26 @@ class TorchvisionLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        if self._workers is None:
-            raise RuntimeError("the loader is closed")
-        self._sampler.items = ((rows, plan.size) for rows in self._rows(plan, start))
+        items = ((rows, plan.size) for rows in self._rows(plan, start))
+        if is_daemonic():
+            yield from self._to_device(self._decode_here(items))
+            return
+        self._sampler.items = items
         yield from self._to_device(raise_errors(self.source, self._workers))
 
-    def close(self) -> None:
+    def _decode_here(
+        self, items: Iterator[tuple[Rows, int]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Decode in threads, where there may be no processes: of what Pillow does, most is C."""
+        require_thread_room(self.workers)
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="fastft-decode") as threads:
+            tasks = (partial(self._dataset.render, *item) for item in items)
+            for pixels, labels in in_order(threads, tasks, ahead=self.workers):
+                yield pixels, torch.from_numpy(labels)
+
+    def _end(self) -> None:
         """End the worker processes."""
-        if self._workers is not None:
-            end_workers(self._workers)
-            self._workers = None
+        end_workers(self._workers)
 
 
 class _RowSampler:
@@ -95,18 +117,26 @@ class _PlanDataset(Dataset[Any]):
     def __getitem__(
         self, item: tuple[Rows, int]
     ) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
-        rows, size = item
         # Errors travel as values: DataLoader would rebuild an exception from its text alone.
         try:
-            pixels = np.empty((len(rows), size, size, 3), np.uint8)
-            for row, sample in enumerate(rows.samples):
-                box, flip = rows.boxes[row], bool(rows.flips[row])
-                pixels[row] = self._render(int(sample), box, flip, size)
-            return share(torch.from_numpy(pixels)), self._source.labels[rows.samples]
+            pixels, labels = self.render(*item)
+            return share(pixels), labels
         except FastftError as error:
             return error
         except MemoryError:
             return out_of_memory(self._source)
+
+    def render(self, rows: Rows, size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """uint8[B, S, S, 3] and int64[B].
+
+        Raises:
+            DataError: a sample is broken.
+        """
+        pixels = np.empty((len(rows), size, size, 3), np.uint8)
+        for row, sample in enumerate(rows.samples):
+            box, flip = rows.boxes[row], bool(rows.flips[row])
+            pixels[row] = self._render(int(sample), box, flip, size)
+        return torch.from_numpy(pixels), self._source.labels[rows.samples]
 
     def _render(self, sample: int, box: NDArray[np.float64], flip: bool, size: int) -> Any:
         """A Pillow image of the output size."""
@@ -173,14 +203,20 @@ def _require_thread_room() -> None:
 class _Watchdog(torch_worker.ManagerWatchdog):
     """Tells a worker whether its parent lives, also of one that ended before it was first asked.
 
-    torch's takes for the parent whoever is that by then, and would wait for init to end.
+    torch's takes for the parent whoever is that by then, and would wait for init to end, or for a
+    fork server.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        parent = process.parent_process()
-        if parent is not None and parent.pid is not None:
-            self.manager_pid = parent.pid
+        self._parent = process.parent_process()
+        self._is_child = self._parent is None or self._parent.pid == os.getppid()
+
+    def is_alive(self) -> bool:
+        if self._is_child or self._parent is None:
+            return super().is_alive()
+        # A pipe tells of the end of a parent that did not start this process itself.
+        return self._parent.is_alive()
 
 
 def live_for_parent(worker: int) -> None:
@@ -198,7 +234,7 @@ def live_for_parent(worker: int) -> None:
 
 
 def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
-    """An iterator over `loader`, whose worker processes are forked here the first time.
+    """An iterator over `loader`, whose worker processes are started here the first time.
 
     A fork inherits every object of this process. Were the child to collect one that owns threads,
     such as a DALI pipeline that waits in a reference cycle, it would wait for threads that it does
@@ -208,6 +244,11 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     _shorten_sockets()
     if not all(worker.is_alive() for worker in _workers(loader)):
         end_workers(loader)  # the error about it reached somebody else
+    ensure_servers()
+    if process.parent_process() is not None and not _running:
+        # One of `multiprocessing`'s own ends without the functions of `atexit`. Before its queues
+        # end, whose priority is 10: they tell the workers.
+        util.Finalize(None, _end_all_workers, exitpriority=100)
     _running.add(loader)
     gc.freeze()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
@@ -262,6 +303,19 @@ def _end_all_workers() -> None:
         end_workers(loader)
 
 
+@in_every_fork
+def _leave_workers() -> None:
+    """Have nothing here end the parent's workers, which get their next tasks from it alone."""
+    for loader in list(_running):
+        iterator = getattr(loader, "_iterator", None)
+        if iterator is not None:
+            keep_for_good(iterator)
+            iterator._shutdown = True
+            disown(iterator._workers)
+            loader._iterator = None
+    _running.clear()
+
+
 def end_workers(loader: DataLoader[Any]) -> None:
     """End a DataLoader's persistent workers now.
 
@@ -289,8 +343,10 @@ def raise_errors(
     source: Source, batches: DataLoader[Any]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pass batches on; raise what a worker sent instead of one."""
+    begins = not _workers(batches)
     try:
         for batch in iterate(batches):
+            begins = False
             if isinstance(batch, FastftError):
                 raise batch
             pixels, labels = batch
@@ -306,6 +362,8 @@ def raise_errors(
         codes = [worker.exitcode for worker in _workers(batches) if worker.exitcode]
         how = f"by {signal.Signals(-codes[0]).name}" if codes and codes[0] < 0 else ""
         end_workers(batches)
+        if begins and start_method() != "fork" and all(code > 0 for code in codes):
+            raise explain_start(source.path, codes) from error
         found = f"a loader process ended: {how or error or type(error).__name__}"
         remedy = "if memory ran out, take fewer --workers"
         raise DataError(source.path, found, "", remedy) from error
