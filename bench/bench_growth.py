@@ -111,7 +111,8 @@ def test_growth(
     free = min(free_memory().bytes, shutil.disk_usage(workspace).free)
     if free < needed:
         pytest.skip(
-            f"{samples:,} samples want {needed / 1e9:.0f} GB of memory and disk; {free / 1e9:.0f} are free"
+            f"{samples:,} samples want {needed / 1e9:.0f} GB of memory and of disk; "
+            f"{free / 1e9:.0f} GB are free"
         )
     folder, beton = make_set(samples)
     data = beton if contender.startswith(READ_BETON) else folder

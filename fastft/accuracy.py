@@ -21,10 +21,11 @@ from torch import nn
 
 from fastft.checks import defaults
 from fastft.config import AccuracyConfig
-from fastft.data import find_splits, pick_batch_size, usable_loaders
+from fastft.data import find_splits, pick_batch_size, require_two_classes, usable_loaders
 from fastft.environment import environment, pick_amp, pick_device
 from fastft.equivalence import AccuracyResult, judge
 from fastft.evaluate import evaluate
+from fastft.inputs import open_like
 from fastft.loss import Loss
 from fastft.model import BuiltModel, build_model
 from fastft.optim import HEAD_LR_FACTOR, make_optimizer, peak_lr, set_learning_rate
@@ -65,7 +66,8 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
     device = pick_device(config.device)
     train_path, eval_path = find_splits(config.data)
     train_source = open_source(train_path)
-    eval_source = open_source(eval_path, train_source.classes)
+    eval_source = open_like(train_source, eval_path)
+    require_two_classes(train_source)
     config = _resolve(config, train_source)
     with output_folder(config.out):
         with ExitStack() as stack:

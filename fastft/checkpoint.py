@@ -27,6 +27,7 @@ from fastft.sound import as_state, find_odd, find_odd_tensor
 from fastft.train_config import MODEL_PX, EvalView
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError, is_no_memory, one_line
+from pipelines.layout import Preparation
 from pipelines.memory import require_room
 
 _FORMAT, _VERSION = "fastft-checkpoint", 1
@@ -45,7 +46,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "model": (dict, OrderedDict), "arch": (str,), "classes": (list,), "size": (int,),
     "view": (str,), "epoch": (int,), "accuracy": (int, float), "optimizer": (dict,),
     "scaler": (dict,), "config": (dict,), "ema": (dict, OrderedDict, _EMPTY),
-    "progress": (dict, _EMPTY),
+    "progress": (dict, _EMPTY), "preparation": (dict, _EMPTY),
 }  # fmt: skip
 #: What the values of some of them are, beside their kind.
 _BOUNDS: dict[str, Callable[[Any], bool]] = {
@@ -55,6 +56,7 @@ _BOUNDS: dict[str, Callable[[Any], bool]] = {
     "view": lambda view: view in get_args(EvalView),
     "epoch": lambda epoch: epoch >= 0,
     "accuracy": lambda accuracy: 0 <= accuracy <= 1,
+    "preparation": lambda values: _is_preparation(values or {}),
 }
 
 
@@ -74,6 +76,8 @@ class Checkpoint:
         config: the run's settings, as JSON values.
         ema: the state dict of the weights' average, if one was kept; evaluation is of it.
         progress: where the run stands, as JSON values; None in one that is not to be continued.
+        preparation: how images are prepared for it, `Preparation`'s values by field; None in one of
+            an older version, or for the default.
     """
 
     model: Mapping[str, torch.Tensor]
@@ -88,6 +92,12 @@ class Checkpoint:
     config: Mapping[str, Any]
     ema: Mapping[str, torch.Tensor] | None = None
     progress: Mapping[str, Any] | None = None
+    preparation: Mapping[str, Any] | None = None
+
+    @property
+    def prepared(self) -> Preparation:
+        """How images must be prepared for it."""
+        return Preparation(**(self.preparation or {}))
 
 
 def save_checkpoint(
@@ -228,6 +238,14 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     if type(content) not in (dict, OrderedDict):
         raise FormatError(path, f"holds a {type(content).__name__}", "a state dict", "")
     return dict(dict.items(content))  # of a hostile one all other methods may be anything
+
+
+def _is_preparation(values: Mapping[str, Any]) -> bool:
+    try:
+        Preparation(**values)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _seal(file: IO[bytes]) -> None:

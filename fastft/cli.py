@@ -9,7 +9,6 @@ import errno
 import io
 import os
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from fastft.stopping import Interruptions, Stopped
@@ -31,8 +30,6 @@ def execute(interruptions: Interruptions) -> NoReturn:
     """
     interruptions.begin()
     _open_standard_files()
-    # Pillow says it of transparent palette images, whose transparency nobody asked for here.
-    warnings.filterwarnings("ignore", message="Palette images with Transparency")
     from fastft import commands
     from pipelines.errors import FastftError
 
@@ -60,7 +57,7 @@ def _explain(
     error: BaseException, heard: int, sparing: Callable[[str], Iterable[str]]
 ) -> tuple[int, str]:
     """Status and line of what is nobody's fault; a bug is raised again."""
-    from pipelines.errors import is_no_memory
+    from pipelines.errors import is_no_files, is_no_memory, no_files
 
     if heard or isinstance(error, KeyboardInterrupt):  # of which compiled code may make another
         return _stopped(Stopped(heard or 2))
@@ -72,6 +69,8 @@ def _explain(
             remedy = ""
         remedy = remedy or "a machine or container that has more"
         return 1, f"fastft: memory ran out{f' ({found})' if found else ''}; take {remedy}"
+    if is_no_files(error):
+        return 1, str(no_files("fastft"))
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return 1, f"fastft: {error} If memory ran out, take fewer --workers."
     if isinstance(error, OSError):  # a full disk, a missing permission: the machine's doing

@@ -16,6 +16,7 @@ from pipelines.convert import ConvertConfig
 from pipelines.convert import convert as run_convert
 from pipelines.encode import Mode
 from pipelines.errors import UsageError, one_line
+from pipelines.layout import Depth
 
 if TYPE_CHECKING:
     from pipelines.shards import Quarantined
@@ -97,12 +98,27 @@ def convert(
     apply_exif: Annotated[
         bool, typer.Option(help="Turn images upright as their EXIF says; torchvision does not.")
     ] = _CONVERT.apply_exif,
+    depth: Annotated[
+        str,
+        typer.Option(
+            help="More than 8 bits per channel: clip (255 at most, as torchvision does) or scale: "
+            "16 bits by 257, floats and other integers from the image's least to its largest value."
+        ),
+    ] = _CONVERT.depth,
     verify: Annotated[
         bool, typer.Option(help="Decode every image once to find broken ones.")
     ] = _CONVERT.verify,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Leave out doubtful images, too: they count as broken."),
+    ] = _CONVERT.strict,
     max_bad: Annotated[
         str, typer.Option(help="Broken images to leave out before failing: a number or a share.")
     ] = _CONVERT.max_bad,
+    max_pixels: Annotated[
+        int,
+        typer.Option(help="Leave out larger images, width x height; 268435456 is the most."),
+    ] = _CONVERT.max_pixels,
     workers: Annotated[int, typer.Option(help="Threads; 0 takes every CPU.")] = _CONVERT.workers,
     classes: Annotated[
         str,
@@ -124,8 +140,10 @@ def convert(
 ) -> None:
     """Turn a folder, a zip or a RecordIO file of images into one .beton file per split.
 
-    JPEGs are stored byte for byte. Broken images are left out, named and counted. The output
-    appears whole or not at all; stock ffcv.Loader reads it too.
+    JPEGs are stored byte for byte. Broken images are left out, named and counted. An image that
+    decodes without an error and still looks damaged is called doubtful: it is named, and kept
+    unless --strict is given. The output appears whole or not at all; stock ffcv.Loader reads it
+    too.
 
     Example: fastft convert photos data
 
@@ -143,12 +161,12 @@ def convert(
     Example: fastft convert photos data --resume
     """
     from fastft.progress import image_progress
-    from fastft.tables import conversion_table
+    from fastft.tables import conversion_table, preparation_lines, print_remarks
 
     config = ConvertConfig(
         src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
-        proportion=proportion, apply_exif=apply_exif, verify=verify, max_bad=max_bad,
-        workers=workers,
+        proportion=proportion, apply_exif=apply_exif, depth=cast(Depth, depth), verify=verify,
+        strict=strict, max_bad=max_bad, max_pixels=max_pixels, workers=workers,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (), shard=shard,
         resume=resume,
     )  # fmt: skip
@@ -159,7 +177,13 @@ def convert(
         )
     console.print(conversion_table(reports))
     for report in reports:
-        _print_left_out(report.quarantined, console)
+        _print_named("left out", report.quarantined, console)
+        _print_named("doubtful", report.doubtful, console)
+    if any(report.doubtful for report in reports):
+        console.print("doubtful images are kept: look at them, or leave them out with --strict")
+    print_remarks(reports, console)
+    for line in preparation_lines(reports, config.policy.preparation):
+        console.print(line, markup=False)
     if shard:
         console.print(f"shard {shard}; with all of them done: fastft merge {out}", markup=False)
 
@@ -194,7 +218,8 @@ def merge(
         reports = run_merge(out, remove_shards=remove_shards, on_progress=update)
     console.print(merge_table(reports))
     for report in reports:
-        _print_left_out(report.quarantined, console)
+        _print_named("left out", report.quarantined, console)
+        _print_named("doubtful", report.doubtful, console)
 
 
 def inspect(
@@ -218,11 +243,11 @@ def inspect(
         )  # fmt: skip
 
 
-def _print_left_out(quarantined: Sequence[Quarantined], console: Console) -> None:
-    for bad in quarantined[:10]:
-        console.print(f"left out: {one_line(bad.name)}: {bad.reason}", markup=False)
-    if len(quarantined) > 10:
-        console.print(f"and {len(quarantined) - 10} more, see *.quarantine.json")
+def _print_named(what: str, images: Sequence[Quarantined], console: Console) -> None:
+    for each in images[:10]:
+        console.print(f"{what}: {one_line(each.name)}: {each.reason}", markup=False)
+    if len(images) > 10:
+        console.print(f"{what}: {len(images) - 10:,} more, see *.quarantine.json")
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -87,6 +87,16 @@ def _training(
         _option("How the others are: eval (shorter side, then centre) or eval-square.",
                 _TRAIN.eval_view, _DATA),
     ] = None,
+    apply_exif: Annotated[
+        bool | None,
+        _flag("--apply-exif", "Turn images of class folders upright as their EXIF says; what "
+              "convert was asked for counts for a .beton.", _DATA),
+    ] = None,
+    depth: Annotated[
+        str | None,
+        _option("Images of more than 8 bits in class folders: clip or scale, see convert.",
+                "clip, or what a .beton says", _DATA),
+    ] = None,
     stock: Annotated[
         bool | None, _flag("--stock", "torchvision's own transforms and shuffling: a baseline.",
                            _DATA),

@@ -20,6 +20,7 @@ from fastft.cli_report import report
 from fastft.cli_show import show
 from fastft.cli_train import train
 from fastft.cli_use import evaluate, predict
+from pipelines.pillow import admit_large_images
 
 app = typer.Typer(
     help="Fine-tune image classifiers with the input path out of the way.\n\n"
@@ -58,6 +59,7 @@ def run() -> int:
         ArgumentError: they ask for nothing that there is.
         FastftError: what is wrong with the user's input.
     """
+    admit_large_images()
     try:
         status = app(prog_name="fastft", standalone_mode=False) or 0
     except typer.Abort as error:  # as typer calls the end of a file

@@ -13,6 +13,7 @@ from typing import get_args
 from fastft.checks import choose, require
 from fastft.train_config import MODEL_PX, Amp, StoreKind
 from pipelines.errors import UsageError
+from pipelines.splits import split_of
 
 _MOST_SEEDS = 10_000
 
@@ -226,7 +227,7 @@ class ShowConfig:
 
     def __post_init__(self) -> None:
         if self.split is not None:
-            choose("--split", self.split, ("train", "test", "val"))
+            choose("--split", split_of(self.split) or self.split, ("train", "test", "val"))
         if self.n is not None:
             require("--n", self.n, 1, 512)
         choose("--loader", self.loader, ("torchvision", "ffcv", "dali", "resident"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,11 +12,18 @@ import torch
 
 from pipelines.beton import Index
 from pipelines.errors import DataError, UsageError
-from pipelines.folder import EVAL_SPLITS
+from pipelines.folder import find_layout, list_folders, require_folder
 from pipelines.loaders import LOADERS
 from pipelines.memory import free_memory
 from pipelines.shards import find_shards
 from pipelines.source import Source
+from pipelines.splits import (
+    EVAL_SPLITS,
+    SPLITS,
+    describe_passed_over,
+    name_splits,
+    split_of,
+)
 from pipelines.store import StoreFormat, lay_out
 
 #: Libraries beside torch that a loader needs.
@@ -32,21 +41,52 @@ def find_splits(data: Path) -> tuple[Path, Path]:
     if not data.is_dir():
         found = "is a file" if data.exists() else "no such folder"
         raise DataError(data, found, "a folder with train and test or val", "see fastft convert")
-    present: dict[str, Path] = {}
-    for split in ("train", *EVAL_SPLITS):
-        for path in (data / f"{split}.beton", data / split):
-            if path.exists():
-                present.setdefault(split, path)
+    present = present_splits(data)
     evaluation = next((present[split] for split in EVAL_SPLITS if split in present), None)
     if "train" not in present or evaluation is None:
         found = f"has {', '.join(present)}" if present else "has neither train nor test nor val"
-        remedy = "see fastft convert"
-        if shards := sorted(find_shards(data).keys() & {"train", *EVAL_SPLITS} - present.keys()):
+        remedy = _find_level(data) or "see fastft convert"
+        if shards := sorted(find_shards(data).keys() & set(SPLITS) - present.keys()):
             found += f" but shards of {', '.join(shards)}"
             remedy = f"run fastft merge {data}"
         expected = "train and test or val, each a .beton or a class folder"
         raise DataError(data, found, expected, remedy)
     return present["train"], evaluation
+
+
+def present_splits(data: Path) -> dict[str, Path]:
+    """Split -> its `.beton` in a folder, else the folder that is called so; training first.
+
+    Raises:
+        DataError: two of them are the same split, or the folder cannot be read.
+    """
+    if not data.is_dir():
+        return {}
+    require_folder(data)
+    folders = name_splits(data, list_folders(data))
+    present = {**{split: data / name for split, name in folders.items()}, **_find_betons(data)}
+    return {split: present[split] for split in ("train", *EVAL_SPLITS) if split in present}
+
+
+def describe_folders_beside(data: Path) -> str:
+    """A line on the folders beside a training split that is a folder; empty if there are none."""
+    train = training_split(data)
+    if train == data or not train.is_dir():
+        return ""
+    return describe_passed_over([name for name in list_folders(data) if not split_of(name)])
+
+
+def require_two_classes(source: Source) -> None:
+    """Raise DataError if there is nothing to tell apart.
+
+    Raises:
+        DataError: a data set of one class.
+    """
+    if len(source.classes) == 1:
+        raise DataError(
+            source.path, f"has only one class, {source.classes[0]}", "two or more to tell apart",
+            "put the images of each class into a folder of its own",
+        )  # fmt: skip
 
 
 def pick_batch_size(asked: int | None, usual: int, source: Source) -> int:
@@ -66,8 +106,16 @@ def pick_batch_size(asked: int | None, usual: int, source: Source) -> int:
 
 
 def training_split(data: Path) -> Path:
-    """The training split of a folder that has one, else `data` itself."""
-    return next((path for path in (data / "train.beton", data / "train") if path.exists()), data)
+    """The training split of a folder that has one, else `data` itself.
+
+    Raises:
+        DataError: two things in it are the training split.
+    """
+    if not data.is_dir():
+        return data
+    if beton := _find_betons(data).get("train"):
+        return beton
+    return data / find_layout(data).splits.get("train", "")
 
 
 def evaluation_split(data: Path, split: str | None, classes: tuple[str, ...]) -> Path:
@@ -75,7 +123,7 @@ def evaluation_split(data: Path, split: str | None, classes: tuple[str, ...]) ->
 
     Args:
         data: a folder with splits, a `.beton` or a class folder.
-        split: the split's name; None takes test or val.
+        split: the split's name, or another word for it; None takes test or val.
         classes: of the model. A folder of just these folders holds classes, even if one of them
             is called like a split.
 
@@ -85,24 +133,41 @@ def evaluation_split(data: Path, split: str | None, classes: tuple[str, ...]) ->
     """
     if not data.exists():
         raise DataError(data, "no such file or folder", "splits, a .beton or class folders")
-    if split is not None and data.is_file():
-        raise UsageError("--split", f"given with the file {data}", "a folder with splits")
-    if split is None and (
-        data.is_file() or {path.name for path in data.iterdir() if path.is_dir()} == {*classes}
-    ):
-        return data
-    for name in EVAL_SPLITS if split is None else (split,):
-        for path in (data / f"{name}.beton", data / name):
-            if path.exists():
-                return path
     if split is not None:
-        raise UsageError("--split", f"{data} has no {split}", f"{data / split} or the like")
+        return asked_split(data, split)
+    if data.is_file() or set(list_folders(data)) == {*classes}:
+        return data
+    present = present_splits(data)
+    if not find_layout(data, needs_train=False).splits:  # what is called so is a class
+        present = _find_betons(data)
+    for name in EVAL_SPLITS:
+        if name in present:
+            return present[name]
     if training_split(data) != data:
         raise DataError(
             data, "has a training split alone", "test or val",
             "pass --split train to see how well the run fits what it was trained on",
         )  # fmt: skip
+    if inner := _find_inner(data):
+        raise DataError(data, "holds neither splits nor classes", "", f"name {inner} instead")
     return data
+
+
+def asked_split(data: Path, split: str) -> Path:
+    """The split of `data` that `--split` names, by any word for it.
+
+    Raises:
+        UsageError: there is no such split.
+        DataError: two things in `data` are the same split.
+    """
+    if data.is_file():
+        raise UsageError("--split", f"given with the file {data}", "a folder with splits")
+    present = present_splits(data)
+    name = split_of(split)
+    if name not in present:
+        expected = f"one of {', '.join(present)}" if present else "a folder with splits"
+        raise UsageError("--split", f"{data} has no {split}", expected)
+    return present[name]
 
 
 def usable_loaders(sources: Sequence[Source]) -> tuple[str, ...]:
@@ -135,3 +200,34 @@ def _is_installed(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # its parent package is missing
         return False
+
+
+def _find_betons(data: Path) -> dict[str, Path]:
+    """Split -> its `.beton` in a folder.
+
+    Raises:
+        DataError: two of them are the same split.
+    """
+    names = sorted(path.name for path in data.glob("*.beton") if path.exists())
+    betons = name_splits(data, names, "file", lambda name: name.removesuffix(".beton"))
+    return {split: data / name for split, name in betons.items()}
+
+
+def _find_level(data: Path) -> str:
+    """Where the splits are, in words, if not in `data` but above or below it; or empty."""
+    around = Path(os.path.abspath(data)).parent
+    if split_of(os.path.basename(os.path.abspath(data))):
+        with suppress(DataError):  # of a folder that is not the one asked for
+            if "train" in present_splits(around):
+                return f"name {around} instead"
+    inner = _find_inner(data)
+    return f"name {inner} instead" if inner else ""
+
+
+def _find_inner(data: Path) -> Path | None:
+    """The only folder in `data`, if that holds splits."""
+    folders = list_folders(data)
+    with suppress(DataError):
+        if len(folders) == 1 and "train" in present_splits(data / folders[0]):
+            return data / folders[0]
+    return None

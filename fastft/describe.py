@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastft.tables import pick_classes
 from pipelines.beton import Index, read_index
 from pipelines.errors import DataError, one_line
-from pipelines.layout import MODE_RAW
+from pipelines.layout import MODE_RAW, Preparation
 from pipelines.store import KINDS, StoreFormat, lay_out
 
 #: Upper bounds of the histogram's bins, longer side in px.
 _SIDES = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096, 65535)
 _BAR = 40
+#: Samples that are named of each kind.
+_NAMED = 10
+#: Classes that are printed: all up to so many, else so many first and rarest ones.
+_CLASSES, _FIRST, _RAREST = 100, 20, 20
 
 
 def describe(
@@ -33,6 +38,8 @@ def describe(
     console.print(_header(index))
     console.print(_classes(index))
     console.print(_sizes(index))
+    _print_remarks("doubtful", index, index.doubtful, console)
+    _print_remarks("odd but whole", index, index.odd, console)
     if verify:
         bad = check(index, on_progress)
         if bad:
@@ -43,6 +50,15 @@ def describe(
                 "every checksum to hold", "rerun fastft convert",
             )  # fmt: skip
         console.print(f"{len(index):,} checksums hold")
+
+
+def _print_remarks(what: str, index: Index, remarks: Mapping[int, str], console: Console) -> None:
+    """Name the samples that conversion had something to say of."""
+    for sample in sorted(remarks)[:_NAMED]:
+        said = f"{what}: {index.name(sample)}: {remarks[sample]}"
+        console.print(one_line(said), markup=False)
+    if len(remarks) > _NAMED:
+        console.print(f"{what}: {len(remarks) - _NAMED:,} more of {len(index):,}")
 
 
 def check(index: Index, on_progress: Callable[[int, int], None]) -> list[int]:
@@ -72,6 +88,10 @@ def _header(index: Index) -> Table:
         "largest": f"{index.widths.max()} px wide, {index.heights.max()} px high, "
         f"{index.sizes.max():,} bytes",
     }
+    if index.preparation.apply_exif:
+        rows["turned by EXIF"] = "yes, photos stand upright"
+    if index.preparation.depth != Preparation().depth:
+        rows["depth"] = f"{index.preparation.depth} (more than 8 bits mapped to 0-255)"
     if index.shard is not None:
         shard = index.shard
         part = f"images {shard.start + 1:,} to {shard.stop:,} of {shard.samples:,}"
@@ -86,8 +106,15 @@ def _header(index: Index) -> Table:
 def _classes(index: Index) -> Table:
     table = Table("label", "class", "images")
     counts = np.bincount(index.labels, minlength=len(index.classes))
-    for label, (name, count) in enumerate(zip(index.classes, counts, strict=True)):
-        table.add_row(str(label), escape(one_line(name)), f"{count:,}")
+    picked = pick_classes(counts, _CLASSES, _FIRST, _RAREST)
+    for label in picked.first:
+        table.add_row(str(label), escape(one_line(index.classes[label])), f"{counts[label]:,}")
+    if picked.rarest:
+        table.add_row("", "rarest:", "")
+    for label in picked.rarest:
+        table.add_row(str(label), escape(one_line(index.classes[label])), f"{counts[label]:,}")
+    if picked.more:
+        table.add_row("", f"and {picked.more:,} more", "")
     return table
 
 

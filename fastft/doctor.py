@@ -21,7 +21,7 @@ from fastft import __version__
 from fastft.child import run_child
 from fastft.machine import Finding, find_machine
 from pipelines.errors import one_line
-from pipelines.jpeg import TURBOJPEG, load_turbojpeg
+from pipelines.turbojpeg import TURBOJPEG, load_turbojpeg
 
 #: Those that execute the plan, in the order of README.
 LOADERS = ("torchvision", "ffcv", "dali", "resident")

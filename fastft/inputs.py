@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 
-from fastft.data import fastest_loader, find_splits, pick_batch_size
+from fastft.data import fastest_loader, find_splits, pick_batch_size, require_two_classes
 from fastft.environment import pick_amp, pick_device
 from fastft.train_config import LOADER_CHOICES, TrainConfig
 from fastft.world import ALONE, World
-from pipelines.errors import UsageError
+from pipelines.errors import DataError, UsageError
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source
 
@@ -44,11 +45,32 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
     """The training and the evaluation split.
 
     Raises:
-        DataError: they cannot be read, or differ in their classes.
+        DataError: they cannot be read, differ in their classes or in how they are prepared, or
+            have one class alone.
+        UsageError: a `.beton` is prepared otherwise than was asked for.
     """
     train_path, eval_path = find_splits(config.data)
-    train_source = open_source(train_path)
-    return train_source, open_source(eval_path, train_source.classes)
+    train = open_source(train_path, apply_exif=config.apply_exif, depth=config.depth)
+    evaluation = open_like(train, eval_path)
+    require_two_classes(train)
+    return train, evaluation
+
+
+def open_like(train: Source, path: Path) -> Source:
+    """The evaluation split of a training split: a class folder is prepared alike.
+
+    Raises:
+        DataError: it cannot be read, has other classes, or is a `.beton` that is prepared
+            otherwise.
+    """
+    how = asdict(train.preparation) if path.is_dir() else {}
+    evaluation = open_source(path, train.classes, **how)
+    if evaluation.preparation != train.preparation:
+        raise DataError(
+            path, f"was converted with {evaluation.preparation}",
+            f"{train.preparation}, as {train.path} is", "convert both alike",
+        )  # fmt: skip
+    return evaluation
 
 
 def resolve_inputs(

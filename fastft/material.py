@@ -13,7 +13,7 @@ from pipelines.beton import Index
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import decode
 from pipelines.errors import DataError
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.layout import MODE_RAW, About, Stored
 from pipelines.source import Source
 
 #: Of the pieces that show a decoder alone, px: each image gives the largest that it has.
@@ -82,7 +82,7 @@ class Material:
                 # A label of its own for each sample: order can be told from what comes out.
                 data = np.frombuffer(memoryview(samples[at].data), np.uint8)
                 writer.append(samples[at], label, self.names[at], zlib.crc32(data))
-            writer.finish(tuple(str(label) for label in range(len(part))))
+            writer.finish(About(classes=tuple(str(label) for label in range(len(part)))))
             writer.publish()
 
 

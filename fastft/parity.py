@@ -40,7 +40,11 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
     started = time.perf_counter()
     device = pick_device(config.device)
     source = open_source(training_split(config.data))
-    reference = open_source(training_split(config.reference)) if config.reference else None
+    reference = None
+    if config.reference is not None:
+        path = training_split(config.reference)
+        # Photos are right as the data were asked to show them.
+        reference = open_source(path, **(asdict(source.preparation) if path.is_dir() else {}))
     names = pick_loaders(config.loaders)
     stock_rows: list[StockRow] = []
     with output_folder(config.out):

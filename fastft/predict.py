@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, dropwhile, islice
 from pathlib import Path
@@ -35,8 +35,6 @@ from pipelines.layout import Stored
 from pipelines.plan import make_plan
 from pipelines.reference import normalize, render
 from pipelines.workers import in_order
-
-_ENCODER = Encoder(EncodePolicy(verify=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,16 +269,22 @@ def _batches(
 ) -> Iterator[dict[int, NDArray[np.uint8] | DataError]]:
     """Number in `paths` -> uint8[S, S, 3], the image as evaluation cuts it, or its error."""
     with ThreadPoolExecutor() as executor:
-        tasks = (partial(_cut, checkpoint, path) for path in paths)
+        encoder = _make_encoder(checkpoint)
+        tasks = (partial(_cut, checkpoint, encoder, path) for path in paths)
         cuts = enumerate(in_order(executor, tasks, ahead=2 * batch_size))
         while batch := dict(islice(cuts, batch_size)):
             yield batch
 
 
-def _cut(checkpoint: Checkpoint, path: Path) -> NDArray[np.uint8] | DataError:
+def _make_encoder(checkpoint: Checkpoint) -> Encoder:
+    """Prepares images as the model knows them."""
+    return Encoder(EncodePolicy(verify=False, **asdict(checkpoint.prepared)))
+
+
+def _cut(checkpoint: Checkpoint, encoder: Encoder, path: Path) -> NDArray[np.uint8] | DataError:
     """One image as evaluation cuts it; its error is a value, which ends no other's work."""
     try:
-        stored = read_stored(str(path), _ENCODER, 0)
+        stored = read_stored(str(path), encoder, 0)
         return cut_image(stored, checkpoint.view, checkpoint.size, str(path))
     except DataError as error:
         return error
@@ -336,9 +340,9 @@ def _draw_sheet(out: Path, predictions: list[Prediction], checkpoint: Checkpoint
     from fastft.show_report import SHOWN_PX, draw_sheet
 
     count = min(SHEET_IMAGES, len(predictions))
-    shown = []
+    shown, encoder = [], _make_encoder(checkpoint)
     for each in (predictions[at * len(predictions) // count] for at in range(count)):
-        stored = read_stored(str(each.path), _ENCODER, 0)
+        stored = read_stored(str(each.path), encoder, 0)
         pixels = cut_image(stored, checkpoint.view, SHOWN_PX, str(each.path))
         shown.append(Shown(Image.fromarray(pixels), each.label, each.probability, each.truth))
     write_bytes(out, [draw_sheet(shown)])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.beton_writer import BetonWriter
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.layout import MODE_RAW, About, Stored
 
 #: Width and height of the probes in turn, px: both orientations and a square. All so large that a
 #: crop of 8 % of the area still shows the slope of its colours. No side is near 255, where the
@@ -59,7 +59,7 @@ def write_probes(path: Path, count: int) -> None:
             data = pixels.tobytes()
             stored = Stored(MODE_RAW, width, height, data)
             writer.append(stored, 0, f"probe-{sample}", zlib.crc32(data))
-        writer.finish(("probe",))
+        writer.finish(About(classes=("probe",)))
         writer.publish()
 
 

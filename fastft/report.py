@@ -38,6 +38,7 @@ from fastft.show_report import (
 )
 from fastft.train_config import Amp
 from pipelines.errors import DataError, UsageError, one_line
+from pipelines.layout import Preparation
 from pipelines.loaders import Loader, make_loader
 from pipelines.source import Source, open_source
 from pipelines.workers import cpu_count
@@ -77,7 +78,14 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
     out = find_out(config)
     checkpoint, path = open_run(config.run)
     classes = checkpoint.classes
-    source = open_labelled(evaluation_split(config.data, config.split, classes), classes)
+    split = evaluation_split(config.data, config.split, classes)
+    source = open_labelled(split, classes, checkpoint.prepared)
+    if source.preparation != checkpoint.prepared:
+        console.print(
+            f"{source.path} was converted with {source.preparation}, and the data that {path} "
+            f"learned from with {checkpoint.prepared}: expect wrong predictions; convert it alike",
+            markup=False,
+        )
     setting = _settle(config, checkpoint.config, source)
     model = restore_model(checkpoint, path).to(setting.device)
     with output_folder(out):
@@ -139,8 +147,13 @@ def find_out(config: EvaluateConfig) -> Path:
     return out
 
 
-def open_labelled(path: Path, classes: tuple[str, ...]) -> Source:
+def open_labelled(path: Path, classes: tuple[str, ...], preparation: Preparation) -> Source:
     """Open data that have just these classes, and images of each.
+
+    Args:
+        path: a `.beton` or a class folder.
+        classes: of the model.
+        preparation: how to prepare the images of a folder.
 
     Raises:
         DataError: they have not, or cannot be read.
@@ -150,7 +163,9 @@ def open_labelled(path: Path, classes: tuple[str, ...]) -> Source:
         folders = (entry.name for entry in path.iterdir() if entry.is_dir())
         if names := tuple(sorted(name for name in folders if not name.startswith("."))):
             _require_classes(path, names, classes)
-    source = open_source(path)
+    # Classes are given to a folder alone, as it may hold one that is called like a split.
+    how: dict[str, Any] = {"classes": classes, **asdict(preparation)} if path.is_dir() else {}
+    source = open_source(path, **how)
     _require_classes(path, source.classes, classes)
     counts = np.bincount(source.labels, minlength=len(classes))
     if not counts.all():

@@ -192,9 +192,15 @@ def _require_same(given: Mapping[str, Any], saved: Mapping[str, Any], arch: str,
         begun = arch if name == "arch" and arch else saved.get(name)
         same = list(value) == list(begun or ()) if isinstance(value, tuple) else value == begun
         if not same:
+            remedy = "leave it out, or train anew into another --out"
+            if name == "epochs":  # its learning rate was to end there
+                remedy = (
+                    f"leave it out; to train further on its weights: fastft train --data "
+                    f"{saved.get('data', 'DATA')} --weights {out} --epochs {value} --out NEW"
+                )
             raise UsageError(
                 f"--{name.replace('_', '-')}", f"{_said(value)}, and {out} was begun with "
-                f"{_said(begun)}", "the same", "leave it out, or train anew into another --out",
+                f"{_said(begun)}", "the same", remedy,
             )  # fmt: skip
 
 

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastft.config import ShowConfig
-from fastft.data import training_split
+from fastft.data import asked_split, training_split
 from pipelines.encode import decode
 from pipelines.errors import UsageError
-from pipelines.folder import SPLITS
 from pipelines.loaders import Loader, make_loader
 from pipelines.plan import SHUFFLED, Rows
 from pipelines.source import Source, open_source
@@ -161,15 +160,7 @@ def find_split(data: Path, split: str | None) -> Path:
     """
     if split is None or not data.exists():
         return training_split(data)
-    present: dict[str, Path] = {}
-    for name in SPLITS:
-        for path in (data / f"{name}.beton", data / name):
-            if path.exists():
-                present.setdefault(name, path)
-    if split not in present:
-        expected = f"one of {', '.join(present)}" if present else "a folder with splits"
-        raise UsageError("--split", f"{data} has no {split}", expected)
-    return present[split]
+    return asked_split(data, split)
 
 
 def choose(source: Source, classes: Sequence[str], n: int) -> list[Choice]:

@@ -220,7 +220,7 @@ def _dali(index: Index, view: str, size: int, seed: int, epochs: int) -> Iterato
     """Source: DALI's ResNet-50 example for PyTorch, its operators at their defaults."""
     from nvidia.dali import Pipeline, fn, types
 
-    from pipelines.loaders.dali_loader import as_netpbm
+    from pipelines.loaders.dali_feed import as_netpbm
 
     def encoded(samples: range) -> list[NDArray[np.uint8]]:
         return [encode(index.stored(sample)) for sample in samples]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pipelines.errors import one_line
+from pipelines.layout import Note, Preparation
 
 if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does without
     from fastft.predict import Prediction
@@ -18,8 +23,51 @@ if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does witho
 
     _Made = TypeVar("_Made", Report, Merged)
 
+#: What is told of an image only where there is one.
+_NOTED = {
+    Note.TURNED: "turned upright",
+    Note.LYING: "lying on a side",
+    Note.DEEP: "more than 8 bits",
+}
 #: Rows of predictions that are printed; all of them go to --csv.
 _ROWS = 40
+#: Classes of a conversion that are printed: all up to so many, else so many first and rarest ones.
+_CLASSES, _FIRST, _RAREST = 10, 5, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Which of many classes to show.
+
+    Attributes:
+        first: labels, from 0 on.
+        rarest: labels of those of the others that have the fewest images, the rarest first; none if
+            all classes are as large.
+        more: how many classes are neither.
+    """
+
+    first: tuple[int, ...]
+    rarest: tuple[int, ...]
+    more: int
+
+
+def pick_classes(counts: NDArray[np.int64], most: int, first: int, rarest: int) -> Picked:
+    """All classes, if they are few, else the first and the rarest ones.
+
+    Args:
+        counts: int64[C], images by label.
+        most: so many are few.
+        first, rarest: how many of each, of many; together fewer than `most`.
+    """
+    if len(counts) <= most:
+        return Picked(tuple(range(len(counts))), (), 0)
+    others = np.arange(first, len(counts))
+    if counts.min() < counts.max():
+        others = others[np.argsort(counts[first:], kind="stable")][:rarest]
+    else:
+        others = others[:0]
+    picked = tuple(others.tolist())
+    return Picked(tuple(range(first)), picked, len(counts) - first - len(picked))
 
 
 def conversion_table(reports: Sequence[Report]) -> Table:
@@ -29,16 +77,66 @@ def conversion_table(reports: Sequence[Report]) -> Table:
         {
             "images": lambda r: f"{r.images:,}",
             "classes": lambda r: f"{len(r.classes):,}",
+            "": _count_classes,
             "read": lambda r: f"{r.bytes_in:,} bytes",
             "written": lambda r: f"{r.bytes_out:,} bytes",
-            "re-encoded": lambda r: f"{r.reencoded:,}",
+            "re-encoded": lambda r: f"{r.notes[Note.REENCODED]:,}",
             "left out": lambda r: f"{len(r.quarantined):,} broken",
+            "doubtful": lambda r: f"{len(r.doubtful):,}",
             "odd but whole": lambda r: f"{len(r.warnings):,}",
+            **{
+                row: partial(_count, note) for note, row in _NOTED.items()
+                if any(report.notes[note] for report in reports)
+            },
             "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
             "taken over": lambda r: f"{r.resumed:,}",
             "speed": lambda r: f"{r.img_per_s:,.0f} images/s",
         },
-    )
+    )  # fmt: skip
+
+
+def preparation_lines(reports: Sequence[Report], preparation: Preparation) -> list[str]:
+    """What `fastft convert` did to images that are not simply what their file shows."""
+    lines = []
+    if n := _sum(reports, Note.LYING):
+        lines.append(
+            f"{_subject(reports, Note.LYING, 'photo is', 'photos are')} rotated by EXIF; the "
+            "rotation is ignored, as torchvision does: pass --apply-exif to turn "
+            f"{'it' if n == 1 else 'them'}"
+        )
+    if _sum(reports, Note.TURNED):
+        subject = _subject(reports, Note.TURNED, "photo is", "photos are")
+        lines.append(f"{subject} rotated by EXIF and turned upright")
+    if n := _sum(reports, Note.GROWN):
+        grown = [sum(report.grown_to for report in reports) / 1e6]
+        grown.append(sum(report.grown_from for report in reports) / 1e6)
+        lines.append(
+            f"{n:,} turned {'photo is' if n == 1 else 'photos are'} stored as raw pixels, "
+            f"{grown[0]:.1f} MB instead of {grown[1]:.1f} MB, as turning the JPEG would lose "
+            f"pixels at its edge; --mode jpg stores {'it' if n == 1 else 'them'} as JPEG"
+        )
+    if _sum(reports, Note.DEEP):
+        subject = _subject(reports, Note.DEEP, "image has", "images have")
+        clipped = "clipped to 0-255, as torchvision does: pass --depth scale to map the range"
+        done = "mapped to 0-255" if preparation.depth == "scale" else clipped
+        lines.append(f"{subject} more than 8 bits per channel, {done}")
+    return lines
+
+
+def _sum(reports: Sequence[Report], note: Note) -> int:
+    return sum(report.notes[note] for report in reports)
+
+
+def _count(note: Note, report: Report) -> str:
+    return f"{report.notes[note]:,}"
+
+
+def _subject(reports: Sequence[Report], note: Note, one: str, many: str) -> str:
+    """How many images a note was made of, with the first of them."""
+    count = _sum(reports, note)
+    first = one_line(next(report.first[note] for report in reports if note in report.first))
+    noun, verb = (one if count == 1 else many).split()
+    return f"{count:,} {noun} ({first if count == 1 else f'first {first}'}) {verb}"
 
 
 def merge_table(reports: Sequence[Merged]) -> Table:
@@ -51,15 +149,39 @@ def merge_table(reports: Sequence[Merged]) -> Table:
             "shards": lambda r: f"{r.shards:,}",
             "written": lambda r: f"{r.bytes_out:,} bytes",
             "left out": lambda r: f"{len(r.quarantined):,} broken",
+            "doubtful": lambda r: f"{len(r.doubtful):,}",
             "speed": lambda r: f"{r.bytes_out / r.seconds / 1e6:,.0f} MB/s",
         },
     )
 
 
+def print_remarks(reports: Sequence[Report], console: Console) -> None:
+    """What in the source of a conversion may be meant otherwise, each line once."""
+    for line in dict.fromkeys(line for report in reports for line in report.remarks):
+        console.print(line, markup=False)
+
+
+def _count_classes(report: Report) -> str:
+    """Class names with their images, a line each."""
+    counts = np.array([report.kept[label] for label in range(len(report.classes))], np.int64)
+    picked = pick_classes(counts, _CLASSES, _FIRST, _RAREST)
+
+    def say(labels: Sequence[int]) -> list[str]:
+        return [f"{one_line(report.classes[label])}: {counts[label]:,}" for label in labels]
+
+    lines = say(picked.first)
+    if picked.rarest:
+        lines += ["rarest:", *say(picked.rarest)]
+    if picked.more:
+        lines.append(f"and {picked.more:,} more")
+    return "\n".join(lines)
+
+
 def _by_output(reports: Sequence[_Made], rows: Mapping[str, Callable[[_Made], str]]) -> Table:
     table = Table("", *(escape(one_line(report.out.name)) for report in reports))
     for name, cell in rows.items():
-        table.add_row(name, *(escape(one_line(cell(report))) for report in reports))
+        lines = (cell(report).split("\n") for report in reports)
+        table.add_row(name, *(escape("\n".join(map(one_line, each))) for each in lines))
     return table
 
 

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from fastft.bottleneck import find_bottleneck
+from fastft.data import describe_folders_beside
 from fastft.environment import pick_amp, pick_device
 from fastft.inputs import Inputs, check_store_file, open_inputs, open_sources, resolve_inputs
 from fastft.model import BuiltModel, build_model
@@ -113,6 +114,7 @@ def _run(
         return result
     check_store_file(config)
     sources = open_sources(config)
+    beside = describe_folders_beside(config.data)
     _require_agreement(config, sources, run, world)
     if checkpoint is None:
         built = build(config, sources[0].classes)
@@ -126,6 +128,8 @@ def _run(
             config, inputs, built, console, find_limits=True, stop=stop,
             run=replace(run, config=config),
         )  # fmt: skip
+    if beside:
+        console.print(beside, markup=False)
     before_s = 0.0 if state is None else state.seconds
     result = replace(result, seconds=before_s + time.perf_counter() - started)
     if world.is_main:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from fastft.checks import choose, defaults, require
 from pipelines.errors import UsageError
+from pipelines.layout import Depth
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 EvalView = Literal["eval", "eval-square"]
@@ -50,6 +51,10 @@ class TrainConfig:
             sizes.
         store_file: where the resident loader keeps pixels for the next run: `X.store` becomes
             `X.train.store` and `X.eval.store`.
+        apply_exif: whether images of class folders are turned upright as their EXIF says; None: as
+            a `.beton` says, of folders no.
+        depth: what becomes of their images of more than 8 bits per channel, `clip` or `scale`; None
+            likewise, of folders `clip`.
         stock: torchvision's own random transforms and shuffling instead of the plan.
         view: how training images are cut, see `pipelines.plan`.
         eval_view: how the others are.
@@ -101,6 +106,8 @@ class TrainConfig:
     store: StoreKind = "rgb"
     store_side: int = 0
     store_file: Path | None = None
+    apply_exif: bool | None = None
+    depth: Depth | None = None
     stock: bool = False
     view: TrainView = "train"
     eval_view: EvalView = "eval"
@@ -135,6 +142,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         choose("--loader", self.loader, LOADER_CHOICES)
         choose("--store", self.store, get_args(StoreKind))
+        if self.depth is not None:
+            choose("--depth", self.depth, get_args(Depth))
         choose("--view", self.view, get_args(TrainView))
         choose("--eval-view", self.eval_view, get_args(EvalView))
         choose("--optimizer", self.optimizer, get_args(Optimizer))

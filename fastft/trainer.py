@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +277,7 @@ class Trainer:
             optimizer=self.optimizer.state_dict(), scaler=self.step.scaler.state_dict(),
             config=plain(config),
             ema=None if self._average is None else self._average.model.state_dict(),
-            progress=state.pack(),
+            progress=state.pack(), preparation=asdict(self._inputs.train.source.preparation),
         )  # fmt: skip
 
     def _find_micro_batch(self) -> int:

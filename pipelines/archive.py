@@ -12,7 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -25,14 +25,13 @@ from pipelines.folder import (
     IMAGE_SUFFIXES,
     MACOS_FOLDER,
     MAX_DEPTH,
-    SPLITS,
     Levels,
     is_class,
     label_images,
     require_classes,
-    require_train,
     suffix,
 )
+from pipelines.splits import Layout, read_layout, require_no_splits, require_train, split_of
 
 _REDO = "make the zip anew"
 
@@ -51,6 +50,7 @@ class ZipFolder:
         names: each sample's path relative to `prefix`, in sample order.
         labels: int64[N].
         ignored: suffix -> how many files were passed over as no images.
+        passed_over: folders beside it that are no split.
     """
 
     path: Path
@@ -61,6 +61,7 @@ class ZipFolder:
     ignored: dict[str, int]
     _members: tuple[zipfile.ZipInfo, ...] = field(repr=False)
     _file: int = field(repr=False)
+    passed_over: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,7 +93,8 @@ def open_archive(path: Path) -> Iterator[dict[str, ZipFolder]]:
     """The listings of a zip of class folders: split -> listing, or '' -> the only one.
 
     The class folders, or `train` beside `val` or `test`, are at the zip's top, or below a folder
-    that is alone there, as `hotdog/` in hotdog.zip. They can be read until the block is left.
+    that is alone there, as `hotdog/` in hotdog.zip; see `pipelines.splits.read_layout` for which is
+    which. They can be read until the block is left.
 
     Raises:
         FormatError: `path` is no zip, cut short, or a member's name is not a plain relative path.
@@ -105,13 +107,16 @@ def open_archive(path: Path) -> Iterator[dict[str, ZipFolder]]:
         raise DataError(path, found, "a zip of class folders", "check the path") from error
     with file:
         top, prefix = _unwrap(path, _read_tree(path, file))
-        splits = [split for split in SPLITS if split in _folders(top)]
-        require_train(f"{path}: {prefix}" if prefix else path, splits)
+        where = f"{path}: {prefix}" if prefix else path
+        folders = _folders(top)
+        layout = _find_layout(where, folders)
+        require_train(where, layout, f"make a zip of {layout.first} to take it alone")
         listings: dict[str, ZipFolder] = {}
-        for split in splits:
+        for split, name in layout.splits.items():
             classes = listings["train"].classes if listings else None
-            below = _folders(top)[split]
-            listings[split] = _list(path, f"{prefix}{split}/", below, file.fileno(), classes)
+            listing = _list(path, f"{prefix}{name}/", folders[name], file.fileno(), classes)
+            passed_over = () if listings else layout.passed_over
+            listings[split] = replace(listing, passed_over=passed_over)
         yield listings or {"": _list(path, prefix, top, file.fileno(), None)}
 
 
@@ -189,9 +194,9 @@ def _unwrap(path: Path, node: _Node) -> tuple[_Node, str]:
     prefix = ""
     while len(folders := _folders(node)) == 1:
         ((name, below),) = folders.items()
-        if name in SPLITS or not _folders(below):
+        if split_of(name) or not _folders(below):
             break
-        if _has_images(below) and "train" not in _folders(below):
+        if _has_images(below) and "train" not in map(split_of, _folders(below)):
             where, found = f"{path}: {prefix}{name}", "is the only folder, with images and folders"
             raise DataError(where, found, "class folders in it", "move its images into some")
         node, prefix = below, f"{prefix}{name}/"
@@ -202,6 +207,10 @@ def _folders(node: _Node) -> dict[str, _Node]:
     return {
         name: below for name, below in node.items() if isinstance(below, dict) and is_class(name)
     }
+
+
+def _find_layout(where: object, folders: dict[str, _Node]) -> Layout:
+    return read_layout(where, folders, lambda name: bool(_folders(folders[name])))
 
 
 def _has_images(node: _Node) -> bool:
@@ -223,6 +232,8 @@ def _list(
     if not found:
         remedy = "put the images into one folder per class" if _has_images(node) else _REDO
         raise DataError(where, "holds no class folders", "one folder of images per class", remedy)
+    if classes is None:
+        require_no_splits(where, _find_layout(where, folders), "make the zip of what is in it")
     require_classes(where, found, classes)
     ignored: Counter[str] = Counter()
     members: dict[str, zipfile.ZipInfo] = {}

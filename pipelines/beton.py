@@ -6,10 +6,9 @@ See `pipelines.layout` for the bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +28,17 @@ from pipelines.layout import (
     HEADER,
     MAGIC,
     MAX_FILE_BYTES,
-    MAX_PIXELS,
     MAX_SIDE_PX,
     METADATA,
     METADATA_START,
     MODE_JPG,
     MODE_RAW,
+    MOST_PIXELS,
     TYPE_INT,
     TYPE_RGB,
     VERSION,
+    About,
+    Preparation,
     Stored,
 )
 from pipelines.shards import Shard, read_shard
@@ -58,6 +59,9 @@ class Index:
         fields: names of the image and the label field: any, in files that stock FFCV wrote.
         checksums: uint32[N] CRC-32 of each sample's bytes, or None (stock FFCV).
         shard: which part of a conversion this is; None if it is all.
+        preparation: how the pixels were prepared.
+        doubtful: sample -> why its pixels may be wrong.
+        odd: sample -> what decoders say of it that costs no pixel.
         file: the file, held open.
     """
 
@@ -73,6 +77,9 @@ class Index:
     fields: tuple[str, str]
     checksums: NDArray[np.uint32] | None
     shard: Shard | None
+    preparation: Preparation
+    doubtful: Mapping[int, str]
+    odd: Mapping[int, str]
     _extra: _Extra | None = field(repr=False)
     file: HeldFile = field(repr=False)
     _checked: NDArray[np.bool_] = field(repr=False)
@@ -99,7 +106,7 @@ class Index:
             before = min(1, sample)
             ends = self.file.array("<i8", 1 + before, extra.ends_at + 8 * (sample - before))
             first, last = int(ends[0]) * before, int(ends[-1])
-            if not 0 <= first <= last <= extra.classes_at - extra.names_at:
+            if not 0 <= first <= last <= extra.about_at - extra.names_at:
                 return f"sample {sample}"
             return os.fsdecode(self.file.read(extra.names_at + first, last - first))
         except DataError:
@@ -216,7 +223,7 @@ class _Extra:
     at: int
     ends_at: int
     names_at: int
-    classes_at: int
+    about_at: int
     end: int
     crc32: int
 
@@ -275,6 +282,7 @@ def read_index(path: Path) -> Index:
     _check_bounds(path, metadata, sizes, metadata_end, table)
     extra = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
     parts: dict[str, Any] = dict.fromkeys(("checksums", "shard", "_extra"))
+    parts |= {"preparation": Preparation(), "doubtful": {}, "odd": {}}
     classes: tuple[str, ...] = ()
     if extra["magic"] == MAGIC:
         if int(extra["version"]) != EXTRA_VERSION:
@@ -347,7 +355,7 @@ def _check_bounds(
         "lies outside the file's pages": outside | (sizes == 0),
         "has no pixels": pixels == 0,
         # A few bytes of JPEG may stand for any number of pixels, for which room would be made.
-        f"has more than {MAX_PIXELS:,} pixels": (modes == MODE_JPG) & (pixels > MAX_PIXELS * 3),
+        f"has more than {MOST_PIXELS:,} pixels": (modes == MODE_JPG) & (pixels > MOST_PIXELS * 3),
         f"has more than {MAX_FILE_BYTES:,} bytes": (modes == MODE_JPG) & (sizes > MAX_FILE_BYTES),
         f"has a mode other than {MODE_JPG} (jpg) and {MODE_RAW} (raw)": modes > MODE_RAW,
         "has a raw size that is not height x width x 3": (modes == MODE_RAW) & (sizes != pixels),
@@ -364,8 +372,8 @@ def _read_extra(
     path, pointer, names_bytes = file.path, int(extra["pointer"]), int(extra["names_bytes"])
     ends_at = pointer + 4 * samples
     names_at = ends_at + 8 * samples
-    classes_at = names_at + names_bytes
-    block_end = classes_at + int(extra["classes_bytes"])
+    about_at = names_at + names_bytes
+    block_end = about_at + int(extra["about_bytes"])
     if not (start <= pointer and block_end <= end):
         raise FormatError(path, "its extra data lie outside the file", "", _REDO)
     name_ends = file.array("<i8", samples, ends_at)
@@ -373,18 +381,17 @@ def _read_extra(
     if name_ends[0] < 0 or (name_ends[1:] < name_ends[:-1]).any() or name_ends[-1] != names_bytes:
         raise FormatError(path, "its source names are out of order", "", _REDO)
     try:
-        values = json.loads(file.read(classes_at, block_end - classes_at))
-        classes = values["classes"]
-        is_list = isinstance(classes, list) and bool(classes)
-        if not is_list or not all(isinstance(name, str) for name in classes):
-            raise ValueError("no class names")
-        shard = read_shard(values["shard"]) if "shard" in values else None
+        about = About.decode(file.read(about_at, block_end - about_at), samples)
+        shard = None if about.shard is None else read_shard(about.shard)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(path, "its class names cannot be read", "", _REDO) from None
-    return tuple(classes), {
+    return about.classes, {
         "shard": shard,
+        "preparation": about.preparation,
+        "doubtful": about.doubtful,
+        "odd": about.odd,
         "checksums": file.array("<u4", samples, pointer),
         "_extra": _Extra(
-            pointer, ends_at, names_at, classes_at, block_end, int(extra["block_crc32"])
+            pointer, ends_at, names_at, about_at, block_end, int(extra["block_crc32"])
         ),
     }

@@ -28,10 +28,9 @@ from pipelines.layout import (
     TYPE_INT,
     TYPE_RGB,
     VERSION,
+    About,
     Stored,
-    encode_classes,
 )
-from pipelines.shards import Shard
 
 #: What is read at once of what was left.
 _CHUNK_BYTES = 1 << 20
@@ -102,25 +101,20 @@ class BetonWriter(AtomicFile):
         """Drop from the temporary file what was not taken over."""
         os.ftruncate(self.descriptor, self._end)
 
-    def finish(self, classes: tuple[str, ...], shard: Shard | None = None) -> int:
-        """Write the tables and force everything to disk; returns the file's size in bytes.
-
-        Args:
-            classes: class names.
-            shard: which part of a conversion this is; None if it is all.
-        """
+    def finish(self, about: About) -> int:
+        """Write the tables and force everything to disk; returns the file's size in bytes."""
         samples = len(self._names)
         metadata, names = self._metadata[:samples], b"".join(self._names)
         allocation = np.empty(samples, ALLOCATION)
         allocation["sample"] = np.arange(samples)
         allocation["pointer"], allocation["size"] = metadata["pointer"], self._sizes[:samples]
         ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
-        classes_json = encode_classes(classes, shard.to_json() if shard is not None else None)
-        block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, classes_json))
+        words = about.encode()
+        block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, words))
         extra = np.zeros(1, EXTRA)
         extra[0] = (
             MAGIC, EXTRA_VERSION, zlib.crc32(allocation, zlib.crc32(metadata)),
-            zlib.crc32(block), len(classes_json), self._end, len(names),
+            zlib.crc32(block), len(words), self._end, len(names),
         )  # fmt: skip
         descriptors = np.zeros(2, DESCRIPTOR)
         for descriptor, kind, name in zip(

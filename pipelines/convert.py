@@ -18,14 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import DataError, UsageError, is_no_files
 from pipelines.journal import Entry, Journal, left_bytes, open_journaled
+from pipelines.layout import MAX_PIXELS, MOST_PIXELS, About, Depth
 from pipelines.listing import Listing, open_listings
 from pipelines.outputs import name_outputs, publish, require_space, writing
 from pipelines.shards import Shard, cut_listings, parse_shard
@@ -53,6 +55,7 @@ class ConvertConfig:
         classes: names for RecordIO's labels 0, 1, ...; by default the labels' numbers. Class
             folders have names, and take none.
         shard: `i/n` converts the i-th of n parts, to be merged by `pipelines.merge`; '' all.
+        max_pixels: an image of more counts as broken.
         resume: go on with what a killed conversion of the same images, by the same options, has
             left; its bytes are checked, so that the output is the same.
     """
@@ -65,19 +68,27 @@ class ConvertConfig:
     apply_exif: bool = False
     proportion: float = 0.5
     verify: bool = True
+    strict: bool = False
+    depth: Depth = "clip"
     max_bad: str = "1%"
     workers: int = 0
     classes: tuple[str, ...] = ()
     shard: str = ""
+    max_pixels: int = MAX_PIXELS
     resume: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError("--mode", repr(self.mode), f"one of {', '.join(MODES)}")
+        if self.strict and not self.verify:
+            raise UsageError("--strict", "given with --no-verify", "one of them")
+        if self.depth not in get_args(Depth):
+            raise UsageError("--depth", repr(self.depth), f"one of {', '.join(get_args(Depth))}")
         _require("--quality", self.quality, 1, 100)
         _require("--proportion", self.proportion, 0, 1)
         _require("--max-side", self.max_side, 0, 65535)
         _require("--workers", self.workers, 0, 1024)
+        _require("--max-pixels", self.max_pixels, 1, MOST_PIXELS)
         allowed_bad(self.max_bad, 100)
         parse_shard(self.shard)
         for name in self.classes:
@@ -90,6 +101,8 @@ class ConvertConfig:
         return EncodePolicy(
             mode=self.mode, quality=self.quality, max_side=self.max_side,
             apply_exif=self.apply_exif, proportion=self.proportion, verify=self.verify,
+            strict=self.strict, max_pixels=self.max_pixels,
+            depth=self.depth,
         )  # fmt: skip
 
 
@@ -126,8 +139,8 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
             work = _Work(split, listing, part, sizes[split], shards.get(split), writer, journal)
             reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
-        bad = [report.quarantined for report in reports]
-        publish(zip(writers, bad, strict=True))
+        named = ((report.quarantined, report.doubtful) for report in reports)
+        publish((writer, *lists) for writer, lists in zip(writers, named, strict=True))
     return reports
 
 
@@ -195,7 +208,7 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
                     sides, size = (stored.width, stored.height), len(stored.data)
                 entry = Entry(
                     None if stored is None else stored.mode, *sides, size, checksum,
-                    encoded.source_bytes, encoded.reencoded, encoded.reason,
+                    encoded.source_bytes, encoded.note, encoded.reason,
                 )  # fmt: skip
                 tally.count(entry)
                 journal.add(entry)
@@ -209,7 +222,12 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
     if shard is not None:
         shard = replace(shard, quarantined=tuple(report.quarantined))
     with writing(writer.path):
-        report.bytes_out = writer.finish(listing.classes, shard)
+        report.bytes_out = writer.finish(
+            About(
+                classes=listing.classes, shard=None if shard is None else shard.to_json(),
+                preparation=config.policy.preparation, doubtful=tally.doubtful, odd=tally.odd,
+            )
+        )  # fmt: skip
     report.images = len(writer)
     report.seconds = time.perf_counter() - started
     return report
@@ -264,12 +282,14 @@ def _encode(listing: Listing, sample: int, encoder: Encoder) -> Encoded:
     """What becomes of one image file.
 
     Raises:
-        DataError: memory ran out, which says nothing of the image.
+        DataError: memory ran out, or this process may open no more files.
     """
     try:
         try:
             data = listing.read(sample)
         except DataError as error:
+            if is_no_files(error):  # which says nothing of the image
+                raise
             return Encoded(None, 0, reason=error.found)
         return encoder.encode(data, sample)
     except MemoryError as error:

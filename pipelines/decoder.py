@@ -1,7 +1,8 @@
 """A source's samples to pixels in memory that the caller brings: libjpeg-turbo without Pillow.
 
-Bit-exact with the reference decoder: accurate DCT, smooth chroma upsampling. Where libjpeg-turbo's
-own library is not installed, the reference decoder itself does it.
+Bit-exact with the reference decoder: accurate DCT, smooth chroma upsampling. What libjpeg-turbo
+refuses or is known to decode otherwise, the reference decoder decodes; so it does everything where
+the library is not installed.
 """
 
 from __future__ import annotations
@@ -12,24 +13,74 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.encode import decode
+from pipelines.damage import Checker
+from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError
-from pipelines.jpeg import (
-    LIMIT_SCANS,
-    Checker,
-    has_warned,
-    last_complaint,
-    load_turbojpeg,
-    read_header,
-)
+from pipelines.jpeg import read_header
 from pipelines.layout import MODE_RAW, Stored
+from pipelines.scans import is_incomplete
 from pipelines.source import Source
+from pipelines.turbojpeg import (
+    LIMIT_SCANS,
+    RGB,
+    complaint,
+    decompressor,
+    has_warned,
+    load_turbojpeg,
+)
 
-_RGB = 0  # TJPF_RGB
 _ACCURATE = LIMIT_SCANS  # no other TJFLAG: accurate DCT, fancy upsampling, as in Pillow
 _GRAY = 3  # TJSAMP_GRAY
 _HALVED = 2  # TJSAMP_420
 _YCBCR, _GRAYSCALE = 1, 2  # TJCS_YCbCr, TJCS_GRAY
+INCOMPLETE = "its last scans are missing, and decoders make up for them differently"
+#: What is known of a sample.
+_UNKNOWN, _PLAIN, _HARMLESS, _BY_REFERENCE = range(4)
+
+
+class Known:
+    """What has been found out about a source's samples, once for all threads of a loader.
+
+    Bytes and dictionaries take single items whole, so no lock is needed.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Know nothing yet."""
+        self._source = source
+        self._states = bytearray(len(source.widths))
+        self._reasons: dict[int, str] = {}
+
+    def needs_reference(self, sample: int, stored: Stored) -> bool:
+        """Whether no decoder but the reference's will do for a JPEG."""
+        if self._states[sample] == _UNKNOWN:
+            if is_incomplete(stored.data):
+                self.give_to_reference(sample, INCOMPLETE)
+            else:
+                self._states[sample] = _PLAIN
+        return self._states[sample] == _BY_REFERENCE
+
+    def give_to_reference(self, sample: int, reason: str) -> None:
+        """Take note that another decoder refuses a sample that the reference's takes."""
+        self._reasons.setdefault(sample, reason)
+        self._states[sample] = _BY_REFERENCE
+
+    def is_harmless(self, sample: int) -> bool:
+        """Whether what a decoder warns of has been weighed and found harmless."""
+        return self._states[sample] == _HARMLESS
+
+    def note_harmless(self, sample: int) -> None:
+        """Take note that it has."""
+        self._states[sample] = _HARMLESS
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """One sentence on what the reference decoder decodes, if it is anything."""
+        if not self._reasons:
+            return ()
+        first, count = min(self._reasons), len(self._reasons)
+        images = "1 image is" if count == 1 else f"{count:,} images are"
+        name, why = self._source.name(first), self._reasons[first]
+        return (f"{images} decoded by Pillow, with the same pixels; the first is {name}: {why}",)
 
 
 class Decoder:
@@ -38,20 +89,19 @@ class Decoder:
     Calls cost some microseconds beside a photo's 0.7 ms, and nobody is locked out meanwhile.
     """
 
-    def __init__(self, source: Source) -> None:
-        """Make a decompressor, where there is the library for it."""
+    def __init__(self, source: Source, known: Known | None = None) -> None:
+        """Take the library, if it is there.
+
+        Args:
+            source: the samples.
+            known: what all threads of a loader share.
+        """
         self._source = source
+        self._known = known or Known(source)
         self._library: Any = load_turbojpeg()
-        self._handle: Any = self._library and self._library.tjInitDecompress()
-        if self._library and not self._handle:
-            raise MemoryError("tjInitDecompress")
         # width, height, subsampling and colour space of the last header that was read
         self._header = (ctypes.c_int * 4)()
         self._fields = [ctypes.addressof(self._header) + 4 * at for at in range(4)]
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._library.tjDestroy(self._handle)
 
     def to_rgb(self, sample: int, target: NDArray[np.uint8]) -> None:
         """Write a sample's pixels.
@@ -66,17 +116,18 @@ class Decoder:
         stored = self._source.stored(sample)  # of the size that the source says
         if stored.mode == MODE_RAW:
             target[: len(stored.data)] = np.frombuffer(stored.data, np.uint8)
-        elif self._library is None:
-            pixels = np.asarray(decode(stored, self._name(sample)))
-            target[: pixels.size] = pixels.reshape(-1)
+        elif self._needs_reference(sample, stored):
+            self._by_reference(sample, stored, target)
         else:
-            self._read_header(sample, stored)
-            status = self._library.tjDecompress2(
-                self._handle, stored.data, len(stored.data), target.ctypes.data, stored.width,
-                stored.width * 3, stored.height, _RGB, _ACCURATE,
-            )  # fmt: skip
-            if status != 0:
-                self._judge(sample, stored)
+            with decompressor(self._library) as handle:
+                if self._read_header(handle, sample, stored):
+                    status = self._library.tjDecompress2(
+                        handle, stored.data, len(stored.data), target.ctypes.data, stored.width,
+                        stored.width * 3, stored.height, RGB, _ACCURATE,
+                    )  # fmt: skip
+                    if status == 0 or self._accepts(handle, sample, stored):
+                        return
+            self._by_reference(sample, stored, target)
 
     def to_planes(self, sample: int, target: NDArray[np.uint8]) -> bool:
         """Write a sample's luma and chroma as its JPEG holds them, if they are 4:2:0 or gray.
@@ -87,64 +138,84 @@ class Decoder:
                 of them; then Cb, then Cr, half as wide and half as high.
 
         Returns:
-            Whether that is what the sample is; else nothing was written.
+            Whether that is what the sample is; else nothing of use was written.
 
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
         stored = self._source.stored(sample)  # of the size that the source says
-        if stored.mode == MODE_RAW or self._library is None:
+        if stored.mode == MODE_RAW or self._needs_reference(sample, stored):
             return False
-        self._read_header(sample, stored)
-        _, _, subsampling, colours = self._header
-        gray = (subsampling, colours) == (_GRAY, _GRAYSCALE)
-        if not gray and (subsampling, colours) != (_HALVED, _YCBCR):
-            return False
-        pitch, lines = stored.width + stored.width % 2, stored.height + stored.height % 2
-        luma, chroma = pitch * lines, pitch * lines // 4
-        first = target.ctypes.data
-        planes = (ctypes.c_void_p * 3)(first, first + luma, first + luma + chroma)
-        strides = (ctypes.c_int * 3)(pitch, pitch // 2, pitch // 2)
-        if gray:
-            target[luma : luma + 2 * chroma] = 128
-        status = self._library.tjDecompressToYUVPlanes(
-            self._handle, stored.data, len(stored.data), planes, stored.width, strides,
-            stored.height, _ACCURATE,
-        )  # fmt: skip
-        if status != 0:
-            self._judge(sample, stored)
-        return True
+        with decompressor(self._library) as handle:
+            if not self._read_header(handle, sample, stored):
+                return False
+            _, _, subsampling, colours = self._header
+            gray = (subsampling, colours) == (_GRAY, _GRAYSCALE)
+            if not gray and (subsampling, colours) != (_HALVED, _YCBCR):
+                return False
+            pitch, lines = stored.width + stored.width % 2, stored.height + stored.height % 2
+            luma, chroma = pitch * lines, pitch * lines // 4
+            first = target.ctypes.data
+            planes = (ctypes.c_void_p * 3)(first, first + luma, first + luma + chroma)
+            strides = (ctypes.c_int * 3)(pitch, pitch // 2, pitch // 2)
+            if gray:
+                target[luma : luma + 2 * chroma] = 128
+            status = self._library.tjDecompressToYUVPlanes(
+                handle, stored.data, len(stored.data), planes, stored.width, strides,
+                stored.height, _ACCURATE,
+            )  # fmt: skip
+            return status == 0 or self._accepts(handle, sample, stored)
 
-    def _read_header(self, sample: int, stored: Stored) -> None:
-        """Check a JPEG's size against what is stored of it."""
+    def _needs_reference(self, sample: int, stored: Stored) -> bool:
+        """Whether there is no use in asking libjpeg-turbo."""
+        return self._library is None or self._known.needs_reference(sample, stored)
+
+    def _by_reference(self, sample: int, stored: Stored, target: NDArray[np.uint8]) -> None:
+        pixels = np.asarray(decode(stored, self._name(sample)))
+        target[: pixels.size] = pixels.reshape(-1)
+
+    def _read_header(self, handle: Any, sample: int, stored: Stored) -> bool:
+        """Check a JPEG's size against what is stored of it.
+
+        Returns:
+            Whether libjpeg-turbo takes it; else the reference decoder is to decide.
+        """
         data = stored.data
         self._header[0] = self._header[1] = 0
-        self._library.tjDecompressHeader3(self._handle, data, len(stored.data), *self._fields)
+        self._library.tjDecompressHeader3(handle, data, len(data), *self._fields)
         width, height = self._header[0], self._header[1]
         # A header that is only warned of gives its size, and the decoder warns again.
         if not width:
-            verdict = last_complaint(self._library, self._handle)
-            self._refuse(sample, verdict.broken or verdict.warning)
+            return self._accepts(handle, sample, stored)
         if (width, height) != (stored.width, stored.height):
             found, expected = "of another size than stored", f"{stored.width} x {stored.height} px"
             raise DataError(self._name(sample), found, expected, "rerun fastft convert")
+        return True
 
-    def _judge(self, sample: int, stored: Stored) -> None:
-        """Raise unless what the library has just complained of is harmless."""
-        verdict = last_complaint(self._library, self._handle)
-        broken = verdict.broken
-        if not has_warned(self._library, self._handle):  # it failed, whatever was said last
-            broken = broken or verdict.warning
-        elif not broken:
-            header = read_header(stored.data)
-            # There may be more to complain of than what was said last.
-            broken = Checker().check(stored.data, header).broken if header else "no JPEG header"
+    def _accepts(self, handle: Any, sample: int, stored: Stored) -> bool:
+        """Weigh what the library has just complained of.
+
+        Returns:
+            Whether its pixels are right; else the reference decoder is to decode the sample.
+
+        Raises:
+            DataError: the sample is damaged.
+        """
+        said, warned = complaint(self._library, handle), has_warned(self._library, handle)
+        if warned and self._known.is_harmless(sample):
+            return True
+        header = read_header(stored.data)
+        broken = Checker().check(stored.data, header).broken if header else "no JPEG header"
         if broken:
             self._refuse(sample, broken)
+        if warned:
+            self._known.note_harmless(sample)
+        else:
+            self._known.give_to_reference(sample, said)
+        return warned
 
     def _refuse(self, sample: int, broken: str) -> NoReturn:
-        remedy = "see fastft inspect --verify"
-        raise DataError(self._name(sample), broken, "a whole JPEG", remedy)
+        raise DataError(self._name(sample), broken, "a whole JPEG", LEAVE_OUT)
 
     def _name(self, sample: int) -> str:
         return f"{self._source.path}: {self._source.name(sample)}"

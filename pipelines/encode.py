@@ -2,31 +2,52 @@
 
 A common JPEG (8-bit, grayscale or RGB, baseline or progressive) is stored byte for byte. What is
 none becomes what Pillow's `convert("RGB")` makes of it, stored as raw pixels, so that nothing is
-lost. Everything else (JPEG on request, a largest side, EXIF orientation) is opt-in.
+lost but what that clips (`pipelines.depth`). Everything else (JPEG on request, a largest side, EXIF
+orientation, mapping more than 8 bits) is opt-in.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from pipelines.errors import DataError
+from pipelines.damage import Checker, Verdict
+from pipelines.depth import is_deep, scale
+from pipelines.errors import DataError, is_no_files, no_files
 from pipelines.folder import read_bytes
-from pipelines.jpeg import Checker, JpegHeader, describe, read_header
-from pipelines.layout import MAX_PIXELS, MAX_SIDE_PX, MODE_JPG, MODE_RAW, Stored
-from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
+from pipelines.jpeg import JpegHeader, describe, read_header
+from pipelines.layout import (
+    MAX_PIXELS,
+    MAX_SIDE_PX,
+    MODE_JPG,
+    MODE_RAW,
+    Depth,
+    Note,
+    Preparation,
+    Stored,
+)
+from pipelines.pillow import open_image, too_large
+from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans, is_incomplete
+from pipelines.turning import (
+    UPRIGHT,
+    orientation_of,
+    read_orientation,
+    turn_jpeg,
+    turn_pixels,
+    turned_size,
+)
+from pipelines.unreadable import explain
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
-#: Pillow's names of what `folder.IMAGE_SUFFIXES` are. Of the others that it reads some are programs
-#: (EPS, which it hands to Ghostscript), and most have been read by few.
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
+#: What helps where the bytes are those that were stored, but are no whole photo.
+LEAVE_OUT = "run fastft convert with --verify, which leaves it out"
 _JPEG = ("JPEG",)
-_ORIENTATION = 0x0112
+_PLAIN = Note(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +62,10 @@ class EncodePolicy:
         max_side: shrink so that the longer side is at most this, px; 0 never shrinks.
         apply_exif: turn images upright as their EXIF orientation says.
         proportion: the share that `proportion` keeps, 0 to 1.
-        verify: decode each JPEG that is kept, to find damage.
+        verify: decode each JPEG, to find damage.
+        strict: leave out what is doubtful, too.
+        depth: what becomes of more than 8 bits per channel, see `Preparation`.
+        max_pixels: an image of more is broken; at most `layout.MOST_PIXELS`.
     """
 
     mode: Mode = "passthrough"
@@ -50,6 +74,14 @@ class EncodePolicy:
     apply_exif: bool = False
     proportion: float = 0.5
     verify: bool = True
+    strict: bool = False
+    depth: Depth = "clip"
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def preparation(self) -> Preparation:
+        """What a model must meet other photos by, too."""
+        return Preparation(apply_exif=self.apply_exif, depth=self.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +91,13 @@ class Encoded:
     Attributes:
         stored: what to store; None if the image is broken.
         source_bytes: the file's size.
-        reencoded: whether the stored bytes are not the file's.
-        reason: why it is broken, or what is odd about it; may be empty.
+        note: what else is worth telling.
+        reason: why it is broken, doubtful or odd; may be empty.
     """
 
     stored: Stored | None
     source_bytes: int
-    reencoded: bool = False
+    note: Note = _PLAIN
     reason: str = ""
 
 
@@ -88,18 +120,52 @@ class Encoder:
             return Encoded(None, 0, reason="the file is empty")
         if has_too_many_scans(data):
             return Encoded(None, len(data), reason=TOO_MANY_SCANS)
-        header = read_header(data)
+        header, verdict = read_header(data), Verdict()
+        if header is not None and header.is_checkable:
+            if header.width * header.height > policy.max_pixels:
+                said = too_large(header.width, header.height, policy.max_pixels)
+                return Encoded(None, len(data), reason=said)
+            if policy.verify:
+                verdict = self._checker.check(data, header)
+            if broken := verdict.broken or (verdict.doubtful if policy.strict else ""):
+                return Encoded(None, len(data), reason=broken)
+        note = Note.DOUBTFUL if verdict.doubtful else _PLAIN
+        found = Encoded(None, len(data), note, verdict.doubtful or verdict.odd)
         if header is not None and header.is_common and self._keeps(header, sample):
-            if header.width * header.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=too_large(header.width, header.height))
-            if not (policy.apply_exif and _orientation(data) != 1):
-                return self._keep(data, header)
+            return self._keep_upright(data, header, found)
+        return self._convert_safely(data, header, found)
+
+    def _keep_upright(self, data: bytes, header: JpegHeader, found: Encoded) -> Encoded:
+        """A JPEG as it is, or turned upright on request: as a JPEG where that loses nothing."""
+        orientation = read_orientation(data)
+        if orientation == UPRIGHT or not self.policy.apply_exif:
+            reason = found.reason
+            if not reason and is_incomplete(data):
+                reason = "progressive, and its last scans are missing"
+            note = found.note | (Note.LYING if orientation != UPRIGHT else _PLAIN)
+            stored = Stored(MODE_JPG, header.width, header.height, data)
+            return replace(found, stored=stored, note=note, reason=reason)
+        turned = turn_jpeg(data, orientation)
+        if turned is not None:
+            size = turned_size(header.width, header.height, orientation)
+            stored = Stored(MODE_JPG, *size, turned)
+            return replace(found, stored=stored, note=found.note | Note.TURNED)
+        pixels = self._convert_safely(data, header, found)
+        if pixels.stored is not None and pixels.stored.mode == MODE_RAW:
+            return replace(pixels, note=pixels.note | Note.GROWN)
+        return pixels
+
+    def _convert_safely(self, data: bytes, header: JpegHeader | None, found: Encoded) -> Encoded:
+        """An image decoded by Pillow and stored anew, with what has been found out before."""
+        remarks: list[str] = []
         try:
-            return self._convert(data, header is not None)
+            stored, note = self._convert(data, header is not None, remarks)
         except MemoryError:
             raise
         except Exception as error:  # whatever a hostile file makes a third-party parser raise
-            return Encoded(None, len(data), reason=describe(error))
+            return Encoded(None, len(data), reason=explain(data) or describe(error))
+        reason = found.reason or "; ".join(remarks)
+        return replace(found, stored=stored, note=found.note | note, reason=reason)
 
     def _keeps(self, header: JpegHeader, sample: int) -> bool:
         policy = self.policy
@@ -109,25 +175,20 @@ class Encoder:
             return _share(sample) < policy.proportion
         return policy.mode != "raw"
 
-    def _keep(self, data: bytes, header: JpegHeader) -> Encoded:
-        warning = ""
-        if self.policy.verify:
-            verdict = self._checker.check(data, header)
-            if verdict.broken:
-                return Encoded(None, len(data), reason=verdict.broken)
-            warning = verdict.warning
-        stored = Stored(MODE_JPG, header.width, header.height, data)
-        return Encoded(stored, len(data), reason=warning)
-
-    def _convert(self, data: bytes, was_jpeg: bool) -> Encoded:
+    def _convert(self, data: bytes, was_jpeg: bool, remarks: list[str]) -> tuple[Stored, Note]:
+        """Decode an image by Pillow and store it anew."""
         policy = self.policy
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                return Encoded(None, len(data), reason=too_large(*opened.size))
+        with open_image(data, max_pixels=policy.max_pixels, remarks=remarks) as opened:
+            note = Note.REENCODED | (Note.DEEP if is_deep(opened) else _PLAIN)
             image: Image.Image = opened
-            if policy.apply_exif:
-                image = ImageOps.exif_transpose(image)
+            if policy.depth == "scale" and is_deep(opened):
+                image = scale(opened)
             image = image.convert("RGB")
+            orientation = read_orientation(data) if was_jpeg else orientation_of(opened)
+        if orientation != UPRIGHT:
+            note |= Note.TURNED if policy.apply_exif else Note.LYING
+            if policy.apply_exif:
+                image = turn_pixels(image, orientation)
         shrunk = bool(policy.max_side) and max(image.size) > policy.max_side
         if shrunk:
             factor = policy.max_side / max(image.size)
@@ -135,16 +196,14 @@ class Encoder:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         if max(image.size) > MAX_SIDE_PX:
             found = f"{image.width} x {image.height} px, more than {MAX_SIDE_PX} on a side"
-            return Encoded(None, len(data), reason=f"{found}; see --max-side")
+            raise ValueError(f"{found}; see --max-side")
         # A photo that had to shrink was lossy before; as raw pixels it would grow tenfold.
         as_jpeg = policy.mode == "jpg" or (shrunk and was_jpeg and policy.mode == "passthrough")
         if as_jpeg:
             target = io.BytesIO()
             image.save(target, "JPEG", quality=policy.quality)
-            stored = Stored(MODE_JPG, image.width, image.height, target.getvalue())
-        else:
-            stored = Stored(MODE_RAW, image.width, image.height, image.tobytes())
-        return Encoded(stored, len(data), reencoded=True)
+            return Stored(MODE_JPG, image.width, image.height, target.getvalue()), note
+        return Stored(MODE_RAW, image.width, image.height, image.tobytes()), note
 
 
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
@@ -156,6 +215,8 @@ def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
     try:
         encoded = encoder.encode(read_bytes(path), sample)
     except OSError as error:
+        if is_no_files(error):
+            raise no_files(path) from error
         encoded = Encoded(None, 0, reason=error.strerror or type(error).__name__)
     if encoded.stored is None:
         raise DataError(path, encoded.reason, "an image", "remove it or run fastft convert")
@@ -172,37 +233,20 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         pixels = np.frombuffer(memoryview(stored.data), np.uint8)
         return Image.fromarray(pixels.reshape(stored.height, stored.width, 3))
     if has_too_many_scans(stored.data):
-        raise DataError(name, TOO_MANY_SCANS, "a photo", "see fastft inspect --verify")
+        raise DataError(name, TOO_MANY_SCANS, "a photo", LEAVE_OUT)
     try:
-        with Image.open(io.BytesIO(memoryview(stored.data)), formats=_JPEG) as opened:
+        with open_image(memoryview(stored.data), _JPEG) as opened:
             image = opened.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # as in Encoder.encode
-        raise DataError(
-            name, describe(error), "a whole JPEG", "see fastft inspect --verify"
-        ) from error
+        raise DataError(name, describe(error), "a whole JPEG", LEAVE_OUT) from error
     if image.size != (stored.width, stored.height):
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")
     return image
 
 
-def _orientation(data: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(data), formats=_JPEG) as image:
-            return int(image.getexif().get(_ORIENTATION, 1))
-    except MemoryError:
-        raise
-    except Exception:  # unreadable EXIF counts as none, as in every viewer
-        return 1
-
-
 def _share(sample: int) -> float:
     """A number in [0, 1) that spreads evenly over samples: multiples of the golden ratio."""
     return (sample * 0.6180339887498949) % 1.0
-
-
-def too_large(width: int, height: int) -> str:
-    """Why an image of more than MAX_PIXELS is not decoded."""
-    return f"{width} x {height} px is more than {MAX_PIXELS:,} pixels"

@@ -7,7 +7,10 @@ was expected and what to do about it. Anything else that is raised is a bug and 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import resource
 
 #: How libraries say that they got no memory where they raise no MemoryError; oneDNN, last, gives no
 #: reason where it could not even make room for its code.
@@ -16,6 +19,8 @@ _NO_MEMORY = re.compile(
     "failed to map segment|could not (create|execute) a primitive$",
     re.IGNORECASE | re.MULTILINE,
 )
+#: How it is said that a process may open no more files, as which batches of torch's workers come.
+_NO_FILES = re.compile(f"{os.strerror(errno.EMFILE)}|received 0 items of ancdata", re.IGNORECASE)
 
 
 class FastftError(Exception):
@@ -31,6 +36,9 @@ class FastftError(Exception):
     exit_code = 1
 
     def __init__(self, where: object, found: str, expected: str = "", remedy: str = "") -> None:
+        if _NO_FILES.fullmatch(found):  # no fault of the file that it was found with
+            found = f"{os.strerror(errno.EMFILE).lower()}, as this process may have {_most_files()}"
+            expected, remedy = "", "raise the limit by ulimit -n 4096"
         self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
         text = f"{where}: {found}"
         if expected:
@@ -60,14 +68,36 @@ class UsageError(FastftError):
 
 def is_no_memory(error: BaseException) -> bool:
     """Whether an error, or what it came of, is that memory ran out, whoever says so."""
-    if isinstance(error, MemoryError):
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:  # an error may have been raised from itself
+        if isinstance(cause, MemoryError):
+            return True
+        if not isinstance(cause, (RuntimeError, OSError, ImportError)):
+            return False
+        if _NO_MEMORY.search(str(cause)):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__  # which numba's errors do not repeat
+    return False
+
+
+def is_no_files(error: BaseException) -> bool:
+    """Whether an error, or what it came of, is that this process may open no more files."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return True
-    if not isinstance(error, (RuntimeError, OSError, ImportError)):
-        return False
-    if _NO_MEMORY.search(str(error)):
+    if isinstance(error, (RuntimeError, OSError)) and _NO_FILES.search(str(error)):
         return True
-    cause = error.__cause__ or error.__context__  # which numba's errors do not repeat
-    return cause is not None and is_no_memory(cause)
+    return error.__cause__ is not None and is_no_files(error.__cause__)
+
+
+def no_files(where: object) -> DataError:
+    """What to raise where this process may open no more files."""
+    return DataError(where, os.strerror(errno.EMFILE))
+
+
+def _most_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,7 @@ work. Four differences, each on purpose: GIF counts as an image, what macOS leav
 and other dot files, `__MACOSX`) does not, a link to a folder that it lies in is not followed, and
 classes are refused whose names another file system takes for one. What other listings share with
 folders (`archive`, `recordio`) is here, too: which names are images, how they are ordered and
-labelled, what splits must have in common.
+labelled, what splits must have in common. `splits` knows which folders are splits.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +25,19 @@ from numpy.typing import NDArray
 
 from pipelines.errors import DataError
 from pipelines.layout import MAX_FILE_BYTES
+from pipelines.splits import (
+    Layout,
+    describe_loose_images,
+    read_layout,
+    require_no_splits,
+    require_no_splits_below,
+    require_train,
+)
 
 #: torchvision's IMG_EXTENSIONS, and what else Pillow reads that people keep photos in.
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pnm .avif".split()
 )
-#: The names of a split folder, in the order in which they are reported.
-SPLITS = ("train", "val", "test")
-#: What a data set's evaluation split may be called, by preference.
-EVAL_SPLITS = ("test", "val")
 #: Where macOS puts the Finder's notes on what is in a zip.
 MACOS_FOLDER = "__MACOSX"
 #: Deeper than any data set, less deep than Python's recursion.
@@ -54,6 +58,7 @@ class Folder:
         names: each sample's path relative to `root`, in sample order, `/`-separated.
         labels: int64[N].
         ignored: suffix -> how many files were passed over as no images.
+        passed_over: folders beside it that are no split.
     """
 
     root: Path
@@ -61,6 +66,7 @@ class Folder:
     names: tuple[str, ...]
     labels: NDArray[np.int64]
     ignored: dict[str, int]
+    passed_over: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,16 +107,18 @@ def read_folder(root: Path, classes: tuple[str, ...] | None = None) -> Folder:
         classes: the class list to label by, e.g. the training split's; default: the sub-folders.
 
     Raises:
-        DataError: `root` is no folder, holds no class folders, a class has no image, or the
-            sub-folders are not those of `classes`.
+        DataError: `root` is no folder, holds no class folders but perhaps splits, a class has no
+            image, or the sub-folders are not those of `classes`.
     """
     require_folder(root)
-    with os.scandir(root) as entries:
-        found = tuple(sorted(e.name for e in entries if is_class(e.name) and is_folder(e)))
+    found = list_folders(root)
     if not found:
         raise DataError(
             root, "holds no class folders", "one sub-folder of images per class", _layout_hint(root)
         )
+    if classes is None:
+        layout = find_layout(root)
+        require_no_splits(root, layout, f"name {root / layout.first} instead")
     require_classes(root, found, classes)
     walk = _Walk(root)
     images = {name: walk.list(os.path.join(root, name), name) for name in found}
@@ -131,8 +139,9 @@ def label_images(
         The samples' names, and their labels: int64[N].
 
     Raises:
-        DataError: a class has no image.
+        DataError: a class has no image, or holds splits.
     """
+    require_no_splits_below(images, where)
     names: list[str] = []
     counts: list[int] = []
     for name, levels in images.items():
@@ -198,23 +207,27 @@ def require_classes(where: object, found: tuple[str, ...], classes: tuple[str, .
         )
 
 
-def require_train(where: object, splits: Collection[str], kind: str = " folder") -> None:
-    """Raise DataError if there are evaluation splits without a training split."""
-    if splits and "train" not in splits:
-        found = f"has {', '.join(splits)} but no train{kind}"
-        raise DataError(where, found, "train beside test or val")
+def find_layout(root: Path, *, needs_train: bool = True) -> Layout:
+    """Whether a folder holds splits or classes; see `pipelines.splits.read_layout`.
+
+    Raises:
+        DataError: `root` is no folder, or two folders are the same split.
+    """
+    require_folder(root)
+    return read_layout(
+        root, list_folders(root), lambda name: bool(list_folders(root / name)),
+        needs_train=needs_train,
+    )  # fmt: skip
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The `train`, `val` and `test` folders that `root` holds; empty if it holds classes itself.
+    """Split -> its folder in `root`; empty if `root` holds classes itself.
 
     Raises:
-        DataError: `root` is no folder, or has evaluation splits without a training split.
+        DataError: `root` is no folder, has evaluation splits without a training split, or two
+            folders for one split.
     """
-    require_folder(root)
-    splits = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    require_train(root, splits)
-    return splits
+    return {split: root / name for split, name in _require_layout(root).splits.items()}
 
 
 def read_splits(root: Path) -> dict[str, Folder]:
@@ -223,10 +236,22 @@ def read_splits(root: Path) -> dict[str, Folder]:
     Raises:
         DataError: as `read_folder` and `split_folders`.
     """
+    layout = _require_layout(root)
     folders: dict[str, Folder] = {}
-    for name, path in split_folders(root).items():
-        folders[name] = read_folder(path, folders["train"].classes if folders else None)
+    for split, name in layout.splits.items():
+        path = root / name
+        if folders:
+            folders[split] = read_folder(path, folders["train"].classes)
+        else:
+            require_no_splits(path, find_layout(path), f"name {path} instead")
+            folders[split] = replace(read_folder(path), passed_over=layout.passed_over)
     return folders
+
+
+def _require_layout(root: Path) -> Layout:
+    layout = find_layout(root)
+    require_train(root, layout, f"name {root / layout.first} to take it alone")
+    return layout
 
 
 def require_folder(root: Path) -> None:
@@ -340,6 +365,20 @@ class _Walk:
                 self.ignored[suffix(entry.name) or "no suffix"] += 1
 
 
+def list_folders(root: Path) -> tuple[str, ...]:
+    """The folders in a folder that may be classes or splits, sorted.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            return tuple(sorted(e.name for e in entries if is_class(e.name) and is_folder(e)))
+    except OSError as error:
+        found = error.strerror or "cannot be read"
+        raise DataError(root, found, "a readable folder") from error
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether what a folder holds is a folder, or a link to one."""
     try:
@@ -357,5 +396,5 @@ def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
 
 def _layout_hint(root: Path) -> str:
     if any(suffix(name) in IMAGE_SUFFIXES for name in os.listdir(root)):
-        return "move the images into one folder per class"
+        return describe_loose_images(root.absolute())
     return "see fastft convert --help for the layout"

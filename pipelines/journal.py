@@ -26,6 +26,7 @@ from pathlib import Path
 from pipelines.atomic import make_locked, open_left, temporary_prefix
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import UsageError
+from pipelines.layout import Note
 from pipelines.outputs import open_writer, opening
 
 _SUFFIX = ".journal"
@@ -34,7 +35,7 @@ _SUFFIX = ".journal"
 _HEAD = struct.Struct("<8s32s32s")
 _IDENTITY_AT = 40
 _MAGIC = b"fastft-1"
-#: Mode, whether encoded anew, width, height, bytes of the reason, of the source, stored; CRC-32.
+#: Mode, note, width, height, bytes of the reason, of the source, stored; CRC-32.
 _ENTRY = struct.Struct("<BBHHHQQI")
 _CRC = struct.Struct("<I")
 #: The mode of an image that was left out.
@@ -52,8 +53,8 @@ class Entry:
         width, height: px.
         size_bytes, checksum: of what is stored.
         source_bytes: of the image file.
-        reencoded: whether the stored bytes are not the file's.
-        reason: why it is left out, or what is odd about it; may be empty.
+        note: what else is worth telling of it.
+        reason: why it is left out, doubtful or odd; may be empty.
     """
 
     mode: int | None
@@ -62,7 +63,7 @@ class Entry:
     size_bytes: int
     checksum: int
     source_bytes: int
-    reencoded: bool
+    note: Note
     reason: str
 
     def pack(self) -> bytes:
@@ -70,7 +71,7 @@ class Entry:
         reason = self.reason.encode("utf-8", "surrogatepass")
         mode = _LEFT_OUT if self.mode is None else self.mode
         content = _ENTRY.pack(
-            mode, self.reencoded, self.width, self.height, len(reason), self.source_bytes,
+            mode, int(self.note), self.width, self.height, len(reason), self.source_bytes,
             self.size_bytes, self.checksum,
         ) + reason  # fmt: skip
         return content + _CRC.pack(zlib.crc32(content))
@@ -243,7 +244,7 @@ def _unpack(buffer: bytearray, start: int) -> tuple[Entry, int] | None:
     """The entry at `start` and where it ends; None if it is not whole."""
     if len(buffer) - start < _ENTRY.size + _CRC.size:
         return None
-    mode, reencoded, width, height, reason_bytes, source_bytes, size, checksum = _ENTRY.unpack_from(
+    mode, note, width, height, reason_bytes, source_bytes, size, checksum = _ENTRY.unpack_from(
         buffer, start
     )
     end = start + _ENTRY.size + reason_bytes
@@ -254,6 +255,6 @@ def _unpack(buffer: bytearray, start: int) -> tuple[Entry, int] | None:
     reason = bytes(buffer[end - reason_bytes : end]).decode("utf-8", "surrogatepass")
     entry = Entry(
         None if mode == _LEFT_OUT else mode, width, height, size, checksum, source_bytes,
-        bool(reencoded), reason,
+        Note(note), reason,
     )  # fmt: skip
     return entry, end + _CRC.size

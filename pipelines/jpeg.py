@@ -1,42 +1,30 @@
-"""What can be said of a JPEG without decoding it for real: its header, and whether it is whole.
+"""Reads a JPEG's marker segments: which there are, and the frame header among them.
 
-`read_header` walks the marker segments of ITU-T T.81 in Python and stops at the frame header.
-`Checker` runs libjpeg-turbo over the entropy-coded data at 1/8 scale, which reads every code word
-(so it reports the same damage as a full decode, message for message) at 1.5 to 2 times the speed.
-Without the library, Pillow does the same by its draft mode.
+Nothing is decoded. `pipelines.damage` says whether a JPEG is whole, `pipelines.scans` what its
+scans amount to, and `pipelines.turbojpeg` decodes.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import io
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 #: Start-of-frame markers of what libjpeg, nvJPEG and DALI all decode: baseline, extended Huffman,
 #: progressive Huffman. Others (lossless, arithmetic) exist and are left to Pillow.
 COMMON_FRAMES = frozenset((0xC0, 0xC1, 0xC2))
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-#: Markers without a length: TEM, RST0-7, SOI.
-ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
-_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
-
-_PIXEL_FORMAT_RGB = 0
-_WARNING = 0
-_STOP_ON_WARNING = 8192
-#: Give up on a progressive image of more than 500 scans: each may cost as much as decoding all of
-#: another one, and takes a hundred bytes.
-LIMIT_SCANS = 32768
-#: libjpeg's one complaint that loses no pixel: bytes between a scan's end and the next marker.
-_HARMLESS = "extraneous bytes before marker"
-#: What `load_turbojpeg` loads.
-TURBOJPEG = "libturbojpeg.so.0"
+PROGRESSIVE_FRAMES = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
+HUFFMAN_TABLES, END_OF_IMAGE, START_OF_SCAN = 0xC4, 0xD9, 0xDA
+#: What is behind 0xFF without a segment: TEM, RST0-7, SOI; a stuffed byte; another fill byte.
+_NO_SEGMENT = frozenset((0x00, 0x01, *range(0xD0, 0xD9), 0xFF))
+#: SOF0; what comes before is reserved.
+_FIRST_COMMON = 0xC0
+_BEGINS = b"\xff\xd8\xff"
+#: What ends the data of a scan.
+_BEHIND_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,154 +48,88 @@ class JpegHeader:
             and self.height > 0
         )
 
+    @property
+    def is_checkable(self) -> bool:
+        """Whether libjpeg-turbo can tell if it is whole: such a one, or CMYK."""
+        return self.is_common or (replace(self, components=3).is_common and self.components == 4)
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The marker segments of a JPEG in turn, up to the end of the image.
+
+    Bytes between segments are passed over, as libjpeg does. Nothing is given of what is no JPEG; a
+    segment may end behind the data.
+
+    Yields:
+        Marker, where the segment's content begins, where it ends. A scan's data follow it.
+
+    Source: ITU-T T.81 annex B; jdmarker.c of libjpeg-turbo, next_marker.
+    """
+    if data[:3] != _BEGINS:
+        return
+    at, last = 2, len(data) - 4
+    while 0 <= (at := data.find(b"\xff", at)) <= last:
+        marker = data[at + 1]
+        if marker in _NO_SEGMENT:
+            at += 1 if marker == 0xFF else 2
+            continue
+        length = data[at + 2] << 8 | data[at + 3]
+        if marker == END_OF_IMAGE or length < 2:
+            return
+        end = at + 2 + length
+        yield marker, at + 4, end
+        at = end
+        if marker == START_OF_SCAN:
+            at = find_scan_end(data, at)
+
+
+def find_scan_end(data: bytes, at: int) -> int:
+    """Where the data of the scan end that begin at `at`: at the next marker, or with the data."""
+    behind = _BEHIND_SCAN.search(data, at)
+    return len(data) if behind is None else behind.start()
+
+
+def find_oddity(data: bytes) -> str:
+    """What parsers do not agree on before the first scan of a JPEG; '' if there is nothing.
+
+    libjpeg passes over bytes between segments and over markers that stand alone; DALI's parser
+    refuses both, Pillow's some of them.
+    """
+    before = 2
+    for marker, at, end in segments(data):
+        if data[before : at - 3].strip(b"\xff"):
+            return "bytes between its segments"
+        if marker < _FIRST_COMMON:
+            return f"marker 0x{marker:02x}"
+        if marker == START_OF_SCAN:
+            break
+        before = end
+    return ""
+
 
 def read_header(data: bytes) -> JpegHeader | None:
     """The frame header of the JPEG in `data`, or None where there is no well-formed one.
 
-    Source: ITU-T T.81 annex B (marker syntax), B.2.2 (frame header).
+    Source: ITU-T T.81, B.2.2.
     """
-    if data[:3] != b"\xff\xd8\xff":
-        return None
-    at, end = 2, len(data)
-    while at + 4 <= end:
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker in ALONE:
-            at += 2
-            continue
-        if marker in (_START_OF_SCAN, _END_OF_IMAGE):
-            return None
-        length = data[at + 2] << 8 | data[at + 3]
+    for marker, at, end in segments(data):
+        if marker == START_OF_SCAN:
+            break
         if marker in FRAMES:
-            if length < 8 or at + 10 > end:
-                return None
-            height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
-            return JpegHeader(width, height, data[at + 9], data[at + 4], marker)
-        if length < 2:
-            return None
-        at += 2 + length
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a check found: `broken` says why the image must not be used, `warning` what is odd."""
-
-    broken: str = ""
-    warning: str = ""
-
-
-class Checker:
-    """Finds damage in JPEGs; safe to share between threads, each gets a decoder of its own."""
-
-    def __init__(self) -> None:
-        self._library = load_turbojpeg()
-        self._local = threading.local()
-
-    def check(self, data: bytes, header: JpegHeader) -> Verdict:
-        """Decode `data` far enough to meet all of its damage."""
-        if self._library is None:
-            return _check_by_pillow(data)
-        try:
-            decoder = self._local.decoder
-        except AttributeError:
-            decoder = self._local.decoder = _EighthDecoder(self._library)
-        return decoder.check(data, header)  # type: ignore[no-any-return]
-
-
-class _EighthDecoder:
-    """One libjpeg-turbo decompressor and its output buffer, which grows to the largest image."""
-
-    def __init__(self, library: Any) -> None:
-        self._library = library
-        self._handle = library.tjInitDecompress()
-        if not self._handle:
-            raise MemoryError("tjInitDecompress")
-        self._buffer = np.empty(1 << 16, np.uint8)
-
-    def __del__(self) -> None:
-        self._library.tjDestroy(self._handle)
-
-    def check(self, data: bytes, header: JpegHeader) -> Verdict:
-        width, height = -(-header.width // 8), -(-header.height // 8)
-        if self._buffer.size < width * height * 3:
-            self._buffer = np.empty(width * height * 3, np.uint8)
-        verdict = Verdict()
-        # The last complaint is the one that is kept: behind a harmless one, look at the first, too.
-        for flags in (LIMIT_SCANS, LIMIT_SCANS | _STOP_ON_WARNING):
-            status = self._library.tjDecompress2(
-                self._handle, data, len(data), self._buffer.ctypes.data,
-                width, 0, height, _PIXEL_FORMAT_RGB, flags,
-            )  # fmt: skip
-            if status == 0:
-                return verdict
-            verdict = last_complaint(self._library, self._handle)
-            if verdict.broken:
+            if end - at < 6 or at + 6 > len(data):
                 break
-        return verdict
-
-
-def last_complaint(library: Any, handle: int) -> Verdict:
-    """What a TurboJPEG decompressor said of the image that it has just failed on or warned of."""
-    message = library.tjGetErrorStr2(handle).decode(errors="replace")
-    if has_warned(library, handle) and _HARMLESS in message:
-        return Verdict(warning=message)
-    return Verdict(broken=message)
-
-
-def has_warned(library: Any, handle: int) -> bool:
-    """Whether a TurboJPEG decompressor's last complaint was of an image that it decoded."""
-    return bool(library.tjGetErrorCode(handle) == _WARNING)
-
-
-def _check_by_pillow(data: bytes) -> Verdict:
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a hostile file makes a third-party parser raise
-        return Verdict(broken=describe(error))
-    return Verdict()
+            height, width = data[at + 1] << 8 | data[at + 2], data[at + 3] << 8 | data[at + 4]
+            return JpegHeader(width, height, data[at + 5], data[at], marker)
+    return None
 
 
 def describe(error: Exception) -> str:
     """An exception of an image library, in words fit for a report."""
     text = str(error).split("\n")[0]
-    if "cannot identify image file" in text:
-        return "not an image that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):  # of a frame or a tile; see `pillow`
+        return "has more pixels in one part than Pillow decodes"
+    if isinstance(error, UnidentifiedImageError) and (
+        not text or "cannot identify image file" in text
+    ):
+        return "is not an image that Pillow knows"
     return text or type(error).__name__
-
-
-@functools.lru_cache(maxsize=1)
-def load_turbojpeg() -> Any | None:
-    """Libturbojpeg with its argument types set, or None where it is not installed."""
-    try:
-        library = ctypes.CDLL(TURBOJPEG)
-    except OSError:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    signatures: dict[str, tuple[Any, list[Any]]] = {
-        "tjInitDecompress": (pointer, []),
-        "tjDestroy": (number, [pointer]),
-        "tjGetErrorStr2": (ctypes.c_char_p, [pointer]),
-        "tjGetErrorCode": (number, [pointer]),
-        "tjDecompress2": (
-            number,
-            [pointer, pointer, ctypes.c_ulong, pointer, *[number] * 5],
-        ),
-        "tjDecompressHeader3": (number, [pointer, pointer, ctypes.c_ulong, *[pointer] * 4]),
-        "tjDecompressToYUVPlanes": (
-            number,
-            [pointer, pointer, ctypes.c_ulong, pointer, number, pointer, number, number],
-        ),
-    }
-    for name, (result, arguments) in signatures.items():
-        function: Callable[..., Any] = getattr(library, name)
-        function.restype, function.argtypes = result, arguments  # type: ignore[attr-defined]
-    return library

@@ -7,6 +7,7 @@ bytes as they are; what the bytes mean is the encoder's business.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,18 +18,19 @@ from numpy.typing import NDArray
 
 from pipelines.archive import open_archive
 from pipelines.errors import DataError, UsageError
-from pipelines.folder import (
-    SPLITS,
-    find_clash,
-    read_folder,
-    read_splits,
-    require_folder,
-    require_train,
-)
+from pipelines.folder import find_clash, read_folder, read_splits, require_folder
 from pipelines.recordio import open_records
+from pipelines.splits import (
+    Layout,
+    describe_lone_class,
+    describe_passed_over,
+    name_splits,
+    require_train,
+    split_of,
+)
 
 #: What may stand between a data set's name and its split in the name of a `.rec`.
-_SEPARATORS = "_-. "
+_SEPARATORS = "[-_. ]"
 
 
 class Listing(Protocol):
@@ -52,6 +54,11 @@ class Listing(Protocol):
     @property
     def ignored(self) -> dict[str, int]:
         """Kind -> how many files of it are no samples."""
+        ...
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """Folders beside it that are no split."""
         ...
 
     def __len__(self) -> int: ...
@@ -130,23 +137,25 @@ def _split_records(root: Path) -> dict[str, Path]:
     if folders := sorted(entry.name for entry in visible if os.path.isdir(entry.path)):
         found = f"holds {files[0].name} and the folder {folders[0]}"
         raise DataError(root, found, "class folders or RecordIO, not both", "name one, or move one")
-    splits: dict[str, Path] = {}
     for file in files:
-        split = next((split for split in SPLITS if _ends_in(file.stem, split)), None)
-        if split is None:
+        if split_of(_last_word(file.name)) is None:
             raise DataError(
                 file, "is no split by its name", "names such as train.rec and x_test.rec",
                 "name one file alone to convert it, or move this one away",
             )  # fmt: skip
-        if split in splits:
-            found = f"holds {splits[split].name} and {file.name}"
-            raise DataError(root, found, f"one file for {split}", "move one of them away")
-        splits[split] = file
-    require_train(root, [split for split in SPLITS if split in splits], ".rec")
-    return {split: splits[split] for split in SPLITS if split in splits}
+    splits = name_splits(root, (file.name for file in files), "file", _last_word)
+    require_train(root, Layout({split: split for split in splits}), kind=".rec")
+    return {split: root / name for split, name in splits.items()}
 
 
-def _ends_in(stem: str, split: str) -> bool:
-    """Whether a file's name is `split`'s or ends in it as a word: `hotdog_train`."""
-    before = stem.lower().removesuffix(split)
-    return before != stem.lower() and (not before or before[-1] in _SEPARATORS)
+def _last_word(name: str) -> str:
+    """What says which split a file is: `Test` of `hotdog_Test.rec`."""
+    return re.split(_SEPARATORS, os.path.splitext(name)[0])[-1]
+
+
+def describe_remarks(listing: Listing) -> tuple[str, ...]:
+    """Lines on what may be meant otherwise: a class alone, folders that belong to no split."""
+    lines = [describe_passed_over(listing.passed_over)]
+    if len(listing.classes) == 1:
+        lines.append(describe_lone_class(listing.names, listing.where))
+    return tuple(filter(None, lines))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipelines.beton import Index, read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FormatError, UsageError
-from pipelines.layout import Stored
+from pipelines.layout import About, Preparation, Stored
 from pipelines.outputs import (
     check_replaceable,
     open_writer,
@@ -55,6 +55,7 @@ class Merged:
     bytes_out: int
     seconds: float
     quarantined: tuple[Quarantined, ...]
+    doubtful: tuple[Quarantined, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class _Piece:
         path: the file.
         shard: what it says of itself.
         classes: class names.
+        preparation: how its pixels were prepared.
         counts: int64[C], images of each class.
         sample_bytes: of all its samples.
         fingerprint: of its samples.
@@ -73,6 +75,7 @@ class _Piece:
     path: Path
     shard: Shard
     classes: tuple[str, ...]
+    preparation: Preparation
     counts: NDArray[np.int64]
     sample_bytes: int
     fingerprint: bytes
@@ -113,7 +116,8 @@ def merge(
             writer = stack.enter_context(open_writer(file, pieces[0].shard.samples))
             merged.append(_write(writer, pieces, on_progress))
             writers.append(writer)
-        publish(zip(writers, [report.quarantined for report in merged], strict=True))
+        named = ((report.quarantined, report.doubtful) for report in merged)
+        publish((writer, *lists) for writer, lists in zip(writers, named, strict=True))
     if remove_shards:
         for piece in everything:
             _remove(piece.path)
@@ -172,8 +176,9 @@ def _read_piece(path: Path) -> _Piece:
             raise FormatError(path, "is no shard", f"shard {path.stem.rpartition('.')[2]}")
         index.check_extra()
     return _Piece(
-        path, index.shard, index.classes, np.bincount(index.labels, minlength=len(index.classes)),
-        int(index.sizes.sum()), index.fingerprint(),
+        path, index.shard, index.classes, index.preparation,
+        np.bincount(index.labels, minlength=len(index.classes)), int(index.sizes.sum()),
+        index.fingerprint(),
     )  # fmt: skip
 
 
@@ -271,10 +276,14 @@ def _check_classes(out: Path, pieces: Sequence[_Piece]) -> None:
 def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress | None) -> Merged:
     started = time.perf_counter()
     total = sum(int(piece.counts.sum()) for piece in pieces)
-    done_bytes = 0
+    done_bytes, doubtful, odd = 0, dict[int, str](), dict[int, str]()
+    named: list[Quarantined] = []
     with ThreadPoolExecutor(1, thread_name_prefix="merge") as executor:
         for piece in pieces:
-            index = _reopen(piece)
+            index, before = _reopen(piece), len(writer)
+            doubtful |= {before + sample: why for sample, why in index.doubtful.items()}
+            named += [Quarantined(index.name(each), why) for each, why in index.doubtful.items()]
+            odd |= {before + sample: why for sample, why in index.odd.items()}
             tasks = (partial(_read, index, samples) for samples in _strides(index.sizes))
             for rows in in_order(executor, tasks, _AHEAD):
                 with writing(writer.path):
@@ -284,10 +293,18 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
                 if on_progress is not None:
                     on_progress(writer.path.name, len(writer), total, done_bytes)
     with writing(writer.path):
-        bytes_out = writer.finish(pieces[0].classes)
+        bytes_out = writer.finish(
+            About(
+                classes=pieces[0].classes, preparation=pieces[0].preparation,
+                doubtful=doubtful, odd=odd,
+            )
+        )  # fmt: skip
     bad = tuple(bad for piece in pieces for bad in piece.shard.quarantined)
     seconds = time.perf_counter() - started
-    return Merged(writer.path, len(pieces), pieces[0].classes, len(writer), bytes_out, seconds, bad)
+    return Merged(
+        writer.path, len(pieces), pieces[0].classes, len(writer), bytes_out, seconds, bad,
+        tuple(named),
+    )  # fmt: skip
 
 
 def _reopen(piece: _Piece) -> Index:

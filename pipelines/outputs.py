@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.atomic import AtomicFile
@@ -112,8 +113,10 @@ def writing(out: Path, remedy: str = "nothing was left behind") -> Iterator[None
         raise DataError(out, found, "", remedy) from error
 
 
-def publish(outputs: Iterable[tuple[BetonWriter, Sequence[Quarantined]]]) -> None:
-    """Put finished files into place, each with the list of what it leaves out.
+def publish(
+    outputs: Iterable[tuple[BetonWriter, Sequence[Quarantined], Sequence[Quarantined]]],
+) -> None:
+    """Put finished files into place, each with the list of what it leaves out and what is doubtful.
 
     Everything is on the disk before the first file appears.
 
@@ -122,12 +125,13 @@ def publish(outputs: Iterable[tuple[BetonWriter, Sequence[Quarantined]]]) -> Non
     """
     ready: list[tuple[BetonWriter, AtomicFile | None]] = []
     with ExitStack() as stack:
-        for writer, quarantined in outputs:
+        for writer, quarantined, doubtful in outputs:
             path = quarantine_path(writer.path)
             with writing(path):
-                listed = stack.enter_context(AtomicFile(path)) if quarantined else None
+                is_needed = quarantined or doubtful
+                listed = stack.enter_context(AtomicFile(path)) if is_needed else None
                 if listed is not None:
-                    listed.write(_list_quarantined(quarantined))
+                    listed.write(_list_quarantined(quarantined, doubtful))
                     os.fsync(listed.descriptor)
             ready.append((writer, listed))
         for writer, listed in ready:
@@ -140,13 +144,14 @@ def publish(outputs: Iterable[tuple[BetonWriter, Sequence[Quarantined]]]) -> Non
 
 
 def quarantine_path(out: Path) -> Path:
-    """Where the list of what `out` leaves out lies."""
+    """Where the list of what `out` leaves out, and of what in it is doubtful, lies."""
     return out.with_suffix(".quarantine.json")
 
 
-def _list_quarantined(quarantined: Sequence[Quarantined]) -> bytes:
-    """The names of what was left out, and why, as JSON."""
-    rows = [{"name": bad.name, "reason": bad.reason} for bad in quarantined]
+def _list_quarantined(quarantined: Sequence[Quarantined], doubtful: Sequence[Quarantined]) -> bytes:
+    """Names and reasons as JSON; what is doubtful is marked as kept."""
+    rows: list[dict[str, object]] = [asdict(bad) for bad in quarantined]
+    rows += [asdict(each) | {"kept": True} for each in doubtful]
     return (json.dumps(rows, indent=1) + "\n").encode("utf-8", "backslashreplace")
 
 

@@ -44,6 +44,7 @@ class Records:
         names: each sample's class and key (or id, or record number), in sample order.
         labels: int64[N].
         ignored: what was passed over -> how many.
+        passed_over: no folders.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Records:
     _table: Table = field(repr=False)
     _skips: NDArray[np.int64] = field(repr=False)
     _file: int = field(repr=False)
+    passed_over: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -29,7 +29,7 @@ _MOST_SAMPLES = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """An image that was left out, and why."""
+    """An image that was left out or is doubtful, and why."""
 
     name: str
     reason: str

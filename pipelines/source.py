@@ -5,22 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.beton import read_index
-from pipelines.encode import IMAGE_FORMATS, EncodePolicy, Encoder, read_stored, too_large
-from pipelines.errors import DataError
-from pipelines.folder import Folder, open_plain, read_folder
+from pipelines.encode import EncodePolicy, Encoder, read_stored
+from pipelines.errors import DataError, UsageError
+from pipelines.folder import Folder, open_plain, read_bytes, read_folder
 from pipelines.jpeg import describe, read_header
-from pipelines.layout import MAX_PIXELS, Stored
+from pipelines.layout import MAX_PIXELS, Depth, Preparation, Stored
+from pipelines.pillow import TooManyPixels, open_image, too_large
+from pipelines.turning import UPRIGHT, orientation_of, read_orientation, turned_size
+from pipelines.unreadable import explain
 
 #: Enough of a file to hold the frame header of most JPEGs, EXIF thumbnail included.
 _HEAD_BYTES = 1 << 16
+_JPEG = b"\xff\xd8\xff"
+_DEFAULT = Preparation()
 _REMEDY = "remove it, or run fastft convert to leave it out"
 
 
@@ -52,6 +59,11 @@ class Source(Protocol):
         """int32[N], px."""
         ...
 
+    @property
+    def preparation(self) -> Preparation:
+        """How the pixels are prepared."""
+        ...
+
     def __len__(self) -> int: ...
     def name(self, sample: int) -> str:
         """What to call a sample in an error."""
@@ -72,8 +84,12 @@ class FolderSource:
     Only the header of each file is read here. There is no quarantine: a broken image is an error.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, preparation: Preparation = _DEFAULT) -> None:
         """Read every image's dimensions.
+
+        Args:
+            folder: the images.
+            preparation: how to prepare them.
 
         Raises:
             DataError: a file is not an image.
@@ -82,10 +98,12 @@ class FolderSource:
         self.classes = folder.classes
         self.labels = folder.labels
         self._folder = folder
-        self._encoder = Encoder(EncodePolicy(verify=False))
+        self.preparation = preparation
+        self._encoder = Encoder(EncodePolicy(verify=False, **asdict(preparation)))
         with ThreadPoolExecutor() as executor:
             paths = map(folder.path, range(len(folder)))
-            sizes = np.array(list(executor.map(_read_size, paths, chunksize=64)), np.int32)
+            read = partial(_read_size, apply_exif=preparation.apply_exif)
+            sizes = np.array(list(executor.map(read, paths, chunksize=64)), np.int32)
         self.widths, self.heights = sizes[:, 0].copy(), sizes[:, 1].copy()
 
     def __len__(self) -> int:
@@ -114,8 +132,10 @@ class FolderSource:
         return stored
 
     def fingerprint(self) -> bytes:
-        """Names, sizes and times of all files."""
+        """Names, sizes and times of all files, and how they are prepared."""
         digest = hashlib.sha256()
+        if self.preparation != _DEFAULT:
+            digest.update(str(self.preparation).encode() + b"\0")
         for sample, name in enumerate(self._folder.names):
             state = os.stat(self._folder.path(sample))
             digest.update(
@@ -123,22 +143,34 @@ class FolderSource:
             )
         return digest.digest()
 
-    def __reduce__(self) -> tuple[type[FolderSource], tuple[Folder]]:
-        return type(self), (self._folder,)
+    def __reduce__(self) -> tuple[type[FolderSource], tuple[Folder, Preparation]]:
+        return type(self), (self._folder, self.preparation)
 
 
-def open_source(path: Path, classes: tuple[str, ...] | None = None) -> Source:
+def open_source(
+    path: Path,
+    classes: tuple[str, ...] | None = None,
+    *,
+    apply_exif: bool | None = None,
+    depth: Depth | None = None,
+) -> Source:
     """Open a `.beton` file or a class folder.
 
     Args:
         path: the file or folder.
         classes: the class list that it must have, e.g. the training split's.
+        apply_exif, depth: how to prepare images, see `Preparation`. A `.beton` is prepared already:
+            what is given must be what it says. None takes what it says, of a folder the default.
 
     Raises:
         DataError: there is no such thing, it is broken, or its classes differ.
+        UsageError: a `.beton` is prepared otherwise, or there is no such `depth`.
     """
+    if depth is not None and depth not in get_args(Depth):
+        raise UsageError("depth", repr(depth), f"one of {', '.join(get_args(Depth))}")
     if path.is_dir():
-        return FolderSource(read_folder(path, classes))
+        preparation = Preparation(apply_exif=bool(apply_exif), depth=depth or _DEFAULT.depth)
+        return FolderSource(read_folder(path, classes), preparation)
     if path.suffix.lower() in (".zip", ".rec"):
         found, remedy = f"is a {path.suffix.lower()}", f"fastft convert {path} data"
         raise DataError(path, found, "a .beton file or a class folder", f"first run {remedy}")
@@ -150,24 +182,64 @@ def open_source(path: Path, classes: tuple[str, ...] | None = None) -> Source:
             ", ".join(classes),
             "convert all splits in one go",
         )
+    require_prepared(index, apply_exif, depth)
     return index
 
 
-def _read_size(path: str) -> tuple[int, int]:
-    """Width and height of an image file, px."""
+def require_prepared(source: Source, apply_exif: bool | None, depth: Depth | None) -> None:
+    """Refuse a source that is prepared otherwise; None: in either way.
+
+    Raises:
+        UsageError: it is.
+    """
+    found = source.preparation
+    wanted = Preparation(
+        apply_exif=found.apply_exif if apply_exif is None else bool(apply_exif),
+        depth=found.depth if depth is None else depth,
+    )
+    if found != wanted:
+        raise UsageError(
+            source.path, f"was converted with {found}", f"{wanted}",
+            "leave these options out, or rerun fastft convert with them",
+        )  # fmt: skip
+
+
+def _read_size(path: str, *, apply_exif: bool = False) -> tuple[int, int]:
+    """Width and height of an image file, px; on request once it is turned upright."""
+    head, orientation = b"", UPRIGHT
     try:
         with open(open_plain(path)[0], "rb") as file:
-            header = read_header(file.read(_HEAD_BYTES))
+            head = file.read(_HEAD_BYTES)
+            header = read_header(head)
             if header is not None and header.is_common:
                 width, height = header.width, header.height
+                if width * height > MAX_PIXELS:  # before anybody makes room for them
+                    raise TooManyPixels(too_large(width, height, MAX_PIXELS))
+                if apply_exif:  # which stands before the header
+                    orientation = read_orientation(head)
             else:
-                with Image.open(file, formats=IMAGE_FORMATS) as image:
+                with open_image(file, max_pixels=MAX_PIXELS) as image:
                     width, height = image.size
+                    if apply_exif:
+                        orientation = _read_orientation(path, head, image)
     except MemoryError:
         raise
     except Exception as error:  # whatever a hostile file makes a third-party parser raise
-        found = getattr(error, "strerror", None) or describe(error)
-        raise DataError(path, found, "an image", _REMEDY) from error
-    if width * height > MAX_PIXELS:  # before anybody makes room for them
-        raise DataError(path, too_large(width, height), "a smaller image", _REMEDY)
-    return width, height
+        found = getattr(error, "strerror", None) or explain(head) or describe(error)
+        expected = "a smaller image" if isinstance(error, TooManyPixels) else "an image"
+        raise DataError(path, found, expected, _REMEDY) from error
+    return turned_size(width, height, orientation)
+
+
+def _read_orientation(path: str, head: bytes, image: Image.Image) -> int:
+    """How an image lies, as the encoder will see it, where `head` does not hold its header."""
+    if head.startswith(_JPEG):
+        data = read_bytes(path)
+        if read_header(data) is not None:
+            return read_orientation(data)
+    try:
+        return orientation_of(image)
+    except MemoryError:
+        raise
+    except Exception:  # broken, which is said when it is read
+        return UPRIGHT

@@ -17,7 +17,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.decoder import Decoder
+from pipelines.decoder import Decoder, Known
 from pipelines.errors import UsageError
 from pipelines.source import Source
 
@@ -126,8 +126,8 @@ class PixelWriter:
         resampled: how many samples' chroma was averaged.
     """
 
-    def __init__(self, source: Source, layout: Layout) -> None:
-        self._source, self._layout, self._decoder = source, layout, Decoder(source)
+    def __init__(self, source: Source, layout: Layout, known: Known | None = None) -> None:
+        self._source, self._layout, self._decoder = source, layout, Decoder(source, known)
         self.resampled = 0
 
     def write(self, sample: int, target: NDArray[np.uint8]) -> None:

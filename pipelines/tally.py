@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipelines.errors import DataError, UsageError
 from pipelines.journal import Entry
-from pipelines.listing import Listing
+from pipelines.layout import Note
+from pipelines.listing import Listing, describe_remarks
 from pipelines.shards import Quarantined
 
 
@@ -17,22 +18,37 @@ class Report:
     """What one conversion did.
 
     Attributes:
+        kept: label -> whole images.
         resumed: images, whole and broken, that an earlier process had done.
+        notes: how many images each note was made of.
+        first: note -> the first of these images.
+        grown_from, grown_to: bytes of JPEGs that were turned as pixels, as files and as stored.
+        quarantined: what was left out, and why.
+        doubtful: what may show wrong pixels, and why.
+        warnings: what is odd and yet whole.
+        ignored: kind of file -> how many are no samples.
         seconds: this process's.
+        remarks: lines on what may be meant otherwise.
     """
 
     split: str
     out: Path
     classes: tuple[str, ...]
     images: int = 0
+    kept: Counter[int] = field(default_factory=Counter)
     resumed: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    reencoded: int = 0
+    notes: Counter[Note] = field(default_factory=Counter)
+    first: dict[Note, str] = field(default_factory=dict)
+    grown_from: int = 0
+    grown_to: int = 0
     seconds: float = 0.0
     quarantined: list[Quarantined] = field(default_factory=list)
+    doubtful: list[Quarantined] = field(default_factory=list)
     warnings: list[Quarantined] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def img_per_s(self) -> float:
@@ -45,8 +61,10 @@ class Tally:
 
     Attributes:
         report: of them.
-        kept: label -> whole images.
+        kept: its label -> whole images.
         first_bad: label -> the first broken one.
+        doubtful: number among the whole images -> why its pixels may be wrong.
+        odd: number among the whole images -> what is odd about it.
         sample: the next one.
     """
 
@@ -61,9 +79,13 @@ class Tally:
             max_bad: how many may be broken; see `allowed_bad`.
         """
         self.report = Report(split, out, listing.classes, ignored=listing.ignored)
-        self.kept: Counter[int] = Counter()
+        self.report.remarks = describe_remarks(listing)
+        self.kept = self.report.kept
         self.first_bad: dict[int, Quarantined] = {}
+        self.doubtful: dict[int, str] = {}
+        self.odd: dict[int, str] = {}
         self.sample = part.start
+        self._images = 0
         self._listing, self._allowed = listing, allowed_bad(max_bad, len(part))
 
     def count(self, entry: Entry) -> None:
@@ -82,9 +104,19 @@ class Tally:
                 raise _too_many_bad(self._listing, report, self._allowed)
         else:
             self.kept[label] += 1
-            report.reencoded += entry.reencoded
-            if entry.reason:
+            for note in (note for note in Note if note in entry.note):
+                report.notes[note] += 1
+                report.first.setdefault(note, name)
+            if Note.GROWN in entry.note:
+                report.grown_from += entry.source_bytes
+                report.grown_to += entry.size_bytes
+            if Note.DOUBTFUL in entry.note:
+                self.doubtful[self._images] = entry.reason
+                report.doubtful.append(Quarantined(name, entry.reason))
+            elif entry.reason:
+                self.odd[self._images] = entry.reason
                 report.warnings.append(Quarantined(name, entry.reason))
+            self._images += 1
         self.sample += 1
 
     def require_classes(self, *, whole: bool) -> None:

@@ -30,6 +30,7 @@ from pipelines.layout import (
     METADATA_START,
     MODE_JPG,
     MODE_RAW,
+    About,
     Stored,
 )
 from pipelines.merge import merge
@@ -77,7 +78,7 @@ def beton_of(
                     stored = Stored(MODE_RAW, 5, 2 + i, bytes(range(5 * (2 + i) * 3)))
                 name = f"{classes[i % len(classes)]}/{i}.jpg"
                 writer.append(stored, i % len(classes), name, zlib.crc32(stored.data))
-            writer.finish(classes, shard)
+            writer.finish(About(classes=classes, shard=shard and shard.to_json()))
             writer.publish()
         return path.read_bytes()
 
@@ -92,8 +93,8 @@ def with_json(content: bytes, text: bytes) -> bytes:
     extra = np.frombuffer(content, EXTRA, 1, _EXTRA_AT).copy()
     header = np.frombuffer(content, HEADER, 1).copy()
     table = int(header["table"][0])
-    block = content[: table - int(extra["classes_bytes"][0])] + text
-    header["table"], extra["classes_bytes"] = len(block), len(text)
+    block = content[: table - int(extra["about_bytes"][0])] + text
+    header["table"], extra["about_bytes"] = len(block), len(text)
     whole = bytearray(block + content[table:])
     whole[: HEADER.itemsize] = header.tobytes()
     whole[_EXTRA_AT : _EXTRA_AT + EXTRA.itemsize] = extra.tobytes()
@@ -143,7 +144,7 @@ def mend_beton(content: bytes) -> bytes:
             data = content[at : at + sizes.get(at, 0)] if at < len(content) else b""
             struct.pack_into("<I", mended, min(pointer + 4 * i, len(mended) - 4), zlib.crc32(data))
     extra["tables_crc32"] = zlib.crc32(rows, zlib.crc32(metadata))
-    end = pointer + 12 * samples + int(extra["names_bytes"][0]) + int(extra["classes_bytes"][0])
+    end = pointer + 12 * samples + int(extra["names_bytes"][0]) + int(extra["about_bytes"][0])
     extra["block_crc32"] = zlib.crc32(bytes(mended[pointer : min(end, len(mended))]))
     mended[_EXTRA_AT : _EXTRA_AT + EXTRA.itemsize] = extra.tobytes()
     return bytes(mended)

@@ -19,9 +19,11 @@ from zips import DEFLATED, STORED
 
 from fastft import unpack
 from pipelines.archive import open_archive
+from pipelines.damage import Checker
 from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError
-from pipelines.jpeg import Checker, read_header
+from pipelines.jpeg import read_header
+from pipelines.layout import Note
 from pipelines.listing import Listing
 from pipelines.recordio import open_records
 from pipelines.source import open_source
@@ -173,8 +175,13 @@ def read_image(path: Path) -> None:
         if not _is_large(data):
             encoded = Encoder(EncodePolicy()).encode(data, 0)
             again = Encoder(EncodePolicy(mode="jpg", max_side=9, apply_exif=True)).encode(data, 0)
-            assert all(each.stored is not None or each.reason for each in (encoded, again))
-            if (header := read_header(data)) and encoded.stored and not encoded.reencoded:
+            turned = Encoder(EncodePolicy(apply_exif=True, depth="scale")).encode(data, 0)
+            assert all(each.stored is not None or each.reason for each in (encoded, again, turned))
+            if (
+                (header := read_header(data))
+                and encoded.stored
+                and Note.REENCODED not in encoded.note
+            ):
                 assert not Checker().check(data, header).broken
         source = open_source(path.parent)
         if not _is_large(data):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
+from spoiled import HUFFMAN, QUANTIZATION, padded, scans_kept, with_bytes_before, without
 
 DATA = Path(__file__).parent / "data"
 PHOTO_PX = (97, 61)
@@ -54,6 +55,18 @@ ODD: dict[str, Odd] = {
     "jpegs/restart.jpg": Odd(),
     "jpegs/thumbnail.jpg": Odd(),  # a whole JPEG of 40 x 24 px comes first in the file
     "jpegs/garbage_after.jpg": Odd(),
+    # Changed copies of others, see CHANGED; they come between photos with tables of their own.
+    "jpegs/no_huffman_tables.jpg": Odd(shows=None),  # the standard's are meant, as in a webcam's
+    "jpegs/no_huffman_tables_gray.jpg": Odd(shows=None),
+    "jpegs/some_huffman_tables.jpg": Odd(shows=None),
+    "jpegs/stray_bytes.jpg": Odd(),
+    "jpegs/stray_bytes_at_first.jpg": Odd(),
+    "jpegs/stray_marker.jpg": Odd(),
+    "jpegs/padded.jpg": Odd(),
+    "jpegs/unknown_jfif.jpg": Odd(),
+    "jpegs/incomplete1.jpg": Odd(shows=None),
+    "jpegs/incomplete4.jpg": Odd(shows=None),
+    "jpegs/incomplete7.jpg": Odd(shows=None),
     **{f"jpegs/exif{n}.jpg": Odd(orientation=n) for n in range(1, 9)},
     "others/cmyk.jpg": Odd(kept=False),
     "others/ycck.jpg": Odd(kept=False),
@@ -74,6 +87,29 @@ ODD: dict[str, Odd] = {
 }
 
 
+#: name -> which odd image it is made from, and how.
+CHANGED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "jpegs/no_huffman_tables.jpg": ("jpegs/s420.jpg", lambda data: without(data, HUFFMAN)),
+    "jpegs/no_huffman_tables_gray.jpg": ("jpegs/gray.jpg", lambda data: without(data, HUFFMAN)),
+    "jpegs/some_huffman_tables.jpg": ("jpegs/s444.jpg", lambda data: without(data, HUFFMAN, 2)),
+    "jpegs/stray_bytes.jpg": ("jpegs/s422.jpg", lambda data: with_bytes_before(data, HUFFMAN)),
+    "jpegs/stray_bytes_at_first.jpg": (
+        "jpegs/s444.jpg", lambda data: with_bytes_before(data, QUANTIZATION, b"\0\0\0"),
+    ),
+    "jpegs/stray_marker.jpg": (
+        "jpegs/s444.jpg", lambda data: with_bytes_before(data, HUFFMAN, b"\xff\xd0"),
+    ),
+    "jpegs/padded.jpg": ("jpegs/s444.jpg", lambda data: padded(data, bytes(40))),
+    "jpegs/unknown_jfif.jpg": ("jpegs/s444.jpg", lambda data: data[:11] + b"\x09" + data[12:]),
+    **{
+        f"jpegs/incomplete{count}.jpg": (
+            "jpegs/progressive.jpg", lambda data, count=count: scans_kept(data, count),
+        )
+        for count in (1, 4, 7)
+    },
+}  # fmt: skip
+
+
 def is_here(name: str) -> bool:
     """Whether this Pillow reads it."""
     return not name.endswith(".avif") or features.check("avif")
@@ -85,6 +121,8 @@ def write_odd(folder: Path) -> None:
     across = np.random.default_rng(0).integers(0, 256, (48, 1310), np.uint8).repeat(50, 1)
     Image.fromarray(across).convert("RGB").save(folder / "jpegs" / "65500x48.jpg", quality=50)
     Image.fromarray(across.T).save(folder / "jpegs" / "48x65500.jpg", quality=50)
+    for name, (origin, change) in CHANGED.items():
+        (folder / name).write_bytes(change((DATA / "odd" / origin).read_bytes()))
     if is_here("others/photo.avif"):
         picture(*PHOTO_PX).save(folder / "others" / "photo.avif", quality=90)
 
@@ -117,11 +155,18 @@ BROKEN: dict[str, tuple[str, Callable[[bytes], bytes], str, bool]] = {
         "others/rgba.png", lambda data: data[: len(data) * 9 // 10], "truncated", True,
     ),
     "truncated_cmyk.jpg": (
-        "others/cmyk.jpg", lambda data: data[: len(data) * 9 // 10], "truncated", True,
+        "others/cmyk.jpg", lambda data: data[: len(data) * 9 // 10], "remature end", True,
+    ),
+    "no_quantization.jpg": (
+        "jpegs/s444.jpg", lambda data: without(data, QUANTIZATION), "was not defined", False,
+    ),
+    "stray_and_cut.jpg": (
+        "jpegs/s444.jpg",
+        lambda data: with_bytes_before(data, HUFFMAN)[: len(data) * 6 // 10], "remature end", False,
     ),
     "header_alone.jpg": ("jpegs/s444.jpg", lambda data: data[:700], "", False),
     "empty.jpg": ("jpegs/s444.jpg", lambda data: b"", "the file is empty", True),
     "text.jpg": (
-        "jpegs/s444.jpg", lambda data: b"not a photo\n", "not an image that Pillow knows", True,
+        "jpegs/s444.jpg", lambda data: b"not a photo\n", "is a text, not an image: 'not", True,
     ),
 }  # fmt: skip

@@ -24,10 +24,16 @@ def make(name: str, data: Any, **options: Any) -> Loader:
     return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": 2, **options})
 
 
-def check_pixels(name: str, data: Path | Source, view: str, **options: Any) -> None:
+def check_pixels(
+    name: str,
+    data: Path | Source,
+    view: str,
+    tolerance: tuple[float, int] | None = None,
+    **options: Any,
+) -> None:
     """Assert that an epoch is the plan's, and its pixels no farther off than the loader states."""
     source = open_source(data) if isinstance(data, Path) else data
-    mean, most = TOLERANCE[name]
+    mean, most = tolerance or TOLERANCE[name]
     with make(name, source, view=view, normalize=False, **options) as loader:
         seen = 0
         rows_of = loader.plan.batches(options.get("batch_size", 8))

@@ -10,7 +10,7 @@ import pytest
 from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FastftError, FormatError
-from pipelines.layout import DESCRIPTOR, HEADER, METADATA, METADATA_START, MODE_RAW, Stored
+from pipelines.layout import DESCRIPTOR, HEADER, METADATA, METADATA_START, MODE_RAW, About, Stored
 
 RNG = np.random.default_rng(5)
 
@@ -22,7 +22,7 @@ def write(path: Path, sizes: list[int], names: list[str] | None = None) -> list[
         for i, data in enumerate(contents):
             name = names[i] if names else f"c/{i}.png"
             writer.append(Stored(MODE_RAW, sizes[i], 1, data), i % 2, name, zlib.crc32(data))
-        writer.finish(("c", "d"))
+        writer.finish(About(classes=("c", "d")))
         writer.publish()
     return contents
 
@@ -89,7 +89,7 @@ def test_no_sample_crosses_a_page_and_the_page_grows(tmp_path: Path) -> None:
         with BetonWriter(path, len(sizes)) as writer:
             for size in sizes:
                 writer.append(Stored(0, 1, 1, bytes(size << 20)), 0, "x", 0)
-            writer.finish(("x",))
+            writer.finish(About(classes=("x",)))
             writer.publish()
         index = read_index(path)
         assert index.page_bytes == page << 20

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.jpeg import load_turbojpeg
 from pipelines.loaders import rendering
 from pipelines.plan import VIEWS, Plan, Rows, make_plan, resized_geometry
 from pipelines.reference import MEAN, STD, cut
+from pipelines.turbojpeg import load_turbojpeg
 
 BILINEAR = Image.Resampling.BILINEAR
 RANDOM = np.random.default_rng(11)

@@ -13,10 +13,11 @@ from PIL import EpsImagePlugin, Image
 from zips import read_all, write_zip
 
 from fastft.unpack import Archive, Member, open_archive
-from pipelines import jpeg
+from pipelines import damage
+from pipelines.damage import Checker
 from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError, FormatError
-from pipelines.jpeg import Checker, JpegHeader, read_header
+from pipelines.jpeg import JpegHeader, read_header
 from pipelines.source import open_source
 
 PHOTO = image_of("JPEG")
@@ -35,7 +36,7 @@ def put(at: int, piece: bytes, over: int = 0) -> bytes:
         (PHOTO, FOUND),
         (put(0, b"\0\0", over=2), None),
         (put(2, b"\0", over=1), None),
-        (put(FRAME, b"\0"), None),
+        (put(FRAME, b"\0"), FOUND),  # passed over, as libjpeg does
         (put(FRAME, b"\xff" * 5), FOUND),
         (put(FRAME, b"\xff\x01\xff\xd0\xff\xd7"), FOUND),
         (put(FRAME, b"\xff\xda\0\x02"), None),
@@ -56,25 +57,23 @@ def test_a_header_is_well_formed_or_none(data: bytes, header: JpegHeader | None)
 
 
 def test_there_is_room_for_all_that_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    if jpeg.load_turbojpeg() is None:
+    if damage.load_turbojpeg() is None:
         pytest.skip("libturbojpeg is not installed")
     checker, room = Checker(), []
-    checker.check(PHOTO, FOUND)
-    decoder = checker._local.decoder
 
     def decode(*arguments: object) -> int:
-        room.append(decoder._buffer.size)
+        room.append(checker._local.room.size)
         return 0
 
     # Instead of decoding: what is written behind a buffer may well go unnoticed.
-    monkeypatch.setattr(decoder._library, "tjDecompress2", decode)
+    monkeypatch.setattr(checker._library, "tjDecompress2", decode)
     for side in (1200, 1201, 65535, 8):
         checker.check(PHOTO, JpegHeader(side, side, 3, 8, 0xC0))
         assert room[-1] >= (-(-side // 8)) ** 2 * 3
 
 
 def test_scans_without_end_are_not_gone_through() -> None:
-    if jpeg.load_turbojpeg() is None:
+    if damage.load_turbojpeg() is None:
         pytest.skip("libturbojpeg is not installed")
     data = image_of("JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
@@ -146,6 +145,6 @@ def test_no_program_is_started_for_a_picture(
     assert started.pop()
     encoded = Encoder(EncodePolicy()).encode(photo.read_bytes(), 0)
     assert encoded.stored is None
-    with pytest.raises(DataError, match=r"1\.jpg: not an image that Pillow knows"):
+    with pytest.raises(DataError, match=r"1\.jpg: is a PostScript drawing, such as EPS"):
         open_source(tmp_path)
     assert not started

@@ -13,7 +13,8 @@ from pipelines import convert as module
 from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import UsageError
 from pipelines.journal import Entry, _find_left, _unpack
-from pipelines.jpeg import load_turbojpeg
+from pipelines.layout import Note
+from pipelines.turbojpeg import load_turbojpeg
 
 #: One photo is broken, others become raw pixels.
 OPTIONS: dict[str, Any] = {"max_bad": "2", "mode": "proportion"}
@@ -123,7 +124,7 @@ def test_what_is_told_is_the_same(src: Path, out: Path, tmp_path: Path, leave: L
     assert seen[0] == ("train", train.resumed + TASK_IMAGES)
     assert len(train.quarantined) == 1
     assert len(train.warnings) == (load_turbojpeg() is not None)
-    for name in ("images", "bytes_in", "bytes_out", "reencoded", "quarantined", "warnings"):
+    for name in ("images", "bytes_in", "bytes_out", "notes", "quarantined", "warnings"):
         assert getattr(train, name) == getattr(other, name), name
 
 
@@ -252,7 +253,7 @@ def test_outputs_whose_names_begin_alike(src: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reason", ["", "cut short", "Zürich \udcff", "x" * 65535])
 def test_entries(reason: str) -> None:
-    entry = Entry(None, 0, 65535, 1 << 31, 1 << 31, 1 << 40, True, reason)
+    entry = Entry(None, 0, 65535, 1 << 31, 1 << 31, 1 << 40, Note.REENCODED, reason)
     packed = bytearray(b"..." + entry.pack())
     assert _unpack(packed, 3) == (entry, len(packed))
     assert _unpack(packed[:-1], 3) is None

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from pipelines.beton import Index
+from pipelines.damage import Checker
 from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError
-from pipelines.jpeg import Checker, read_header
+from pipelines.jpeg import read_header
 from pipelines.layout import Stored
 from pipelines.loaders import make_loader
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans

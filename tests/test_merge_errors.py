@@ -15,7 +15,7 @@ from pipelines import beton_writer, outputs
 from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FastftError, UsageError
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.layout import MODE_RAW, About, Stored
 from pipelines.merge import merge
 from pipelines.shards import Shard, shard_path
 
@@ -163,7 +163,7 @@ def test_shards_with_gaps_between_them_are_refused(
         with BetonWriter(shard_path(tmp_path / "a.beton", shard.index, 2), 2) as writer:
             for i in range(3 - shard.index):
                 writer.append(Stored(MODE_RAW, 1, 1, b"abc"), 0, f"c/{i}", zlib.crc32(b"abc"))
-            writer.finish(("c",), shard)
+            writer.finish(About(classes=("c",), shard=shard and shard.to_json()))
             writer.publish()
     if message:
         refuse(tmp_path / "a.beton", f"a.2-of-2.beton: {message}")

@@ -24,7 +24,7 @@ from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import one_line
 from pipelines.folder import find_clash, read_folder
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.layout import MODE_RAW, About, Stored
 from pipelines.listing import open_listings
 
 #: What each is made to break: normalization, direction, width, word splitting, options, quoting,
@@ -297,7 +297,7 @@ def test_files_of_others_may_have_such_classes(
         for label in range(4):
             content = bytes([label * 20]) * 48
             writer.append(Stored(MODE_RAW, 4, 4, content), label, f"{label}", zlib.crc32(content))
-        writer.finish(classes)
+        writer.finish(About(classes=classes))
         writer.publish()
     assert read_index(tmp_path / "x.beton").classes == classes
     assert "[/red]" in says("inspect", tmp_path / "x.beton", "--verify")

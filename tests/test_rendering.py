@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.beton import Index, read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, UsageError
-from pipelines.layout import MODE_JPG, MODE_RAW, Stored
+from pipelines.layout import MODE_JPG, MODE_RAW, About, Stored
 from pipelines.loaders import rendering
 from pipelines.loaders.rendering import Renderer, make_geometry
 from pipelines.plan import Plan, Rows, make_plan
@@ -45,7 +45,7 @@ def write(path: Path, samples: list[Stored]) -> Index:
     with BetonWriter(path, len(samples)) as writer:
         for number, stored in enumerate(samples):
             writer.append(stored, 0, f"{number}.jpg", zlib.crc32(stored.data))
-        writer.finish(("all",))
+        writer.finish(About(classes=("all",)))
         writer.publish()
     return read_index(path)
 

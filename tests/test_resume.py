@@ -259,6 +259,11 @@ def test_a_run_that_is_complete_stays_as_it_is(straight: Path, data: Path, fastf
     assert (status, err) == (0, "")
     assert f"{straight} is complete: 2 epochs" in out
     assert before == {file: file.read_bytes() for file in straight.iterdir()}
+    # More epochs are another run, on its weights.
+    status, out, err = fastft("train", "--resume", straight, "--epochs", "9")
+    assert (status, out) == (2, "")
+    command = f"fastft train --data {data} --weights {straight} --epochs 9 --out NEW"
+    assert err.endswith(f"; leave it out; to train further on its weights: {command}\n")
     # One that was killed behind its last checkpoint gets what it lacks.
     for name in ("curves.png", "summary.json"):
         (straight / name).unlink()
@@ -285,7 +290,10 @@ def test_a_job_that_is_started_again_goes_on(
     [
         (["--batch-size", "8"], "--batch-size: 8, and {run} was begun with 10, expected the same"),
         (["--arch", "resnet18"], "--arch: resnet18, and {run} was begun with mobilenet_v3_small"),
-        (["--epochs", "9"], "--epochs: 9, and {run} was begun with 2"),
+        (
+            ["--epochs", "9"],
+            "--epochs: 9, and {run} was begun with 2, expected the same; leave it ",
+        ),
         (["--lr", "0.5"], "--lr: 0.5, and {run} was begun with 0.01"),
         (["--seed", "4"], "--seed: 4, and {run} was begun with 0"),
         (["--sync-bn"], "--sync-bn: True, and {run} was begun with False"),

@@ -22,7 +22,7 @@ from hostile_targets import TARGETS
 from fastft.checkpoint import load_checkpoint
 from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError
-from pipelines.layout import MODE_JPG, Stored
+from pipelines.layout import MODE_JPG, About, Stored
 from pipelines.loaders import make_loader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,7 +230,7 @@ def test_what_a_beton_names_is_not_opened(tmp_path: Path) -> None:
         for number, name in enumerate((str(secret), "../secret.jpg", "secret.jpg")):
             data = image_of("JPEG", quality=90 + number)
             writer.append(Stored(MODE_JPG, 24, 17, data), number % 2, name, zlib.crc32(data))
-        writer.finish(("a", "b"))
+        writer.finish(About(classes=("a", "b")))
         writer.publish()
     listening = True
 

@@ -14,7 +14,7 @@ from pipelines.beton import read_index
 from pipelines.beton_writer import BetonWriter
 from pipelines.convert import ConvertConfig
 from pipelines.errors import DataError, FormatError, UsageError
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.layout import MODE_RAW, About, Stored
 from pipelines.merge import merge
 from pipelines.shards import Quarantined, Shard, cut, parse_shard, read_shard
 
@@ -55,7 +55,7 @@ def test_an_unsharded_file_is_as_it_always_was(tmp_path: Path) -> None:
             data = bytes(range(30 * (i + 1)))
             name = f"{'cd'[i % 2]}/ä{i}\udcff.png"
             writer.append(Stored(MODE_RAW, 10 * (i + 1), 1, data), i % 2, name, zlib.crc32(data))
-        writer.finish(("c", "d"))
+        writer.finish(About(classes=("c", "d")))
         writer.publish()
     assert contents(tmp_path) == {
         "a.beton": "a47ed32be344b11f3e4e59d4dad5ffc45186eb70ab4c5dd804b00a5b52a42a68"
@@ -126,7 +126,7 @@ def test_what_a_shard_says_is_checked(tmp_path: Path) -> None:
     with BetonWriter(path, 1) as writer:
         writer.append(Stored(MODE_RAW, 1, 1, b"abc"), 0, "c/1", zlib.crc32(b"abc"))
         object.__setattr__(GOOD, "of", 0)
-        writer.finish(("c",), GOOD)
+        writer.finish(About(classes=("c",), shard=GOOD.to_json()))
         object.__setattr__(GOOD, "of", 3)
         writer.publish()
     with pytest.raises(FormatError, match="names cannot be read"):

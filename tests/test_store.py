@@ -18,7 +18,7 @@ from pipelines.beton_writer import BetonWriter
 from pipelines.errors import UsageError
 from pipelines.folder import read_folder
 from pipelines.kernels import cpu
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.layout import MODE_RAW, About, Stored
 from pipelines.source import FolderSource
 from pipelines.store import KINDS, TAIL, StoreFormat, fingerprint, lay_out
 
@@ -122,7 +122,7 @@ def write(path: Path, samples: list[Stored]) -> Index:
     with BetonWriter(path, len(samples)) as writer:
         for number, stored in enumerate(samples):
             writer.append(stored, 0, f"{number}.jpg", zlib.crc32(stored.data))
-        writer.finish(("all",))
+        writer.finish(About(classes=("all",)))
         writer.publish()
     return read_index(path)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UsageError
+from pipelines.layout import Depth
 from pipelines.loaders.base import Loader
-from pipelines.source import Source, open_source
+from pipelines.source import Source, open_source, require_prepared
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,41 @@ LOADERS = {
     "dali": ("dali_loader", "DaliLoader"),
     "resident": ("resident_loader", "ResidentLoader"),
 }
+#: What `resident` alone takes.
+_STORE = ("store", "store_side", "store_file", "store_place")
+#: Arguments of other libraries' loaders, and ours for it.
+_KNOWN_ELSEWHERE = {
+    "num_workers": "workers", "num_threads": "workers", "max_workers": "workers",
+    "image_size": "size", "img_size": "size", "resolution": "size", "crop_size": "size",
+    "input_size": "size", "out_size": "size", "output_size": "size",
+    "root": "data", "path": "data", "data_dir": "data", "dataset": "data", "fname": "data",
+    "file": "data", "source": "data", "bs": "batch_size", "batch": "batch_size",
+    "random_seed": "seed", "device_id": "device", "local_rank": "rank", "shard_id": "rank",
+    "num_shards": "world", "world_size": "world", "num_replicas": "world", "split": "view",
+    "mode": "view", "cache": "store", "backend": "name", "loader": "name",
+}  # fmt: skip
+_PLAN = "view='train' shuffles by the seed, view='eval' keeps the files' order"
+_CROPS = "view decides: 'train' and 'recordio' crop and flip, 'eval' and 'eval-square' do not"
+#: Arguments that have no counterpart, and why.
+_NOT_NEEDED = {
+    "shuffle": _PLAN, "sampler": _PLAN, "batch_sampler": _PLAN, "order": _PLAN, "generator": _PLAN,
+    "random_shuffle": _PLAN, "distributed": "rank and world share the batches",
+    "transform": _CROPS, "transforms": _CROPS, "pipelines": _CROPS, "train": "give view='train'",
+    "is_training": "give view='train' or view='eval'",
+    "target_transform": "labels are the class numbers, int64",
+    "mean": "normalize=False gives uint8 images", "std": "normalize=False gives uint8 images",
+    "pin_memory": "leave it out: for device='cuda' it is done",
+    "pin_memory_device": "leave it out: for device='cuda' it is done",
+    "persistent_workers": "leave it out: workers live until close()",
+    "prefetch_factor": "leave it out: each loader reads ahead",
+    "prefetch_queue_depth": "leave it out: each loader reads ahead",
+    "batches_ahead": "leave it out: each loader reads ahead",
+    "collate_fn": "leave it out: batches are (images, labels)",
+    "worker_init_fn": "leave it out: the plan alone is random, by its seed",
+    "timeout": "leave it out: a worker that ends is noticed",
+    "multiprocessing_context": "leave it out", "os_cache": "leave it out",
+    "epoch": "call set_epoch(epoch) before each epoch", "epochs": "call set_epoch(epoch)",
+}  # fmt: skip
 
 
 def make_loader(
@@ -40,6 +78,8 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     drop_last: bool = False,
+    apply_exif: bool | None = None,
+    depth: Depth | None = None,
     **options: Any,
 ) -> Loader:
     """Build a loader.
@@ -59,23 +99,34 @@ def make_loader(
         workers: threads or processes that decode; 0 takes every CPU this process may use.
         rank, world: this process's share of each global batch.
         drop_last: leave out a last batch that is not full.
+        apply_exif: whether images of a class folder are turned upright as their EXIF says; None:
+            no. A `.beton` has been prepared by `fastft convert`; what is given must be what it has.
+        depth: what becomes of more than 8 bits per channel, likewise: `clip` (default) or `scale`.
         **options: of the `resident` loader alone. `store`: `rgb`, or `yuv420`, half the bytes
             (chroma of what is no 4:2:0 JPEG loses detail). `store_side`: images whose shorter side
             is longer are shrunk to it, px; 0 keeps sizes. `store_file`: where to keep the pixels
             for the next run. `store_place`: `auto`, `gpu` or `ram`.
 
     Raises:
-        UsageError: an unknown loader or view, a library that is not installed, arguments out of
-            range, `drop_last` with fewer samples than one batch, or pixels that fit into no memory.
+        UsageError: an unknown loader, view or argument, a library that is not installed, arguments
+            out of range, a `.beton` that is prepared otherwise, `drop_last` with fewer samples than
+            one batch, or pixels that fit into no memory.
         DataError: the data cannot be read.
     """
     if name not in LOADERS:
         raise UsageError("loader", repr(name), f"one of {', '.join(LOADERS)}")
-    if options and name != "resident":
-        raise UsageError(", ".join(options), f"with loader {name!r}", "loader 'resident'")
+    for option in options:
+        if option not in _STORE:
+            raise _unknown(option)
+        if name != "resident":
+            raise UsageError(option, f"given for loader {name!r}", "loader 'resident'")
     module, kind = LOADERS[name]
     loader: Any = getattr(importlib.import_module(f"pipelines.loaders.{module}"), kind)
-    source = open_source(Path(data)) if isinstance(data, str | Path) else data
+    if isinstance(data, str | Path):
+        source = open_source(Path(data), apply_exif=apply_exif, depth=depth)
+    else:
+        source = data
+        require_prepared(source, apply_exif, depth)
     made = loader(
         source, view=view, size=size, batch_size=batch_size, seed=seed, device=device, dtype=dtype,
         normalize=normalize, workers=workers, rank=rank, world=world, drop_last=drop_last,
@@ -83,3 +134,19 @@ def make_loader(
     )  # fmt: skip
     assert isinstance(made, Loader)
     return made
+
+
+def _unknown(option: str) -> UsageError:
+    """What to say of an argument that there is not: ours of the same meaning, or of a like name."""
+    ours = [
+        *(name for name in inspect.signature(make_loader).parameters if name != "options"), *_STORE
+    ]  # fmt: skip
+    remedy = _NOT_NEEDED.get(option, "")
+    meant = _KNOWN_ELSEWHERE.get(option)
+    if meant is None and not remedy:
+        meant = next(iter(difflib.get_close_matches(option, ours, 1)), None)
+    if meant is not None:
+        remedy = f"write {meant}"
+    return UsageError(f"make_loader({option}=...)", "no such argument", "" if remedy else (
+        f"one of {', '.join(ours)}"
+    ), remedy)  # fmt: skip

@@ -1,7 +1,7 @@
 """NVIDIA DALI as an executor of the plan: one pipeline definition, with a GPU or without.
 
-Encoded bytes go in as they were read, with the boxes and flips of the plan; DALI
-decodes only the region that the filter touches. Distance from the reference: DALI's decoder is
+Encoded bytes go in with the boxes and flips of the plan (`dali_feed`); DALI decodes only the region
+that the filter touches. Distance from the reference: DALI's decoder is
 exact on the CPU; its resize keeps full precision between the two passes where Pillow rounds to
 bytes (1 level), and where the filter runs past the pixels, at the border of a train crop or of the
 image, it repeats the last one where Pillow leaves the missing taps out (up to 13 levels seen, in
@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections import deque
 from collections.abc import Generator, Iterator
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pipelines.encode import decode
+from pipelines.damage import Checker
+from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError, UsageError
 from pipelines.forks import keep_for_good
-from pipelines.jpeg import Checker, read_header
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.jpeg import read_header
+from pipelines.layout import MODE_RAW
 from pipelines.loaders.base import Loader
+from pipelines.loaders.dali_feed import Feeder, FeedMaker
 from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD
-from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.source import Source
 
 try:
@@ -43,7 +43,10 @@ except ImportError as error:
 _AHEAD = 2
 #: How DALI says that it got no memory; the second is of threads, whose stacks take some.
 _NO_MEMORY = ("bad_alloc", "Resource temporarily unavailable", "Cannot allocate memory")
-#: What `_Feed.inputs` holds, in order.
+#: The line of DALI's errors behind which it says what went wrong, and lines that say nothing.
+_ENCOUNTERED = "encountered:"
+_SAYS_NOTHING = ("Critical error in pipeline:", "Current pipeline object is no longer valid.")
+#: What `Feed.inputs` holds, in order.
 _INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.INT32]
 
 
@@ -65,7 +68,7 @@ class DaliLoader(Loader):
         _open.add(self)
 
     def _begin(self) -> None:
-        self._feeder = _Feeder()
+        self._feeder, self._maker = Feeder(), FeedMaker(self.source)
         self._pipe: Any | None = None
 
     def _leave_behind(self) -> None:
@@ -78,28 +81,106 @@ class DaliLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        rows, feeder = self._rows(plan, start), self._feeder
+        feeder.error = None
+        while True:
+            try:
+                yield from self._run(rows, plan)
+            except RuntimeError as error:  # DALI's own; the pipeline is of no further use
+                self._pipe = None
+                waiting = [feed.rows for feed in feeder.in_flight]
+                self._settle(waiting, plan, error)
+                # Behind a batch that could not be made, none is.
+                rows = chain(waiting, rows) if feeder.error is None else iter(waiting)
+            else:
+                if feeder.error is not None:
+                    raise feeder.take_error()
+                return
+            finally:
+                self._drain()
+
+    def _run(
+        self, rows: Iterator[Rows], plan: Plan
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        """Batches of these rows until DALI fails at one."""
         # Built with the first epoch: a loader that is only asked for its plan costs nothing.
-        try:
-            pipe = self._pipe = self._pipe or self._build()
-        except RuntimeError as error:
-            raise _memory_or(error) from error
-        rows = self._rows(plan, start)
-        self._feeder.feeds = (make_feed(self.source, batch, plan) for batch in rows)
-        self._feeder.error = None
-        try:
+        pipe = self._pipe = self._pipe or self._build(self._feeder)
+        self._feeder.feeds = (self._maker.make(batch, plan) for batch in rows)
+        pipe.schedule_run()
+        while not pipe.empty():
+            pixels, labels = self._take(pipe)
             pipe.schedule_run()
-            while not pipe.empty():
-                pixels, labels = self._take(pipe)
-                pipe.schedule_run()
-                yield pixels, labels
-        except RuntimeError as error:  # DALI's own; the pipeline is of no further use
-            self._pipe = None
-            raise self._explain(error) from error
-        else:
-            if self._feeder.error is not None:
-                raise self._feeder.take_error()
-        finally:
-            self._drain()
+            yield pixels, labels
+
+    def _settle(self, waiting: list[Rows], plan: Plan, error: RuntimeError) -> None:
+        """Let the reference decoder decode what DALI refuses, and give up on anything else.
+
+        Args:
+            waiting: the batches of which one made DALI fail.
+            plan: what they are of.
+            error: what DALI said.
+
+        Raises:
+            DataError: a sample is broken, or DALI fails for another reason.
+            MemoryError, torch.OutOfMemoryError: there is none for DALI, or for what it gives.
+        """
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error
+        _raise_if_no_memory(error)
+        settled = 0
+        for rows in waiting:
+            for sample, said in self._find_refused(rows, plan):
+                self._give_up_on(sample, said)
+                settled += 1
+        if not settled:
+            names = [self.source.name(int(rows.samples[at])) for rows in waiting for at in (0, -1)]
+            where = f"{self.source.path}: {names[0]} to {names[-1]}" if names else self.source.path
+            remedy = "take --loader torchvision, ffcv or resident"
+            raise DataError(where, f"DALI failed: {_said(error)}", "", remedy) from error
+
+    def _find_refused(self, rows: Rows, plan: Plan) -> Iterator[tuple[int, str]]:
+        """The samples that DALI fails at by themselves, by halves, and what it says of each."""
+        if not len(rows) or (said := self._try(rows, plan)) is None:
+            return
+        if len(rows) == 1:
+            yield int(rows.samples[0]), said
+            return
+        middle = len(rows) // 2
+        for part in (slice(middle), slice(middle, None)):
+            half = Rows(rows.samples[part], rows.boxes[part], rows.flips[part])
+            yield from self._find_refused(half, plan)
+
+    def _try(self, rows: Rows, plan: Plan) -> str | None:
+        """What DALI says of a few rows, run in a pipeline of their own; None if all is well."""
+        try:
+            pipe = self._build(Feeder([self._maker.make(rows, plan)]))
+            pipe.run()
+        except RuntimeError as error:
+            _raise_if_no_memory(error)
+            return _said(error)
+        return None
+
+    def _give_up_on(self, sample: int, said: str) -> None:
+        """Have a sample decoded by the reference decoder from now on.
+
+        Raises:
+            DataError: it is broken, or pixels are refused, too.
+        """
+        name, stored = self._maker.name(sample), self.source.stored(sample)
+        known = self._maker.known
+        if stored.mode == MODE_RAW or known.needs_reference(sample, stored):
+            raise DataError(name, f"DALI fails at its pixels: {said}", "", "take another --loader")
+        decode(stored, name)
+        header = read_header(stored.data)
+        broken = Checker().check(stored.data, header).broken if header else "no JPEG header"
+        if broken:
+            raise DataError(name, broken, "a whole JPEG", LEAVE_OUT)
+        known.give_to_reference(sample, f"DALI refuses it ({said})")
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Which images DALI does not decode."""
+        return self._maker.known.remarks
 
     def _change_size(self, size: int) -> None:
         self._pipe = None  # its size is a constant; the next epoch builds another
@@ -138,7 +219,8 @@ class DaliLoader(Loader):
             self._pipe = None
         self._feeder.in_flight.clear()
 
-    def _build(self) -> Any:
+    def _build(self, feeder: Feeder) -> Any:
+        """A pipeline that asks `feeder` for its inputs."""
         on_gpu = self.device.type == "cuda"
         pipe = Pipeline(
             batch_size=-(-self.batch_size // self.world),
@@ -148,7 +230,7 @@ class DaliLoader(Loader):
         )
         with pipe:
             encoded, start, shape, roi_start, roi_end, flip = fn.external_source(
-                source=self._feeder.next_inputs, num_outputs=len(_INPUT_TYPES), batch=True,
+                source=feeder.next_inputs, num_outputs=len(_INPUT_TYPES), batch=True,
                 no_copy=True, dtype=_INPUT_TYPES, ndim=[1, 1, 1, 1, 1, 0],
             )  # fmt: skip
             image = fn.decoders.image_slice(
@@ -173,22 +255,6 @@ class DaliLoader(Loader):
         pipe.build()
         return pipe
 
-    def _explain(self, error: RuntimeError) -> Exception:
-        """Find the sample that DALI could not decode; it names none."""
-        checker = Checker()
-        for feed in self._feeder.in_flight:
-            for sample in feed.rows.samples:
-                name = f"{self.source.path}: {self.source.name(int(sample))}"
-                stored = self.source.stored(int(sample))
-                decode(stored, name)  # raises the DataError that names the sample
-                if stored.mode == MODE_RAW:
-                    continue
-                header = read_header(stored.data)
-                broken = checker.check(stored.data, header).broken if header else "no JPEG header"
-                if broken:
-                    return DataError(name, broken, "a whole JPEG", "see fastft inspect --verify")
-        return _memory_or(error)
-
     def _end(self) -> None:
         """Free DALI's threads and buffers."""
         self._pipe = None
@@ -208,92 +274,16 @@ def _close_all() -> None:
         loader.close()
 
 
-def _memory_or(error: RuntimeError) -> Exception:
-    """What an error of DALI's is, if it is that memory ran out: its own text takes many lines."""
+def _raise_if_no_memory(error: RuntimeError) -> None:
+    """Raise MemoryError if that is what an error of DALI's is about."""
     for said in _NO_MEMORY:
         if said in str(error):
-            return MemoryError(f"DALI: {said}")
-    return error
+            raise MemoryError(f"DALI: {said}") from error
 
 
-class _Feeder:
-    """What DALI asks for its next inputs.
-
-    Apart from the loader, which owns the pipeline: no reference cycle keeps a dropped pipeline and
-    its threads alive.
-    """
-
-    def __init__(self) -> None:
-        self.feeds: Iterator[_Feed] = iter(())
-        self.in_flight: deque[_Feed] = deque()
-        self.error: Exception | None = None
-
-    def take_error(self) -> BaseException:
-        """The error, let go of: its traceback will hold the frame that has the pipeline."""
-        error, self.error = self.error, None
-        assert error is not None
-        return error
-
-    def next_inputs(self) -> tuple[Any, ...]:
-        try:
-            feed = next(self.feeds)
-        except StopIteration:
-            raise
-        except Exception as error:  # batches ahead of the caller, who may never get there
-            self.error = error
-            raise StopIteration from error
-        # DALI reads the arrays in place (no_copy): they live until their batch has come out.
-        self.in_flight.append(feed)
-        return feed.inputs
-
-
-class _Feed:
-    """What DALI needs for one batch: the rows, and the arrays that it reads in place."""
-
-    __slots__ = ("inputs", "rows")
-
-    def __init__(self, rows: Rows, inputs: tuple[Any, ...]) -> None:
-        self.rows, self.inputs = rows, inputs
-
-
-def make_feed(source: Source, rows: Rows, plan: Plan) -> _Feed:
-    """Encoded bytes, region to decode, region to resize (relative to the former), flip."""
-    samples = rows.samples
-    sides = np.stack((source.heights[samples], source.widths[samples]), axis=1)
-    top_left, extent = rows.boxes[:, :2], rows.boxes[:, 2:]
-    if plan.clips_at_box:
-        start = top_left.astype(np.int32)
-        end = (top_left + extent).astype(np.int32)
-    else:
-        # The triangle filter reaches one output pixel beyond the box, never less than one source
-        # pixel; one more for rounding.
-        reach = np.maximum(extent / plan.size, 1) + 1
-        start = np.maximum(np.floor(top_left - reach), 0).astype(np.int32)
-        end = np.minimum(np.ceil(top_left + extent + reach), sides).astype(np.int32)
-    roi_start = (top_left - start).astype(np.float32)
-    roi_end = (top_left + extent - start).astype(np.float32)
-    encoded: list[NDArray[np.uint8]] = []
-    shape = end - start
-    for row, sample in enumerate(samples):
-        stored = source.stored(int(sample))
-        if stored.mode == MODE_RAW:
-            encoded.append(as_netpbm(stored, start[row], end[row]))
-            start[row] = 0
-        else:
-            if has_too_many_scans(stored.data):
-                name = f"{source.path}: {source.name(int(sample))}"
-                raise DataError(name, TOO_MANY_SCANS, "a photo", "see fastft inspect --verify")
-            encoded.append(np.frombuffer(stored.data, np.uint8))
-    flips = rows.flips.astype(np.int32)
-    return _Feed(rows, (encoded, start, shape, roi_start, roi_end, flips))
-
-
-def as_netpbm(
-    stored: Stored, start: NDArray[np.int32], end: NDArray[np.int32]
-) -> NDArray[np.uint8]:
-    """A region of raw pixels as a binary PPM, the plainest image that DALI's decoder reads."""
-    pixels = np.frombuffer(stored.data, np.uint8)
-    pixels = pixels.reshape(stored.height, stored.width, 3)
-    region = pixels[start[0] : end[0], start[1] : end[1]]
-    header = b"P6\n%d %d\n255\n" % (region.shape[1], region.shape[0])
-    return np.concatenate((np.frombuffer(header, np.uint8), region.ravel()))
+def _said(error: RuntimeError) -> str:
+    """What DALI says went wrong, of an error that tells the operator and its whole definition."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    behind = lines[lines.index(_ENCOUNTERED) + 1 :] if _ENCOUNTERED in lines else lines
+    told = (line for line in behind if line and line not in _SAYS_NOTHING)
+    return next(told, "an error without words").rstrip(": ")

@@ -74,6 +74,11 @@ class FfcvLoader(Loader):
         self._order = _PlanOrder(self.plan.order)
         self._driver = _make_driver(source, share, self._decoder, self._order) if share else None
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Which images FFCV's way of decoding does not serve."""
+        return self._decoder.renderer.known.remarks
+
     def _change_size(self, size: int) -> None:
         self._decoder.renderer.set_size(size)
 

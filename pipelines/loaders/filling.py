@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.decoder import Known
 from pipelines.source import Source
 from pipelines.store import Layout, PixelWriter
 from pipelines.store_memory import StoreMemory
@@ -43,6 +44,11 @@ class Sink(Protocol):
         """How many of the samples that were written had their chroma averaged."""
         ...
 
+    @property
+    def known(self) -> Known:
+        """What was found out about the samples that were written."""
+        ...
+
 
 class HostSink:
     """Decodes to memory of the host."""
@@ -55,6 +61,11 @@ class HostSink:
     def resampled(self) -> int:
         """See Sink."""
         return self._writers.resampled
+
+    @property
+    def known(self) -> Known:
+        """See Sink."""
+        return self._writers.known
 
     def holds(self, sample: int) -> bool:
         """See Sink."""
@@ -69,10 +80,14 @@ class HostSink:
 
 
 class Writers:
-    """A PixelWriter for each thread that asks."""
+    """A PixelWriter for each thread that asks.
+
+    Attributes:
+        known: what they have found out about samples.
+    """
 
     def __init__(self, source: Source, layout: Layout) -> None:
-        self._source, self._layout = source, layout
+        self._source, self._layout, self.known = source, layout, Known(source)
         self._local = threading.local()
         self._all: list[PixelWriter] = []
 
@@ -81,7 +96,7 @@ class Writers:
         try:
             writer: PixelWriter = self._local.writer
         except AttributeError:
-            writer = self._local.writer = PixelWriter(self._source, self._layout)
+            writer = self._local.writer = PixelWriter(self._source, self._layout, self.known)
             self._all.append(writer)
         return writer
 

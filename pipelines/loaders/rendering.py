@@ -21,7 +21,7 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
-from pipelines.decoder import Decoder
+from pipelines.decoder import Decoder, Known
 from pipelines.forks import hold_while_forking
 from pipelines.kernels import cpu
 from pipelines.memory import require_blas_room
@@ -85,8 +85,8 @@ class Piece:
 class Worker:
     """What one thread works with; its memory grows to what the thread meets."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, known: Known | None = None) -> None:
+        self._source, self._known = source, known
         self.pixels = np.empty(0, np.uint8)
         self._size, self._factors = 0, normalizing_factors(0, MEAN, STD)
         self._scratch: cpu.Scratch | None = None
@@ -94,7 +94,7 @@ class Worker:
     @cached_property
     def decoder(self) -> Decoder:
         """Made when it is first needed: not all sources of pixels decode here."""
-        return Decoder(self._source)
+        return Decoder(self._source, self._known)
 
     def room(self, bytes_: int) -> NDArray[np.uint8]:
         """uint8[...] for a frame of so many bytes, and for what the kernel reads behind it."""
@@ -128,6 +128,7 @@ class Renderer(ABC):
     Attributes:
         pool: of batches [B, S, S, 3].
         threads: that render.
+        known: what they have found out about samples.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Renderer(ABC):
             workers: threads.
         """
         self._source, self._dtype, self._batch = source, dtype, batch
+        self.known = Known(source)
         self._written = _WRITTEN.get(dtype, np.float32)
         self.set_size(size)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
@@ -183,7 +185,7 @@ class Renderer(ABC):
         try:
             worker: Worker = self._local.worker
         except AttributeError:
-            worker = self._local.worker = Worker(self._source)
+            worker = self._local.worker = Worker(self._source, self.known)
         return worker
 
     def as_tensor(self, images: torch.Tensor) -> torch.Tensor:
@@ -272,6 +274,8 @@ class Rendering:
     def _run(self, piece: Piece) -> None:
         try:
             self._renderer.render(piece, self._memory().numpy())
+        except Exception:
+            raise
         except BaseException as error:
             raise surfacing(error) from error
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.decoder import Known
 from pipelines.kernels import cpu, gpu
 from pipelines.loaders.filling import Filler, HostSink, Sink, Writers
 from pipelines.loaders.rendering import compiling, make_geometry, wait_for
@@ -210,6 +211,11 @@ class _GpuSink:
     def resampled(self) -> int:
         """See Sink."""
         return (self._into_file or self._writers).resampled
+
+    @property
+    def known(self) -> Known:
+        """See Sink."""
+        return (self._into_file or self._writers).known
 
     def holds(self, sample: int) -> bool:
         """See Sink."""

@@ -128,7 +128,7 @@ class ResidentLoader(Loader):
         averaged = self._executor.filler.sink.resampled
         if averaged:
             remarks.append(f"chroma of {averaged:,} images averaged over 2 x 2 px")
-        return tuple(remarks)
+        return (*remarks, *self._executor.filler.sink.known.remarks)
 
     def _end(self) -> None:
         """End the threads and give the memory back."""

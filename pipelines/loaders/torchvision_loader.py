@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import resource
 import signal
 import tempfile
 import weakref
@@ -29,7 +30,7 @@ from torch.utils.data._utils import worker as torch_worker
 from torchvision.transforms import functional
 
 from pipelines.encode import decode
-from pipelines.errors import DataError, FastftError
+from pipelines.errors import DataError, FastftError, is_no_files, no_files
 from pipelines.forks import (
     disown,
     ensure_servers,
@@ -40,6 +41,7 @@ from pipelines.forks import (
     start_method,
 )
 from pipelines.loaders.base import Loader
+from pipelines.pillow import admit_large_images
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
 from pipelines.workers import OF_TERMINALS, in_order, require_thread_room
@@ -47,8 +49,13 @@ from pipelines.workers import OF_TERMINALS, in_order, require_thread_room
 #: What a worker process has left when it is told to end: more than a step takes.
 _LEFT_S = 10
 _SHM = Path("/dev/shm")
+#: What a worker process takes of this process's open files: measured, pipes and a semaphore; and
+#: what passes a batch on, in either.
+_FILES_PER_WORKER, _FILES_BESIDE = 6, 12
 #: What a socket's path may have, less the names within the folder for temporary files.
 _MOST_SOCKET_BYTES = 107 - len("/pymp-12345678/listener-12345678")
+#: What reading from a worker raises that has ended.
+_ENDED = (ConnectionError, FileNotFoundError)
 #: What nobody hears while workers are started: what ends them, and that one of them has ended, of
 #: which torch's handler would raise an error.
 _HELD = (*OF_TERMINALS, signal.SIGTERM, signal.SIGCHLD)
@@ -172,6 +179,8 @@ def share(batch: torch.Tensor) -> torch.Tensor:
         return batch.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
     except RuntimeError as error:
         _remove_shared(os.getpid())
+        if is_no_files(error):
+            raise no_files("loader processes") from error
         found = f"no room for a batch of {batch.nbytes / 1e6:.1f} MB ({error})"
         remedy = "give the container more (--shm-size), or take fewer --workers or a smaller batch"
         raise DataError(_SHM, found, "", remedy) from error
@@ -226,6 +235,7 @@ def live_for_parent(worker: int) -> None:
     and if he does not end the workers then, the time that SIGTERM leaves them runs out.
     """
     _require_thread_room()
+    admit_large_images()
     torch_worker.ManagerWatchdog = _Watchdog  # type: ignore[misc]  # of this process alone
     for each in OF_TERMINALS:
         signal.signal(each, signal.SIG_IGN)
@@ -249,6 +259,8 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
         # One of `multiprocessing`'s own ends without the functions of `atexit`. Before its queues
         # end, whose priority is 10: they tell the workers.
         util.Finalize(None, _end_all_workers, exitpriority=100)
+    if not _workers(loader):
+        _require_file_room(loader.num_workers)
     _running.add(loader)
     gc.freeze()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
@@ -260,6 +272,21 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         gc.unfreeze()
+
+
+def _require_file_room(workers: int) -> None:
+    """Fail before worker processes are started that could not send their batches.
+
+    torch stops in the midst of making them, and whether a batch can be sent a thread of the worker
+    finds out, whose error nobody hears of.
+
+    Raises:
+        DataError: this process may open too few files, beside those it has open.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed = _FILES_PER_WORKER * workers + _FILES_BESIDE
+    if most != resource.RLIM_INFINITY and len(os.listdir("/proc/self/fd")) + needed > most:
+        raise no_files("loader processes")
 
 
 def _shorten_sockets() -> None:
@@ -351,7 +378,11 @@ def raise_errors(
                 raise batch
             pixels, labels = batch
             yield pixels, torch.from_numpy(labels)
-    except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
+        if is_no_files(error):
+            raise no_files("loader processes") from error
+        if isinstance(error, OSError) and not isinstance(error, _ENDED):
+            raise
         # A worker that was killed: torch's own message, or the end of the pipe that it wrote to.
         # What it raised itself comes as "Caught ... in DataLoader worker process".
         text = str(error)

@@ -1,0 +1,187 @@
+"""What DALI is given of each batch: encoded bytes, the region of the plan's box, the flip.
+
+DALI gets JPEGs as they are wherever it decodes them as the reference does. Its libjpeg-turbo writes
+a line without a name to the terminal for stray bytes in a file, and its parser refuses some of
+these files, so such bytes are cut out. What it refuses all the same, and what decoders do not agree
+on, it gets as pixels from the reference decoder.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.beton import Index
+from pipelines.damage import find_stray_bytes
+from pipelines.decoder import Known
+from pipelines.encode import LEAVE_OUT, decode
+from pipelines.errors import DataError
+from pipelines.jpeg import find_oddity, read_header
+from pipelines.layout import MODE_RAW, Stored
+from pipelines.plan import Plan, Rows
+from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
+from pipelines.source import Source
+
+
+class Feed:
+    """What DALI needs for one batch: the rows, and the arrays that it reads in place."""
+
+    __slots__ = ("inputs", "rows")
+
+    def __init__(self, rows: Rows, inputs: tuple[Any, ...]) -> None:
+        self.rows, self.inputs = rows, inputs
+
+
+class Feeder:
+    """What DALI asks for its next inputs.
+
+    Apart from the loader, which owns the pipeline: no reference cycle keeps a dropped pipeline and
+    its threads alive.
+
+    Attributes:
+        feeds: that are still to come.
+        in_flight: that DALI has and has not given back.
+        error: what ended the feeds early.
+    """
+
+    def __init__(self, feeds: Iterable[Feed] = ()) -> None:
+        self.feeds = iter(feeds)
+        self.in_flight: deque[Feed] = deque()
+        self.error: Exception | None = None
+
+    def take_error(self) -> BaseException:
+        """The error, let go of: its traceback will hold the frame that has the pipeline."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
+
+    def next_inputs(self) -> tuple[Any, ...]:
+        """The inputs of the next batch.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        try:
+            feed = next(self.feeds)
+        except StopIteration:
+            raise
+        except Exception as error:  # batches ahead of the caller, who may never get there
+            self.error = error
+            raise StopIteration from error
+        # DALI reads the arrays in place (no_copy): they live until their batch has come out.
+        self.in_flight.append(feed)
+        return feed.inputs
+
+
+class FeedMaker:
+    """Makes feeds of one source's samples; what a sample needs is found out once.
+
+    Attributes:
+        known: what has been found out.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Find out nothing yet."""
+        self.known = Known(source)
+        self._source = source
+        self._looked_at = bytearray(len(source.widths))
+        #: sample -> the parts of its bytes that are left out
+        self._cuts: dict[int, tuple[slice, ...]] = {}
+
+    def make(self, rows: Rows, plan: Plan) -> Feed:
+        """Encoded bytes, region to decode, region to resize (relative to the former), flip.
+
+        Raises:
+            DataError: a sample cannot be had, or the reference decoder refuses it.
+        """
+        source, samples = self._source, rows.samples
+        sides = np.stack((source.heights[samples], source.widths[samples]), axis=1)
+        top_left, extent = rows.boxes[:, :2], rows.boxes[:, 2:]
+        if plan.clips_at_box:
+            start = top_left.astype(np.int32)
+            end = (top_left + extent).astype(np.int32)
+        else:
+            # The triangle filter reaches one output pixel beyond the box, never less than one
+            # source pixel; one more for rounding.
+            reach = np.maximum(extent / plan.size, 1) + 1
+            start = np.maximum(np.floor(top_left - reach), 0).astype(np.int32)
+            end = np.minimum(np.ceil(top_left + extent + reach), sides).astype(np.int32)
+        roi_start = (top_left - start).astype(np.float32)
+        roi_end = (top_left + extent - start).astype(np.float32)
+        encoded: list[NDArray[np.uint8]] = []
+        shape = end - start
+        for row, sample in enumerate(samples.tolist()):
+            stored = source.stored(sample)
+            jpeg = None if stored.mode == MODE_RAW else self._find_jpeg(sample, stored)
+            if jpeg is None:
+                encoded.append(as_netpbm(self._as_raw(sample, stored), start[row], end[row]))
+                start[row] = 0
+            else:
+                encoded.append(np.frombuffer(jpeg, np.uint8))
+        flips = rows.flips.astype(np.int32)
+        return Feed(rows, (encoded, start, shape, roi_start, roi_end, flips))
+
+    def name(self, sample: int) -> str:
+        """What to call a sample in an error."""
+        return f"{self._source.path}: {self._source.name(sample)}"
+
+    def _find_jpeg(self, sample: int, stored: Stored) -> bytes | None:
+        """The JPEG that DALI may have of a sample; None if the reference decoder is to decode it.
+
+        Raises:
+            DataError: no decoder may have it.
+        """
+        if has_too_many_scans(stored.data):
+            raise DataError(self.name(sample), TOO_MANY_SCANS, "a photo", LEAVE_OUT)
+        if self.known.needs_reference(sample, stored):
+            return None
+        if not self._looked_at[sample]:
+            self._looked_at[sample] = 1
+            if said := self._find_remark(sample, stored.data):
+                header = read_header(stored.data)
+                cuts = find_stray_bytes(stored.data, header) if header else None
+                if cuts is None or find_oddity(cut_out(stored.data, cuts)):
+                    self.known.give_to_reference(sample, said)
+                    return None
+                self._cuts[sample] = cuts
+        return cut_out(stored.data, self._cuts.get(sample, ()))
+
+    def _find_remark(self, sample: int, data: bytes) -> str:
+        """What makes it worth a second look; '' for nearly all."""
+        source = self._source
+        if isinstance(source, Index) and (
+            said := source.odd.get(sample) or source.doubtful.get(sample)
+        ):
+            return said
+        return find_oddity(data)
+
+    def _as_raw(self, sample: int, stored: Stored) -> Stored:
+        """A sample's pixels, by the reference decoder if it is a JPEG."""
+        if stored.mode == MODE_RAW:
+            return stored
+        pixels = decode(stored, self.name(sample)).tobytes()
+        return Stored(MODE_RAW, stored.width, stored.height, pixels)
+
+
+def cut_out(data: bytes, parts: tuple[slice, ...]) -> bytes:
+    """The bytes without some parts of them, which are in order."""
+    if not parts:
+        return data
+    starts = (0, *(part.stop for part in parts))
+    ends = (*(part.start for part in parts), len(data))
+    return b"".join(data[start:end] for start, end in zip(starts, ends, strict=True))
+
+
+def as_netpbm(
+    stored: Stored, start: NDArray[np.int32], end: NDArray[np.int32]
+) -> NDArray[np.uint8]:
+    """A region of raw pixels as a binary PPM, the plainest image that DALI's decoder reads."""
+    pixels = np.frombuffer(stored.data, np.uint8)
+    pixels = pixels.reshape(stored.height, stored.width, 3)
+    region = pixels[start[0] : end[0], start[1] : end[1]]
+    header = b"P6\n%d %d\n255\n" % (region.shape[1], region.shape[0])
+    return np.concatenate((np.frombuffer(header, np.uint8), region.ravel()))

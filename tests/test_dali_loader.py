@@ -1,0 +1,114 @@
+"""What DALI refuses: the reference decoder decodes it, or one line says why nobody can."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rendered import check_pixels, make
+from spoiled import HUFFMAN, with_bytes_before
+
+from pipelines.convert import ConvertConfig, convert
+from pipelines.errors import DataError, is_no_memory
+
+pytest.importorskip("nvidia.dali", reason="nvidia-dali is not installed")
+
+REFUSED = (3, 4, 17)
+
+
+@pytest.fixture
+def beton(tmp_path: Path) -> Path:
+    """20 photos, three of which DALI's parser refuses."""
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        file = folder / f"{number:02d}.jpg"
+        small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+        small.resize((96, 72)).save(file, quality=90)
+        if number in REFUSED:
+            # A marker that stands alone: odd, and no bytes that could be cut out.
+            file.write_bytes(with_bytes_before(file.read_bytes(), HUFFMAN, b"\xff\xd0"))
+    convert(ConvertConfig(src=folder.parent, out=tmp_path / "set.beton", max_bad="0"))
+    return tmp_path / "set.beton"
+
+
+@pytest.fixture
+def unforeseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing tells that DALI will refuse them."""
+    monkeypatch.setattr("pipelines.loaders.dali_feed.FeedMaker._find_remark", lambda *_: "")
+
+
+@pytest.mark.usefixtures("unforeseen")
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_refused_photos_come_with_the_references_pixels(beton: Path, view: str) -> None:
+    check_pixels("dali", beton, view, batch_size=4)
+
+
+@pytest.mark.usefixtures("unforeseen")
+def test_refused_photos_are_counted_and_told_of_once(beton: Path) -> None:
+    with make("dali", beton, batch_size=4, view="eval", normalize=False) as loader:
+        assert loader.remarks == ()
+        first = [images.clone() for images, _ in loader]
+        (remark,) = loader.remarks
+        assert remark.startswith("3 images are decoded by Pillow")
+        assert "a/03.jpg" in remark
+        pipe = loader._pipe
+        again = [images.clone() for images, _ in loader]
+        assert loader.remarks == (remark,)
+        assert loader._pipe is pipe, "the second epoch failed, too"
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+
+
+def test_foreseen_refusals_need_no_failure(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        pytest.fail("DALI was asked")
+
+    monkeypatch.setattr("pipelines.loaders.dali_loader.DaliLoader._settle", fail)
+    check_pixels("dali", beton, "eval", batch_size=4)
+
+
+@pytest.mark.usefixtures("unforeseen")
+def test_an_error_of_no_single_photo_is_one_line(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.loaders.dali_loader.DaliLoader._try", lambda *_: None)
+    with make("dali", beton, batch_size=4, view="eval") as loader, pytest.raises(DataError) as met:
+        list(loader)
+    text = str(met.value)
+    assert "\n" not in text
+    assert "set.beton: a/00.jpg to a/" in text
+    assert "DALI failed: nvImageCodec failure" in text
+
+
+@pytest.mark.usefixtures("unforeseen")
+def test_a_refusal_loses_no_other_error(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One photo is refused, and one of the next batch cannot be read: all before it come."""
+    from pipelines.beton import Index
+
+    read = Index.stored
+
+    def stored(index: Index, sample: int) -> Any:
+        if sample == 9:
+            raise DataError("sample 9", "cannot be read")
+        return read(index, sample)
+
+    monkeypatch.setattr(Index, "stored", stored)
+    with make("dali", beton, batch_size=4, view="eval") as loader:
+        batches = iter(loader)
+        next(batches)
+        next(batches)
+        with pytest.raises(DataError, match="sample 9"):
+            next(batches)
+
+
+def test_an_error_raised_from_itself_has_an_end() -> None:
+    error = RuntimeError("of no memory")
+    error.__cause__ = error
+    assert not is_no_memory(error)
+    first, second = RuntimeError("a"), RuntimeError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert not is_no_memory(first)
+    second.__cause__ = MemoryError()
+    assert is_no_memory(first)
