@@ -99,7 +99,7 @@ def _ensure_fork_server() -> None:
     try:
         forkserver.ensure_running()
     except ChildProcessError:  # it is another process's, which this one was forked from
-        server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+        server: Any = forkserver._forkserver
         server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
         forkserver.ensure_running()
 

@@ -216,6 +216,14 @@ class Loader(ABC):
                 batches.close()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it has taken threads or memory once, here or before a fork.
+
+        One that came from another process has not until it is iterated.
+        """
+        return self._home is not None
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What somebody who uses the loader would want to know, as far as it is known by now."""
         return ()

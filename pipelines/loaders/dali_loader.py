@@ -180,7 +180,7 @@ class DaliLoader(Loader):
     @property
     def remarks(self) -> tuple[str, ...]:
         """Which images DALI does not decode."""
-        return self._maker.known.remarks
+        return self._maker.known.remarks if self.has_begun else ()
 
     def _change_size(self, size: int) -> None:
         self._pipe = None  # its size is a constant; the next epoch builds another

@@ -77,7 +77,7 @@ class FfcvLoader(Loader):
     @property
     def remarks(self) -> tuple[str, ...]:
         """Which images FFCV's way of decoding does not serve."""
-        return self._decoder.renderer.known.remarks
+        return self._decoder.renderer.known.remarks if self.has_begun else ()
 
     def _change_size(self, size: int) -> None:
         self._decoder.renderer.set_size(size)

@@ -122,7 +122,7 @@ class ResidentLoader(Loader):
     def remarks(self) -> tuple[str, ...]:
         """How much is kept where, and how many images lost chroma detail to `yuv420`."""
         kind, bytes_ = self._layout.format.kind, self._layout.total
-        if self._executor is None:  # it came from another process, and has not begun
+        if not self.has_begun:
             return ()
         remarks = [f"{bytes_ / 1e9:.2f} GB of {kind} pixels {self._where}"]
         averaged = self._executor.filler.sink.resampled
