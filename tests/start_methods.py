@@ -1,9 +1,10 @@
 """Loaders in other processes: of each kind, unused, used, in the middle of an epoch.
 
-    python tests/start_methods.py DATA FOLDER METHODS KIND...
+    python tests/start_methods.py DATA FOLDER PLACE:METHOD,... KIND...
 
-METHODS are how processes are started, by commas, the usual one first. Prints JSON: what became of
-each loader in each place, the rest of the epochs that were begun before, and an epoch here.
+PLACE is `DataLoader`, `Process` or `os.fork`; METHOD is how its processes are started, and the
+first of them how all others are. Prints JSON: what became of each loader in each place, the rest of
+the epochs that were begun before, and an epoch here.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from effort import choose
 from loader_kinds import LONG_S, make_kind
 from torch.utils.data import DataLoader, IterableDataset
 
 from pipelines.loaders import Loader
 
 STATES = ("unused", "used", "middle")
-#: Those that start processes: where that takes seconds, one is tried, once.
+#: Those that start processes.
 STARTING = ("torchvision", "stock")
+#: Iterations that are under way.
+MIDDLE: dict[str, Iterator[Any]] = {}
 #: What the child of `os.fork` ends with.
 STATUS = 7
 
@@ -51,7 +55,7 @@ def end_after(limit_s: int) -> None:
 
 def look_at(loaders: dict[str, Loader]) -> dict[str, str]:
     """The same of several, by name."""
-    end_after(LONG_S)
+    end_after(4 * LONG_S)
     return {name: look(loader) for name, loader in loaders.items()}
 
 
@@ -65,10 +69,10 @@ class Several(IterableDataset):  # type: ignore[type-arg]
         yield from look_at(self.loaders).items()
 
 
-def in_data_loader(loaders: dict[str, Loader], method: str) -> dict[str, str]:
+def in_data_loader(loaders: dict[str, Loader], method: str, file: Path) -> dict[str, str]:
     return dict(
         DataLoader(
-            Several(loaders), batch_size=None, num_workers=1, timeout=LONG_S,
+            Several(loaders), batch_size=None, num_workers=1, timeout=4 * LONG_S,
             multiprocessing_context=method,
         )
     )  # fmt: skip
@@ -86,19 +90,17 @@ def in_process(loaders: dict[str, Loader], method: str, file: Path) -> dict[str,
     return read(file, process.exitcode)
 
 
-def in_fork(
-    loaders: dict[str, Loader], middle: dict[str, Iterator[Any]], file: Path
-) -> dict[str, str]:
+def in_fork(loaders: dict[str, Loader], method: str, file: Path) -> dict[str, str]:
     """The child ends as a program does, by its last line, in the middle of epochs."""
     child = os.fork()
     if child == 0:
         tell(loaders, file)
-        held = {f"{name}:held": look(each) for name, each in middle.items()}
+        held = {f"{name}:held": look(each) for name, each in MIDDLE.items()}
         file.write_text(json.dumps(json.loads(file.read_text()) | held))
-        middle.clear()
-        middle |= {name: iter(loader) for name, loader in loaders.items()}
-        for each in middle.values():
-            next(each)
+        MIDDLE.clear()
+        for name, loader in loaders.items():
+            MIDDLE[name] = iter(loader)
+            next(MIDDLE[name])
         sys.exit(STATUS)
     return read(file, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - STATUS)
 
@@ -111,49 +113,49 @@ def read(file: Path, status: int | None) -> dict[str, str]:
     return found
 
 
+def make(data: Path, folder: Path, kinds: list[str], forks: bool) -> dict[str, Loader]:
+    """Loaders in every state; those whose threads are about to begin come last."""
+    loaders = {}
+    for state in ("middle", "used", "unused"):
+        for kind in kinds:
+            if forks or kind not in STARTING or state == "unused":
+                place = folder / f"{kind}-{state}"
+                place.mkdir()
+                options = {"normalize": True} if kind == "stock" else {}
+                loader = make_kind(kind, data, place, workers=1, **options)
+                loaders[f"{kind}:{state}"] = loader
+                if state == "used":
+                    list(loader)
+                elif state == "middle":
+                    MIDDLE[f"{kind}:{state}"] = iter(loader)
+                    next(MIDDLE[f"{kind}:{state}"])
+    return loaders
+
+
 def main() -> None:
     data, folder, asked, *kinds = sys.argv[1:]
-    methods = asked.split(",")
-    multiprocessing.set_start_method(methods[0])
-    forks = methods == ["fork"]
-    end_after(2 * LONG_S)
-    loaders: dict[str, Loader] = {}
-    middle: dict[str, Iterator[Any]] = {}
-    for state in ("middle", "used", "unused"):  # the last ones' threads are about to begin
-        for kind in kinds:
-            if not forks and kind in STARTING and state != "unused":
-                continue
-            place = Path(folder) / f"{kind}-{state}"
-            place.mkdir()
-            options = {"normalize": True} if kind == "stock" else {}
-            loader = make_kind(kind, Path(data), place, workers=1, **options)
-            loaders[f"{kind}:{state}"] = loader
-            if state == "used":
-                list(loader)
-            elif state == "middle":
-                middle[f"{kind}:{state}"] = batches = iter(loader)
-                next(batches)
-    file = Path(folder) / "found"
+    places = [place.split(":") for place in asked.split(",")]
+    multiprocessing.set_start_method(places[0][1])
+    forks = places[0][1] == "fork"
+    end_after(5 * LONG_S)
+    loaders = make(Path(data), Path(folder), kinds, forks)
     found: dict[str, Any] = {}
-    for method in methods:
-        found[f"DataLoader {method}"] = in_data_loader(loaders, method)
-        quick = {
-            name: loader for name, loader in loaders.items()
-            if forks or name.split(":")[0] not in STARTING
-            or (name == "torchvision:unused" and method == methods[0])
-        }  # fmt: skip
-        found[f"Process {method}"] = in_process(quick, method, file)
-    found["os.fork"] = in_fork(
-        {name: each for name, each in loaders.items() if forks or name == "torchvision:unused"},
-        middle, file,
-    )  # fmt: skip
-    found["rest"] = {name: sum(len(labels) for _, labels in middle[name]) for name in middle}
-    found["here"] = look_at(
-        {name: each for name, each in loaders.items() if forks or name != "stock:unused"}
-    )
+    # Processes take seconds to start where they are not forked.
+    few = {
+        name: loader for name, loader in loaders.items()
+        if forks or name.split(":")[0] not in choose(STARTING, STARTING[1:])
+    }  # fmt: skip
+    for place, method in places:
+        look_in = {"DataLoader": in_data_loader, "Process": in_process, "os.fork": in_fork}[place]
+        tried = loaders if place == "DataLoader" else few
+        found[f"{place}:{method}"] = look_in(tried, method, Path(folder) / "found")
+    found["rest"] = {name: sum(len(labels) for _, labels in MIDDLE[name]) for name in MIDDLE}
+    found["here"] = {
+        name: look(each) for name, each in loaders.items() if forks or name != "stock:unused"
+    }
     for loader in loaders.values():
         loader.close()
-    found["closed"] = look_at(loaders)
+    found["closed"] = {name: look(each) for name, each in loaders.items()}
     print(json.dumps(found))
 
 

@@ -72,7 +72,7 @@ LAYERS = (
         "pipelines.loaders.filling",
         "pipelines.loaders.placement",
         "pipelines.loaders.rendering",
-        "pipelines.loaders.torchvision_loader",
+        "pipelines.loaders.worker_processes",
     ),
     ("pipelines.loaders.dali_feed", "pipelines.loaders.resident_gpu"),
     ("pipelines.loaders.*",),

@@ -19,7 +19,7 @@ from pipelines.encode import decode
 from pipelines.errors import FastftError, UsageError
 from pipelines.forks import is_daemonic
 from pipelines.loaders.base import Loader
-from pipelines.loaders.torchvision_loader import (
+from pipelines.loaders.worker_processes import (
     end_workers,
     live_for_parent,
     out_of_memory,
