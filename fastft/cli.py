@@ -5,10 +5,12 @@ Only this is loaded before signals are heard: the commands take their time, libr
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from fastft.stopping import Interruptions, Stopped
@@ -108,7 +110,21 @@ def _leave(status: int, said: str) -> NoReturn:
         sys.stderr.flush()
     except OSError:  # nobody listens
         _drop(sys.stderr.fileno())
-    sys.exit(status)
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    """End; without the interpreter's own end if this process is still joined to others.
+
+    It is after an error. Ending the threads of torch's connections would be to wait for the others;
+    left alone they outlive the interpreter, and what they call in it then is a fatal error.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        sys.exit(status)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 def _drop(descriptor: int) -> None:

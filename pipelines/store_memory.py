@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from pipelines.atomic import temporary_prefix, unguessable
 from pipelines.errors import DataError
+from pipelines.forks import here
 from pipelines.store import Layout
 
 _MAGIC = b"fastftp1"
@@ -150,6 +151,7 @@ class FileMemory(StoreMemory):
         Raises:
             DataError: it cannot be made, is something else, or is in use with other samples.
         """
+        self._home = here()
         self._path, self._layout_start = path, _pixels_at(len(layout.sizes))
         self._bytes = self._layout_start + layout.total
         self._descriptor = _open_file(path, key, self._bytes, self._whole)
@@ -192,7 +194,8 @@ class FileMemory(StoreMemory):
         self.ready, self.checksums = np.zeros(len(self.ready), np.uint8), None
         self._attached = np.empty(0, np.uint8)
         if self._descriptor >= 0:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # the map holds a descriptor of its own
+            if self._home is here():  # a fork's lock is its parent's, too
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # the map has a descriptor of its own
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -107,6 +107,35 @@ def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
     )
 
 
+#: Ends as a command does that had an error; says how far the interpreter's own end came.
+_LEAVES = """
+import atexit, os, sys
+from torch import distributed
+from fastft.cli import _leave
+
+class Object:
+    def __del__(self):
+        os.write(1, b"finalized ")
+
+kept = Object()
+atexit.register(os.write, 1, b"closed ")
+if sys.argv[1] == "joined":
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+_leave(1, "the error")
+"""
+
+
+@pytest.mark.parametrize(("place", "said"), [("joined", "closed "), ("alone", "closed finalized ")])
+def test_no_thread_of_torch_sees_the_interpreter_end(place: str, said: str) -> None:
+    """Those of a process that is still joined to others call into it."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _LEAVES, place], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (1, said)
+    assert "the error\n" in ended.stderr
+
+
 def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)

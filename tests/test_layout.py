@@ -27,6 +27,7 @@ LAYERS = (
         "pipelines.workers",
     ),
     (
+        "pipelines.forks",
         "pipelines.held_file",
         "pipelines.pillow",
         "pipelines.shards",
@@ -71,7 +72,7 @@ LAYERS = (
         "pipelines.loaders.filling",
         "pipelines.loaders.placement",
         "pipelines.loaders.rendering",
-        "pipelines.loaders.torchvision_loader",
+        "pipelines.loaders.worker_processes",
     ),
     ("pipelines.loaders.dali_feed", "pipelines.loaders.resident_gpu"),
     ("pipelines.loaders.*",),

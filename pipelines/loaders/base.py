@@ -7,19 +7,26 @@
             for images, labels in loader: ...
 
 A subclass only says how rows of the plan become pixels.
+
+A loader goes along into other processes. One that a fork inherits has threads and processes of the
+parent's, which it leaves alone; it is pickled as what it was made from. Either way it begins anew
+where it is first iterated.
 """
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
+from pipelines.forks import here, in_every_fork, keep_for_good, require_main_guard
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
@@ -39,6 +46,7 @@ class Loader(ABC):
     epochs, and neither order nor flips, nor the train view's boxes.
 
     Attributes:
+        name: what `make_loader` calls its kind.
         source: the samples.
         view, batch_size, seed, rank, world, drop_last: as given to `make_loader`.
         size: S, px, as given there or to `set_size`.
@@ -49,6 +57,7 @@ class Loader(ABC):
             images, and at most. None where there is no such promise.
     """
 
+    name: ClassVar[str]
     stated: tuple[float, int] | None = None
 
     def __init__(
@@ -66,7 +75,19 @@ class Loader(ABC):
         rank: int,
         world: int,
         drop_last: bool,
+        begins: bool = True,
     ) -> None:
+        """Make a loader; see `make_loader`.
+
+        Args:
+            source, view, size, batch_size, seed, device, dtype, normalize: see there.
+            workers, rank, world, drop_last: see there.
+            begins: whether to take threads, processes and memory now, or with the first iteration:
+                so does what came from another process.
+
+        Raises:
+            UsageError: arguments that do not go together.
+        """
         if batch_size < 1 or not 0 <= rank < world or workers < 0:
             found = f"{batch_size}, {rank} of {world}, {workers}"
             raise UsageError("batch size, rank, workers", found, "a positive batch, rank < world")
@@ -88,7 +109,18 @@ class Loader(ABC):
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0
         self._start = 0
+        self._selected: NDArray[np.int64] | None = None
         self._running: Generator[tuple[torch.Tensor, torch.Tensor], None, None] | None = None
+        self._closed, self._came = False, not begins
+        #: The process whose threads, processes and memory the loader has.
+        self._home = here() if begins else None
+        if begins:
+            self._begin()
+        _living.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = self._plan.epoch, self._selected, self._start, self._closed
+        return _receive, (type(self), self.source, self._arguments(), state)
 
     @property
     def plan(self) -> Plan:
@@ -102,6 +134,7 @@ class Loader(ABC):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration runs, from its beginning."""
+        self._selected = None
         self._plan = self._make_plan(epoch)
         self._consumed = self._start = 0
 
@@ -112,7 +145,7 @@ class Loader(ABC):
         sample), whatever else is asked for.
         """
         self.set_epoch(self._plan.epoch)
-        self._plan = replace(self._plan, order=samples)
+        self._selected, self._plan = samples, replace(self._plan, order=samples)
 
     def set_size(self, size: int) -> None:
         """Choose the side S of the images that the next iteration gives, px; between epochs.
@@ -127,15 +160,18 @@ class Loader(ABC):
         go, stays settled: make the loader with the largest.
 
         Raises:
-            UsageError: a size out of range; the loader stays as it was.
+            UsageError: a size out of range, or a loader that is closed; it stays as it was.
         """
         if size == self.size:
             return
+        self._require_open()
+        self._begin_here()
         plan, normalizer = self._make_plan(self._plan.epoch, size), self._make_normalizer(size)
         if self._running is not None:
             self._running.close()
         self._change_size(size)
         self.size, self._plan, self._normalizer = size, plan, normalizer
+        self._selected = None
         self._consumed = self._start = 0
 
     def state_dict(self) -> dict[str, int]:
@@ -158,6 +194,10 @@ class Loader(ABC):
         self._consumed = self._start = consumed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self._require_open()
+        require_main_guard()
+        self._begin_here()
+        home = here()
         if self._running is not None:
             self._running.close()  # an iteration that was left without being dropped ends here
         plan, start = self._plan, self._start
@@ -167,22 +207,98 @@ class Loader(ABC):
             for images, labels in batches:
                 self._consumed = min(self._consumed + self.batch_size, len(self.source))
                 yield images, labels
+                self._require_open()
+                if home is not here():
+                    found = "an iteration that began before this process was forked"
+                    raise UsageError(self._title, found, "one of its own", "call iter(loader) here")
         finally:
-            batches.close()
+            if home is here():
+                batches.close()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has taken threads or memory once, here or before a fork.
+
+        One that came from another process has not until it is iterated.
+        """
+        return self._home is not None
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What somebody who uses the loader would want to know, as far as it is known by now."""
         return ()
 
-    def close(self) -> None:  # noqa: B027 - nothing to do is a fair way to close
-        """Give back threads, processes and memory; safe to call twice."""
+    def close(self) -> None:
+        """Give back threads, processes and memory, and end an iteration that somebody still holds.
+
+        Safe to call twice; of what a process inherited by a fork it ends nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._home is here():
+            if self._running is not None:
+                self._running.close()
+            self._end()
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def _title(self) -> str:
+        """What to call it in an error."""
+        return f"loader {self.name!r}"
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError(self._title, "is closed", "an open one", "make another by make_loader")
+
+    def _begin_here(self) -> None:
+        """Begin in this process, if the loader has not: it was forked, or the loader is new in it.
+
+        Raises:
+            UsageError: this is a fork, and the loader's GPU is its parent's.
+            As the subclass's `__init__`.
+        """
+        if self._home is here():
+            return
+        if self._home is not None:
+            if self.device.type == "cuda":
+                found = "gives batches on a GPU, in a process that was forked from one that uses it"
+                remedy = "pass multiprocessing_context='spawn', or iterate it where it was made"
+                raise UsageError(self._title, found, "a process that was spawned", remedy)
+            # As in a DataLoader's workers: the threads of the parent's OpenMP are not here, and
+            # torch would wait for them for ever.
+            torch.set_num_threads(1)
+        self._running = None
+        self._normalizer = self._make_normalizer(self.size)
+        self._begin()
+        self._home = here()
+
+    def _arguments(self) -> dict[str, Any]:
+        """What another process makes the same loader from, beside the source."""
+        return {
+            "view": self.view, "size": self.size, "batch_size": self.batch_size, "seed": self.seed,
+            "device": self.device, "dtype": self.dtype, "normalize": self.dtype is not None,
+            "workers": self.workers, "rank": self.rank, "world": self.world,
+            "drop_last": self.drop_last,
+        }  # fmt: skip
+
+    def _leave_behind(self) -> None:
+        """In a process that was just forked: never end anything of the parent's.
+
+        Nothing that the loader has may be destroyed: that would wait for threads that are not here.
+        """
+        keep_for_good(*vars(self).values())
+
+    def _begin(self) -> None:  # noqa: B027 - some begin with the first batch
+        """Take threads, processes and memory of this process: once, and again in a fork of it."""
+
+    def _end(self) -> None:  # noqa: B027 - nothing to do is a fair way to end
+        """Give back what `_begin` took, and what came of it; no iteration is left."""
 
     @abstractmethod
     def _batches(
@@ -217,3 +333,30 @@ class Loader(ABC):
         self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return to_device(batches, self._normalizer, self.device)
+
+
+#: All that somebody has.
+_living: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+@in_every_fork
+def _leave_all_behind() -> None:
+    for loader in list(_living):
+        loader._leave_behind()
+
+
+def _receive(
+    kind: type[Loader],
+    source: Source,
+    arguments: dict[str, Any],
+    state: tuple[int, NDArray[np.int64] | None, int, bool],
+) -> Loader:
+    """A loader as another process had it, which has nothing of this process yet."""
+    loader = kind(source, begins=False, **arguments)
+    epoch, selected, start, closed = state
+    loader.set_epoch(epoch)
+    if selected is not None:
+        loader.select(selected)
+    loader._start = loader._consumed = start
+    loader._closed = closed
+    return loader

@@ -22,6 +22,7 @@ import torch
 from pipelines.damage import Checker
 from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError, UsageError
+from pipelines.forks import keep_for_good
 from pipelines.jpeg import read_header
 from pipelines.layout import MODE_RAW
 from pipelines.loaders.base import Loader
@@ -52,6 +53,8 @@ _INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT,
 class DaliLoader(Loader):
     """Executes the plan in a DALI pipeline."""
 
+    name = "dali"
+
     #: What keeps its pixels near the reference's.
     decode_options: ClassVar[dict[str, Any]] = {
         "adjust_orientation": False, "jpeg_fancy_upsampling": True,
@@ -62,9 +65,18 @@ class DaliLoader(Loader):
         super().__init__(source, **arguments)
         # Seen on the CPU: 0.21 and 13. On a GPU, nvJPEG's distance has not been measured.
         self.stated = (0.25, 16) if self.device.type == "cpu" else None
-        self._feeder, self._maker = Feeder(), FeedMaker(source)
-        self._pipe: Any | None = None
         _open.add(self)
+
+    def _begin(self) -> None:
+        self._feeder, self._maker = Feeder(), FeedMaker(self.source)
+        self._pipe: Any | None = None
+
+    def _leave_behind(self) -> None:
+        super()._leave_behind()
+        pipe = getattr(self, "_pipe", None)
+        if pipe is not None:  # DALI takes apart what it knows of, when a process ends
+            keep_for_good(pipe._pipe)
+            pipe._pipe = None
 
     def _batches(
         self, plan: Plan, start: int
@@ -168,7 +180,7 @@ class DaliLoader(Loader):
     @property
     def remarks(self) -> tuple[str, ...]:
         """Which images DALI does not decode."""
-        return self._maker.known.remarks
+        return self._maker.known.remarks if self.has_begun else ()
 
     def _change_size(self, size: int) -> None:
         self._pipe = None  # its size is a constant; the next epoch builds another
@@ -243,10 +255,8 @@ class DaliLoader(Loader):
         pipe.build()
         return pipe
 
-    def close(self) -> None:
-        """Free DALI's threads and buffers, and end an iteration that somebody still holds."""
-        if self._running is not None:
-            self._running.close()
+    def _end(self) -> None:
+        """Free DALI's threads and buffers."""
         self._pipe = None
 
 

@@ -25,7 +25,6 @@ from pipelines.layout import MODE_RAW
 from pipelines.loaders.base import Loader
 from pipelines.loaders.rendering import Piece, Renderer, Rendering, Worker, compiling, surfacing
 from pipelines.plan import Plan
-from pipelines.source import Source
 from pipelines.workers import require_thread_room
 
 _TORCH_THREADS, _NUMBA_THREADS = torch.get_num_threads(), numba.get_num_threads()
@@ -56,11 +55,12 @@ _LOOK_S = 1.0
 class FfcvLoader(Loader):
     """Executes the plan under `ffcv.Loader`."""
 
+    name = "ffcv"
     # None has been seen; Pillow may change the order of its two passes again, which costs one.
     stated = (0.05, 1)
 
-    def __init__(self, source: Source, **arguments: Any) -> None:
-        super().__init__(source, **arguments)
+    def _begin(self) -> None:
+        source = self.source
         if not isinstance(source, Index):
             raise UsageError(
                 "loader 'ffcv'", f"{source.path} is a class folder", "a .beton file",
@@ -77,7 +77,7 @@ class FfcvLoader(Loader):
     @property
     def remarks(self) -> tuple[str, ...]:
         """Which images FFCV's way of decoding does not serve."""
-        return self._decoder.renderer.known.remarks
+        return self._decoder.renderer.known.remarks if self.has_begun else ()
 
     def _change_size(self, size: int) -> None:
         self._decoder.renderer.set_size(size)
@@ -113,10 +113,8 @@ class FfcvLoader(Loader):
             if batches is not None:
                 _stop(batches)
 
-    def close(self) -> None:
-        """End the threads, and an iteration that somebody still holds."""
-        if self._running is not None:
-            self._running.close()
+    def _end(self) -> None:
+        """End the threads."""
         self._decoder.renderer.close()
 
 

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.decoder import Decoder, Known
+from pipelines.forks import hold_while_forking
 from pipelines.kernels import cpu
 from pipelines.memory import require_blas_room
 from pipelines.plan import Plan, Rows, resized_geometry
@@ -35,7 +36,8 @@ _PIECE_ROWS = 8
 #: A decoded image larger than this (11 megapixels) gives its memory back: each thread may meet the
 #: few large ones of a set, and none should hold on to their size.
 _KEEP_BYTES = 32 << 20
-_compiling = threading.Lock()
+_compiling = threading.RLock()
+hold_while_forking(_compiling)  # numba's own locks are held with it
 #: The one that is installed, which the reference is.
 _PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 #: What the kernel writes for a dtype; bfloat16, which NumPy lacks, as its bits.

@@ -46,6 +46,7 @@ _BATCHES = _AHEAD + 2
 class ResidentLoader(Loader):
     """Executes the plan on decoded pixels."""
 
+    name = "resident"
     # None has been seen; Pillow may change the order of its two passes again, which costs one.
     stated: tuple[float, int] | None = (0.05, 1)
 
@@ -68,28 +69,27 @@ class ResidentLoader(Loader):
             UsageError: the pixels fit into no memory of this machine.
             DataError: the store's file cannot be made, is something else or in use.
         """
-        format_ = StoreFormat(kind=store, shorter_px=store_side)
-        self._layout = lay_out(source, format_)
-        super().__init__(source, **arguments)
-        # What is asked of this rank is the same in every epoch; a file is all ranks' alike.
-        if store_file is None and self.view not in SHUFFLED:
-            self._layout = lay_out(source, format_, self._held())
-        share = -(-self.batch_size // self.world)
-        place = choose_place(self._layout, store_place, self.device, batch=share, size=self.size)
-        on_host = "in memory" if store_file is None else f"in {store_file}"
-        self._where = "on the GPU" if place == "gpu" else on_host
-        if format_.shorter_px or format_.planar:
+        self._layout = lay_out(source, StoreFormat(kind=store, shorter_px=store_side))
+        self._file = None if store_file is None else Path(store_file)
+        self._asked = self._place = store_place
+        self._memory: StoreMemory | None = None
+        self._executor: Any = None
+        if store_side or self._layout.format.planar:
             self.stated = None
-        self._executor: Any
-        memory: StoreMemory | None = None
-        if place == "ram" or store_file is not None:
-            memory = self._take_memory(share, None if store_file is None else Path(store_file))
+        super().__init__(source, **arguments)
+
+    def _begin(self) -> None:
+        source, share = self.source, -(-self.batch_size // self.world)
+        if self._executor is None:
+            self._settle(share)
+        # A fork has the memory already, with all that was decoded before.
+        memory = self._memory
         if self.device.type == "cuda":
             from pipelines.loaders.resident_gpu import GpuExecutor  # Triton takes 1 s
 
             self._executor = GpuExecutor(
                 source, self._layout, memory, self.device, self.size, self.dtype, self.workers,
-                on_gpu=place == "gpu",
+                on_gpu=self._place == "gpu",
             )  # fmt: skip
         else:
             assert memory is not None
@@ -98,20 +98,40 @@ class ResidentLoader(Loader):
                 workers=self.workers,
             )  # fmt: skip
 
+    def _settle(self, share: int) -> None:
+        """Choose where the pixels go, and take memory for them."""
+        # What is asked of this rank is the same in every epoch; a file is all ranks' alike.
+        if self._file is None and self.view not in SHUFFLED:
+            self._layout = lay_out(self.source, self._layout.format, self._held())
+        self._place = choose_place(
+            self._layout, self._asked, self.device, batch=share, size=self.size
+        )
+        on_host = "in memory" if self._file is None else f"in {self._file}"
+        self._where = "on the GPU" if self._place == "gpu" else on_host
+        if self._place == "ram" or self._file is not None:
+            self._memory = self._take_memory(share, self._file)
+
+    def _arguments(self) -> dict[str, Any]:
+        kept = self._layout.format
+        return super()._arguments() | {
+            "store": kept.kind, "store_side": kept.shorter_px, "store_file": self._file,
+            "store_place": self._asked,
+        }  # fmt: skip
+
     @property
     def remarks(self) -> tuple[str, ...]:
         """How much is kept where, and how many images lost chroma detail to `yuv420`."""
         kind, bytes_ = self._layout.format.kind, self._layout.total
+        if not self.has_begun:
+            return ()
         remarks = [f"{bytes_ / 1e9:.2f} GB of {kind} pixels {self._where}"]
         averaged = self._executor.filler.sink.resampled
         if averaged:
             remarks.append(f"chroma of {averaged:,} images averaged over 2 x 2 px")
         return (*remarks, *self._executor.filler.sink.known.remarks)
 
-    def close(self) -> None:
+    def _end(self) -> None:
         """End the threads and give the memory back."""
-        if self._running is not None:
-            self._running.close()
         self._executor.close()
 
     def _change_size(self, size: int) -> None:
@@ -147,7 +167,8 @@ class ResidentLoader(Loader):
             return FileMemory(path, layout, fingerprint(self.source, layout.format))
         pixel_bytes = 4 if self.device.type == "cpu" else 3
         batches = _BATCHES * share * self.size**2 * 3 * pixel_bytes
-        group = _group()
+        # What came from another process is no rank's own.
+        group = None if self._came else _group()
         if group is None or self.world == 1 or self.view not in SHUFFLED:
             require_room(self.source, layout, layout.total, promised=promised, batches=batches)
             return PrivateMemory(layout)

@@ -17,8 +17,9 @@ from torchvision.transforms import v2 as transforms
 
 from pipelines.encode import decode
 from pipelines.errors import FastftError, UsageError
+from pipelines.forks import is_daemonic
 from pipelines.loaders.base import Loader
-from pipelines.loaders.torchvision_loader import (
+from pipelines.loaders.worker_processes import (
     end_workers,
     live_for_parent,
     out_of_memory,
@@ -55,12 +56,13 @@ def stock_transform(view: str, size: int) -> transforms.Transform:
 class StockLoader(Loader):
     """torchvision's DataLoader and random transforms, behind the loader contract."""
 
-    def __init__(self, source: Source, **arguments: Any) -> None:
-        super().__init__(source, **arguments)
+    name = "stock"
+
+    def _begin(self) -> None:
         if self.dtype is None or self.world > 1:
             raise UsageError("stock loader", "uint8 images or several ranks", "neither")
         self._order = torch.Generator()
-        self._loader: DataLoader[Any] | None = self._make_loader(self.size)
+        self._loader = self._make_loader(self.size)
 
     def _make_loader(self, size: int) -> DataLoader[Any]:
         return DataLoader(
@@ -78,15 +80,16 @@ class StockLoader(Loader):
 
     def _change_size(self, size: int) -> None:
         """Worker processes have their transforms for good: the next epoch starts others."""
-        if self._loader is not None:
-            end_workers(self._loader)
-            self._loader = self._make_loader(size)
+        end_workers(self._loader)
+        self._loader = self._make_loader(size)
 
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        if self._loader is None:
-            raise RuntimeError("the loader is closed")
+        if is_daemonic():
+            found = "in a daemonic process, such as a DataLoader's worker, which may start none"
+            remedy = "iterate it in the main process, or take loader 'torchvision'"
+            raise UsageError(self._title, found, "a process that may start its own", remedy)
         if start:
             raise UsageError("stock loader", f"{start} samples consumed", "0: it cannot resume")
         words = np.random.SeedSequence((plan.seed, plan.epoch)).generate_state(1, np.uint64)
@@ -98,11 +101,9 @@ class StockLoader(Loader):
                 labels.to(self.device, non_blocking=True),
             )
 
-    def close(self) -> None:
+    def _end(self) -> None:
         """End the worker processes."""
-        if self._loader is not None:
-            end_workers(self._loader)
-            self._loader = None
+        end_workers(self._loader)
 
 
 class _StockDataset(Dataset[Any]):
