@@ -205,7 +205,9 @@ def _find_zeros(data: bytes, header: JpegHeader, padding: int) -> str:
         if marker == HUFFMAN_TABLES:
             first_symbols |= _first_ac_symbols(data[at:end])
         elif marker == START_OF_SCAN:
-            if data.find(_ZEROS, end) < 0:  # but in a thumbnail or profile, as many photos have them
+            if (
+                data.find(_ZEROS, end) < 0
+            ):  # but in a thumbnail or profile, as many photos have them
                 break
             found = data.find(_ZEROS, end, max(end, find_scan_end(data, end) - padding))
             if found >= 0 and first_symbols != {0}:  # none of its own: the standard's
