@@ -164,7 +164,8 @@ class Encoder:
         except MemoryError:
             raise
         except Exception as error:  # whatever a hostile file makes a third-party parser raise
-            return Encoded(None, len(data), reason=explain(data) or describe(error))
+            said = f" ({'; '.join(remarks)})" if remarks else ""  # such as libtiff's own reason
+            return Encoded(None, len(data), reason=explain(data) or describe(error) + said)
         reason = found.reason or "; ".join(remarks)
         return replace(found, stored=stored, note=found.note | note, reason=reason)
 
