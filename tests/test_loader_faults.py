@@ -26,7 +26,7 @@ from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError
 from pipelines.jpeg import read_header
 from pipelines.layout import Stored
-from pipelines.loaders import make_loader, torchvision_loader
+from pipelines.loaders import make_loader, worker_processes
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.source import open_source
 
@@ -326,7 +326,7 @@ def test_what_torch_says_of_open_files_is_one_line(
         raise error
 
     with make_kind("torchvision", data / "train.beton", tmp_path) as loader:
-        monkeypatch.setattr(torchvision_loader, "iterate", refuse)
+        monkeypatch.setattr(worker_processes, "iterate", refuse)
         met, text = what_is_met(loader)
     assert met is DataError
     assert "raise the limit by ulimit -n 4096" in text
