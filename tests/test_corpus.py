@@ -15,8 +15,9 @@ from rendered import LIBRARIES, LOADERS, check_pixels
 
 from pipelines.beton import Index, read_index
 from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import IMAGE_FORMATS, decode
+from pipelines.encode import decode
 from pipelines.folder import IMAGE_SUFFIXES
+from pipelines.pillow import IMAGE_FORMATS
 
 #: Larger files are left to another day: each is decoded a dozen times.
 MOST_BYTES = 4 << 20
