@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fastft.data import fastest_loader, find_splits, pick_batch_size, require_two_classes
+from fastft.data import fastest_loader, find_splits, pick_batch_size
 from fastft.environment import pick_amp, pick_device
 from fastft.train_config import LOADER_CHOICES, TrainConfig
 from fastft.world import ALONE, World
@@ -45,15 +45,12 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
     """The training and the evaluation split.
 
     Raises:
-        DataError: they cannot be read, differ in their classes or in how they are prepared, or
-            have one class alone.
+        DataError: they cannot be read, or differ in their classes or in how they are prepared.
         UsageError: a `.beton` is prepared otherwise than was asked for.
     """
     train_path, eval_path = find_splits(config.data)
     train = open_source(train_path, apply_exif=config.apply_exif, depth=config.depth)
-    evaluation = open_like(train, eval_path)
-    require_two_classes(train)
-    return train, evaluation
+    return train, open_like(train, eval_path)
 
 
 def open_like(train: Source, path: Path) -> Source:

@@ -35,7 +35,7 @@ from fastft.stopping import StopSignals
 from fastft.train_config import TrainConfig
 from fastft.trainer import Trainer, TrainResult
 from fastft.world import World, join_world
-from pipelines.errors import DataError
+from pipelines.errors import DataError, one_line
 from pipelines.source import Source
 
 #: The splits, as a run's state names them.
@@ -130,6 +130,10 @@ def _run(
         )  # fmt: skip
     if beside:
         console.print(beside, markup=False)
+    if len(sources[0].classes) == 1:
+        lone = one_line(sources[0].classes[0])
+        remedy = "put the images of each class into a folder of its own"
+        console.print(f"only one class, {lone}: nothing to tell apart; {remedy}", markup=False)
     before_s = 0.0 if state is None else state.seconds
     result = replace(result, seconds=before_s + time.perf_counter() - started)
     if world.is_main:

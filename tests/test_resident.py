@@ -296,7 +296,9 @@ def test_options(options: dict[str, Any], message: str, data: Path) -> None:
 
 
 def test_options_are_the_resident_loaders_alone(data: Path) -> None:
-    with pytest.raises(UsageError, match="store: with loader 'torchvision', expected loader 'res"):
+    with pytest.raises(
+        UsageError, match="store: given for loader 'torchvision', expected loader 'r"
+    ):
         make_loader("torchvision", data / "train.beton", store="rgb")
 
 
