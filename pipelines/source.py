@@ -192,6 +192,8 @@ def require_prepared(source: Source, apply_exif: bool | None, depth: Depth | Non
     Raises:
         UsageError: it is.
     """
+    if apply_exif is None and depth is None:
+        return
     found = source.preparation
     wanted = Preparation(
         apply_exif=found.apply_exif if apply_exif is None else bool(apply_exif),
