@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from fastft.stopping import Interruptions, Stopped
+from fastft.stopping import Interruptions, Stopped, find_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -63,6 +63,9 @@ def _explain(
 
     if heard or isinstance(error, KeyboardInterrupt):  # of which compiled code may make another
         return _stopped(Stopped(heard or 2))
+    stopped = find_stopped(error)
+    if stopped is not None:
+        return _stopped(stopped)
     if is_no_memory(error):
         found = next(iter(str(error).splitlines()), "")
         try:

@@ -48,6 +48,22 @@ class Stopped(BaseException):
         return 128 + self.signal
 
 
+def find_stopped(error: BaseException) -> Stopped | None:
+    """What an error was made of, if that is a `Stopped`.
+
+    Python before 3.12 makes a RuntimeError of one that comes while a class is made, as in an
+    import; and so may any library.
+    """
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:  # an error may be its own cause
+        if isinstance(each, Stopped):
+            return each
+        seen.add(id(each))
+        each = each.__cause__
+    return None
+
+
 def heeded() -> list[signal.Signals]:
     """What asks this process to end: all of them but those that it was started to ignore."""
     return [each for each in _SIGNALS if signal.getsignal(each) not in (signal.SIG_IGN, None)]

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from fastft import cli_data
+from fastft.stopping import Stopped
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -240,3 +242,35 @@ def test_ctrl_c_is_one_line(fastft: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cli_data, "run_convert", interrupted)
     status, _, err = fastft("convert", "a", "b")
     assert (status, err) == (130, "fastft: interrupted\n")
+
+
+class Stops:
+    """Told to end while a class is made, as in an import."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        raise Stopped(signal.SIGTERM)
+
+
+def stops_in_a_class() -> None:
+    type("Owner", (), {"stops": Stops()})
+
+
+def stops_in_a_library() -> None:
+    try:
+        raise Stopped(signal.SIGINT)
+    except Stopped as stopped:
+        raise ImportError("the library's own words") from stopped
+
+
+@pytest.mark.parametrize(
+    ("run", "ended"),
+    [(stops_in_a_class, (143, "", "")), (stops_in_a_library, (130, "", "fastft: interrupted\n"))],
+)
+def test_what_others_make_of_a_signal_stays_one(
+    run: Callable[[], None],
+    ended: tuple[int, str, str],
+    fastft: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fastft.commands.run", run)
+    assert fastft("train") == ended

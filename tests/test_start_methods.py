@@ -41,7 +41,7 @@ def look(places: str, data: Path, folder: Path) -> Found:
         [sys.executable, PROGRAM, data / "train.beton", folder, places, *ALL],
         capture_output=True, text=True, check=False, timeout=6 * LONG_S,
     )  # fmt: skip
-    # What tracks semaphores writes there, too, of a process that left a loader open.
+    # What tracks semaphores writes there, too, of a lock that numba makes when ffcv is imported.
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
     found: Found = json.loads(ended.stdout.splitlines()[-1])
     return found
