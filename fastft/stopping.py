@@ -49,7 +49,7 @@ class Stopped(BaseException):
 
 
 def find_stopped(error: BaseException) -> Stopped | None:
-    """What an error was made of, if that is a `Stopped`.
+    """The `Stopped` that an error was made of; None if it was made of something else.
 
     Python before 3.12 makes a RuntimeError of one that comes while a class is made, as in an
     import; and so may any library.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # fastft.predict loads torch, which fastft convert does witho
 
     _Made = TypeVar("_Made", Report, Merged)
 
-#: What is told of an image only where there is one.
+#: Rows that appear only where there are such images.
 _NOTED = {
     Note.TURNED: "turned upright",
     Note.LYING: "lying on a side",
@@ -96,7 +96,7 @@ def conversion_table(reports: Sequence[Report]) -> Table:
 
 
 def preparation_lines(reports: Sequence[Report], preparation: Preparation) -> list[str]:
-    """What `fastft convert` did to images that are not simply what their file shows."""
+    """Lines on images that `fastft convert` turned, clipped or scaled, or that lie on a side."""
     lines = []
     if n := _sum(reports, Note.LYING):
         lines.append(
@@ -156,7 +156,7 @@ def merge_table(reports: Sequence[Merged]) -> Table:
 
 
 def print_remarks(reports: Sequence[Report], console: Console) -> None:
-    """What in the source of a conversion may be meant otherwise, each line once."""
+    """Print what may be meant otherwise in the source of a conversion, each line once."""
     for line in dict.fromkeys(line for report in reports for line in report.remarks):
         console.print(line, markup=False)
 

@@ -45,13 +45,13 @@ from pipelines.turbojpeg import (
 
 #: How many bytes libjpeg passed over.
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker")
-#: What else libjpeg warns of and no pixel depends on: it goes on as Pillow does.
+#: Other warnings that no pixel depends on: libjpeg goes on as Pillow does.
 _HARMLESS = re.compile("unknown JFIF revision|Unknown Adobe color transform")
 #: So many bytes between segments are a sloppy program's; more may be what was a table.
 _FEW_BETWEEN_SEGMENTS = 16
 #: So many bytes behind a scan are padding, whatever they are; more have to be one value throughout.
-#: Of 394 photos with 512 bytes twice 4 left fewer than 15 bytes and none fewer than 8; of 391 with
-#: 4 KB overwritten by another photo's 2 left fewer than 11. Of 418 JPEGs of public test suites
+#: 394 photos had 512 bytes twice: 4 left fewer than 15 bytes, none fewer than 8. 391 had 4 KB
+#: overwritten by another photo's: 2 left fewer than 11. Of 418 JPEGs of public test suites
 #: (Pillow's, exif-samples, metadata-extractor's) no whole one left any.
 _FEW_BEHIND_SCAN = 2
 #: A disk's smallest block is 512 bytes; codes of so many zeros in a row are no chance.
@@ -60,7 +60,7 @@ _ZEROS = bytes(64)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found; each is a reason in words, or empty.
+    """The outcome of a check; each part is a reason in words, or empty.
 
     Attributes:
         broken: why the image must not be used.
@@ -189,7 +189,7 @@ def _count_passed_over(warned: Warned) -> int:
 
 
 def _find_zeros(data: bytes, header: JpegHeader, padding: int) -> str:
-    """What to say of a run of zeros in a scan where no encoder writes one; '' if there is none.
+    """Find a run of zeros in a scan where no encoder writes one; '' if there is none.
 
     In codes, zeros alone are blank blocks if the shortest code of every AC table is that of an end
     of block, as in tables made for a picture with much of one colour. In others, those of the
@@ -205,9 +205,8 @@ def _find_zeros(data: bytes, header: JpegHeader, padding: int) -> str:
         if marker == HUFFMAN_TABLES:
             first_symbols |= _first_ac_symbols(data[at:end])
         elif marker == START_OF_SCAN:
-            if (
-                data.find(_ZEROS, end) < 0
-            ):  # but in a thumbnail or profile, as many photos have them
+            # Many photos have zeros in a thumbnail or a profile alone.
+            if data.find(_ZEROS, end) < 0:
                 break
             found = data.find(_ZEROS, end, max(end, find_scan_end(data, end) - padding))
             if found >= 0 and first_symbols != {0}:  # none of its own: the standard's

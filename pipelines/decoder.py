@@ -34,12 +34,12 @@ _GRAY = 3  # TJSAMP_GRAY
 _HALVED = 2  # TJSAMP_420
 _YCBCR, _GRAYSCALE = 1, 2  # TJCS_YCbCr, TJCS_GRAY
 INCOMPLETE = "its last scans are missing, and decoders make up for them differently"
-#: What is known of a sample.
+#: The states of a sample in `Known`.
 _UNKNOWN, _PLAIN, _HARMLESS, _BY_REFERENCE = range(4)
 
 
 class Known:
-    """What has been found out about a source's samples, once for all threads of a loader.
+    """Findings about a source's samples, made once for all threads of a loader.
 
     Bytes and dictionaries take single items whole, so no lock is needed.
     """

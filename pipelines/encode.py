@@ -19,7 +19,7 @@ from pipelines.damage import Checker, Verdict
 from pipelines.depth import is_deep, scale
 from pipelines.errors import DataError, is_no_files, no_files
 from pipelines.folder import read_bytes
-from pipelines.jpeg import JpegHeader, describe, read_header
+from pipelines.jpeg import PROGRESSIVE_FRAMES, JpegHeader, describe, read_header
 from pipelines.layout import (
     MAX_PIXELS,
     MAX_SIDE_PX,
@@ -44,7 +44,7 @@ from pipelines.unreadable import explain
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")
-#: What helps where the bytes are those that were stored, but are no whole photo.
+#: The remedy where the bytes are those that were stored, but are no whole photo.
 LEAVE_OUT = "run fastft convert with --verify, which leaves it out"
 _JPEG = ("JPEG",)
 _PLAIN = Note(0)
@@ -80,7 +80,7 @@ class EncodePolicy:
 
     @property
     def preparation(self) -> Preparation:
-        """What a model must meet other photos by, too."""
+        """How other photos must be prepared for a model that learns from these."""
         return Preparation(apply_exif=self.apply_exif, depth=self.depth)
 
 
@@ -138,15 +138,16 @@ class Encoder:
     def _keep_upright(self, data: bytes, header: JpegHeader, found: Encoded) -> Encoded:
         """A JPEG as it is, or turned upright on request: as a JPEG where that loses nothing."""
         orientation = read_orientation(data)
+        lacks_scans = header.frame in PROGRESSIVE_FRAMES and is_incomplete(data)
         if orientation == UPRIGHT or not self.policy.apply_exif:
             reason = found.reason
-            if not reason and is_incomplete(data):
+            if not reason and lacks_scans:
                 reason = "progressive, and its last scans are missing"
             note = found.note | (Note.LYING if orientation != UPRIGHT else _PLAIN)
             stored = Stored(MODE_JPG, header.width, header.height, data)
             return replace(found, stored=stored, note=note, reason=reason)
         # Turned, an incomplete one would be a baseline JPEG, which no decoder smooths.
-        turned = None if is_incomplete(data) else turn_jpeg(data, orientation)
+        turned = None if lacks_scans else turn_jpeg(data, orientation)
         if turned is not None:
             size = turned_size(header.width, header.height, orientation)
             stored = Stored(MODE_JPG, *size, turned)

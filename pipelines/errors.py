@@ -99,7 +99,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def no_files(where: object) -> DataError:
-    """What to raise where this process may open no more files."""
+    """The error to raise where this process may open no more files."""
     return DataError(where, os.strerror(errno.EMFILE))
 
 

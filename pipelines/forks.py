@@ -116,7 +116,7 @@ def require_main_guard() -> None:
 
 
 def explain_start(source: Path, codes: Sequence[int]) -> UsageError:
-    """What to say where processes that were not forked ended before they gave anything.
+    """The error to raise where processes that were not forked ended before they gave anything.
 
     Args:
         source: what they were to read.

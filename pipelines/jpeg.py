@@ -18,12 +18,12 @@ COMMON_FRAMES = frozenset((0xC0, 0xC1, 0xC2))
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE_FRAMES = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 HUFFMAN_TABLES, END_OF_IMAGE, START_OF_SCAN = 0xC4, 0xD9, 0xDA
-#: What is behind 0xFF without a segment: TEM, RST0-7, SOI; a stuffed byte; another fill byte.
+#: Bytes behind 0xFF that begin no segment: TEM, RST0-7, SOI; a stuffed byte; another fill byte.
 _NO_SEGMENT = frozenset((0x00, 0x01, *range(0xD0, 0xD9), 0xFF))
 #: SOF0; what comes before is reserved.
 _FIRST_COMMON = 0xC0
 _BEGINS = b"\xff\xd8\xff"
-#: What ends the data of a scan.
+#: The marker that ends the data of a scan.
 _BEHIND_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
@@ -90,7 +90,7 @@ def find_scan_end(data: bytes, at: int) -> int:
 
 
 def find_oddity(data: bytes) -> str:
-    """What parsers do not agree on before the first scan of a JPEG; '' if there is nothing.
+    """Find what parsers do not agree on before the first scan of a JPEG; '' if there is nothing.
 
     libjpeg passes over bytes between segments and over markers that stand alone; DALI's parser
     refuses both, Pillow's some of them.

@@ -84,7 +84,7 @@ class Stored:
 
 
 class Note(enum.IntFlag):
-    """What is worth telling of a converted image, beside a reason in words; fits into a byte."""
+    """Notes on a converted image, beside a reason in words; they fit into a byte."""
 
     #: It was decoded, and is stored as pixels or as another JPEG.
     REENCODED = 1
@@ -127,7 +127,7 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
-    """What a `.beton` of ours says of itself in words, as JSON.
+    """A `.beton`'s own description: the JSON at the end of our extra block.
 
     Attributes:
         classes: class names.

@@ -149,7 +149,7 @@ def _split_records(root: Path) -> dict[str, Path]:
 
 
 def _last_word(name: str) -> str:
-    """What says which split a file is: `Test` of `hotdog_Test.rec`."""
+    """The last word of a file's name, which says its split: `Test` of `hotdog_Test.rec`."""
     return re.split(_SEPARATORS, os.path.splitext(name)[0])[-1]
 
 

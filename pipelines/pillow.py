@@ -30,7 +30,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: PNG's chunks of metadata that Pillow inflates: what they hold, and where the deflated bytes are.
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-#: What warns of nothing that is wrong with an image: its size, which is checked here, and a
+#: Warnings of nothing that is wrong with an image: its size, which is checked here, and a
 #: transparency that `convert("RGB")` leaves out.
 _NO_REMARKS = ("Image size (", "Palette images with Transparency")
 #: A damaged file may complain of each of its lines.
@@ -150,7 +150,7 @@ def _without_refused_texts(data: bytes) -> bytes:
         if end > len(data) or kind == b"IEND":
             break
         if kind in _TEXTS:
-            # What is left out takes of the room, too: else inflating them might have no end.
+            # A text that is left out takes of the room, too: else inflating them might have no end.
             size = _text_bytes(kind, data[at + 8 : end - 4]) if room > 0 else 1
             room -= size or PngImagePlugin.MAX_TEXT_CHUNK
             if not size or room < 0:
@@ -210,7 +210,7 @@ def _hear(text: str) -> bool:
 
 
 class _Heard:
-    """What stands for a pattern in a filter of warnings."""
+    """Stands for a pattern in a filter of warnings."""
 
     match = staticmethod(_hear)
 

@@ -1,4 +1,4 @@
-"""What a JPEG's scans amount to: too many to be decoded, or not all of the image.
+"""Judges a JPEG's scans: too many to be decoded, or not all of the image.
 
 A scan takes ten bytes, and a decoder may go through all of the image for each, so a small file
 could take hours. libjpeg-turbo's own library gives up by `turbojpeg.LIMIT_SCANS`; Pillow has no

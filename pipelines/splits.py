@@ -20,7 +20,7 @@ WORDS = {
 }
 #: The names of the splits, of their outputs first of all.
 SPLITS = tuple(WORDS)
-#: What a data set's evaluation split may be, by preference.
+#: Splits to evaluate on, by preference.
 EVAL_SPLITS = ("test", "val")
 #: Names that a message lists.
 _NAMED = 5
@@ -28,7 +28,7 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the folders in a folder are.
+    """The meaning of the folders in a folder.
 
     Attributes:
         splits: split -> what its folder is called, in the order of `SPLITS`; empty if the folders
@@ -41,7 +41,7 @@ class Layout:
 
     @property
     def first(self) -> str:
-        """What the first split's folder is called; empty if there is none."""
+        """The name of the first split's folder; empty if there is none."""
         return next(iter(self.splits.values()), "")
 
 
@@ -158,7 +158,7 @@ def require_no_splits_below(
 
 
 def describe_loose_images(folder: Path) -> str:
-    """What to do with a folder that holds images where classes should be."""
+    """The remedy for a folder that holds images where classes should be."""
     remedy = "move the images into one folder per class"
     return remedy if split_of(folder.name) else f"{remedy}; if it is a class, name {folder.parent}"
 

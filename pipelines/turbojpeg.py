@@ -20,7 +20,7 @@ import numpy as np
 
 from pipelines.jpeg import JpegHeader
 
-#: What `load_turbojpeg` loads.
+#: The library that `load_turbojpeg` loads.
 TURBOJPEG = "libturbojpeg.so.0"
 #: Give up on a progressive image of more than 500 scans: each may cost as much as decoding all of
 #: another one, and takes a hundred bytes.
@@ -87,7 +87,7 @@ def decompressor(library: Any) -> Iterator[Any]:
 
 
 def complaint(library: Any, handle: Any) -> str:
-    """What a decompressor said last."""
+    """The last words of a decompressor."""
     text: bytes = library.tjGetErrorStr2(handle)
     return text.decode(errors="replace")
 
@@ -118,7 +118,7 @@ def decode_eighth(library: Any, handle: Any, data: bytes, header: JpegHeader, ta
 
 
 def eighth_bytes(header: JpegHeader) -> int:
-    """What an image takes at 1/8 of its size."""
+    """The bytes that an image takes at 1/8 of its size."""
     return -(-header.width // 8) * -(-header.height // 8) * max(3, header.components)
 
 

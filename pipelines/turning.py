@@ -148,7 +148,7 @@ def _load_transformer() -> Any | None:
 
 
 def _orientation(exif: bytes, xmp: bytes) -> int:
-    """What either says: EXIF, or XMP where EXIF does not."""
+    """The orientation by EXIF, or by XMP where EXIF has none."""
     found = _read_tag(exif.removeprefix(_EXIF).removeprefix(_EXIF))  # some have it twice
     if found is None and (told := _TOLD_IN_XMP.search(xmp)):
         found = int(told[1])

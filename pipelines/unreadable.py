@@ -1,4 +1,4 @@
-"""What a file is that is no image to us, told by its first bytes, and what its owner can do.
+"""Names a file that is no image to us by its first bytes, and says what its owner can do.
 
 Nothing is parsed: `explain` compares bytes at known places, and asks Pillow's other readers only
 whether they know the first sixteen. So a hostile file gets no further than here.
@@ -58,7 +58,7 @@ _SIGNATURES = (
 _HEIF = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 _AVIF = frozenset(b"avif avis".split())
 _VIDEO_ATOMS = frozenset((b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"))
-#: What Pillow names otherwise than everybody.
+#: Formats that Pillow names otherwise than everybody.
 _NAMES = {"JPEG2000": "JPEG 2000", "DIB": "BMP without its file header"}
 _HTML = re.compile(rb"<(!doctype html|html|head|body|script|title|meta)\b", re.IGNORECASE)
 #: Such as what a server says instead of a picture.
@@ -66,7 +66,7 @@ _QUOTED_BYTES = 40
 
 
 def explain(data: bytes) -> str:
-    """What a file is that is none of `IMAGE_FORMATS`, such as `is a text`; '' if nobody can tell.
+    """Name a file that is none of `IMAGE_FORMATS`, such as `is a text`; '' if nobody can tell.
 
     Args:
         data: its bytes, or the first `HEAD_BYTES` of them or more.
@@ -127,7 +127,7 @@ def _by_place(head: bytes) -> str:
 
 
 def _by_pillow(head: bytes) -> str:
-    """What another of Pillow's readers takes it for, which looks at the first bytes alone.
+    """Ask Pillow's other readers what it is; they look at the first bytes alone.
 
     None of them is let read it: some are programs, and most have been read by few.
     """

@@ -26,7 +26,7 @@ LOADERS = {
     "dali": ("dali_loader", "DaliLoader"),
     "resident": ("resident_loader", "ResidentLoader"),
 }
-#: What `resident` alone takes.
+#: Arguments of `resident` alone.
 _STORE = ("store", "store_side", "store_file", "store_place")
 #: Arguments of other libraries' loaders, and ours for it.
 _KNOWN_ELSEWHERE = {
@@ -137,7 +137,7 @@ def make_loader(
 
 
 def _unknown(option: str) -> UsageError:
-    """What to say of an argument that there is not: ours of the same meaning, or of a like name."""
+    """The error for an unknown argument; it names ours of the same meaning or of a like name."""
     ours = [
         *(name for name in inspect.signature(make_loader).parameters if name != "options"), *_STORE
     ]  # fmt: skip

@@ -249,7 +249,7 @@ class Loader(ABC):
 
     @property
     def _title(self) -> str:
-        """What to call it in an error."""
+        """The loader's name in errors."""
         return f"loader {self.name!r}"
 
     def _require_open(self) -> None:
@@ -279,7 +279,7 @@ class Loader(ABC):
         self._home = here()
 
     def _arguments(self) -> dict[str, Any]:
-        """What another process makes the same loader from, beside the source."""
+        """The arguments from which another process makes the same loader, beside the source."""
         return {
             "view": self.view, "size": self.size, "batch_size": self.batch_size, "seed": self.seed,
             "device": self.device, "dtype": self.dtype, "normalize": self.dtype is not None,

@@ -1,4 +1,4 @@
-"""What DALI is given of each batch: encoded bytes, the region of the plan's box, the flip.
+"""Feeds DALI: for each batch encoded bytes, the regions of the plan's boxes, the flips.
 
 DALI gets JPEGs as they are wherever it decodes them as the reference does. Its libjpeg-turbo writes
 a line without a name to the terminal for stray bytes in a file, and its parser refuses some of
@@ -32,7 +32,7 @@ _END, _PADDING = b"\xff\xd9", 9
 
 
 class Feed:
-    """What DALI needs for one batch: the rows, and the arrays that it reads in place."""
+    """One batch for DALI: the rows, and the arrays that it reads in place."""
 
     __slots__ = ("inputs", "rows")
 
@@ -41,7 +41,7 @@ class Feed:
 
 
 class Feeder:
-    """What DALI asks for its next inputs.
+    """The source that DALI asks for its next inputs.
 
     Apart from the loader, which owns the pipeline: no reference cycle keeps a dropped pipeline and
     its threads alive.
@@ -130,7 +130,7 @@ class FeedMaker:
         return Feed(rows, (encoded, start, shape, roi_start, roi_end, flips))
 
     def name(self, sample: int) -> str:
-        """What to call a sample in an error."""
+        """A sample's name in errors."""
         return f"{self._source.path}: {self._source.name(sample)}"
 
     def _find_jpeg(self, sample: int, stored: Stored) -> bytes | None:
@@ -155,7 +155,7 @@ class FeedMaker:
         return cut_out(stored.data, self._cuts.get(sample, ()))
 
     def _find_remark(self, sample: int, data: bytes) -> str:
-        """What makes it worth a second look; '' for nearly all."""
+        """Find a reason to look at a sample twice; '' for nearly all."""
         source = self._source
         if isinstance(source, Index) and (
             said := source.odd.get(sample) or source.doubtful.get(sample)

@@ -46,7 +46,7 @@ _NO_MEMORY = ("bad_alloc", "Resource temporarily unavailable", "Cannot allocate 
 #: The line of DALI's errors behind which it says what went wrong, and lines that say nothing.
 _ENCOUNTERED = "encountered:"
 _SAYS_NOTHING = ("Critical error in pipeline:", "Current pipeline object is no longer valid.")
-#: What `Feed.inputs` holds, in order.
+#: The types of `Feed.inputs`, in order.
 _INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.INT32]
 
 
@@ -151,7 +151,7 @@ class DaliLoader(Loader):
             yield from self._find_refused(half, plan)
 
     def _try(self, rows: Rows, plan: Plan) -> str | None:
-        """What DALI says of a few rows, run in a pipeline of their own; None if all is well."""
+        """Run a few rows in a pipeline of their own; gives what DALI says, None if all is well."""
         try:
             pipe = self._build(Feeder([self._maker.make(rows, plan)]))
             pipe.run()
@@ -282,7 +282,7 @@ def _raise_if_no_memory(error: RuntimeError) -> None:
 
 
 def _said(error: RuntimeError) -> str:
-    """What DALI says went wrong, of an error that tells the operator and its whole definition."""
+    """The reason in an error of DALI's, which also tells the operator and its whole definition."""
     lines = [line.strip() for line in str(error).splitlines()]
     behind = lines[lines.index(_ENCOUNTERED) + 1 :] if _ENCOUNTERED in lines else lines
     told = (line for line in behind if line and line not in _SAYS_NOTHING)

@@ -46,7 +46,7 @@ class Sink(Protocol):
 
     @property
     def known(self) -> Known:
-        """What was found out about the samples that were written."""
+        """Findings about the samples that were written."""
         ...
 
 

@@ -167,7 +167,7 @@ class ResidentLoader(Loader):
             return FileMemory(path, layout, fingerprint(self.source, layout.format))
         pixel_bytes = 4 if self.device.type == "cpu" else 3
         batches = _BATCHES * share * self.size**2 * 3 * pixel_bytes
-        # What came from another process is no rank's own.
+        # A loader from another process has no rank's own pixels.
         group = None if self._came else _group()
         if group is None or self.world == 1 or self.view not in SHUFFLED:
             require_room(self.source, layout, layout.total, promised=promised, batches=batches)
