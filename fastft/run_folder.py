@@ -52,21 +52,27 @@ def check_folder(out: Path, overwrite: bool, marker: str = CONFIG) -> None:
 def make_folder(out: Path, keep: str = LAST) -> Iterator[None]:
     """Make a folder anew; empty it again unless a file that matches `keep` comes to lie in it.
 
+    A signal may raise in any line, also in those that make the folder or empty it: a launcher ends
+    all processes when one has failed, just when the others clear away what they had begun.
+
     Raises:
         DataError: it cannot be made.
     """
     _empty(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            out, (error.strerror or "cannot be made").lower(), "a folder to make"
-        ) from error
-    try:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                out, (error.strerror or "cannot be made").lower(), "a folder to make"
+            ) from error
         yield
     finally:
-        if next(out.glob(keep), None) is None:
-            _empty(out)
+        try:
+            _empty_unless(out, keep)
+        except BaseException:
+            _empty_unless(out, keep)
+            raise
 
 
 def remove_leavings(out: Path) -> None:
@@ -86,6 +92,11 @@ def _contents(out: Path) -> list[Path]:
         return []
     skipped = (LR_FIND, f".{CONFIG}.")
     return [path for path in out.iterdir() if not path.name.startswith(skipped)]
+
+
+def _empty_unless(out: Path, keep: str) -> None:
+    if next(out.glob(keep), None) is None:
+        _empty(out)
 
 
 def _empty(out: Path) -> None:
