@@ -75,10 +75,13 @@ def begun(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return out
 
 
-# Killed at random moments.
+# Killed at random moments: with worker processes, with a store, and under soak with the others.
 
 
-@pytest.mark.parametrize("loader", [name for name in LOADERS if name != "stock"])
+@pytest.mark.parametrize(
+    "loader",
+    choose(["torchvision", "resident"], [name for name in LOADERS if name != "stock"]),
+)
 def test_a_run_that_is_killed_again_and_again(
     loader: str, data: Path, tmp_path: Path, tried: Callable[..., None]
 ) -> None:

@@ -27,7 +27,7 @@ ALL = [
 IMAGES, BATCH = 33, 8
 #: Each takes as long as all that it imports.
 PLACES = choose(
-    ["DataLoader:forkserver", "Process:forkserver", "DataLoader:spawn"],
+    ["DataLoader:forkserver", "Process:spawn"],
     ["DataLoader:forkserver", "Process:forkserver", "DataLoader:spawn", "Process:spawn"],
 )
 PROGRAM = Path(__file__).with_name("start_methods.py")
