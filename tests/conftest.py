@@ -216,7 +216,10 @@ def load_kernels() -> Callable[[str], ModuleType]:
         assert spec is not None
         assert spec.loader is not None
         module = module_from_spec(spec)
-        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delitem(sys.modules, "pipelines.kernels.passes", raising=False)
+            spec.loader.exec_module(module)
+            sys.modules.pop("pipelines.kernels.passes")
         return module
 
     return load
@@ -238,7 +241,7 @@ def triton_kernels(load_kernels: Callable[[str], ModuleType]) -> tuple[ModuleTyp
         patch.setenv("TRITON_INTERPRET", "1")
         module = load_kernels("interpreted_gpu")
     # An operation takes the interpreter as long on many pixels as on few.
-    vars(module).update(_TILE_LINES=64, _TILE_COLUMNS=64)
+    vars(module).update(_ACROSS_LINES=64, _ACROSS_COLUMNS=64, _DOWN_LINES=16, _DOWN_VALUES=256)
     return module, "cpu"
 
 

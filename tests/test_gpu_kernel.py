@@ -6,8 +6,8 @@ Of every image, memory holds only what a row's taps touch, and noise around it.
 import ctypes
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,8 @@ from pipelines.plan import VIEWS, Plan, Rows, make_plan, resized_geometry
 from pipelines.reference import MEAN, STD, cut
 from pipelines.turbojpeg import load_turbojpeg
 
+#: Of `gpu`, which loads Triton.
+SLACK_BYTES = 256
 BILINEAR = Image.Resampling.BILINEAR
 RANDOM = np.random.default_rng(11)
 #: Height and width: tiny, thin, flat; then also shrinking in height alone.
@@ -64,7 +66,7 @@ def geometry_of(plan: Plan, rows: Rows) -> np.ndarray:
 def whole(images: Sequence[np.ndarray], size: int) -> np.ndarray:
     """int32[B, 2, 4]: all of each image."""
     rows = [[(0, side, size, 0) for side in image.shape[:2]] for image in images]
-    return np.array(rows, np.int32)
+    return np.array(rows, np.int32).reshape(-1, 2, 4)
 
 
 def pillows_order(geometry: np.ndarray) -> np.ndarray:
@@ -114,6 +116,7 @@ def pack(
         pitches.append(pitch)
     sides = [planes[0].shape[:2] for planes in images]
     numbers = (np.array(each, np.int64) for each in (offsets, pitches, sides))
+    parts.append(RANDOM.integers(0, 256, SLACK_BYTES, np.uint8))
     return [np.concatenate(parts), *numbers]
 
 
@@ -123,15 +126,19 @@ def render(
     down_first: np.ndarray | None = None, dtype: torch.dtype = torch.uint8, spare_taps: int = 0,
 ) -> torch.Tensor:  # fmt: skip
     """[B, S, S, 3] of `dtype`."""
-    count = len(images)
+    count, planar = len(images), len(images[0]) == 3
     flips = np.zeros(count, bool) if flips is None else flips
     down_first = pillows_order(geometry) if down_first is None else down_first
-    rows = (geometry, flips, down_first, *factors(size))
+    windows = gpu.find_windows(geometry, flips, down_first, size)
+    rows = (geometry, windows, *factors(size))
     frames = [torch.from_numpy(each).to(device) for each in pack(images, geometry, size)]
     on_device = [torch.from_numpy(each).to(device) for each in rows]
-    scratch = gpu.make_scratch(count + 1, size, gpu.tap_count(geometry) + spare_taps, device)
+    needs = gpu.find_needs(windows, size, planar=planar)
+    spare = needs._replace(taps=needs.taps + spare_taps)
+    scratch = gpu.make_scratch(count + 1, size, spare, device)
+    assert gpu.fits(scratch, count, needs)
     out = torch.zeros((count, size, size, 3), dtype=dtype, device=device)
-    gpu.render_rows(gpu.Frames(*frames), len(images[0]) == 3, *on_device, scratch, out)
+    gpu.render_rows(gpu.Frames(*frames), planar, *on_device, needs, scratch, out)
     return out.cpu()
 
 
@@ -173,15 +180,58 @@ def test_shrunk_a_lot(gpu: ModuleType, device: torch.device) -> None:
         assert np.array_equal(pixels, resized(image, (7, 7)))
 
 
-def test_taps(gpu: ModuleType, device: torch.device) -> None:
+def needs_of(
+    gpu: ModuleType, images: Sequence[np.ndarray], size: int, *, planar: bool = False
+) -> Any:
+    """Of whole images, those as high as wide or higher downwards first."""
+    down_first = np.array([image.shape[0] >= image.shape[1] for image in images], bool)
+    windows = gpu.find_windows(whole(images, size), ~down_first, down_first, size)
+    return gpu.find_needs(windows, size, planar=planar)
+
+
+def test_needs(gpu: ModuleType) -> None:
+    wide, high = noise(31, 40), noise(40, 31)
+    needs = needs_of(gpu, [wide, high], 9)
+    assert (needs.taps, needs.lines, needs.columns) == (9 + 2, 40, 40)
+    lines = -(-31 // gpu._ACROSS_LINES) * gpu._ACROSS_LINES
+    assert needs.between_bytes == -(-max(lines, 31) * 9 * 3 // 16) * 16
+    assert (needs.has_across_first, needs.has_down_first, needs.rgb_bytes) == (True, True, 0)
+    assert needs_of(gpu, [wide, noise(9, 46)], 9).taps == 11 + 2
+    assert needs_of(gpu, [wide], 90)[-2:] == (True, False)
+    # The fewest that have code of their own.
+    assert needs_of(gpu, [wide], 90).taps == needs_of(gpu, [], 9).taps == 4
+    assert needs_of(gpu, [wide], 9, planar=True).rgb_bytes == -(-31 * 40 * 3 // 16) * 16
+
+
+def test_scratch_of_more_taps_does_as_well(gpu: ModuleType, device: torch.device) -> None:
     image = noise(40, 31)
-    geometry = whole([image], 9)
-    assert gpu.tap_count(geometry) == 2 * 5 + 1
-    assert gpu.tap_count(whole([image, noise(9, 46)], 9)) == 2 * 6 + 1
-    assert gpu.tap_count(geometry[:0]) == gpu.tap_count(whole([image], 90)) == 3
     for more in (0, 6):
-        found = render(gpu, device, [[image]], geometry, 9, spare_taps=more).numpy()
+        found = render(gpu, device, [[image]], whole([image], 9), 9, spare_taps=more).numpy()
         assert np.array_equal(found[0], resized(image, (9, 9)))
+
+
+def test_no_tap_is_left_out() -> None:
+    """Twice the support, rounded up, are all that weigh anything, also where doubles round."""
+    sizes = {1, 2, 3, 5, 7, 9, 17, 24, 40, 96, 100, 224, 229, 255, 256, 384, 1000}
+    lengths = [*range(1, 400), *range(401, 4000, 37), 65_500]
+    for size in sorted(sizes):
+        for length in (each for each in lengths if each <= 70 * size):
+            weights = pillows_filter(length, size)
+            needed = max(-(-2 * length // size), 2)
+            assert not weights[:, needed:].any(), (length, size)
+
+
+def pillows_filter(length: int, size: int) -> np.ndarray:
+    """int64[S, K] weights, as `cpu` computes them."""
+    scale = length / size
+    support = max(scale, 1.0)
+    center = (np.arange(size) + 0.5) * scale
+    first = np.maximum((center - support + 0.5).astype(int), 0)
+    end = np.minimum((center + support + 0.5).astype(int), length)
+    tap = first[:, None] + np.arange(2 * int(np.ceil(support)) + 1)
+    part = np.maximum(1.0 - np.abs((tap - center[:, None] + 0.5) * (1.0 / support)), 0.0)
+    part = np.where(tap < end[:, None], part, 0.0)
+    return (0.5 + part / part.sum(1, keepdims=True) * (1 << 22)).astype(int)
 
 
 @pytest.mark.parametrize("shape", [(70, 45), (45, 70), (20, 20)])
@@ -204,11 +254,28 @@ def test_tiles_make_no_difference(
     order = np.array([True, False])
     whole_batch = render(gpu, device, rows, geometry, 34, down_first=order)
     shipped = load_kernels("shipped_gpu")
-    for lines, columns in ((shipped._TILE_LINES, shipped._TILE_COLUMNS), (64, 16)):
-        monkeypatch.setattr(gpu, "_TILE_LINES", lines)
-        monkeypatch.setattr(gpu, "_TILE_COLUMNS", columns)
-        monkeypatch.setattr(gpu, "_FILTER_PX", columns)
+    names = ("_ACROSS_LINES", "_ACROSS_COLUMNS", "_DOWN_LINES", "_DOWN_VALUES", "_FILTER_PX")
+    for tile in ([getattr(shipped, name) for name in names], (4, 16, 2, 32, 16)):
+        for name, value in zip(names, tile, strict=True):
+            monkeypatch.setattr(gpu, name, value)
         assert render(gpu, device, rows, geometry, 34, down_first=order).equal(whole_batch)
+
+
+@pytest.mark.parametrize("halved_colors", [False, True])
+def test_rows_take_turns(
+    halved_colors: bool, gpu: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where scratch holds two of five rows, as of 65,536 and more."""
+    image = decode(9, 14)[1] if halved_colors else [noise(9, 14)]
+    geometry = np.array([[(at, 5, 6, 0), (2 * at, 6, 6, 0)] for at in range(5)], np.int32)
+    order = np.array([False, True, False, False, True])
+    at_once = render(gpu, device, [image] * 5, geometry, 6, down_first=order)
+    needs = gpu.find_needs(gpu.find_windows(geometry, order, order, 6), 6, planar=halved_colors)
+    monkeypatch.setattr(gpu, "_BETWEEN_BYTES", 2 * needs.between_bytes)
+    monkeypatch.setattr(gpu, "_RGB_BYTES", 2 * needs.rgb_bytes)
+    scratch = gpu.make_scratch(5, 6, needs, device)
+    assert len(scratch.between) == 2 * needs.between_bytes + SLACK_BYTES
+    assert render(gpu, device, [image] * 5, geometry, 6, down_first=order).equal(at_once)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -277,97 +344,3 @@ def test_halved_colors_are_resized_as_rgb(gpu: ModuleType, device: torch.device)
             between = (24, rgb.shape[1]) if order else (rgb.shape[0], 24)
             wanted = resized(rgb, between, (24, 24))
             assert np.array_equal(pixels, wanted[:, ::-1] if flip else wanted)
-
-
-def arguments(gpu: ModuleType, device: torch.device) -> dict[str, object]:
-    """Of two rows of nothing."""
-    long, empty = {"dtype": torch.int64, "device": device}, {"device": device}
-    frames = gpu.Frames(
-        torch.zeros(100, dtype=torch.uint8, **empty), torch.zeros((2, 3), **long),
-        torch.zeros((2, 2), **long), torch.ones((2, 2), **long),
-    )  # fmt: skip
-    geometry = torch.tensor([[[0, 1, 8, 0]] * 2] * 2, dtype=torch.int32, device=device)
-    flips = torch.zeros(2, dtype=torch.bool, device=device)
-    return {
-        "frames": frames, "planar": False, "geometry": geometry, "flips": flips,
-        "down_first": flips, "scale": torch.ones(24, **empty), "bias": torch.ones(24, **empty),
-        "scratch": gpu.make_scratch(2, 8, 3, device), "out": torch.zeros((2, 8, 8, 3), **empty),
-    }  # fmt: skip
-
-
-def test_no_rows(gpu: ModuleType, device: torch.device) -> None:
-    given = arguments(gpu, device)
-    gpu.render_rows(**given)
-    assert (given["out"] == 1).all()
-    none = {key: value[:0] for key, value in given.items() if key in ("geometry", "flips", "out")}
-    frames = given["frames"]
-    none["frames"] = frames._replace(
-        **{key: getattr(frames, key)[:0] for key in frames._fields[1:]}
-    )
-    gpu.render_rows(**{**given, **none, "down_first": none["flips"]})
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "complaint"),
-    [
-        ("out", lambda out: out[0], r"out: \[8, 8, 3\], expected \[B, S, S, 3\]"),
-        ("out", lambda out: out[:, :4], r"out: \[2, 4, 8, 3\]"),
-        ("out", lambda out: out.double(), r"out: torch\.float64, expected one of \(torch\.float32"),
-        ("out", lambda out: out.to("meta"), "on meta"),
-        ("out", lambda out: out.transpose(1, 2), "out: strides"),
-        ("frames", lambda frames: frames._replace(data=frames.data.int()), "data: torch.int32"),
-        ("frames", lambda frames: frames._replace(sides=frames.sides[:1]), r"sides: .*\[1, 2\]"),
-        ("frames", lambda frames: frames._replace(offsets=frames.offsets.int()), "offsets: "),
-        ("geometry", lambda geometry: geometry[:1], r"geometry: .*expected torch.int32\[2, 2, 4\]"),
-        ("flips", lambda flips: flips.int(), r"flips: torch\.int32"),
-        ("scale", lambda scale: scale[:3], r"scale: .*\[3\].*expected torch.float32\[24\]"),
-        ("bias", lambda bias: bias.to("meta"), "bias: .* on meta, expected"),
-        ("scratch", lambda scratch: scratch._make(each[:1] for each in scratch), r"\[1, 2, 8\]"),
-        ("scratch", lambda scratch: scratch._replace(weights=scratch.weights[..., :4]), "weights"),
-    ],
-)
-def test_wrong_arguments_are_named(
-    name: str, change: object, complaint: str, gpu: ModuleType, device: torch.device
-) -> None:
-    assert callable(change)
-    given = arguments(gpu, device)
-    with pytest.raises(ValueError, match=complaint):
-        gpu.render_rows(**{**given, name: change(given[name])})
-
-
-def test_compiles_for_an_h200(
-    load_kernels: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the interpreter takes, the compiler may not; it needs no GPU."""
-    triton = pytest.importorskip("triton")
-    if triton.knobs.runtime.interpret:
-        pytest.skip("TRITON_INTERPRET is set")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    gpu = load_kernels("uninterpreted_gpu")
-    with pytest.raises(ValueError, match="out: on cpu, expected a GPU"):
-        gpu.render_rows(**arguments(gpu, torch.device("cpu")))
-    types = {
-        "data": "*u8", "offsets": "*i64", "pitches": "*i64", "sides": "*i64", "geometry": "*i32",
-        "down_first": "*u8", "flips": "*u8", "first": "*i32", "counts": "*i32", "weights": "*i32",
-        "taps": "i32", "scale": "*fp32", "bias": "*fp32", "out": "*bf16",
-    }  # fmt: skip
-    tile = {"LINES": gpu._TILE_LINES, "COLUMNS": gpu._TILE_COLUMNS}
-
-    def compile_for_h200(kernel: object, constants: dict[str, object], **options: object) -> str:
-        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-        source = ASTSource(kernel, signature, constants)
-        made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-        assert made.asm["cubin"]
-        return made.asm["ptx"]
-
-    for planar in (False, True):
-        constants = {"SIZE": 224, "PLANAR": planar, "NORMALIZED": True, **tile}
-        compile_for_h200(gpu._render, constants, num_warps=1)
-    constants = {"SIZE": 224, "BLOCK": gpu._FILTER_PX}
-    assembly = compile_for_h200(gpu._fill_taps, constants, enable_fp_fusion=False)
-    assert "mul.rn.f64" in assembly
-    assert "div.rn.f64" in assembly
-    assert "fma" not in assembly

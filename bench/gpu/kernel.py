@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bench.gpu.machine import copy_rates
 from bench.gpu.task import Task, answer, per_second
@@ -57,6 +58,15 @@ def _row(task: Task, kind: str, dtype: str, batch: int, copied: float) -> dict[s
     }  # fmt: skip
 
 
+def draw_sides(mean: tuple[int, int], photos: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Widths and heights about a mean, int32[photos] each, px."""
+    spread = np.random.default_rng(0).uniform(0.85, 1.15, (2, photos))
+    widths, heights = (
+        (side * factors).astype(np.int32) for side, factors in zip(mean, spread, strict=True)
+    )
+    return widths, heights
+
+
 def prepare(task: Task, kind: str, dtype: torch.dtype, batch: int) -> tuple[Any, float]:
     """What renders another batch each time it is called, and the bytes that an image moves."""
     from pipelines.kernels import gpu
@@ -64,20 +74,17 @@ def prepare(task: Task, kind: str, dtype: torch.dtype, batch: int) -> tuple[Any,
 
     photos, device = _PHOTOS if task.on_gpu else _FEW_PHOTOS, torch.device(task.device)
     size = task.size if task.on_gpu else 8
-    random = np.random.default_rng(0)
-    mean = MEAN_SIZE if task.on_gpu else (16, 12)
-    spread = random.uniform(0.85, 1.15, (2, photos))
-    widths, heights = (
-        (side * factors).astype(np.int32) for side, factors in zip(mean, spread, strict=True)
-    )
+    widths, heights = draw_sides(MEAN_SIZE if task.on_gpu else (16, 12), photos)
     source: Any = SimpleNamespace(widths=widths, heights=heights)
     layout = lay_out(source, StoreFormat(kind=kind))  # type: ignore[arg-type]
     plan = make_plan(widths, heights, view="train", size=size)
-    pixels = torch.randint(0, 256, (layout.total,), dtype=torch.uint8, device=device)
+    bytes_ = layout.total + gpu.SLACK_BYTES
+    pixels = torch.randint(0, 256, (bytes_,), dtype=torch.uint8, device=device)
     on_device = partial(torch.as_tensor, device=device)
     scale, bias = (on_device(each) for each in normalizing_factors(size, MEAN, STD))
     out = torch.empty((batch, size, size, 3), dtype=dtype, device=device)
-    batches, areas, taps = [], [], 0
+    batches, areas, scratch = [], [], None
+    planar, turn = layout.format.planar, 0
     for begin in range(0, photos - batch + 1, batch):
         samples = np.asarray(plan.order[begin : begin + batch])
         rows = plan.rows(samples)
@@ -87,16 +94,17 @@ def prepare(task: Task, kind: str, dtype: torch.dtype, batch: int) -> tuple[Any,
             pixels, on_device(layout.offsets[samples]), on_device(layout.pitches[samples]),
             on_device(sides.astype(np.int64)),
         )  # fmt: skip
-        taps = max(taps, gpu.tap_count(geometry))
+        windows = gpu.find_windows(geometry, rows.flips, down_first, size)
+        needs = gpu.find_needs(windows, size, planar=planar)
+        if scratch is None or not gpu.fits(scratch, batch, needs):
+            scratch = gpu.make_scratch(batch, size, needs, device)
         areas.append(rows.boxes[:, 2:].astype(float).prod(1).mean())
-        batches.append((frames, *map(on_device, (geometry, rows.flips, down_first))))
-    scratch = gpu.make_scratch(batch, size, taps, device)
-    planar, turn = layout.format.planar, 0
+        batches.append((frames, needs, on_device(geometry), on_device(windows)))
 
     def render() -> None:
         nonlocal turn
-        frames, geometry, flips, down_first = batches[turn % len(batches)]
-        gpu.render_rows(frames, planar, geometry, flips, down_first, scale, bias, scratch, out)
+        frames, needs, geometry, windows = batches[turn % len(batches)]
+        gpu.render_rows(frames, planar, geometry, windows, scale, bias, needs, scratch, out)
         turn += 1
 
     read = float(np.mean(areas)) * (1.5 if planar else 3)

@@ -1,7 +1,9 @@
 """Triton kernels: decoded pixels in a GPU's memory in, normalized crops of the reference's out.
 
-Two kernels per batch: one computes each crop's resize filters, one does the rest. They allocate
-nothing and the host waits for nothing: callers bring scratch, and have checked every bound.
+Per batch one kernel computes each crop's resize filters, and two resize, as Pillow does it: across,
+then down (or down, then across), through bytes that stay in the GPU's cache. Planar samples become
+RGB before. Kernels allocate nothing and the host waits for nothing: callers bring scratch, and have
+checked every bound.
 
 The resize is Pillow's antialiased bilinear filter in Pillow's own arithmetic, to the last level.
 Source: Pillow, src/libImaging/Resample.c. Planar samples are 4:2:0 JPEGs' Y, Cb and Cr, half the
@@ -11,7 +13,8 @@ jdcolor.c (ycc_rgb_convert).
 When this file is imported, Triton settles whether its kernels are compiled, or interpreted on the
 CPU (TRITON_INTERPRET=1); tensors lie on a GPU or the CPU accordingly.
 
-B rows of a batch, S output side, K taps of an output pixel at most; axis 0 is vertical.
+B rows of a batch, S output side, K taps of an output pixel at most; axis 0 is vertical. A row's
+window is the part of its image that its taps touch.
 """
 
 from __future__ import annotations
@@ -21,29 +24,34 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import triton
-import triton.language as tl
 from numpy.typing import NDArray
 
-#: Output lines and columns of one program: one warp, each thread a column, so that none waits for
-#: another; 32 divides the usual 224. More lines share more of their taps, but compiled for Hopper 4
-#: take 51 registers (planar 72), 8 take 117 (128). Reasoned, not measured: no GPU has run this.
-_TILE_LINES, _TILE_COLUMNS = 4, 32
-_FILTER_PX = 128  # of one program of the filter kernel, a thread each: reasoned as well
+from pipelines.kernels.passes import FEW_TAPS, fill_taps, first_pass, second_pass, to_rgb
 
-#: Columns of a row's geometry on one axis, see `cpu`.
-_START, _LENGTH, _RESIZED, _OFFSET = (tl.constexpr(column) for column in range(4))
-_BITS = tl.constexpr(22)
-_HALF = tl.constexpr(1 << 21)
-_ONE = tl.constexpr(float(1 << 22))
+#: One program is one warp. Across: lines and columns, a column per thread, whose weights serve all
+#: of the lines. Down: output lines, and neighbouring values (3 per pixel) of each, 8 per thread,
+#: which are read as 8 bytes and written as 16. Chosen by instructions per image: `python -m
+#: bench.gpu.instructions`; no GPU has run this.
+_ACROSS_LINES, _ACROSS_COLUMNS = 8, 32
+_DOWN_LINES, _DOWN_VALUES = 8, 256
+_FILTER_PX = 128  # of one program of the filter kernel, a thread each
+#: Bytes between the passes: an H100's cache holds 50 MB. More rows take turns.
+_BETWEEN_BYTES = 32 << 20
+#: The same for planar rows that became RGB, which take as much as their windows.
+_RGB_BYTES = 256 << 20
+#: Bytes behind `Frames.data` that kernels read and never use: up to 3 pixels of weight 0, or the
+#: rest of a tile behind a line's end.
+SLACK_BYTES = 256
+
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
 
 class Frames(NamedTuple):
-    """Where the rows' pixels lie. No more of an image need be there than its crop's taps touch.
+    """Where the rows' pixels lie. No more of an image need be there than its window.
 
     Attributes:
-        data: uint8[...], all samples.
+        data: uint8[...], all samples, and `SLACK_BYTES` of anything.
         offsets: int64[B, 3], the byte of each plane's pixel (0, 0), as if the whole image were
             there: it may lie before `data`. RGB has the first alone: channel c of pixel (y, x) is
             at offset + y * pitch + 3 * x + c. Planar has Y at offset + y * pitch + x, then Cb, Cr:
@@ -58,36 +66,122 @@ class Frames(NamedTuple):
     sides: torch.Tensor
 
 
+class Needs(NamedTuple):
+    """What a batch takes, known on the host from its geometry.
+
+    Attributes:
+        taps: K, that scratch must have room for.
+        lines, columns: of the largest window, px.
+        between_bytes, rgb_bytes: of one row between the passes, and as RGB if it is planar.
+        has_across_first, has_down_first: whether there are rows of either order.
+    """
+
+    taps: int
+    lines: int
+    columns: int
+    between_bytes: int
+    rgb_bytes: int
+    has_across_first: bool
+    has_down_first: bool
+
+
 class Scratch(NamedTuple):
-    """Filters of up to B rows.
+    """Memory that kernels write before they read it.
 
     Attributes:
         first, counts: int32[B, 2, S], where an output pixel's taps begin, and how many there are.
         weights: int32[B, 2, K, S], of 22 fractional bits.
+        between: uint8[...], of as many rows as take a turn.
+        rgb: uint8[...], the same.
     """
 
     first: torch.Tensor
     counts: torch.Tensor
     weights: torch.Tensor
+    between: torch.Tensor
+    rgb: torch.Tensor
 
 
-def make_scratch(batch: int, size: int, taps: int, device: torch.device) -> Scratch:
-    """Memory for the filters of batches of up to `batch` rows with up to `taps` taps."""
+def find_windows(
+    geometry: NDArray[np.int32], flips: NDArray[np.bool_], down_first: NDArray[np.bool_], size: int
+) -> NDArray[np.int32]:
+    """Each row's window, and all else that a program wants of a row.
+
+    Args:
+        geometry: int32[B, 2, 4], see START in `cpu`.
+        flips: bool[B], mirrored left and right.
+        down_first: bool[B], rows whose pass down comes before the pass across, as Pillow decides.
+        size: output side, px.
+
+    Returns:
+        int32[B, 2, 4]: on each axis where the window begins in the image and how long it is, px;
+        how many taps may weigh anything, twice the filter's support rounded up; a flag, on axis 0
+        whether the pass down comes first, on axis 1 whether the row is mirrored.
+    """
+    start, length, resized, offset = np.moveaxis(geometry.astype(np.int64), -1, 0)
+    scale = length / resized
+    support = np.maximum(scale, 1.0)
+    low = ((offset + 0.5) * scale - support + 0.5).astype(np.int64)
+    high = ((offset + size - 0.5) * scale + support + 0.5).astype(np.int64)
+    first, end = np.maximum(low, 0), np.minimum(high, length)
+    needed = np.maximum(-(-2 * length // resized), 2)
+    flags = np.stack((down_first, flips), axis=1)
+    return np.stack((start + first, end - first, needed, flags), axis=-1).astype(np.int32)
+
+
+def find_needs(windows: NDArray[np.int32], size: int, *, planar: bool) -> Needs:
+    """What rows of these int32[B, 2, 4] windows take."""
+    (lines, columns), needed = windows[..., 1].astype(np.int64).T, windows[..., 2]
+    down_first = windows[:, 0, 3] != 0
+    padded = -(-lines // _ACROSS_LINES) * _ACROSS_LINES  # a tile writes all of its lines
+    between = np.where(down_first, size * columns, padded * size) * 3
+    return Needs(
+        # The filter's kernel may find one tap more, or two, that weigh nothing.
+        taps=max(int(np.max(needed, initial=2)) + 2, FEW_TAPS),
+        lines=int(np.max(lines, initial=1)), columns=int(np.max(columns, initial=1)),
+        between_bytes=_aligned(int(np.max(between, initial=1))),
+        rgb_bytes=_aligned(int(np.max(lines * columns * 3, initial=1))) if planar else 0,
+        has_across_first=not down_first.all(), has_down_first=bool(down_first.any()),
+    )  # fmt: skip
+
+
+def make_scratch(batch: int, size: int, needs: Needs, device: torch.device) -> Scratch:
+    """Memory for batches of up to `batch` rows that need no more than `needs`."""
     first, counts = torch.empty((2, batch, 2, size), dtype=torch.int32, device=device)
-    weights = torch.empty((batch, 2, taps, size), dtype=torch.int32, device=device)
-    return Scratch(first, counts, weights)
+    weights = torch.empty((batch, 2, needs.taps, size), dtype=torch.int32, device=device)
+    between, rgb = (
+        torch.empty(
+            max(row, min(batch * row, limit)) + SLACK_BYTES, dtype=torch.uint8, device=device
+        )
+        for row, limit in ((needs.between_bytes, _BETWEEN_BYTES), (needs.rgb_bytes, _RGB_BYTES))
+    )
+    return Scratch(first, counts, weights, between, rgb)
 
 
-def tap_count(geometry: NDArray[np.int32]) -> int:
-    """K, the taps that scratch must have room for to render rows of this int32[B, 2, 4]."""
-    lengths, resized = geometry[..., _LENGTH.value], geometry[..., _RESIZED.value]
-    return 2 * int(np.ceil(np.max(lengths / resized, initial=1.0))) + 1
+def fits(scratch: Scratch, batch: int, needs: Needs) -> bool:
+    """Whether scratch is enough for so many rows that need so much."""
+    return (
+        len(scratch.first) >= batch
+        and scratch.weights.shape[2] >= needs.taps
+        and _turn(scratch, needs) > 0
+    )
+
+
+def _turn(scratch: Scratch, needs: Needs) -> int:
+    """How many rows may take a turn."""
+    turns = [(len(scratch.between) - SLACK_BYTES) // needs.between_bytes]
+    if needs.rgb_bytes:
+        turns.append((len(scratch.rgb) - SLACK_BYTES) // needs.rgb_bytes)
+    return min(turns)
+
+
+def _aligned(bytes_: int) -> int:
+    return -(-bytes_ // 16) * 16
 
 
 def render_rows(
-    frames: Frames, planar: bool, geometry: torch.Tensor, flips: torch.Tensor,
-    down_first: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, scratch: Scratch,
-    out: torch.Tensor,
+    frames: Frames, planar: bool, geometry: torch.Tensor, windows: torch.Tensor,
+    scale: torch.Tensor, bias: torch.Tensor, needs: Needs, scratch: Scratch, out: torch.Tensor,
 ) -> None:  # fmt: skip
     """Cut, resize, flip and normalize the rows of a batch, on the current stream.
 
@@ -95,15 +189,16 @@ def render_rows(
         frames: where the pixels are.
         planar: whether they are Y, Cb and Cr of 4:2:0, of all rows.
         geometry: int32[B, 2, 4], see START in `cpu`.
-        flips: bool[B], mirrored left and right.
-        down_first: bool[B], rows whose pass down comes before the pass across, as Pillow decides.
+        windows: int32[B, 2, 4], see `find_windows`.
         scale, bias: float32[S * 3], of which the first three are read: pixel * scale + bias is
             normalized.
-        scratch: for B rows or more and `tap_count(geometry)` taps or more, else pixels are wrong.
+        needs: of these rows, see `find_needs`; of others, pixels are wrong.
+        scratch: that fits them.
         out: [B, S, S, 3] float32, bfloat16, float16, or uint8 that is not normalized.
 
     Raises:
-        ValueError: a tensor's shape, dtype, layout or device is not what it says here.
+        ValueError: a tensor's shape, dtype, layout or device is not what it says here, or scratch
+            is too small.
     """
     if out.ndim != 4 or out.shape[1] != out.shape[2] or out.shape[3] != 3:
         raise ValueError(f"out: {list(out.shape)}, expected [B, S, S, 3]")
@@ -119,13 +214,14 @@ def render_rows(
         ("pitches", frames.pitches, torch.int64, (batch, 2)),
         ("sides", frames.sides, torch.int64, (batch, 2)),
         ("geometry", geometry, torch.int32, (batch, 2, 4)),
-        ("flips", flips, torch.bool, (batch,)),
-        ("down_first", down_first, torch.bool, (batch,)),
+        ("windows", windows, torch.int32, (batch, 2, 4)),
         ("scale", scale, torch.float32, (size * 3,)),
         ("bias", bias, torch.float32, (size * 3,)),
         ("scratch.first", scratch.first[:batch], torch.int32, (batch, 2, size)),
         ("scratch.counts", scratch.counts[:batch], torch.int32, (batch, 2, size)),
         ("scratch.weights", scratch.weights[:batch], torch.int32, (batch, 2, taps, size)),
+        ("scratch.between", scratch.between, torch.uint8, scratch.between.shape),
+        ("scratch.rgb", scratch.rgb, torch.uint8, scratch.rgb.shape),
         ("out", out, out.dtype, out.shape),
     ):
         if tensor.dtype != dtype or tensor.shape != shape or tensor.device != out.device:
@@ -135,166 +231,65 @@ def render_rows(
             raise ValueError(f"{name}: strides {tensor.stride()}, expected contiguous memory")
     if not batch or not size:
         return
+    if not fits(scratch, batch, needs):
+        raise ValueError(f"scratch: too small for {batch} rows that need {needs}")
     with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
-        _fill_taps[triton.cdiv(size, _FILTER_PX), 2, batch](
-            geometry, flips.view(torch.uint8), *scratch, taps, SIZE=size, BLOCK=_FILTER_PX,
-            enable_fp_fusion=False,  # a fused multiply-add rounds once where Pillow rounds twice
-        )  # fmt: skip
-        _render[triton.cdiv(size, _TILE_COLUMNS), triton.cdiv(size, _TILE_LINES), batch](
-            *frames, geometry, down_first.view(torch.uint8), *scratch, taps, scale, bias, out,
-            SIZE=size, PLANAR=planar, NORMALIZED=out.dtype != torch.uint8,
-            LINES=_TILE_LINES, COLUMNS=_TILE_COLUMNS, num_warps=1,
-        )  # fmt: skip
+        _launch(frames, planar, geometry, windows, scale, bias, needs, scratch, out)
 
 
-@triton.jit(do_not_specialize=["taps"])
-def _fill_taps(  # type: ignore[no-untyped-def]
-    geometry, flips, first, counts, weights, taps, SIZE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Each output pixel's taps as in `cpu`, in its double precision and its order of operations."""
-    row, axis = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < SIZE
-    pixel = tl.minimum(pixel, SIZE - 1)
-    side = row * 2 + axis
-    length = tl.load(geometry + side * 4 + _LENGTH)
-    scale = length.to(tl.float64) / tl.load(geometry + side * 4 + _RESIZED).to(tl.float64)
-    support = tl.maximum(scale, 1.0)
-    per_px = 1.0 / support
-    center = ((tl.load(geometry + side * 4 + _OFFSET) + pixel).to(tl.float64) + 0.5) * scale
-    low = tl.maximum((center - support + 0.5).to(tl.int32), 0)
-    end = tl.minimum((center + support + 0.5).to(tl.int32), length)
-    end = tl.minimum(end, low + taps)  # never past scratch, even if that is too small
-    most = tl.ceil(support).to(tl.int32) * 2 + 1
-    total = tl.full((BLOCK,), 0.0, tl.float64)
-    for tap in range(0, most):
-        part = tl.maximum(1.0 - tl.abs((low + tap - center + 0.5) * per_px), 0.0)
-        total += tl.where(low + tap < end, part, 0.0)
-    at = tl.where((tl.load(flips + row) != 0) & (axis == 1), SIZE - 1 - pixel, pixel)
-    for tap in range(0, most):
-        part = tl.maximum(1.0 - tl.abs((low + tap - center + 0.5) * per_px), 0.0)
-        weight = (0.5 + part / total * _ONE).to(tl.int32)
-        tl.store(weights + (side * taps + tap) * SIZE + at, weight, inside & (low + tap < end))
-    tl.store(first + side * SIZE + at, low, inside)
-    tl.store(counts + side * SIZE + at, end - low, inside)
+def _launch(
+    frames: Frames, planar: bool, geometry: torch.Tensor, windows: torch.Tensor,
+    scale: torch.Tensor, bias: torch.Tensor, needs: Needs, scratch: Scratch, out: torch.Tensor,
+) -> None:  # fmt: skip
+    """Queue the kernels: filters of all rows, then pass by pass as many rows as scratch holds.
 
-
-@triton.jit(do_not_specialize=["taps"])
-def _render(  # type: ignore[no-untyped-def]
-    data, offsets, pitches, sides, geometry, down_first, first, counts, weights, taps, scale, bias,
-    out, SIZE: tl.constexpr, PLANAR: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """LINES x COLUMNS output pixels of one row.
-
-    In both orders of the passes neighbouring threads read and write neighbouring columns; the sum
-    that is rounded to a byte between the passes differs. A pass down that comes first is computed
-    anew for each tap across: with the axes swapped, a warp's loads would lie on 32 lines.
+    Rows are on a grid's first axis, the only one that may be longer than 65,535.
     """
-    row, top = tl.program_id(2).to(tl.int64), tl.program_id(1) * LINES
-    y = top + tl.arange(0, LINES)[:, None]
-    x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    of_y, of_x = row * 2 * SIZE, (row * 2 + 1) * SIZE
-    low_y, low_x = tl.load(first + of_y + y, y < SIZE, 0), tl.load(first + of_x + x, x < SIZE, 0)
-    count_y = tl.load(counts + of_y + y, y < SIZE, 0)
-    count_x = tl.load(counts + of_x + x, x < SIZE, 0)
-    weights_y, weights_x = weights + of_y * taps + y, weights + of_x * taps + x
-    most_x = tl.reduce(tl.reshape(count_x, (COLUMNS,)), 0, _larger)
-    last = of_y + tl.minimum(top + LINES, SIZE) - 1
-    begin, end = tl.load(first + of_y + top), tl.load(first + last) + tl.load(counts + last)
-    corners, lines, side = offsets + row * 3, pitches + row * 2, sides + row * 2
-    frame = (
-        data + tl.load(corners), data + tl.load(corners + 1), data + tl.load(corners + 2),
-        tl.load(lines), tl.load(lines + 1),
-        (tl.load(side).to(tl.int32) - 1) // 2, (tl.load(side + 1).to(tl.int32) - 1) // 2,
+    batch, size = out.shape[:2]
+    first, counts, weights, between, rgb = scratch
+    filters = (first, counts, weights, weights.shape[2])
+    fill_taps[batch, 2, triton.cdiv(size, _FILTER_PX)](
+        geometry, windows, *filters, SIZE=size, BLOCK=_FILTER_PX,
+        enable_fp_fusion=False,  # a fused multiply-add rounds once where Pillow rounds twice
     )  # fmt: skip
-    source_y = tl.load(geometry + row * 8 + _START)
-    source_x = tl.load(geometry + row * 8 + 4 + _START) + low_x
-
-    half = tl.full((LINES, COLUMNS), _HALF, tl.int32)
-    half_line = tl.full((1, COLUMNS), _HALF, tl.int32)
-    red, green, blue = half, half, half
-    if tl.load(down_first + row) != 0:
-        for tap in range(0, most_x):
-            touched = tap < count_x
-            r, g, b = half, half, half
-            for line in range(begin, end):
-                source = _load_rgb(frame, source_y + line, source_x + tap, touched, PLANAR)
-                of = line - low_y
-                weight = tl.load(weights_y + of * SIZE, (of >= 0) & (of < count_y), 0)
-                r, g, b = _add(r, g, b, source, weight)
-            weight = tl.load(weights_x + tap * SIZE, touched, 0)
-            red, green, blue = _add(red, green, blue, (r >> _BITS, g >> _BITS, b >> _BITS), weight)
-    else:
-        for line in range(begin, end):
-            r, g, b = half_line, half_line, half_line
-            for tap in range(0, most_x):
-                touched = tap < count_x
-                source = _load_rgb(frame, source_y + line, source_x + tap, touched, PLANAR)
-                r, g, b = _add(r, g, b, source, tl.load(weights_x + tap * SIZE, touched, 0))
-            of = line - low_y  # which of an output line's taps this line is, if any
-            weight = tl.load(weights_y + of * SIZE, (of >= 0) & (of < count_y), 0)
-            red, green, blue = _add(red, green, blue, (r >> _BITS, g >> _BITS, b >> _BITS), weight)
-    target = out + ((row * SIZE + y) * SIZE + x) * 3
-    wanted = (y < SIZE) & (x < SIZE)
-    _store(target, red >> _BITS, wanted, scale, bias, NORMALIZED)
-    _store(target + 1, green >> _BITS, wanted, scale + 1, bias + 1, NORMALIZED)
-    _store(target + 2, blue >> _BITS, wanted, scale + 2, bias + 2, NORMALIZED)
+    across = {"LINES": _ACROSS_LINES, "COLUMNS": _ACROSS_COLUMNS}
+    tiles = {**across, "DOWN_LINES": _DOWN_LINES, "VALUES": _DOWN_VALUES, "num_warps": 1}
+    before, behind = find_grids(needs, size)
+    turn = min(_turn(scratch, needs), batch)
+    for begin in range(0, batch, turn):
+        rows = min(turn, batch - begin)
+        if planar:
+            tiles_of_window = _tiles(needs.lines, needs.columns, _ACROSS_LINES, _ACROSS_COLUMNS)
+            to_rgb[(rows, *tiles_of_window)](
+                *frames, windows, begin, rgb, needs.rgb_bytes, num_warps=1, **across,
+            )  # fmt: skip
+        first_pass[(rows, *before)](
+            frames.data, frames.offsets, frames.pitches, windows, *filters, begin, rgb,
+            needs.rgb_bytes, between, needs.between_bytes, SIZE=size, PLANAR=planar, **tiles,
+        )  # fmt: skip
+        second_pass[(rows, *behind)](
+            between, needs.between_bytes, windows, *filters, begin, scale, bias, out, SIZE=size,
+            NORMALIZED=out.dtype != torch.uint8, **tiles,
+        )  # fmt: skip
 
 
-@triton.jit
-def _add(red, green, blue, source, weight):  # type: ignore[no-untyped-def]
-    """The sums of three channels, a weighted source pixel further."""
-    r, g, b = source
-    return red + weight * r, green + weight * g, blue + weight * b
+def find_grids(needs: Needs, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How many tiles the passes before and behind have, down and across, of the largest row.
+
+    Where orders differ, programs whose tile is none of their row's end at once.
+    """
+    across = [_tiles(lines, size, _ACROSS_LINES, _ACROSS_COLUMNS) for lines in (needs.lines, size)]
+    down = [_tiles(size, width * 3, _DOWN_LINES, _DOWN_VALUES) for width in (needs.columns, size)]
+    orders = ((needs.has_across_first, across[0], down[1]),
+              (needs.has_down_first, down[0], across[1]))  # fmt: skip
+    before = [grid for is_there, grid, _ in orders if is_there]
+    behind = [grid for is_there, _, grid in orders if is_there]
+    return _largest(before), _largest(behind)
 
 
-@triton.jit
-def _load_rgb(frame, y, x, touched, PLANAR: tl.constexpr):  # type: ignore[no-untyped-def]
-    """int32[1, COLUMNS] red, green and blue of line y at columns x."""
-    luma, blue_diff, red_diff, pitch, chroma_pitch, bottom, right = frame
-    if PLANAR:
-        # Three quarters of the nearest chroma sample, a quarter of the one beyond, on each axis; at
-        # the edges that is itself. libjpeg-turbo spares planes of two columns the smoothing.
-        near_y, near_x = y >> 1, x >> 1
-        far_y = tl.minimum(tl.maximum(near_y + (y & 1) * 2 - 1, 0), bottom)
-        far_x = tl.minimum(tl.maximum(near_x + (x & 1) * 2 - 1, 0), right)
-        far_y, far_x = tl.where(right > 1, far_y, near_y), tl.where(right > 1, far_x, near_x)
-        near_y, far_y = near_y * chroma_pitch, far_y * chroma_pitch
-        rounding = 8 - (x & 1)
-        light = tl.load(luma + y * pitch + x, touched, 0).to(tl.int32)
-        cb = _upsample(blue_diff, near_y, far_y, near_x, far_x, rounding, touched) - 128
-        cr = _upsample(red_diff, near_y, far_y, near_x, far_x, rounding, touched) - 128
-        r = tl.minimum(tl.maximum(light + ((91881 * cr + 32768) >> 16), 0), 255)
-        g = tl.minimum(tl.maximum(light + ((-22554 * cb - 46802 * cr + 32768) >> 16), 0), 255)
-        b = tl.minimum(tl.maximum(light + ((116130 * cb + 32768) >> 16), 0), 255)
-    else:
-        at = luma + y * pitch + 3 * x
-        r = tl.load(at, touched, 0).to(tl.int32)
-        g = tl.load(at + 1, touched, 0).to(tl.int32)
-        b = tl.load(at + 2, touched, 0).to(tl.int32)
-    return r, g, b
+def _tiles(height: int, width: int, lines: int, columns: int) -> tuple[int, int]:
+    return triton.cdiv(height, lines), triton.cdiv(width, columns)
 
 
-@triton.jit
-def _upsample(plane, y, far_y, x, far_x, rounding, mask):  # type: ignore[no-untyped-def]
-    """int32[1, COLUMNS] of a chroma plane at the full size; `y`, `far_y` are its lines' bytes."""
-    near = 3 * tl.load(plane + y + x, mask, 0).to(tl.int32) + tl.load(plane + far_y + x, mask, 0)
-    far = 3 * tl.load(plane + y + far_x, mask, 0).to(tl.int32)
-    far += tl.load(plane + far_y + far_x, mask, 0)
-    return (3 * near + far + rounding) >> 4
-
-
-@triton.jit
-def _larger(one, other):  # type: ignore[no-untyped-def]
-    return tl.maximum(one, other)
-
-
-@triton.jit
-def _store(target, pixel, wanted, scale, bias, NORMALIZED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One channel, rounded once more than the sum where the dtype is narrower than float32."""
-    if NORMALIZED:
-        value = tl.fma(pixel.to(tl.float32), tl.load(scale), tl.load(bias))
-        tl.store(target, value.to(target.dtype.element_ty), wanted)
-    else:
-        tl.store(target, pixel.to(tl.uint8), wanted)
+def _largest(grids: list[tuple[int, int]]) -> tuple[int, int]:
+    return max(down for down, _ in grids), max(across for _, across in grids)

@@ -77,7 +77,8 @@ class GpuExecutor:
         self._on_gpu = on_gpu
         sink: Sink
         if on_gpu:
-            self._pixels = torch.empty(layout.total, dtype=torch.uint8, device=device)
+            bytes_ = layout.total + gpu.SLACK_BYTES
+            self._pixels = torch.empty(bytes_, dtype=torch.uint8, device=device)
             sink = _GpuSink(source, layout, self._pixels, self._stream, memory)
         else:
             assert memory is not None
@@ -95,7 +96,7 @@ class GpuExecutor:
         # On the stream that reads them: memory of the old ones is used again when that is done.
         with torch.cuda.stream(self._stream):
             self._scale, self._bias = (torch.from_numpy(each).to(self._device) for each in factors)
-            self._scratch = gpu.make_scratch(0, size, 0, self._device)
+            self._scratch: gpu.Scratch | None = None
 
     def run(
         self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor
@@ -126,6 +127,7 @@ class GpuExecutor:
         layout = self._layout
         rows = plan.rows(samples)
         geometry, down_first = make_geometry(rows, plan)
+        windows = gpu.find_windows(geometry, rows.flips, down_first, plan.size)
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
         offsets, pitches, crops = layout.offsets[samples], layout.pitches[samples], None
         pieces = [slice(at, at + _PIECE_ROWS) for at in range(0, len(samples), _PIECE_ROWS)]
@@ -133,17 +135,17 @@ class GpuExecutor:
             pieces = [part for part in pieces if not self.filler.has(samples[part])]
             futures = [self._threads.submit(self.filler.ensure, samples[part]) for part in pieces]
         else:
-            blocks, offsets, pitches, bytes_ = gather_crops(layout, samples, geometry, plan.size)
-            crops = self._crops.take(bytes_), bytes_
+            blocks, offsets, pitches, bytes_ = gather_crops(layout, samples, windows)
+            crops = self._crops.take(bytes_ + gpu.SLACK_BYTES), bytes_ + gpu.SLACK_BYTES
             futures = [
                 self._threads.submit(self._gather, samples[part], blocks[part], crops[0].array)
                 for part in pieces
             ]
         tables = (
-            offsets, pitches, sides.astype(np.int64), labels.numpy()[samples], geometry, rows.flips,
-            down_first,
+            offsets, pitches, sides.astype(np.int64), labels.numpy()[samples], geometry, windows,
         )  # fmt: skip
-        return _Batch(tables, gpu.tap_count(geometry), futures, crops)
+        needs = gpu.find_needs(windows, plan.size, planar=layout.format.planar)
+        return _Batch(tables, needs, futures, crops)
 
     def _gather(
         self, samples: NDArray[np.int64], blocks: NDArray[np.int64], out: NDArray[np.uint8]
@@ -158,15 +160,15 @@ class GpuExecutor:
         wait_for(batch.futures)
         with torch.cuda.stream(self._stream):
             pixels = self._pixels if batch.crops is None else batch.crops[0].send(batch.crops[1])
-            *frame, labels, geometry, flips, down_first = self._tables.send(batch.tables)
+            *frame, labels, geometry, windows = self._tables.send(batch.tables)
             count = len(labels)
-            if len(self._scratch.first) < count or self._scratch.weights.shape[2] < batch.taps:
-                self._scratch = gpu.make_scratch(count, size, batch.taps, self._device)
+            if self._scratch is None or not gpu.fits(self._scratch, count, batch.needs):
+                self._scratch = gpu.make_scratch(count, size, batch.needs, self._device)
             out = torch.empty((count, size, size, 3), dtype=self._dtype, device=self._device)
             frames = gpu.Frames(pixels, *frame)
             planar = self._layout.format.planar
             gpu.render_rows(
-                frames, planar, geometry, flips, down_first, self._scale, self._bias,
+                frames, planar, geometry, windows, self._scale, self._bias, batch.needs,
                 self._scratch, out,
             )  # fmt: skip
         hand_over(self._stream, out, labels)
@@ -179,14 +181,14 @@ class _Batch:
 
     Attributes:
         tables: of its rows, on the host: offsets int64[B, 3], pitches int64[B, 2], sides
-            int64[B, 2], labels int64[B], geometry int32[B, 2, 4], flips and down_first bool[B].
-        taps: how many an output pixel has at most.
+            int64[B, 2], labels int64[B]; geometry and windows, int32[B, 2, 4] each.
+        needs: see `gpu.find_needs`.
         futures: the work of threads that it waits for.
         crops: where they are gathered, and how many bytes; None where the GPU has the pixels.
     """
 
     tables: tuple[NDArray[Any], ...]
-    taps: int
+    needs: gpu.Needs
     futures: list[Future[None]]
     crops: tuple[PinnedSlot, int] | None
 
@@ -247,21 +249,20 @@ def _compile() -> None:
 
 
 def gather_crops(
-    layout: Layout, samples: NDArray[np.int64], geometry: NDArray[np.int32], size: int
+    layout: Layout, samples: NDArray[np.int64], windows: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
     """Plan to copy what the taps touch of some rows, closely packed.
 
     Args:
         layout: of the store.
         samples: int64[B].
-        geometry: int32[B, 2, 4].
-        size: output side, px.
+        windows: int32[B, 2, 4], see `gpu.find_windows`.
 
     Returns:
         int64[B, planes, 6], see `cpu.copy_blocks`; int64[B, 3] offsets and int64[B, 2] pitches of
         the frames, see `gpu.Frames`; bytes.
     """
-    first, end = touched(geometry, size)
+    first, end = windows[..., 0].astype(np.int64), windows[..., :2].sum(-1, dtype=np.int64)
     offsets, pitches = layout.offsets[samples], layout.pitches[samples]
     sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1).astype(np.int64)
     if not layout.format.planar:
@@ -289,14 +290,3 @@ def gather_crops(
         gathered = corner[:, 0] * new_pitches[:, kind] + corner[:, 1] * px_bytes
         new_offsets[:, plane] = begins[:, plane] - gathered
     return blocks, new_offsets, new_pitches, int(ends[-1, -1]) if len(samples) else 0
-
-
-def touched(geometry: NDArray[np.int32], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first source pixel that taps touch and the one behind the last, int64[B, 2] each."""
-    start, length, resized, offset = np.moveaxis(geometry.astype(np.int64), -1, 0)
-    scale = length / resized
-    support = np.maximum(scale, 1.0)
-    low = (offset + 0.5) * scale - support + 0.5
-    high = (offset + size - 0.5) * scale + support + 0.5
-    first = np.maximum(low.astype(np.int64), 0)
-    return start + first, start + np.minimum(high.astype(np.int64), length)

@@ -1,0 +1,316 @@
+"""The Triton kernels that `gpu` launches; what they do there is said there.
+
+Programs are of one warp, rows on the grid's first axis. What a row's order does not want, or lies
+behind its window, ends at once.
+
+B rows of a batch, S output side, K taps of an output pixel at most; axis 0 is vertical.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+#: Columns of a row's geometry on one axis, see `cpu`.
+_START, _LENGTH, _RESIZED, _OFFSET = (tl.constexpr(column) for column in range(4))
+#: Columns of a row's window on one axis, see `gpu.find_windows`.
+_FIRST, _EXTENT, _NEEDED, _FLAG = (tl.constexpr(column) for column in range(4))
+_BITS = tl.constexpr(22)
+_HALF = tl.constexpr(1 << 21)
+_ONE = tl.constexpr(float(1 << 22))
+#: So many taps have code of their own, where weights of 0 stand in for missing ones.
+FEW_TAPS = 4
+_FEW = tl.constexpr(FEW_TAPS)
+
+
+@triton.jit(do_not_specialize=["taps"])
+def fill_taps(  # type: ignore[no-untyped-def]
+    geometry, windows, first, counts, weights, taps, SIZE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Each output pixel's taps as in `cpu`, in its double precision and its order of operations."""
+    row, axis = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    pixel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < SIZE
+    pixel = tl.minimum(pixel, SIZE - 1)
+    side = row * 2 + axis
+    length = tl.load(geometry + side * 4 + _LENGTH)
+    scale = length.to(tl.float64) / tl.load(geometry + side * 4 + _RESIZED).to(tl.float64)
+    support = tl.maximum(scale, 1.0)
+    per_px = 1.0 / support
+    center = ((tl.load(geometry + side * 4 + _OFFSET) + pixel).to(tl.float64) + 0.5) * scale
+    low = tl.maximum((center - support + 0.5).to(tl.int32), 0)
+    end = tl.minimum((center + support + 0.5).to(tl.int32), length)
+    end = tl.minimum(end, low + taps)  # never past scratch, even if that is too small
+    most = tl.ceil(support).to(tl.int32) * 2 + 1
+    total = tl.full((BLOCK,), 0.0, tl.float64)
+    for tap in range(0, most):
+        part = tl.maximum(1.0 - tl.abs((low + tap - center + 0.5) * per_px), 0.0)
+        total += tl.where(low + tap < end, part, 0.0)
+    # Of a row's flags, that of axis 1 mirrors it.
+    mirrored = (tl.load(windows + row * 8 + 4 + _FLAG) != 0) & (axis == 1)
+    at = tl.where(mirrored, SIZE - 1 - pixel, pixel)
+    for tap in range(0, tl.minimum(tl.maximum(most, _FEW), taps)):
+        part = tl.maximum(1.0 - tl.abs((low + tap - center + 0.5) * per_px), 0.0)
+        weight = (0.5 + part / total * _ONE).to(tl.int32)
+        weight = tl.where(low + tap < end, weight, 0)
+        tl.store(weights + (side * taps + tap) * SIZE + at, weight, inside)
+    begin = tl.load(windows + side * 4 + _FIRST) - tl.load(geometry + side * 4 + _START)
+    tl.store(first + side * SIZE + at, low - begin, inside)
+    tl.store(counts + side * SIZE + at, end - low, inside)
+
+
+@triton.jit(do_not_specialize=["begin"])
+def to_rgb(  # type: ignore[no-untyped-def]
+    data, offsets, pitches, sides, windows, begin, rgb, rgb_bytes, LINES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """LINES x COLUMNS pixels of a planar row's window, closely packed."""
+    local = tl.program_id(0).to(tl.int64)
+    row = begin + local
+    window = windows + row * 8
+    height, width = tl.load(window + _EXTENT), tl.load(window + 4 + _EXTENT)
+    top, left = tl.program_id(1) * LINES, tl.program_id(2) * COLUMNS
+    if (top >= height) | (left >= width):
+        return
+    # Behind the window's end its last line and column are read again.
+    line = tl.minimum(top + tl.arange(0, LINES)[:, None], height - 1)
+    column = tl.minimum(left + tl.arange(0, COLUMNS)[None, :], width - 1)
+    corners, side = offsets + row * 3, sides + row * 2
+    frame = (
+        data + tl.load(corners), data + tl.load(corners + 1), data + tl.load(corners + 2),
+        tl.load(pitches + row * 2), tl.load(pitches + row * 2 + 1),
+        (tl.load(side).to(tl.int32) - 1) // 2, (tl.load(side + 1).to(tl.int32) - 1) // 2,
+    )  # fmt: skip
+    y, x = tl.load(window + _FIRST) + line, tl.load(window + 4 + _FIRST) + column
+    r, g, b = _convert(frame, y, x)
+    target = rgb + local * rgb_bytes + (line.to(tl.int64) * width + column) * 3
+    tl.store(target, r.to(tl.uint8))
+    tl.store(target + 1, g.to(tl.uint8))
+    tl.store(target + 2, b.to(tl.uint8))
+
+
+@triton.jit(do_not_specialize=["taps", "begin"])
+def first_pass(  # type: ignore[no-untyped-def]
+    data, offsets, pitches, windows, first, counts, weights, taps, begin, rgb, rgb_bytes, between,
+    between_bytes, SIZE: tl.constexpr, PLANAR: tl.constexpr, LINES: tl.constexpr,
+    COLUMNS: tl.constexpr, DOWN_LINES: tl.constexpr, VALUES: tl.constexpr,
+):  # fmt: skip
+    """From a row's window to bytes between the passes.
+
+    Those are [lines of the window, SIZE, 3], or where the pass down comes first [SIZE, columns of
+    the window, 3].
+    """
+    local = tl.program_id(0).to(tl.int64)
+    row = begin + local
+    window = windows + row * 8
+    height, width = tl.load(window + _EXTENT), tl.load(window + 4 + _EXTENT)
+    goes_down = tl.load(window + _FLAG) != 0
+    down, across = tl.program_id(1), tl.program_id(2)
+    if goes_down:
+        if (down * DOWN_LINES >= SIZE) | (across * VALUES >= width * 3):
+            return
+    else:
+        if (down * LINES >= height) | (across * COLUMNS >= SIZE):
+            return
+    if PLANAR:
+        source, pitch = rgb + local * rgb_bytes, width.to(tl.int64) * 3
+    else:
+        pitch = tl.load(pitches + row * 2)
+        y, x = tl.load(window + _FIRST), tl.load(window + 4 + _FIRST)
+        source = data + tl.load(offsets + row * 3) + y * pitch + 3 * x
+    target = between + local * between_bytes
+    if goes_down:
+        _down(
+            source, pitch, width * 3, height, tl.load(window + _NEEDED), first, counts, weights,
+            taps, row, target, between, between, SIZE, False, DOWN_LINES, VALUES,
+        )  # fmt: skip
+    else:
+        _across(
+            source, pitch, height, tl.load(window + 4 + _NEEDED), first, counts, weights, taps, row,
+            target, between, between, SIZE, False, LINES, COLUMNS, True,
+        )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["taps", "begin"])
+def second_pass(  # type: ignore[no-untyped-def]
+    between, between_bytes, windows, first, counts, weights, taps, begin, scale, bias, out,
+    SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
+    DOWN_LINES: tl.constexpr, VALUES: tl.constexpr,
+):  # fmt: skip
+    """From bytes between the passes to a row of the batch."""
+    local = tl.program_id(0).to(tl.int64)
+    row = begin + local
+    window = windows + row * 8
+    goes_down = tl.load(window + _FLAG) == 0
+    down, across = tl.program_id(1), tl.program_id(2)
+    if goes_down:
+        if (down * DOWN_LINES >= SIZE) | (across * VALUES >= SIZE * 3):
+            return
+    else:
+        if (down * LINES >= SIZE) | (across * COLUMNS >= SIZE):
+            return
+    source = between + local * between_bytes
+    target = out + row * (SIZE * SIZE * 3)
+    if goes_down:
+        _down(
+            source, SIZE * 3, SIZE * 3, tl.load(window + _EXTENT), tl.load(window + _NEEDED), first,
+            counts, weights, taps, row, target, scale, bias, SIZE, NORMALIZED, DOWN_LINES, VALUES,
+        )  # fmt: skip
+    else:
+        _across(
+            source, tl.load(window + 4 + _EXTENT) * 3, SIZE, tl.load(window + 4 + _NEEDED), first,
+            counts, weights, taps, row, target, scale, bias, SIZE, NORMALIZED, LINES, COLUMNS,
+            SIZE % LINES == 0,
+        )  # fmt: skip
+
+
+@triton.jit
+def _across(  # type: ignore[no-untyped-def]
+    source, pitch, lines, needed, first, counts, weights, taps, row, target, scale, bias,
+    SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
+    PADDED: tl.constexpr,
+):  # fmt: skip
+    """LINES x COLUMNS pixels of [lines, SIZE, 3]; PADDED: there is room for a tile's last lines."""
+    side = row * 2 + 1
+    filters = (first + side * SIZE, counts + side * SIZE, weights + side * taps * SIZE)
+    pixels, place = (source, pitch, lines), (target, scale, bias)
+    # Each way does all of its work: Triton 3.6 fails at what several ways have in common.
+    if needed == 2:
+        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 2)
+    elif needed == 3:
+        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 3)
+    elif needed == 4:
+        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 4)
+    else:
+        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 0)
+
+
+@triton.jit
+def _add_pixels(  # type: ignore[no-untyped-def]
+    pixels, needed, filters, place, SIZE: tl.constexpr, NORMALIZED: tl.constexpr,
+    LINES: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr, TAPS: tl.constexpr,
+):  # fmt: skip
+    """Of TAPS source pixels each; where there are fewer, the weight is 0. 0: of any number."""
+    source, pitch, lines = pixels
+    target, scale, bias = place
+    line = tl.program_id(1) * LINES + tl.arange(0, LINES)[:, None]
+    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    x = column if SIZE % COLUMNS == 0 else tl.minimum(column, SIZE - 1)
+    at = source + tl.minimum(line, lines - 1) * pitch + 3 * tl.load(filters[0] + x)
+    weight_at = filters[2] + x
+    red = tl.full((LINES, COLUMNS), _HALF, tl.int32)
+    green, blue = red, red
+    if TAPS:
+        for tap in tl.static_range(TAPS):
+            weight = tl.load(weight_at + tap * SIZE)
+            red += weight * tl.load(at + 3 * tap).to(tl.int32)
+            green += weight * tl.load(at + 3 * tap + 1).to(tl.int32)
+            blue += weight * tl.load(at + 3 * tap + 2).to(tl.int32)
+    else:
+        count = tl.load(filters[1] + x)
+        for tap in range(0, needed):
+            there = tap < count
+            weight = tl.load(weight_at + tap * SIZE, there, 0)
+            red += weight * tl.load(at + 3 * tap, there, 0).to(tl.int32)
+            green += weight * tl.load(at + 3 * tap + 1, there, 0).to(tl.int32)
+            blue += weight * tl.load(at + 3 * tap + 2, there, 0).to(tl.int32)
+    at = target + (line * SIZE + column) * 3
+    if SIZE % COLUMNS == 0 and PADDED:
+        wanted = None
+    elif PADDED:
+        wanted = tl.broadcast_to(column < SIZE, (LINES, COLUMNS))
+    else:
+        wanted = (line < lines) & (column < SIZE)
+    _store(at, red >> _BITS, wanted, scale, bias, NORMALIZED)
+    _store(at + 1, green >> _BITS, wanted, scale + 1, bias + 1, NORMALIZED)
+    _store(at + 2, blue >> _BITS, wanted, scale + 2, bias + 2, NORMALIZED)
+
+
+@triton.jit
+def _down(  # type: ignore[no-untyped-def]
+    source, pitch, width, lines, needed, first, counts, weights, taps, row, target, scale, bias,
+    SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr, VALUES: tl.constexpr,
+):  # fmt: skip
+    """LINES x VALUES of [SIZE, width], from [lines, width]; reads on behind a line's end."""
+    filters = (first + row * 2 * SIZE, counts + row * 2 * SIZE, weights + row * 2 * taps * SIZE)
+    pixels, place = (source, pitch, width, lines), (target, scale, bias)
+    if needed == 2:
+        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 2)
+    elif needed == 3:
+        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 3)
+    elif needed == 4:
+        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 4)
+    else:
+        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 0)
+
+
+@triton.jit
+def _add_lines(  # type: ignore[no-untyped-def]
+    pixels, filters, place, SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr,
+    VALUES: tl.constexpr, TAPS: tl.constexpr,
+):  # fmt: skip
+    """Of TAPS source lines each; where there are fewer, the weight is 0. 0: of any number."""
+    source, pitch, width, lines = pixels
+    target, scale, bias = place
+    value = tl.program_id(2) * VALUES + tl.arange(0, VALUES)
+    inside = value < width
+    at = source + value
+    if NORMALIZED:
+        factors = tl.load(scale + value, inside, 0), tl.load(bias + value, inside, 0)
+    for step in tl.static_range(LINES):
+        y = tl.program_id(1) * LINES + step
+        # Behind the last line it is made again.
+        y = y if SIZE % LINES == 0 else tl.minimum(y, SIZE - 1)
+        low = tl.load(filters[0] + y)
+        total = tl.full((VALUES,), _HALF, tl.int32)
+        if TAPS:
+            for tap in tl.static_range(TAPS):
+                line = tl.load(at + tl.minimum(low + tap, lines - 1) * pitch).to(tl.int32)
+                total += tl.load(filters[2] + y + tap * SIZE) * line
+        else:
+            for tap in range(0, tl.load(filters[1] + y)):
+                line = tl.load(at + (low + tap) * pitch).to(tl.int32)
+                total += tl.load(filters[2] + y + tap * SIZE) * line
+        pixel = total >> _BITS
+        if NORMALIZED:
+            pixel = tl.fma(pixel.to(tl.float32), factors[0], factors[1])
+        tl.store(target + y * width + value, pixel.to(target.dtype.element_ty), inside)
+
+
+@triton.jit
+def _convert(frame, y, x):  # type: ignore[no-untyped-def]
+    """int32[LINES, COLUMNS] red, green and blue of planar pixels."""
+    luma, blue_diff, red_diff, pitch, chroma_pitch, bottom, right = frame
+    # Three quarters of the nearest chroma sample, a quarter of the one beyond, on each axis; at
+    # the edges that is itself. libjpeg-turbo spares planes of two columns the smoothing.
+    near_y, near_x = y >> 1, x >> 1
+    far_y = tl.minimum(tl.maximum(near_y + (y & 1) * 2 - 1, 0), bottom)
+    far_x = tl.minimum(tl.maximum(near_x + (x & 1) * 2 - 1, 0), right)
+    far_y, far_x = tl.where(right > 1, far_y, near_y), tl.where(right > 1, far_x, near_x)
+    near_y, far_y = near_y * chroma_pitch, far_y * chroma_pitch
+    rounding = 8 - (x & 1)
+    light = tl.load(luma + y * pitch + x).to(tl.int32)
+    cb = _upsample(blue_diff, near_y, far_y, near_x, far_x, rounding) - 128
+    cr = _upsample(red_diff, near_y, far_y, near_x, far_x, rounding) - 128
+    r = tl.minimum(tl.maximum(light + ((91881 * cr + 32768) >> 16), 0), 255)
+    g = tl.minimum(tl.maximum(light + ((-22554 * cb - 46802 * cr + 32768) >> 16), 0), 255)
+    b = tl.minimum(tl.maximum(light + ((116130 * cb + 32768) >> 16), 0), 255)
+    return r, g, b
+
+
+@triton.jit
+def _upsample(plane, y, far_y, x, far_x, rounding):  # type: ignore[no-untyped-def]
+    """int32[LINES, COLUMNS] of a chroma plane at the full size; `y`, `far_y` are lines' bytes."""
+    near = 3 * tl.load(plane + y + x).to(tl.int32) + tl.load(plane + far_y + x)
+    far = 3 * tl.load(plane + y + far_x).to(tl.int32) + tl.load(plane + far_y + far_x)
+    return (3 * near + far + rounding) >> 4
+
+
+@triton.jit
+def _store(target, pixel, wanted, scale, bias, NORMALIZED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One channel, rounded once more than the sum where the dtype is narrower than float32."""
+    if NORMALIZED:
+        value = tl.fma(pixel.to(tl.float32), tl.load(scale), tl.load(bias))
+        tl.store(target, value.to(target.dtype.element_ty), wanted)
+    else:
+        tl.store(target, pixel.to(tl.uint8), wanted)
