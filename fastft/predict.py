@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, dropwhile, islice
@@ -34,7 +33,7 @@ from pipelines.folder import IMAGE_SUFFIXES, folders_around, is_folder
 from pipelines.layout import Stored
 from pipelines.plan import make_plan
 from pipelines.reference import normalize, render
-from pipelines.workers import in_order
+from pipelines.workers import in_order, make_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,7 @@ def _batches(
     paths: list[Path], checkpoint: Checkpoint, batch_size: int
 ) -> Iterator[dict[int, NDArray[np.uint8] | DataError]]:
     """Number in `paths` -> uint8[S, S, 3], the image as evaluation cuts it, or its error."""
-    with ThreadPoolExecutor() as executor:
+    with make_threads() as executor:
         encoder = _make_encoder(checkpoint)
         tasks = (partial(_cut, checkpoint, encoder, path) for path in paths)
         cuts = enumerate(in_order(executor, tasks, ahead=2 * batch_size))

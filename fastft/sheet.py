@@ -8,7 +8,6 @@ sheet looks is `show_sheet`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipelines.errors import UsageError
 from pipelines.loaders import Loader, make_loader
 from pipelines.plan import SHUFFLED, Rows
 from pipelines.source import Source, open_source
+from pipelines.workers import make_threads
 
 #: Classes on a sheet unless some are asked for.
 MOST_CLASSES = 8
@@ -259,7 +259,7 @@ def _originals(source: Source, samples: Samples, width_px: int, height_px: int) 
         lines = source.name(sample).rpartition("/")[2], _size(image.width, image.height)
         return Cell(np.asarray(fit(image, width_px, height_px)), lines)
 
-    with ThreadPoolExecutor() as executor:
+    with make_threads() as executor:
         return list(executor.map(make, samples.tolist()))
 
 

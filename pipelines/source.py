@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.layout import MAX_PIXELS, Depth, Preparation, Stored
 from pipelines.pillow import TooManyPixels, open_image, too_large
 from pipelines.turning import UPRIGHT, orientation_of, read_orientation, turned_size
 from pipelines.unreadable import explain
+from pipelines.workers import make_threads
 
 #: Enough of a file to hold the frame header of most JPEGs, EXIF thumbnail included.
 _HEAD_BYTES = 1 << 16
@@ -100,7 +100,7 @@ class FolderSource:
         self._folder = folder
         self.preparation = preparation
         self._encoder = Encoder(EncodePolicy(verify=False, **asdict(preparation)))
-        with ThreadPoolExecutor() as executor:
+        with make_threads() as executor:
             paths = map(folder.path, range(len(folder)))
             read = partial(_read_size, apply_exif=preparation.apply_exif)
             sizes = np.array(list(executor.map(read, paths, chunksize=64)), np.int32)

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
@@ -52,6 +52,31 @@ def require_thread_room(threads: int = 1) -> None:
         MemoryError: there is less than their stacks and what else they take at first.
     """
     require_room(threads * _THREAD_BYTES, "a thread")
+
+
+def make_threads(count: int | None = None, name: str = "") -> ThreadPoolExecutor:
+    """A pool whose threads have all begun; one that begins later may find what others have left.
+
+    Args:
+        count: how many; None for what reads files while others decode, 4 more than CPUs.
+        name: what their names begin with.
+
+    Raises:
+        MemoryError: there is no room for them.
+    """
+    count = count or min(32, cpu_count() + 4)
+    require_thread_room(count)
+    begun = threading.Event()
+    threads = ThreadPoolExecutor(count, thread_name_prefix=name)
+    try:
+        for _ in range(count):  # a task for which no thread is idle starts one
+            threads.submit(begun.wait)
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        begun.set()
+    return threads
 
 
 def end_with(parent: int, number: int) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.workers import cpu_count, in_order
+from pipelines.workers import cpu_count, in_order, make_threads
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,29 @@ def test_an_error_is_raised_and_the_rest_never_starts() -> None:
         with pytest.raises(ZeroDivisionError):
             list(in_order(executor, map(task, range(1000)), ahead=8))
     assert len(started) < 20
+
+
+def test_all_threads_of_a_pool_have_begun() -> None:
+    before = threading.active_count()
+    with make_threads(5, "here") as threads:
+        here = [each for each in threading.enumerate() if each.name.startswith("here")]
+        assert len(here) == 5
+        assert threads.submit(int, "3").result() == 3
+    assert threading.active_count() == before
+
+
+def test_a_pool_that_cannot_begin_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def fail(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(RuntimeError, match="can't start"):
+        make_threads(3)
+    for thread in started:
+        thread.join(60)
+        assert not thread.is_alive()

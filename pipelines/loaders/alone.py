@@ -7,7 +7,6 @@ told again and again which of the samples to take.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from pipelines.reference import MEAN, STD
 from pipelines.source import Source
 from pipelines.store import PixelWriter, StoreFormat, lay_out
 from pipelines.transfer import BatchPool, PinnedSlot, normalizing_factors
+from pipelines.workers import make_threads
 
 #: Does a part's work on some of its samples, which are given by their places; what it gives is
 #: memory of the worker's own, which the next call writes anew.
@@ -75,7 +75,7 @@ class Kernel:
             for sample in some.tolist():
                 writer.write(sample, pixels[layout.place(sample)])
 
-        with ThreadPoolExecutor() as threads:
+        with make_threads() as threads:
             list(threads.map(fill, np.array_split(samples, min(16, len(samples)))))
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
         self._frames = cpu.Frames(

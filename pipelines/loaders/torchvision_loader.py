@@ -8,7 +8,6 @@ pixels; floats are made once, on the device, from a quarter of the bytes.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -31,7 +30,7 @@ from pipelines.loaders.worker_processes import (
 )
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
-from pipelines.workers import in_order, require_thread_room
+from pipelines.workers import in_order, make_threads
 
 
 class TorchvisionLoader(Loader):
@@ -68,8 +67,7 @@ class TorchvisionLoader(Loader):
         self, items: Iterator[tuple[Rows, int]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Decode in threads, where there may be no processes: of what Pillow does, most is C."""
-        require_thread_room(self.workers)
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="fastft-decode") as threads:
+        with make_threads(self.workers, "fastft-decode") as threads:
             tasks = (partial(self._dataset.render, *item) for item in items)
             for pixels, labels in in_order(threads, tasks, ahead=self.workers):
                 yield pixels, torch.from_numpy(labels)
