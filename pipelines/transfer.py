@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ _TORCH_DTYPES: dict[type[np.generic], torch.dtype] = {
     np.int32: torch.int32,
     np.int64: torch.int64,
 }
+#: Writes pixels of uint8[B, S, S, 3] * scale + bias to a tensor of their shape.
+Fused = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 def normalizing_factors(
@@ -52,6 +54,7 @@ class Normalizer:
         *,
         device: torch.device,
         dtype: torch.dtype | None,
+        fused: Fused | None = None,
     ) -> None:
         """Prepare factors.
 
@@ -60,8 +63,9 @@ class Normalizer:
             mean, std: of each channel, for pixels scaled to 0-1.
             device: where the pixels lie.
             dtype: float32, bfloat16 or float16; None leaves uint8 as it is.
+            fused: does all of it in one kernel of the device; None: torch's operations do.
         """
-        self._size, self.dtype = size, dtype
+        self._size, self.dtype, self._fused = size, dtype, fused
         factors = normalizing_factors(size, mean, std)
         self._scale, self._bias = (torch.from_numpy(each).to(device) for each in factors)
         self._pool: BatchPool | None = None
@@ -71,6 +75,10 @@ class Normalizer:
         count, size = len(pixels), self._size
         if self.dtype is None:
             return pixels.clone().permute(0, 3, 1, 2)
+        if self._fused is not None:
+            out = torch.empty(pixels.shape, dtype=self.dtype, device=pixels.device)
+            self._fused(pixels, self._scale, self._bias, out)
+            return out.permute(0, 3, 1, 2)
         rows = pixels.reshape(count * size, size * 3)
         scaled = self._memory(count).view(rows.shape)
         scaled.copy_(rows)

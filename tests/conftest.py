@@ -205,28 +205,28 @@ def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def load_kernels() -> Callable[[str], ModuleType]:
-    """Loads the Triton kernels as a module of another name.
+def load_kernels() -> Callable[..., ModuleType]:
+    """Loads a file of Triton kernels as a module of another name.
 
     Triton settles at import whether its kernels are interpreted.
     """
 
-    def load(name: str) -> ModuleType:
-        spec = spec_from_file_location(name, ROOT / "pipelines" / "kernels" / "gpu.py")
+    def load(name: str, file: str = "gpu.py") -> ModuleType:
+        spec = spec_from_file_location(name, ROOT / "pipelines" / "kernels" / file)
         assert spec is not None
         assert spec.loader is not None
         module = module_from_spec(spec)
         with pytest.MonkeyPatch.context() as patch:
             patch.delitem(sys.modules, "pipelines.kernels.passes", raising=False)
             spec.loader.exec_module(module)
-            sys.modules.pop("pipelines.kernels.passes")
+            sys.modules.pop("pipelines.kernels.passes", None)
         return module
 
     return load
 
 
 @pytest.fixture(scope="session")
-def triton_kernels(load_kernels: Callable[[str], ModuleType]) -> tuple[ModuleType, str]:
+def triton_kernels(load_kernels: Callable[..., ModuleType]) -> tuple[ModuleType, str]:
     """The Triton kernels, and the device they run on: a GPU, else interpreted on the CPU."""
     import torch
 

@@ -246,7 +246,7 @@ def test_either_order_of_passes(shape: tuple[int, int], gpu: ModuleType, device:
 
 
 def test_tiles_make_no_difference(
-    gpu: ModuleType, device: torch.device, load_kernels: Callable[[str], ModuleType],
+    gpu: ModuleType, device: torch.device, load_kernels: Callable[..., ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     image = noise(21, 33)

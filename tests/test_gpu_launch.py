@@ -96,7 +96,7 @@ def test_wrong_arguments_are_named(
 
 @pytest.fixture(scope="module")
 def compiled(
-    load_kernels: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory
+    load_kernels: Callable[..., ModuleType], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ModuleType, dict[str, bytes], dict[str, str]]:
     """What the interpreter takes, the compiler may not; it needs no GPU."""
     triton = pytest.importorskip("triton")

@@ -40,6 +40,7 @@ LAYERS = (
         "pipelines.folder",
         "pipelines.jpeg",
         "pipelines.kernels.compiled",
+        "pipelines.kernels.normalizing",
         "pipelines.kernels.passes",
         "pipelines.kernels.vectors",
         "pipelines.plan",

@@ -317,7 +317,12 @@ class Loader(ABC):
         )  # fmt: skip
 
     def _make_normalizer(self, size: int) -> Normalizer:
-        return Normalizer(size, MEAN, STD, device=self.device, dtype=self.dtype)
+        fused = None
+        if self.device.type == "cuda" and self.dtype is not None:
+            from pipelines.kernels.normalizing import normalize  # Triton takes a second to load
+
+            fused = normalize
+        return Normalizer(size, MEAN, STD, device=self.device, dtype=self.dtype, fused=fused)
 
     def _rows(self, plan: Plan, start: int) -> Iterator[Rows]:
         """This rank's rows, a batch at a time."""

@@ -192,14 +192,18 @@ class DaliLoader(Loader):
         (output,) = pipe.share_outputs(cuda_stream=stream)
         feed = self._feeder.in_flight.popleft()
         if not len(feed.rows):  # a rank's share of a last batch that is smaller than the world
-            images = torch.empty((0, self.size, self.size, 3), device=self.device)
+            dtype = torch.float32 if self._is_normalized else torch.uint8
+            images = torch.empty((0, self.size, self.size, 3), dtype=dtype, device=self.device)
         elif on_gpu:
             images = torch.utils.dlpack.from_dlpack(output.as_tensor())
         else:
             images = torch.from_numpy(np.asarray(output.as_tensor()))
         pipe.release_outputs()
         labels = self._labels[torch.from_numpy(feed.rows.samples)]
-        images = images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8)
+        if self._is_normalized:
+            images = images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8)
+        else:
+            images = self._normalizer(images)
         return images, labels.to(self.device, non_blocking=True)
 
     def _drain(self) -> None:
@@ -218,6 +222,11 @@ class DaliLoader(Loader):
         except RuntimeError:  # a broken sample in batches that nobody will see
             self._pipe = None
         self._feeder.in_flight.clear()
+
+    @property
+    def _is_normalized(self) -> bool:
+        """Whether DALI normalizes; it has no bfloat16, which one kernel of ours makes on a GPU."""
+        return self.dtype != torch.bfloat16 or self.device.type == "cpu"
 
     def _build(self, feeder: Feeder) -> Any:
         """A pipeline that asks `feeder` for its inputs."""
@@ -241,10 +250,10 @@ class DaliLoader(Loader):
                 image, size=[self.size, self.size], roi_start=roi_start, roi_end=roi_end,
                 interp_type=types.INTERP_LINEAR, **self.resize_options,
             )  # fmt: skip
-            if self.dtype is None:
+            if self.dtype is None or not self._is_normalized:
                 image = fn.flip(image, horizontal=flip)
             else:
-                # In DALI's threads, or in one GPU kernel; it has no bfloat16.
+                # In DALI's threads, or in one GPU kernel.
                 half = self.dtype == torch.float16
                 image = fn.crop_mirror_normalize(
                     image, mirror=flip, output_layout="HWC",
