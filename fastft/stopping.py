@@ -206,9 +206,15 @@ class Interruptions:
         else:
             self._hook(what)
             return
-        again = threading.Timer(_SAME_S + 0.1, os.kill, (os.getpid(), number))
+        again = threading.Timer(_SAME_S + 0.1, self._send_again, (number,))
         again.daemon = True
         again.start()
+
+    def _send_again(self, number: int) -> None:
+        # A command that has come to its end by then, for this or another reason, ends as it would:
+        # the interpreter hears signals no more when it takes itself apart, and would die of one.
+        if self._raises:
+            os.kill(os.getpid(), number)
 
 
 def _tell(text: str) -> None:
