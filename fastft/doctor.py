@@ -83,6 +83,9 @@ def diagnose(
                 found = _loader(name, label, run_trial((name, device), limit_s))
             works |= found.status == "ok"
             findings.append(found)
+            if (name, device, found.status) == ("dali", "cuda", "ok"):
+                on_trial("DALI's decoding")
+                findings += _decoding(run_trial(("decoding", f"{limit_s:g}"), 4 * limit_s))
     return Diagnosis(tuple(findings), imports and works)
 
 
@@ -107,6 +110,22 @@ def _loader(name: str, label: str, answer: dict[str, Any]) -> Finding:
         group="loaders", name=label, status="note" if missing else "problem",
         found=_brief(answer["failed"]), remedy=remedy,
     )  # fmt: skip
+
+
+def _decoding(answer: dict[str, Any]) -> list[Finding]:
+    """DALI's ways to decode on a GPU; one that fails is not taken, and no problem."""
+    if "failed" in answer:
+        return [_row("loaders", "DALI's decoding", "note", answer["failed"])]
+    rows = []
+    for way, found in answer["ways"].items():
+        if found["failed"]:
+            rows.append(_row("loaders", f"DALI, {way}", "note", found["failed"]))
+            continue
+        text = f"{found['img_per_s']:,.0f} images/s, {found['cpu_ms']:.2f} ms of CPU per image, "
+        text += f"{found['mean']:.2f} levels from the reference, at most {found['most']:g}"
+        rows.append(_row("loaders", f"DALI, {way}", "ok", text))
+    taken = "regions" if answer["takes_regions"] else "whole images"
+    return [*rows, _row("loaders", "DALI decodes", "ok", f"{taken}, by these figures")]
 
 
 def _loader_remedy(name: str, missing: bool) -> str:

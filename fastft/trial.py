@@ -12,6 +12,7 @@ import json
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ def main(arguments: list[str]) -> None:
     """Run the trial that `arguments` name, and write its answer.
 
     Args:
-        arguments: `torch`, `nvjpeg`, or a loader and a device; the last is an empty folder.
+        arguments: `torch`, `nvjpeg`, `decoding` and seconds for each way, or a loader and a
+            device; the last is an empty folder.
     """
     *trial, folder = arguments
     try:
@@ -46,6 +48,8 @@ def main(arguments: list[str]) -> None:
             answer = _try_torch()
         elif trial == ["nvjpeg"]:
             answer = _ask_nvjpeg()
+        elif trial[0] == "decoding":
+            answer = _try_decoding(float(trial[1]))
         else:
             answer = _try_loader(trial[0], trial[1], Path(folder))
     except FastftError as error:
@@ -160,6 +164,19 @@ def _driver_version() -> str | None:
     if driver.cuDriverGetVersion(ctypes.byref(number)):
         return None
     return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _try_decoding(limit_s: float) -> dict[str, Any]:
+    """How DALI decodes on the first GPU; kept for the loader, which acts on it."""
+    import torch
+
+    from fastft.decoding import try_decoding
+    from pipelines.loaders.dali_decode import name_setup, save_findings, takes_regions
+
+    found = try_decoding("cuda", limit_s)
+    save_findings(name_setup(torch.device("cuda")), found)
+    ways = {way: asdict(each) for way, each in found.items()}
+    return {"ways": ways, "takes_regions": takes_regions(found)}
 
 
 def _ask_nvjpeg() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import importlib
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from bench.gpu.task import Task, answer
 from bench.gpu.timeline import merge, shared, summarize
 from fastft.child import ANSWER
 from pipelines.errors import DataError
+
+needs_dali = pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI")
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,7 @@ def task(photos: Path, data: Path) -> Task:
     ("part", "variant", "has"),
     [
         ("machine", "", {"environment", "bytes_per_s"}),
+        pytest.param("probe", "", {"setup", "ways", "takes_regions"}, marks=needs_dali),
         ("pixels", "resident", {"rows", "verdicts"}),
         ("steps", "bf16, channels_last", {"rows"}),
         ("fed", "resident", {"share", "waited_s", "img_per_s"}),
@@ -140,6 +144,10 @@ def results() -> dict[str, Any]:
     return {
         "what": "gpu", "date": "2026-01-02", "rehearsal": False, "seconds": {"all": 400.0},
         "parts": {
+            "probe": {"": {"ways": {
+                "whole, fancy": {"failed": "", "img_per_s": 9000.0, "cpu_ms": 0.2, "mean": 0.2,
+                                 "most": 9},
+                "region, plain": {"failed": "crashed: SIGSEGV"}}, "takes_regions": False}},
             "machine": {"": {"environment": {"gpu": "NVIDIA H200", "cpus": 16}, "cuda": "13.0",
                              "bytes_per_s": {"within_device": 4e12}}},
             "pixels": {"dali": {"rows": rows, "verdicts": [{"stated": None, "passed": True}]}},
@@ -168,6 +176,9 @@ def test_the_table_says_what_was_measured_and_what_failed() -> None:
         what: (figure, beside, goal) for what, figure, beside, goal in table.find_rows(results())
     }
     assert rows["fed dali"] == ("failed", "crashed: SIGSEGV", "")
+    assert rows["DALI decodes: whole, fancy"][0] == "9,000 img/s"
+    assert rows["DALI decodes: region, plain"][1] == "crashed: SIGSEGV"
+    assert rows["DALI decodes from now on"][0] == "whole images"
     assert rows["training through `resident`, share of the compute bound"][::2] == ("0.995", "0.99")
     assert rows["process start to checkpoint, `resident`"][2] == "5x the tutorial's: 5.5"
     assert rows["`dali` alone, batches of 256"][2] == "1.0x stock DALI: 2.00"

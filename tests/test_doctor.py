@@ -217,12 +217,32 @@ def test_gpus_and_their_loaders_are_rows(answers: dict[str, dict[str, Any]]) -> 
     gpu = {"name": "NVIDIA H200", "bytes": 150e9}
     answers["torch"] = {**TORCH, "driver": "12.8", "gpus": [gpu]}
     answers["nvjpeg"] = {"failed": "crashed: SIGSEGV"}
+    answers["decoding"] = {"failed": "took longer than 480 s and was killed"}
     found = diagnose(loaders=["dali"])
     assert row(found, "machine", "GPU 0").found == "NVIDIA H200, 150.0 GB"
     assert row(found, "machine", "NVJPEG engines").found == "unknown"
-    assert [f.name for f in found.findings[-2:]] == ["dali on cpu", "dali on cuda"]
+    names = [f.name for f in found.findings[-3:]]
+    assert names == ["dali on cpu", "dali on cuda", "DALI's decoding"]
     answers["nvjpeg"] = {"engines": 7}
     assert row(diagnose(), "machine", "NVJPEG engines").found == "7 in GPU 0"
+
+
+def test_dalis_ways_to_decode_are_rows(answers: dict[str, dict[str, Any]]) -> None:
+    works = {"failed": "", "img_per_s": 5000.0, "cpu_ms": 0.2, "mean": 0.21, "most": 13}
+    answers["torch"] = {**TORCH, "driver": "12.8", "gpus": [{"name": "H200", "bytes": 150e9}]}
+    answers["nvjpeg"] = {"engines": 7}
+    answers["decoding"] = {
+        "ways": {"whole, fancy": works, "region, plain": {"failed": "crashed: SIGSEGV"}},
+        "takes_regions": False,
+    }  # fmt: skip
+    found = diagnose(loaders=["dali"])
+    assert row(found, "loaders", "DALI, whole, fancy").found == (
+        "5,000 images/s, 0.20 ms of CPU per image, 0.21 levels from the reference, at most 13"
+    )
+    # Of a way that nobody takes a crash is no problem.
+    assert row(found, "loaders", "DALI, region, plain").status == "note"
+    assert row(found, "loaders", "DALI decodes").found == "whole images, by these figures"
+    assert found.problems == ()
 
 
 def test_a_driver_that_torch_cannot_use_is_a_problem(answers: dict[str, dict[str, Any]]) -> None:

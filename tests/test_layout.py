@@ -75,7 +75,11 @@ LAYERS = (
         "pipelines.loaders.rendering",
         "pipelines.loaders.worker_processes",
     ),
-    ("pipelines.loaders.dali_feed", "pipelines.loaders.resident_gpu"),
+    (
+        "pipelines.loaders.dali_decode",
+        "pipelines.loaders.dali_feed",
+        "pipelines.loaders.resident_gpu",
+    ),
     ("pipelines.loaders.*",),
     ("pipelines.loaders",),
     ("pipelines",),

@@ -98,6 +98,20 @@ def _bytes(value: float) -> str:
     return f"{value / 1e9:,.1f} GB"
 
 
+def _probe(found: Found) -> Iterator[Row]:
+    each = found[""]
+    for way, decoding in each["ways"].items():
+        what = f"DALI decodes: {way}"
+        if decoding["failed"]:
+            yield what, "failed", decoding["failed"][:160], ""
+            continue
+        beside = f"{decoding['cpu_ms']:.2f} ms of CPU per image; levels off: "
+        beside += f"mean {decoding['mean']:.3f}, most {decoding['most']:g}"
+        yield what, _rate(decoding["img_per_s"]), beside, ""
+    taken = "regions" if each["takes_regions"] else "whole images"
+    yield "DALI decodes from now on", taken, "", ""
+
+
 def _machine(found: Found) -> Iterator[Row]:
     rates = found[""]["bytes_per_s"]
     text = "; ".join(f"{name.replace('_', ' ')} {rate / 1e9:,.0f}" for name, rate in rates.items())
@@ -225,7 +239,7 @@ def _suite(found: Found) -> Iterator[Row]:
 
 
 _ROWS = {
-    "machine": _machine, "pixels": _pixels, "kernel": _kernel, "steps": _steps,
+    "probe": _probe, "machine": _machine, "pixels": _pixels, "kernel": _kernel, "steps": _steps,
     "compiled": _steps, "fed": _fed, "loaders": _loaders, "end_to_end": _end_to_end,
     "startup": _startup, "steady": _steady, "suite": _suite,
 }  # fmt: skip

@@ -1,11 +1,13 @@
 """NVIDIA DALI as an executor of the plan: one pipeline definition, with a GPU or without.
 
-Encoded bytes go in with the boxes and flips of the plan (`dali_feed`); DALI decodes only the region
-that the filter touches. Distance from the reference: DALI's decoder is
-exact on the CPU; its resize keeps full precision between the two passes where Pillow rounds to
-bytes (1 level), and where the filter runs past the pixels, at the border of a train crop or of the
-image, it repeats the last one where Pillow leaves the missing taps out (up to 13 levels seen, in
-the outermost rows and columns alone).
+Encoded bytes go in with the boxes and flips of the plan (`dali_feed`). On a CPU DALI decodes only
+the region that the filter touches; on a GPU whole images, of which that is cut, unless a probe has
+found that regions work there (`dali_decode`).
+
+Distance from the reference: DALI's decoder is exact on the CPU; its resize keeps full precision
+between the two passes where Pillow rounds to bytes (1 level), and where the filter runs past the
+pixels, at the border of a train crop or of the image, it repeats the last one where Pillow leaves
+the missing taps out (up to 13 levels seen, in the outermost rows and columns alone).
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ from pipelines.forks import keep_for_good
 from pipelines.jpeg import read_header
 from pipelines.layout import MODE_RAW
 from pipelines.loaders.base import Loader
+from pipelines.loaders.dali_decode import (
+    HW_DECODER_LOAD,
+    name_setup,
+    read_findings,
+    takes_regions,
+)
 from pipelines.loaders.dali_feed import Feeder, FeedMaker
 from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD
@@ -60,6 +68,8 @@ class DaliLoader(Loader):
         "adjust_orientation": False, "jpeg_fancy_upsampling": True,
     }  # fmt: skip
     resize_options: ClassVar[dict[str, Any]] = {"antialias": True}
+    #: Whether it decodes regions; None: on a CPU, and on a GPU by what a probe has found.
+    region: ClassVar[bool | None] = None
 
     def __init__(self, source: Source, **arguments: Any) -> None:
         super().__init__(source, **arguments)
@@ -223,6 +233,11 @@ class DaliLoader(Loader):
             self._pipe = None
         self._feeder.in_flight.clear()
 
+    def _decodes_regions(self) -> bool:
+        if self.region is not None or self.device.type == "cpu":
+            return self.region is not False
+        return takes_regions(read_findings(name_setup(self.device)))
+
     @property
     def _is_normalized(self) -> bool:
         """Whether DALI normalizes; it has no bfloat16, which one kernel of ours makes on a GPU."""
@@ -242,10 +257,14 @@ class DaliLoader(Loader):
                 source=feeder.next_inputs, num_outputs=len(_INPUT_TYPES), batch=True,
                 no_copy=True, dtype=_INPUT_TYPES, ndim=[1, 1, 1, 1, 1, 0],
             )  # fmt: skip
-            image = fn.decoders.image_slice(
-                encoded, start, shape, axes=[0, 1], device="mixed" if on_gpu else "cpu",
-                output_type=types.RGB, **self.decode_options,
-            )  # fmt: skip
+            options = {"device": "mixed" if on_gpu else "cpu", "output_type": types.RGB}
+            options |= {"hw_decoder_load": HW_DECODER_LOAD} if on_gpu else {}
+            options |= self.decode_options
+            if self._decodes_regions():
+                image = fn.decoders.image_slice(encoded, start, shape, axes=[0, 1], **options)
+            else:
+                image = fn.decoders.image(encoded, **options)
+                image = fn.slice(image, start, shape, axes=[0, 1])
             image = fn.resize(
                 image, size=[self.size, self.size], roi_start=roi_start, roi_end=roi_end,
                 interp_type=types.INTERP_LINEAR, **self.resize_options,
