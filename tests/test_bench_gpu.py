@@ -235,7 +235,7 @@ def test_options(
 
     with pytest.raises(SystemExit, match="2"):
         status(tmp_path, "--only", "kernel,nothing")
-    assert "expected parts out of machine" in capsys.readouterr().err
+    assert "expected parts out of probe, machine" in capsys.readouterr().err
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert status(tmp_path) == 2
     assert "sees no CUDA GPU" in capsys.readouterr().err

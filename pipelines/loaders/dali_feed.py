@@ -139,11 +139,12 @@ class FeedMaker:
         Raises:
             DataError: no decoder may have it.
         """
-        if has_too_many_scans(stored.data):
+        is_new = not self._looked_at[sample]
+        if is_new and has_too_many_scans(stored.data):
             raise DataError(self.name(sample), TOO_MANY_SCANS, "a photo", LEAVE_OUT)
         if self.known.needs_reference(sample, stored):
             return None
-        if not self._looked_at[sample]:
+        if is_new:
             self._looked_at[sample] = 1
             if said := self._find_remark(sample, stored.data):
                 header = read_header(stored.data)
