@@ -9,7 +9,9 @@ on, it gets as pixels from the reference decoder.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, wait
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ from pipelines.source import Source
 #: The marker that ends a JPEG, and how many bytes alike before it look like padding: libjpeg says
 #: nothing of fewer.
 _END, _PADDING = b"\xff\xd9", 9
+#: Feeds that are made before DALI asks for them.
+_FEEDS_AHEAD = 2
 
 
 class Feed:
@@ -38,6 +42,44 @@ class Feed:
 
     def __init__(self, rows: Rows, inputs: tuple[Any, ...]) -> None:
         self.rows, self.inputs = rows, inputs
+
+
+class FeedsAhead:
+    """Feeds in order, of which a thread makes the next while others are in use.
+
+    What it does is to read: most of a feed's time goes to the system's copies of the bytes.
+    """
+
+    def __init__(
+        self, thread: Executor, make: Callable[[Rows], Feed], rows: Iterator[Rows]
+    ) -> None:
+        """Make none yet.
+
+        Args:
+            thread: of one worker, as batches are made in order.
+            make: makes one.
+            rows: of the batches.
+        """
+        self._thread, self._make, self._rows = thread, make, rows
+        self._coming: deque[tuple[Rows, Future[Feed]]] = deque()
+
+    def __iter__(self) -> Iterator[Feed]:
+        return self
+
+    def __next__(self) -> Feed:
+        for rows in islice(self._rows, _FEEDS_AHEAD + 1 - len(self._coming)):
+            self._coming.append((rows, self._thread.submit(self._make, rows)))
+        if not self._coming:
+            raise StopIteration
+        return self._coming.popleft()[1].result()
+
+    def take_back(self) -> list[Rows]:
+        """End, and give the rows of the feeds that nobody took."""
+        coming, self._coming, self._rows = self._coming, deque(), iter(())
+        for _, feed in coming:
+            feed.cancel()
+        wait([feed for _, feed in coming])
+        return [rows for rows, _ in coming]
 
 
 class Feeder:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -34,10 +36,11 @@ from pipelines.loaders.dali_decode import (
     read_findings,
     takes_regions,
 )
-from pipelines.loaders.dali_feed import Feeder, FeedMaker
+from pipelines.loaders.dali_feed import Feeder, FeedMaker, FeedsAhead
 from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD
 from pipelines.source import Source
+from pipelines.workers import make_threads
 
 try:
     from nvidia.dali import Pipeline, fn, types
@@ -80,6 +83,8 @@ class DaliLoader(Loader):
     def _begin(self) -> None:
         self._feeder, self._maker = Feeder(), FeedMaker(self.source)
         self._pipe: Any | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: FeedsAhead | None = None
 
     def _leave_behind(self) -> None:
         super()._leave_behind()
@@ -98,10 +103,10 @@ class DaliLoader(Loader):
                 yield from self._run(rows, plan)
             except RuntimeError as error:  # DALI's own; the pipeline is of no further use
                 self._pipe = None
-                waiting = [feed.rows for feed in feeder.in_flight]
+                waiting, coming = [feed.rows for feed in feeder.in_flight], self._take_back()
                 self._settle(waiting, plan, error)
                 # Behind a batch that could not be made, none is.
-                rows = chain(waiting, rows) if feeder.error is None else iter(waiting)
+                rows = chain(waiting, coming, rows) if feeder.error is None else iter(waiting)
             else:
                 if feeder.error is not None:
                     raise feeder.take_error()
@@ -115,12 +120,19 @@ class DaliLoader(Loader):
         """Batches of these rows until DALI fails at one."""
         # Built with the first epoch: a loader that is only asked for its plan costs nothing.
         pipe = self._pipe = self._pipe or self._build(self._feeder)
-        self._feeder.feeds = (self._maker.make(batch, plan) for batch in rows)
+        self._thread = self._thread or make_threads(1, "fastft-dali-feed")
+        self._ahead = FeedsAhead(self._thread, partial(self._maker.make, plan=plan), rows)
+        self._feeder.feeds = self._ahead
         pipe.schedule_run()
         while not pipe.empty():
             pixels, labels = self._take(pipe)
             pipe.schedule_run()
             yield pixels, labels
+
+    def _take_back(self) -> list[Rows]:
+        """Rows of feeds that DALI has not asked for; no more of them are made."""
+        ahead, self._ahead = self._ahead, None
+        return ahead.take_back() if ahead is not None else []
 
     def _settle(self, waiting: list[Rows], plan: Plan, error: RuntimeError) -> None:
         """Let the reference decoder decode what DALI refuses, and give up on anything else.
@@ -218,6 +230,7 @@ class DaliLoader(Loader):
 
     def _drain(self) -> None:
         """Drop what DALI has in flight after an early exit, so that the next epoch starts clean."""
+        self._take_back()
         pipe = self._pipe
         if pipe is None:
             self._feeder.in_flight.clear()
@@ -284,8 +297,11 @@ class DaliLoader(Loader):
         return pipe
 
     def _end(self) -> None:
-        """Free DALI's threads and buffers."""
+        """Free DALI's threads and buffers, and the thread that feeds it."""
+        self._take_back()
         self._pipe = None
+        if self._thread is not None:
+            self._thread.shutdown()
 
 
 #: All that somebody still has.
