@@ -36,7 +36,7 @@ def try_decoding(
     *,
     rehearse: bool = False,
 ) -> dict[str, Decoding]:
-    """What became of each way, by `str(Way)`.
+    """Try each way; gives what became of it, by `str(Way)`.
 
     Args:
         device: where images are decoded.

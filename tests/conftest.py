@@ -19,6 +19,7 @@ from fastft.synth import SynthConfig, write_synth
 from pipelines.convert import ConvertConfig, convert
 
 if TYPE_CHECKING:
+    import torch
     from commands import Case
 
     from fastft.checkpoint import Checkpoint
@@ -243,6 +244,20 @@ def triton_kernels(load_kernels: Callable[..., ModuleType]) -> tuple[ModuleType,
     # An operation takes the interpreter as long on many pixels as on few.
     vars(module).update(_ACROSS_LINES=64, _ACROSS_COLUMNS=64, _DOWN_LINES=16, _DOWN_VALUES=256)
     return module, "cpu"
+
+
+@pytest.fixture(scope="session")
+def gpu(triton_kernels: tuple[ModuleType, str]) -> ModuleType:
+    """The Triton kernels."""
+    return triton_kernels[0]
+
+
+@pytest.fixture(scope="session")
+def device(triton_kernels: tuple[ModuleType, str]) -> "torch.device":
+    """The device that they run on."""
+    import torch
+
+    return torch.device(triton_kernels[1])
 
 
 @pytest.fixture

@@ -30,16 +30,6 @@ SHAPES = [*TINY, (23, 31), (40, 40), (52, 37), (70, 16)]
 HALVED = [(1, 1), (1, 5), (5, 1), (2, 4), (4, 4), (3, 6), (5, 5), (17, 23), (33, 31), (34, 40)]
 
 
-@pytest.fixture(scope="module")
-def gpu(triton_kernels: tuple[ModuleType, str]) -> ModuleType:
-    return triton_kernels[0]
-
-
-@pytest.fixture(scope="module")
-def device(triton_kernels: tuple[ModuleType, str]) -> torch.device:
-    return torch.device(triton_kernels[1])
-
-
 def noise(height: int, width: int) -> np.ndarray:
     return RANDOM.integers(0, 256, (height, width, 3), np.uint8)
 

@@ -20,16 +20,6 @@ from bench.gpu.instructions import (
 )
 
 
-@pytest.fixture(scope="module")
-def gpu(triton_kernels: tuple[ModuleType, str]) -> ModuleType:
-    return triton_kernels[0]
-
-
-@pytest.fixture(scope="module")
-def device(triton_kernels: tuple[ModuleType, str]) -> torch.device:
-    return torch.device(triton_kernels[1])
-
-
 def arguments(gpu: ModuleType, device: torch.device) -> dict[str, object]:
     """Of two rows of nothing."""
     long, empty = {"dtype": torch.int64, "device": device}, {"device": device}
@@ -130,7 +120,7 @@ def test_planar_rows_compile(
 
 
 def test_an_image_takes_few_instructions(compiled: Any) -> None:
-    """One pass for all of it took 455 thousand."""
+    """More would bind a GPU's multiprocessors long before its memory."""
     import triton
 
     kernels, cubins, _ = compiled

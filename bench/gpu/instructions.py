@@ -1,4 +1,4 @@
-"""What the resident kernels cost a GPU, without one: warp instructions per image, counted.
+"""Counts the warp instructions of the resident kernels, per image and without a GPU.
 
     python -m bench.gpu.instructions [--dtype bf16] [--photos 1024] [--triton FOLDER ...]
 
@@ -21,7 +21,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -31,7 +32,7 @@ import numpy as np
 
 #: Compiled for this, as an H100 and an H200 are.
 ARCHITECTURE, WARP = 90, 32
-#: Of a program of the filter kernel: Triton's default.
+#: Warps of a program of the filter kernel: Triton's default.
 _FILTER_WARPS = 4
 SIZE = 224
 #: Arguments that are multiples of 16, which the compiler is told, and their types.
@@ -47,8 +48,8 @@ _LINE = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(@!?U?P\d+\s+)?([A-Z][\w.]*)\s*(.*?)\
 _LABEL = re.compile(r"^(\.L_x_\d+):")
 _TARGETS = re.compile(r"\.L_x_\d+")
 _ENDS = ("BRA", "BRX", "EXIT", "RET")
-#: What tells how often a loop goes round: bytes of pixels that are loaded, 64 bits only from
-#: between the passes; of filters, distances of taps from the center.
+#: Marks of a loop's rounds: bytes of pixels that are loaded, 64 bits only from between the passes;
+#: of filters, distances of taps from the center.
 _BYTE, _BYTES = (re.compile(r"LDG\.E\.U8\b"), 1), (re.compile(r"LDG\.E\.64\b"), 8)
 _DISTANCE = re.compile(r"DADD .*-\|R\d+\|"), 1
 MARKS = {
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _ask(folder: Path | None, given: argparse.Namespace) -> Any:
-    """What a Triton in a folder, or the installed one, makes; in a process of its own."""
+    """Count in a process of its own, by a Triton in a folder or the installed one."""
     environment = dict(os.environ)
     if folder is not None:
         paths = (str(folder.resolve()), environment.get("PYTHONPATH", ""))
@@ -118,11 +119,11 @@ def count(dtype: str, photos: int) -> dict[str, Any]:
 
 def draw_rows(photos: int) -> tuple[np.ndarray, np.ndarray]:
     """Geometry int32[B, 2, 4] and order bool[B] of a training epoch's rows."""
-    from bench.gpu.kernel import draw_sides
+    from bench.gpu.kernel import MEAN_SIZE, draw_sides
     from pipelines.loaders.rendering import make_geometry
     from pipelines.plan import make_plan
 
-    widths, heights = draw_sides((400, 300), photos)
+    widths, heights = draw_sides(MEAN_SIZE, photos)
     plan = make_plan(widths, heights, view="train", size=SIZE)
     return make_geometry(plan.rows(np.asarray(plan.order)), plan)
 
@@ -237,10 +238,10 @@ def read_blocks(lines: list[str], kernel: str) -> Iterator[Block]:
             parts[-1].append((found[1] or "", found[2], line[found.start(2) :]))
             if found[2].startswith(_ENDS):
                 parts.append([])
+    if not parts[-1]:
+        parts.pop()
     for at, part in enumerate(parts):
-        guard, name, text = part[-1] if part else ("", "", "")
-        if not part:
-            continue
+        guard, name, text = part[-1]
         following = [labels[label] for label in _TARGETS.findall(text) if name.startswith("BR")]
         # A branch may have its condition behind its name, too.
         goes_on = bool(guard) or not name.startswith(_ENDS) or bool(re.search(r"\bU?P\d", text))
@@ -272,6 +273,10 @@ def count_instructions(
     before, behind = gpu.find_grids(needs, SIZE)
     value_bytes = 4 if dtype == "fp32" else 2
     across, down = gpu._ACROSS_LINES * 3, gpu._DOWN_LINES * gpu._DOWN_VALUES // WARP
+    across_tiles, down_tiles = (
+        lambda *sides: prod(gpu.count_tiles_across(*sides)),
+        lambda *sides: prod(gpu.count_tiles_down(*sides)),
+    )
     totals = dict.fromkeys(codes, 0)
     for row, window in enumerate(windows.tolist()):
         (_, lines, needed_y, _), (_, columns, needed_x, _) = window
@@ -279,9 +284,7 @@ def count_instructions(
         for scale in scales.tolist():
             taps = int(np.ceil(max(scale, 1.0))) * 2 + 1
             way = shortest["fill_taps"](taps + max(taps, 4), 12)
-            totals["fill_taps"] += way * _FILTER_WARPS * _tiles(SIZE, gpu._FILTER_PX)
-        across_tiles = partial(_tiles_of, gpu._ACROSS_LINES, gpu._ACROSS_COLUMNS)
-        down_tiles = partial(_tiles_of, gpu._DOWN_LINES, gpu._DOWN_VALUES)
+            totals["fill_taps"] += way * _FILTER_WARPS * -(-SIZE // gpu._FILTER_PX)
         if down_first[row]:
             passes = (
                 (down_tiles(SIZE, columns * 3), down, needed_y, down),
@@ -304,14 +307,6 @@ def count_instructions(
             way, no_way = shortest["to_rgb"](across * 3, across), shortest["to_rgb"](0, 0)
             totals["to_rgb"] += tiles * way + empty * no_way
     return {name: total / len(geometry) for name, total in totals.items()}
-
-
-def _tiles(length: int, tile: int) -> int:
-    return -(-length // tile)
-
-
-def _tiles_of(lines: int, columns: int, height: int, width: int) -> int:
-    return _tiles(height, lines) * _tiles(width, columns)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """What became of each way; of a GPU it is kept, and the loader acts on it from now on."""
+    """Try each way; findings of a GPU are kept, and the loader acts on them from now on."""
     found = try_decoding(task.device, _LIMIT_S, rehearse=not task.on_gpu)
     setup = name_setup(torch.device(task.device))
     if task.on_gpu:

@@ -14,7 +14,7 @@ from bench.gpu.task import Task, answer
 
 _LIMIT_S = 200
 #: Names in a test file that say that it has such tests.
-_SIGNS = ("mark.gpu", "triton_kernels")
+_SIGNS = ("mark.gpu", "triton_kernels", "gpu: ModuleType")
 
 
 def main(arguments: list[str]) -> None:

@@ -67,7 +67,7 @@ class Frames(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a batch takes, known on the host from its geometry.
+    """The needs of a batch, known on the host from its geometry.
 
     Attributes:
         taps: K, that scratch must have room for.
@@ -130,7 +130,7 @@ def find_windows(
 
 
 def find_needs(windows: NDArray[np.int32], size: int, *, planar: bool) -> Needs:
-    """What rows of these int32[B, 2, 4] windows take."""
+    """Find the needs of rows with these windows, int32[B, 2, 4]."""
     (lines, columns), needed = windows[..., 1].astype(np.int64).T, windows[..., 2]
     down_first = windows[:, 0, 3] != 0
     padded = -(-lines // _ACROSS_LINES) * _ACROSS_LINES  # a tile writes all of its lines
@@ -259,8 +259,7 @@ def _launch(
     for begin in range(0, batch, turn):
         rows = min(turn, batch - begin)
         if planar:
-            tiles_of_window = _tiles(needs.lines, needs.columns, _ACROSS_LINES, _ACROSS_COLUMNS)
-            to_rgb[(rows, *tiles_of_window)](
+            to_rgb[(rows, *count_tiles_across(needs.lines, needs.columns))](
                 *frames, windows, begin, rgb, needs.rgb_bytes, num_warps=1, **across,
             )  # fmt: skip
         first_pass[(rows, *before)](
@@ -278,8 +277,8 @@ def find_grids(needs: Needs, size: int) -> tuple[tuple[int, int], tuple[int, int
 
     Where orders differ, programs whose tile is none of their row's end at once.
     """
-    across = [_tiles(lines, size, _ACROSS_LINES, _ACROSS_COLUMNS) for lines in (needs.lines, size)]
-    down = [_tiles(size, width * 3, _DOWN_LINES, _DOWN_VALUES) for width in (needs.columns, size)]
+    across = [count_tiles_across(lines, size) for lines in (needs.lines, size)]
+    down = [count_tiles_down(size, width * 3) for width in (needs.columns, size)]
     orders = ((needs.has_across_first, across[0], down[1]),
               (needs.has_down_first, down[0], across[1]))  # fmt: skip
     before = [grid for is_there, grid, _ in orders if is_there]
@@ -287,8 +286,14 @@ def find_grids(needs: Needs, size: int) -> tuple[tuple[int, int], tuple[int, int
     return _largest(before), _largest(behind)
 
 
-def _tiles(height: int, width: int, lines: int, columns: int) -> tuple[int, int]:
-    return triton.cdiv(height, lines), triton.cdiv(width, columns)
+def count_tiles_across(lines: int, columns: int) -> tuple[int, int]:
+    """Tiles of pixels of a pass across, down and across."""
+    return triton.cdiv(lines, _ACROSS_LINES), triton.cdiv(columns, _ACROSS_COLUMNS)
+
+
+def count_tiles_down(lines: int, values: int) -> tuple[int, int]:
+    """Tiles of values, 3 of each pixel, of a pass down, down and across."""
+    return triton.cdiv(lines, _DOWN_LINES), triton.cdiv(values, _DOWN_VALUES)
 
 
 def _largest(grids: list[tuple[int, int]]) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def fill_taps(  # type: ignore[no-untyped-def]
     for tap in range(0, most):
         part = tl.maximum(1.0 - tl.abs((low + tap - center + 0.5) * per_px), 0.0)
         total += tl.where(low + tap < end, part, 0.0)
-    # Of a row's flags, that of axis 1 mirrors it.
+    # The flag of axis 1 mirrors a row.
     mirrored = (tl.load(windows + row * 8 + 4 + _FLAG) != 0) & (axis == 1)
     at = tl.where(mirrored, SIZE - 1 - pixel, pixel)
     for tap in range(0, tl.minimum(tl.maximum(most, _FEW), taps)):
@@ -190,7 +190,7 @@ def _add_pixels(  # type: ignore[no-untyped-def]
     pixels, needed, filters, place, SIZE: tl.constexpr, NORMALIZED: tl.constexpr,
     LINES: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
-    """Of TAPS source pixels each; where there are fewer, the weight is 0. 0: of any number."""
+    """Sums TAPS source pixels for each; missing ones have the weight 0. TAPS 0: any number."""
     source, pitch, lines = pixels
     target, scale, bias = place
     line = tl.program_id(1) * LINES + tl.arange(0, LINES)[:, None]
@@ -249,7 +249,7 @@ def _add_lines(  # type: ignore[no-untyped-def]
     pixels, filters, place, SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr,
     VALUES: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
-    """Of TAPS source lines each; where there are fewer, the weight is 0. 0: of any number."""
+    """Sums TAPS source lines for each; missing ones have the weight 0. TAPS 0: any number."""
     source, pitch, width, lines = pixels
     target, scale, bias = place
     value = tl.program_id(2) * VALUES + tl.arange(0, VALUES)

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ WHOLE, REGION = Way(region=False, fancy=True), Way(region=True, fancy=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """What became of one way.
+    """The outcome of trying one way.
 
     Attributes:
         failed: why it gave nothing; '' if it did.
@@ -77,8 +78,9 @@ def takes_regions(found: Mapping[str, Decoding]) -> bool:
     )
 
 
+@cache
 def name_setup(device: torch.device) -> str:
-    """The card, its driver and the libraries that findings hold for."""
+    """The card, its driver and the libraries that findings hold for; found once."""
     driver = _DRIVER.read_text().strip() if _DRIVER.exists() else "unknown"
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     packages = {
