@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fastft.child import ANSWER, run_child
 from fastft.synth import SynthConfig, write_synth
+from pipelines.atomic import unguessable
 from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import FastftError
 from pipelines.loaders.dali_decode import WAYS, Decoding, Way
@@ -45,7 +46,7 @@ def try_decoding(
         rehearse: with a few photos, for figures that mean nothing.
     """
     found = {}
-    with tempfile.TemporaryDirectory(prefix="fastft-") as folder:
+    with tempfile.TemporaryDirectory(prefix=unguessable("fastft-")) as folder:
         photos = Path(folder, "photos")
         count = _FEW_PHOTOS if rehearse else _PHOTOS
         write_synth(
