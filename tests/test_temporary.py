@@ -19,6 +19,7 @@ from sites import get, serve
 from stores import KEY, layout_of, make_resident
 from zips import STORED, zip_folder
 
+from fastft import decoding
 from fastft.child import run_child
 from fastft.part import Part
 from pipelines.atomic import AtomicFile
@@ -103,6 +104,10 @@ def test_temporary_files_are_private_and_cannot_be_guessed(
     GroupMemory(layout_of(), KEY, "group", 0, 2).close()
     run_child("json.tool", ["--help"], 60)
     count += check(made, 3)
+    made.clear()
+    monkeypatch.setattr(decoding, "run_child", lambda *_: {"failed": "not tried here"})
+    decoding.try_decoding("cpu", 60, rehearse=True)
+    count += check(made, 2)
     made.clear()
     monkeypatch.setenv("no_proxy", "*")
     archive = zip_folder(photos / "test", tmp_path / "test.zip", STORED)
@@ -197,6 +202,6 @@ def test_no_other_place_makes_any() -> None:
                 assert text.endswith(", 384)"), where  # 0o600
                 seen.add(file.name)
     assert seen == {
-        "accuracy.py", "atomic.py", "child.py", "fetch.py", "part.py", "pixels.py",
+        "accuracy.py", "atomic.py", "child.py", "decoding.py", "fetch.py", "part.py", "pixels.py",
         "show_report.py", "show_sheet.py", "stock.py", "store_memory.py", "synth.py",
     }  # fmt: skip
