@@ -100,7 +100,7 @@ def find_bottleneck(
         img_per_s=images / train_s,
         wait_share=sum(row.wait_s for row in counted) / train_s,
         loader_img_per_s=loader_rate * world.size,
-        model_img_per_s=_try_model(step, batch, budget_s, world) * world.size,
+        model_img_per_s=_try_model(step, batch, budget_s, images / train_s, world) * world.size,
         shares_cores=loader.device.type == "cpu",
         advice=_advice(loader, loader_name),
     )
@@ -128,20 +128,25 @@ def _try_model(
     step: Callable[[torch.Tensor, torch.Tensor], object],
     batch: tuple[torch.Tensor, torch.Tensor],
     budget_s: float,
+    img_per_s: float,
     world: World,
 ) -> float:
+    """Images per second of this process; as many steps as `budget_s` holds at the run's pace.
+
+    The device is waited for before and after them, and between them not: so do steps follow each
+    other in a run.
+    """
     images, labels = batch
     step(images, labels)
     _wait_for(images.device)
-    steps, elapsed_s = 0, 0.0
-    # A step is taken by all processes or by none: the first one's clock counts.
-    while world.gather([not steps or elapsed_s < budget_s])[0][0]:
-        started = time.perf_counter()
+    # A step is taken by all processes or by none: the first one's figures count.
+    expected_s = len(labels) * world.size / img_per_s
+    steps = int(world.gather([max(1.0, budget_s // expected_s)])[0][0])
+    started = time.perf_counter()
+    for _ in range(steps):
         step(images, labels)
-        _wait_for(images.device)
-        elapsed_s += time.perf_counter() - started
-        steps += 1
-    return steps * len(labels) / elapsed_s
+    _wait_for(images.device)
+    return steps * len(labels) / (time.perf_counter() - started)
 
 
 def _wait_for(device: torch.device) -> None:

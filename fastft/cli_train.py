@@ -345,23 +345,28 @@ def train(
         for line in (str(suggestion), f"{out}/lr_find.png"):
             console.print(line, markup=False)
         return
+    from fastft.costs import Costs, describe, process_age_s
     from fastft.train import resume as run_resume
     from fastft.train import train as run_train
     from fastft.world import is_main, is_numbered
 
+    costs = Costs()
+    costs.add("imports", process_age_s())
     with StopSignals(is_one_of_many=is_numbered()) as stop:
         if config is not None:
             # A process that torchrun starts again goes on with what it had begun.
             again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-            result = run_train(config, console, stop, or_resume=auto_resume or again)
+            result = run_train(config, console, stop, or_resume=auto_resume or again, costs=costs)
         else:
             assert resume is not None
-            result = run_resume(resume, as_given(training), console, stop)
+            result = run_resume(resume, as_given(training), console, stop, costs=costs)
     if not is_main():
         return
     if result.bottleneck is not None:
         for line in str(result.bottleneck).splitlines():
             console.print(line, markup=False)
+    if result.costs_s:
+        console.print(describe(result.costs_s), markup=False)
     console.print(
         f"best accuracy {result.best_accuracy:.3f} in {result.seconds:.1f} s; "
         f"{result.out}/best.pt, {result.out}/curves.png",

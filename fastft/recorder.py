@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastft.checkpoint import Checkpoint
+from fastft.costs import Costs
 from fastft.environment import environment
 from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics
 from fastft.run_folder import CONFIG, CURVES, LAST, METRICS, PREVIOUS, plain, write_json
@@ -24,7 +25,13 @@ class Recorder:
     """Writes one run's folder; use as a context manager."""
 
     def __init__(
-        self, config: TrainConfig, *, is_main: bool, keep_bytes: int = 0, first_step: int = 0
+        self,
+        config: TrainConfig,
+        *,
+        is_main: bool,
+        keep_bytes: int = 0,
+        first_step: int = 0,
+        costs: Costs | None = None,
     ) -> None:
         """Open the files.
 
@@ -33,6 +40,7 @@ class Recorder:
             is_main: whether this process has a folder at all.
             keep_bytes: how much of `metrics.jsonl` a run that is continued keeps.
             first_step: the step it begins with.
+            costs: is told how long the curves take.
 
         Raises:
             DataError: `metrics.jsonl` is shorter than that.
@@ -41,6 +49,7 @@ class Recorder:
         self._every_steps, self._every_s = read_interval(config.checkpoint_every)
         self._saved_step, self._saved_s = first_step, time.monotonic()
         self._board: Any = None
+        self._costs = costs or Costs()
         if not is_main:
             return
         write_json(self._out / CONFIG, {"config": plain(config), "environment": environment()})
@@ -126,6 +135,7 @@ class Recorder:
             if self._board is not None:
                 self._board.close()
             if (self._out / LAST).exists():
-                from fastft.show import draw_curves  # matplotlib takes 0.7 s
+                with self._costs.of("curves"):
+                    from fastft.show import draw_curves  # matplotlib takes 0.7 s
 
-                draw_curves(self._out / METRICS, self._out / CURVES)
+                    draw_curves(self._out / METRICS, self._out / CURVES)

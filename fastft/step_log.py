@@ -1,4 +1,8 @@
-"""Collects what an epoch's steps say; what lies on the device is read in blocks."""
+"""Collects what an epoch's steps say; what lies on the device is read in blocks.
+
+On a GPU a block is read when the next one is full: its numbers have long been copied then, and
+the GPU goes on meanwhile with what is queued. On a CPU nothing is queued, and it is read at once.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,18 @@ import torch
 from fastft.evaluate import Evaluation
 from fastft.loss import Loss
 from fastft.metrics import EpochMetrics, StepMetrics
+from fastft.readings import Reading
 from fastft.world import World
 from pipelines.errors import DataError
 
 #: Most steps between two readings.
 MOST_STEPS = 20
-#: Reading costs a synchronization with the device, and with the other processes; so often it is
-#: no part of the time, and a request to stop is heard soon enough.
+#: Reading costs an exchange with the other processes; so often it is no part of the time, and a
+#: request to stop is heard soon enough.
 _READ_S = 0.5
+
+#: Of a step: images, learning rate, waited and all seconds.
+_Row = tuple[int, float, float, float]
 
 
 @dataclass(slots=True)
@@ -37,6 +45,11 @@ class Sums:
     loss: float = 0.0
     wait_s: float = 0.0
     seconds: float = 0.0
+
+
+def reads_late(device: torch.device) -> bool:
+    """Whether a block of steps is read one block later: where the host runs ahead."""
+    return device.type == "cuda"
 
 
 @dataclass(slots=True)
@@ -62,17 +75,21 @@ class StepLog:
     sums: Sums = field(default_factory=Sums)
     last_loss: float = float("nan")
     every: int = 1
-    _rows: list[tuple[int, float, float, float]] = field(default_factory=list)
+    _rows: list[_Row] = field(default_factory=list)
+    _coming: tuple[list[_Row], Reading] | None = None
     _block: torch.Tensor = field(init=False)
+    _late: bool = field(init=False)
 
     def __post_init__(self) -> None:
         # Losses, then right answers: read at once. Doubles hold both exactly.
         self._block = torch.zeros(MOST_STEPS + 1, dtype=torch.float64, device=self.world.device)
+        self._late = reads_late(self.world.device)
 
     @property
     def steps(self) -> int:
         """How many steps of the epoch are behind, read or not."""
-        return self.sums.steps + len(self._rows)
+        coming = 0 if self._coming is None else len(self._coming[0])
+        return self.sums.steps + coming + len(self._rows)
 
     @property
     def img_per_s(self) -> float:
@@ -104,34 +121,55 @@ class StepLog:
         self._block[-1] += right
         self._rows.append((count, lr, wait_s, step_s))
 
-    def read(self, flags: Sequence[float] = ()) -> list[list[float]]:
-        """Fetch the losses since the last call and write their rows: one synchronization.
+    def read(self, flags: Sequence[float] = (), *, now: bool = False) -> list[list[float]]:
+        """Take in the steps since the last call, or where blocks are read late, those before them.
 
-        All processes call it after the same steps.
+        All processes call it after the same steps. Rows are written of what is taken in.
 
         Args:
             flags: what this process has to tell the others.
+            now: take in all steps, which a GPU is waited for.
 
         Returns:
-            The flags of all processes, by rank.
+            The flags of all processes, by rank: those that were given beside the steps that were
+            taken in. Empty if there were none.
 
         Raises:
             DataError: a loss is no finite number.
         """
+        before, self._coming = self._coming, self._send(flags)
+        told = [] if before is None else self._take_in(*before)
+        return self.flush() if now or not self._late else told
+
+    def flush(self) -> list[list[float]]:
+        """Take in what `read` has put off; waits for a GPU, not for other processes.
+
+        Returns:
+            As `read`.
+
+        Raises:
+            DataError: a loss is no finite number.
+        """
+        coming, self._coming = self._coming, None
+        return [] if coming is None else self._take_in(*coming)
+
+    def _send(self, flags: Sequence[float]) -> tuple[list[_Row], Reading]:
         rows, self._rows = self._rows, []
-        count = len(rows)
-        block = self._block.tolist()
-        self._block.zero_()
         waits, seconds = [row[2] for row in rows], sum(row[3] for row in rows)
-        mean_s = seconds / count if count else _READ_S
+        mean_s = seconds / len(rows) if rows else _READ_S
         every = max(1, min(MOST_STEPS, int(_READ_S / max(mean_s, 1e-9))))
-        told = self.world.gather([*block[:count], *waits, block[-1], every, *flags])
+        block = torch.cat([self._block[: len(rows)], self._block[-1:]])
+        self._block.zero_()
+        return rows, Reading(self.world, block, [*waits, every, *flags])
+
+    def _take_in(self, rows: list[_Row], reading: Reading) -> list[list[float]]:
+        told, count = reading.rows(), len(rows)
         losses = [sum(each[at] for each in told) for at in range(count)]
         # All wait for the one that waits longest.
-        longest = [max(each[count + at] for each in told) for at in range(count)]
+        longest = [max(each[count + 1 + at] for each in told) for at in range(count)]
         for loss, wait_s, (images, lr, _, step_s) in zip(losses, longest, rows, strict=True):
             self._take(loss, min(wait_s, step_s), images, lr, step_s)
-        self.sums.right += int(sum(each[2 * count] for each in told))
+        self.sums.right += int(sum(each[count] for each in told))
         self.every = int(told[0][2 * count + 1])
         return [each[2 * count + 2 :] for each in told]
 

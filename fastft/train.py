@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from fastft.bottleneck import find_bottleneck
+from fastft.costs import Costs
 from fastft.data import describe_folders_beside
 from fastft.environment import pick_amp, pick_device
 from fastft.inputs import Inputs, check_store_file, open_inputs, open_sources, resolve_inputs
@@ -48,6 +49,7 @@ def train(
     stop: StopSignals | None = None,
     *,
     or_resume: bool = False,
+    costs: Costs | None = None,
 ) -> TrainResult:
     """Run one fine-tuning to its end, together with the other processes if there are any.
 
@@ -56,6 +58,7 @@ def train(
         console: where progress and notes go; the first process's alone.
         stop: who says that it is time to end; None: nobody.
         or_resume: if the run folder holds a run of these very settings, go on with it.
+        costs: what has been spent before; see `fastft.costs`.
 
     Raises:
         UsageError: settings that do not fit each other, the data or this machine.
@@ -63,9 +66,12 @@ def train(
             process that is gone.
         Stopped: it was asked to end, and has saved where it stands.
     """
-    started = time.perf_counter()
-    pick_amp(config.amp, pick_device(config.device))  # what is not there is refused at once
-    with join_world(config.device, stop) as world:
+    started, costs = time.perf_counter(), costs or Costs()
+    with ExitStack() as stack:
+        with costs.of("device"):
+            pick_amp(config.amp, pick_device(config.device))  # what is not there is refused at once
+            world = stack.enter_context(join_world(config.device, stop))
+            _begin_on(world.device)
         console = console if world.is_main else Console(quiet=True)
         goes_on = or_resume and world.is_main and holds_run(config.out)
         if world.gather([goes_on])[0][0]:
@@ -75,11 +81,16 @@ def train(
             if world.is_main:
                 check_folder(config.out, config.overwrite)
             run = Continued(config, None, None)
-        return _run(run, world, console, stop, started)
+        return _run(run, world, console, stop, started, costs)
 
 
 def resume(
-    out: Path, given: Mapping[str, Any], console: Console, stop: StopSignals | None = None
+    out: Path,
+    given: Mapping[str, Any],
+    console: Console,
+    stop: StopSignals | None = None,
+    *,
+    costs: Costs | None = None,
 ) -> TrainResult:
     """Go on with a run where its last checkpoint was written; exactly, on the same hardware.
 
@@ -87,46 +98,60 @@ def resume(
         out: its folder.
         given: settings that were asked for, by field of `TrainConfig`; those that would make it
             another run are refused.
-        console, stop: as in `train`.
+        console, stop, costs: as in `train`.
 
     Raises:
         As `train`, and
         UsageError: other settings or data than it was begun with.
         DataError: no run is there, or none of its checkpoints can be read.
     """
-    started = time.perf_counter()
+    started, costs = time.perf_counter(), costs or Costs()
     device = str(given.get("device") or _begun_on(out))
-    with join_world(device, stop) as world:
+    with ExitStack() as stack:
+        with costs.of("device"):
+            world = stack.enter_context(join_world(device, stop))
+            _begin_on(world.device)
         console = console if world.is_main else Console(quiet=True)
         run = read_run(out, given, world, console)
-        return _run(run, world, console, stop, started)
+        return _run(run, world, console, stop, started, costs)
+
+
+def _begin_on(device: torch.device) -> None:
+    """Make a GPU's context, so that its seconds are not taken for those of what comes first."""
+    if device.type == "cuda":
+        torch.zeros(1, device=device)
+        torch.cuda.synchronize(device)
 
 
 def _run(
-    run: Continued, world: World, console: Console, stop: StopSignals | None, started: float
+    run: Continued,
+    world: World,
+    console: Console,
+    stop: StopSignals | None,
+    started: float,
+    costs: Costs,
 ) -> TrainResult:
-    config, state, checkpoint = run.config, run.state, run.checkpoint
+    config, state = run.config, run.state
     if state is not None and state.is_done:
         result = TrainResult(config.out, tuple(state.rows), state.best[0], state.seconds)
         if world.is_main:
             _complete(result)
         console.print(f"{config.out} is complete: {len(state.rows)} epochs", markup=False)
         return result
-    check_store_file(config)
-    sources = open_sources(config)
-    beside = describe_folders_beside(config.data)
-    _require_agreement(config, sources, run, world)
-    if checkpoint is None:
-        built = build(config, sources[0].classes)
-    else:
-        built = build_model(
-            sources[0].classes, "none", seed=config.seed, arch=checkpoint.arch, size=config.size
-        )
-    config = resolve_inputs(config, sources, world)
-    with open_inputs(config, sources, world) as inputs:
+    with ExitStack() as stack:
+        with costs.of("data"):
+            check_store_file(config)
+            sources = open_sources(config)
+            beside = describe_folders_beside(config.data)
+            _require_agreement(config, sources, run, world)
+        with costs.of("model"):
+            built = _build_or_rebuild(config, sources[0].classes, run)
+        with costs.of("data"):
+            config = resolve_inputs(config, sources, world)
+            inputs = stack.enter_context(open_inputs(config, sources, world))
         result = fit(
             config, inputs, built, console, find_limits=True, stop=stop,
-            run=replace(run, config=config),
+            run=replace(run, config=config), costs=costs,
         )  # fmt: skip
     if beside:
         console.print(beside, markup=False)
@@ -135,10 +160,20 @@ def _run(
         remedy = "put the images of each class into a folder of its own"
         console.print(f"only one class, {lone}: nothing to tell apart; {remedy}", markup=False)
     before_s = 0.0 if state is None else state.seconds
-    result = replace(result, seconds=before_s + time.perf_counter() - started)
+    seconds = before_s + time.perf_counter() - started
+    result = replace(result, seconds=seconds, costs_s=costs.as_dict())
     if world.is_main:
         write_json(config.out / SUMMARY, _summary(result))
     return result
+
+
+def _build_or_rebuild(config: TrainConfig, classes: Sequence[str], run: Continued) -> BuiltModel:
+    """The model that a config asks for, or one like a checkpoint's, to take its weights."""
+    if run.checkpoint is None:
+        return build(config, classes)
+    return build_model(
+        classes, "none", seed=config.seed, arch=run.checkpoint.arch, size=config.size
+    )
 
 
 def _begun_on(out: Path) -> str:
@@ -185,6 +220,7 @@ def fit(
     find_limits: bool = False,
     stop: StopSignals | None = None,
     run: Continued | None = None,
+    costs: Costs | None = None,
 ) -> TrainResult:
     """Train a model on inputs that are open already, and write its run folder.
 
@@ -196,12 +232,14 @@ def fit(
         find_limits: try what loader and model could do alone, in the end.
         stop: who says that it is time to end; None: nobody.
         run: what to go on from; None: the beginning.
+        costs: is told where the seconds go.
 
     Raises:
         As `train`.
     """
-    config = resolve_rates(config)
-    trainer = Trainer(config, inputs, built, console, stop)
+    config, costs = resolve_rates(config), costs or Costs()
+    with costs.of("model"):
+        trainer = Trainer(config, inputs, built, console, stop, costs)
     folder: AbstractContextManager[None] = nullcontext()
     if run is not None and run.checkpoint is not None and run.state is not None:
         note_changes(run.state.how, trainer.state.how, console)
@@ -212,11 +250,12 @@ def fit(
         _announce(console, config, inputs, built, trainer)
         result = trainer.run()
     if find_limits:
-        found = find_bottleneck(
-            result.epochs, inputs.train,
-            lambda images, labels: trainer.step(images, labels, config.batch_size),
-            loader_name="stock" if config.stock else config.loader, world=inputs.world,
-        )  # fmt: skip
+        with costs.of("bottleneck"):
+            found = find_bottleneck(
+                result.epochs, inputs.train,
+                lambda images, labels: trainer.step(images, labels, config.batch_size),
+                loader_name="stock" if config.stock else config.loader, world=inputs.world,
+            )  # fmt: skip
         result = replace(result, bottleneck=found)
     return result
 
@@ -250,6 +289,7 @@ def _summary(result: TrainResult) -> dict[str, Any]:
         "epochs": len(result.epochs),
         "best_accuracy": result.best_accuracy,
         "seconds": round(result.seconds, 3),
+        "costs_s": dict(result.costs_s),
         "bottleneck": None if found is None else {**asdict(found), "verdict": str(found)},
     }
 

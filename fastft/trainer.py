@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from fastft.bottleneck import Bottleneck
 from fastft.checkpoint import Checkpoint
+from fastft.costs import Costs
 from fastft.environment import environment
 from fastft.evaluate import Evaluation, evaluate
 from fastft.inputs import Inputs
@@ -21,6 +23,7 @@ from fastft.metrics import EpochMetrics, Waits
 from fastft.micro_batch import find_micro_batch
 from fastft.model import BuiltModel, freeze, load_state, set_training
 from fastft.optim import WeightAverage, make_optimizer, set_learning_rate
+from fastft.pace import Mark, Pace
 from fastft.progress import epoch_progress
 from fastft.recorder import Recorder
 from fastft.resume import require_fit
@@ -47,6 +50,7 @@ class TrainResult:
         best_accuracy: of the evaluation split, 0 to 1.
         seconds: all of the run.
         bottleneck: where its time went, if that was asked for.
+        costs_s: seconds by what they went for, see `fastft.costs`.
     """
 
     out: Path
@@ -54,6 +58,7 @@ class TrainResult:
     best_accuracy: float
     seconds: float
     bottleneck: Bottleneck | None = None
+    costs_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def last(self) -> EpochMetrics:
@@ -79,6 +84,7 @@ class Trainer:
         built: BuiltModel,
         console: Console,
         stop: StopSignals | None = None,
+        costs: Costs | None = None,
     ) -> None:
         """Prepare a run from its beginning.
 
@@ -88,19 +94,21 @@ class Trainer:
             built: the model.
             console: where progress and notes go.
             stop: who says that it is time to end; None: nobody.
+            costs: is told where the seconds go.
         """
         assert config.lr is not None
         assert config.head_lr_factor is not None
         self._config, self._inputs, self._built, self._console = config, inputs, built, console
         self._device, self._world = inputs.device, inputs.world
-        self._stop = stop or StopSignals()
+        self._stop, self._costs = stop or StopSignals(), costs or Costs()
         self._model: nn.Module = built.model.to(self._device)
         weights = class_weights(config.class_weight, inputs.classes, inputs.train.source.labels)
         self.loss = Loss(
             reduction=config.loss, label_smoothing=config.label_smoothing,
             class_weights=None if weights is None else torch.from_numpy(weights).to(self._device),
         )  # fmt: skip
-        micro_batch = self._find_micro_batch()
+        with self._costs.of("rehearsal"):
+            micro_batch = self._find_micro_batch()
         if config.sync_bn and self._world.size > 1:
             self._model = synchronize_batch_norm(self._model)
         self.frozen = freeze(built, config.freeze)
@@ -118,6 +126,7 @@ class Trainer:
             micro_batch=micro_batch, sync_bn=config.sync_bn, seed=config.seed,
         )  # fmt: skip
         self._last_good, self._begun_s = "", time.perf_counter()
+        self._has_trained = False
         found = environment()
         self.state = RunState(
             data={
@@ -156,7 +165,11 @@ class Trainer:
         first = state.epoch * self._per_epoch + state.sums.steps
         self._begun_s = time.perf_counter() - state.seconds
         with Recorder(
-            config, is_main=self._world.is_main, keep_bytes=state.metrics_bytes, first_step=first
+            config,
+            is_main=self._world.is_main,
+            keep_bytes=state.metrics_bytes,
+            first_step=first,
+            costs=self._costs,
         ) as recorder:
             try:
                 while not state.is_done:
@@ -166,7 +179,8 @@ class Trainer:
                     raise
                 remedy = error.remedy + self._last_good
                 raise DataError(error.where, error.found, error.expected, remedy) from None
-            recorder.finish()
+            with self._costs.of("checkpoints"):
+                recorder.finish()
         seconds = time.perf_counter() - self._begun_s
         return TrainResult(config.out, tuple(state.rows), state.best[0], seconds)
 
@@ -177,14 +191,22 @@ class Trainer:
         log = StepLog(
             epoch, epoch * self._per_epoch, self.loss, self._world, recorder.write, state.sums
         )
+        trained_s = state.sums.seconds
         with self._stop.deferred():
-            self._take_steps(log, recorder)
-            started = time.perf_counter()
-            result = self._evaluate(recorder)
-            row = log.epoch_metrics(result, config.epoch_size(epoch), time.perf_counter() - started)
+            began = Mark(self._device)
+            with self._costs.of("later_epochs" if self._has_trained else "first_epoch"):
+                self._take_steps(log, recorder)
+            ended = Mark(self._device)
+            with self._costs.of("evaluation"):
+                result = self._evaluate(log, recorder)
+                # Steps are queued on a GPU; that the last of them has ended is known only now.
+                log.sums.seconds = trained_s + ended.seconds_since(began)
+                eval_s = Mark(self._device).seconds_since(ended)
+            row = log.epoch_metrics(result, config.epoch_size(epoch), eval_s)
             recorder.write(row)
             state.finish_epoch(row, epochs=config.epochs, patience=config.patience)
-            self._save(recorder, best=state.best_epoch == epoch)
+            with self._costs.of("checkpoints"):
+                self._save(recorder, best=state.best_epoch == epoch)
         self._tell(row)
 
     def _prepare(self, epoch: int) -> None:
@@ -206,29 +228,50 @@ class Trainer:
         """The steps of an epoch that are left."""
         config, loader = self._config, self._inputs.train
         steps, waits = config.epochs * self._per_epoch, Waits()
-        started = time.perf_counter()
+        pace, started = Pace(self._device), time.perf_counter()
         with epoch_progress(
             self._console, log.epoch, config.epochs, self._per_epoch, log.steps
         ) as advance:
             for images, labels in waits.over(loader):
+                if not self._has_trained:
+                    self._costs.move("first_batch", waits.last_s)
+                    self._has_trained = True
                 before, consumed = self.state.consumed, loader.state_dict()["consumed"]
                 step = log.first + log.steps
                 lr = set_learning_rate(self.optimizer, config.schedule, step, steps, config.warm_up)
                 loss, right = self.step(images, labels, consumed - before, step)
+                pace.step()
                 now = time.perf_counter()
                 log.add(loss, right, consumed - before, lr, waits.last_s, now - started)
                 started, self.state.consumed = now, consumed
                 is_last = log.steps == self._per_epoch
                 if is_last or log.is_due or recorder.reads_at(step + 1):
-                    self._stop_if_asked(log.read([self._stop.requested]), recorder)
-                    if not is_last and recorder.is_due(step + 1):
-                        self._save(recorder)
+                    self._read(log, recorder, step + 1, is_last=is_last)
                 advance(log.last_loss, log.img_per_s)
-        # Steps are queued on a GPU; only now the last of them has ended.
-        log.sums.seconds += time.perf_counter() - started
 
-    def _evaluate(self, recorder: Recorder) -> Evaluation:
-        """Evaluate the model, or the average of its weights, as it is on all processes."""
+    def _read(self, log: StepLog, recorder: Recorder, step: int, *, is_last: bool) -> None:
+        """Read what is there of the losses; stop or save after `step` steps if that is due.
+
+        Whether to save within an epoch is the first process's to say; all of them hear it where
+        they hear of a stop, and take in all losses first: a saved state has no step too few.
+        """
+        saves = not is_last and recorder.is_due(step)
+        told = log.read([self._stop.requested, saves], now=recorder.reads_at(step))
+        if not told:
+            return
+        signal, saves = int(max(flags[0] for flags in told)), any(flags[1] for flags in told)
+        if signal or saves:
+            log.flush()
+        self._stop_if_asked(signal, recorder)
+        if saves and not is_last:
+            with self._costs.of("checkpoints"):
+                self._save(recorder)
+
+    def _evaluate(self, log: StepLog, recorder: Recorder) -> Evaluation:
+        """Evaluate the model, or the average of its weights, as it is on all processes.
+
+        On a GPU that is queued behind the last steps, whose losses are read after it.
+        """
         model = self._model if self._average is None else self._average.model
         # Each process has seen its own share; the first one's statistics are the run's.
         self._world.broadcast(model.buffers())
@@ -243,12 +286,13 @@ class Trainer:
             model, batches(), device=self._device, amp_dtype=self._inputs.amp_dtype,
             world=self._world,
         )  # fmt: skip
-        self._stop_if_asked(self._world.gather([self._stop.requested]), recorder)
+        log.flush()
+        asked = self._world.gather([self._stop.requested])
+        self._stop_if_asked(int(max(flag for (flag,) in asked)), recorder)
         return found
 
-    def _stop_if_asked(self, asked: list[list[float]], recorder: Recorder) -> None:
-        """Save where the run stands and leave, if any process was asked to."""
-        signal = int(max(flag for (flag,) in asked))
+    def _stop_if_asked(self, signal: int, recorder: Recorder) -> None:
+        """Save where the run stands and leave, if any process was asked to: `signal` is not 0."""
         if not signal:
             return
         self._save(recorder, wait=True)
