@@ -140,7 +140,7 @@ def _try_model(
     step(images, labels)
     _wait_for(images.device)
     # A step is taken by all processes or by none: the first one's figures count.
-    expected_s = len(labels) * world.size / img_per_s
+    expected_s = max(1, len(labels)) * world.size / img_per_s
     steps = int(world.gather([max(1.0, budget_s // expected_s)])[0][0])
     started = time.perf_counter()
     for _ in range(steps):

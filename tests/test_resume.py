@@ -141,9 +141,9 @@ def test_a_stop_while_evaluating_is_heard(
     out, stop = tmp_path / "run", StopSignals()
     real = Trainer._evaluate
 
-    def told(self: Trainer, recorder: Any) -> Any:
+    def told(self: Trainer, *given: Any) -> Any:
         stop.requested = signal.SIGINT
-        return real(self, recorder)
+        return real(self, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_evaluate", told)
