@@ -185,6 +185,12 @@ def _training(
         _option("auto, bf16, fp16 or off; auto takes what the device is fast in.", _TRAIN.amp,
                 _SPEED),
     ] = None,
+    compile: Annotated[
+        str | None,
+        _option("How full batches are computed: off, default (torch.compile; other last digits), "
+                "graph (one CUDA graph a step), or auto, which on a GPU takes another way where "
+                "the run is long enough to earn it back, and says so.", _TRAIN.compile, _SPEED),
+    ] = None,
     workers: Annotated[
         int | None, _option("Decoding threads; 0 takes every CPU.", _TRAIN.workers, _SPEED)
     ] = None,

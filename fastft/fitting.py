@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from fastft.optim import pack_optimizer
+
 #: What an optimizer keeps of a parameter, in its shape, and what beside that.
 _KEPT: dict[type, tuple[frozenset[str], frozenset[str]]] = {
     torch.optim.SGD: (frozenset({"momentum_buffer"}), frozenset()),
@@ -50,7 +52,7 @@ def find_misfit_of_optimizer(
     """
     if saved.keys() != {"state", "param_groups"}:
         return f"{', '.join(map(str, saved)) or 'nothing'}, expected state and param_groups"
-    own = optimizer.state_dict()["param_groups"]
+    own = pack_optimizer(optimizer)["param_groups"]
     groups, states = saved["param_groups"], saved["state"]
     if not isinstance(groups, list) or len(groups) != len(own):
         return f"other groups of parameters than {len(own)}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +20,9 @@ from fastft.train_config import Optimizer, Schedule
 PEAK_LR: dict[str, tuple[float, float]] = {"sgd": (0.002, 0.01), "adamw": (2e-4, 1e-3)}
 #: How much faster a new output layer learns than a body that has learnt before.
 HEAD_LR_FACTOR = 10.0
+
+#: How torch's optimizers compute, where nothing else is asked for: on a CPU, and in a checkpoint.
+_HOW_USUALLY: dict[str, bool | None] = {"fused": None, "capturable": False}
 
 
 def peak_lr(optimizer: Optimizer, *, pretrained: bool) -> float:
@@ -39,7 +44,8 @@ def make_optimizer(
     """An optimizer of two groups: the body at `lr`, the output layer at `head_lr_factor` times it.
 
     Frozen parameters take part, too: without gradients they are passed over, decay included, until
-    they are thawed.
+    they are thawed. On a GPU a step is a few kernels for all parameters together (`fused`), and the
+    loss scaler's verdict stays there: torch reads it on the host for other optimizers.
     """
     last = list(head.parameters())
     known = {id(parameter) for parameter in last}
@@ -48,9 +54,57 @@ def make_optimizer(
         {"params": body, "lr": lr, "peak_lr": lr},
         {"params": last, "lr": lr * head_lr_factor, "peak_lr": lr * head_lr_factor},
     ]
+    # On a CPU torch's usual steps, whose digits earlier runs have.
+    fused = True if all(each.is_cuda for each in (*body, *last)) else None
     if optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=weight_decay)
-    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
+        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=fused)
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay, fused=fused)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer without how it is computed, which is this device's own affair."""
+    packed = optimizer.state_dict()
+    packed["param_groups"] = [
+        {name: _HOW_USUALLY.get(name, value) for name, value in group.items()}
+        for group in packed["param_groups"]
+    ]
+    return packed
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Mapping[str, Any]) -> None:
+    """Let an optimizer stand where a packed state says; how it computes stays its own.
+
+    Args:
+        optimizer: of the same kind and parameters.
+        packed: of `pack_optimizer`, on whatever device.
+    """
+    groups = [
+        {**group, **{name: own[name] for name in _HOW_USUALLY if name in own}}
+        for group, own in zip(packed["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**packed, "param_groups": groups})
+
+
+@contextmanager
+def rates_on_device(optimizer: torch.optim.Optimizer) -> Iterator[list[torch.Tensor]]:
+    """Let an optimizer read its groups' rates from the device, as what is captured has to.
+
+    Yields:
+        Scalars by group; whoever replays what was captured fills them.
+    """
+    before = [{name: group.get(name) for name in ("lr", "capturable")}
+              for group in optimizer.param_groups]  # fmt: skip
+    device = optimizer.param_groups[0]["params"][0].device
+    rates = [torch.tensor(float(group["lr"]), device=device) for group in optimizer.param_groups]
+    try:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+            if "capturable" in group:  # AdamW's, which counts its steps
+                group["capturable"] = device.type == "cuda"
+        yield rates
+    finally:
+        for group, usual in zip(optimizer.param_groups, before, strict=True):
+            group.update({name: value for name, value in usual.items() if name in group})
 
 
 def set_learning_rate(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,6 +59,20 @@ class Mark:
             return self._now_s - earlier._now_s
         self._event.synchronize()  # host wait: for what should be over
         return float(earlier._event.elapsed_time(self._event)) / 1000
+
+
+@contextmanager
+def tuned(device: torch.device, is_lasting: bool) -> Iterator[None]:
+    """Let cuDNN try its kernels on each new shape and keep the fastest, where shapes last.
+
+    It picks by the clock: two runs on a GPU may differ in their last digits.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = is_lasting if device.type == "cuda" else before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _record(device: torch.device, **options: bool) -> Any:

@@ -25,7 +25,7 @@ from pipelines.errors import DataError, UsageError, one_line
 #: Settings that say where and how fast, not what comes out, to the bit or to its last digits.
 _FREE = frozenset(
     {"data", "out", "loader", "store_file", "workers", "device", "micro_batch", "tensorboard",
-     "checkpoint_every", "overwrite"}
+     "checkpoint_every", "overwrite", "compile"}
 )  # fmt: skip
 #: What a run fills in itself; its own value is not one that was asked for.
 _FILLED_IN = {"arch": "auto", "loader": "auto", "batch_size": None, "lr": None,

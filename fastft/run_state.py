@@ -43,6 +43,7 @@ class RunState:
         metrics_bytes: how much of `metrics.jsonl` belongs to this state.
         seconds: how long the run has taken.
         is_done: whether there is nothing left to do.
+        compiled: how its steps are computed, see `fastft.compiling`.
     """
 
     data: Mapping[str, Any]
@@ -57,6 +58,7 @@ class RunState:
     metrics_bytes: int = 0
     seconds: float = 0.0
     is_done: bool = False
+    compiled: str = "off"
 
     def __str__(self) -> str:
         """Which state this is, for people."""

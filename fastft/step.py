@@ -8,9 +8,10 @@ to the order in which floats are added, and to batch norm, which sees a piece at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -22,10 +23,18 @@ from torchvision.ops import StochasticDepth
 
 from fastft.loss import Loss
 from fastft.optim import WeightAverage
+from fastft.step_graph import Capture, StepGraph
+from fastft.train_config import How
 from fastft.world import ALONE, World
 
 #: What these numbers are for, beside those that `pipelines.plan` draws from the same seed.
 _MASKS = 3
+#: What `torch.compile` makes kernels with.
+BACKEND = "inductor"
+#: Steps launched kernel by kernel before a graph is captured: cuDNN picks its kernels in them, and
+#: the optimizer makes its states. Source: PyTorch's documentation, "CUDA semantics", which warms up
+#: with three.
+_WARM_STEPS = 3
 
 
 class TrainStep:
@@ -36,9 +45,14 @@ class TrainStep:
     So a run that goes on from a checkpoint draws what it would have drawn had it not ended, and no
     generator's state need be kept; processes drop different things.
 
+    Full batches may be computed another way than the rest, see `prepare`.
+
     Attributes:
         scaler: of the loss, for float16 alone, which has too few exponent bits for small gradients.
         micro_batch: the most images at once, 0 for no limit.
+        prepared_s: how long the last compilation or capture took, its first step included; 0: there
+            was none.
+        on_failure: is told why one failed, before the step is computed as usual; may raise.
     """
 
     def __init__(
@@ -54,6 +68,7 @@ class TrainStep:
         micro_batch: int = 0,
         sync_bn: bool = False,
         seed: int | None = None,
+        capture: Capture | None = None,
     ) -> None:
         """Prepare.
 
@@ -69,10 +84,14 @@ class TrainStep:
             micro_batch: the most images at once; 0 takes a share whole. The same for all.
             sync_bn: the model's batch norm is of `fastft.sync_bn`.
             seed: of what the network draws; None leaves torch's generators alone.
+            capture: how a step is captured; None: as CUDA does.
         """
         self._optimizer, self._loss, self._device = optimizer, loss, device
         self._amp_dtype, self._average, self._world = amp_dtype, average, world
         self.micro_batch, self._sync_bn, self._seed = micro_batch, sync_bn, seed
+        self._capture, self._how, self._full = capture, "off", (0, 0)
+        self.prepared_s = 0.0
+        self.on_failure: Callable[[Exception], None] = _raise
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16)
         self.model = model
 
@@ -94,6 +113,50 @@ class TrainStep:
         self._runs_empty = self._sync_bn and bool(self._norms)
         draws = self._seed is not None and any(map(_draws, model.modules()))
         self._generator = _generator(self._device) if draws else None
+        self._forget()
+
+    @property
+    def device(self) -> torch.device:
+        """Where steps are computed."""
+        return self._device
+
+    @property
+    def inputs(self) -> list[torch.Tensor]:
+        """Tensors that full batches may be rendered into in turn, to save a copy; see StepGraph."""
+        return [] if self._graph is None else self._graph.inputs
+
+    def find_obstacle(self, how: How) -> str:
+        """Why steps of this network cannot be computed in a way; empty if they can."""
+        if how == "graph":
+            if self._device.type != "cuda" and self._capture is None:
+                return "needs a CUDA GPU"
+            if self._world.size > 1:
+                return f"takes one process, not {self._world.size}"
+            if self.scaler.is_enabled():
+                return "does not go with float16, whose scale changes from step to step"
+            if self._generator is not None:
+                return "does not go with a network that draws random numbers"
+        return ""
+
+    def prepare(self, how: How, batch: int, size: int) -> None:
+        """Compute full batches in a way from the next step on; all others stay as they are.
+
+        `default` is `torch.compile`: kernels made for this network, whose last digits differ.
+        `graph` is one launch of the usual kernels, see StepGraph, after a few usual steps.
+
+        Args:
+            how: the way; `off` for the usual one.
+            batch: images of a full batch, of all processes together.
+            size: their side, px: others come while images grow.
+        """
+        self._how, self._full, self.prepared_s = how, (batch, size), 0.0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Compile and capture anew, for other parameters may learn."""
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._graph: StepGraph | None = None
+        self._warm_steps = 0
 
     def __call__(
         self,
@@ -121,6 +184,57 @@ class TrainStep:
         if self._generator is not None and step is not None:
             parts = np.random.SeedSequence((self._seed or 0, step, self._world.rank, _MASKS))
             self._generator.manual_seed(int(parts.generate_state(1, np.uint64)[0]))
+        loss, right = self._compute_somehow(images, labels, count)
+        if self._average is not None:
+            self._average.update(self._model)
+        return loss, right
+
+    def _compute_somehow(
+        self, images: torch.Tensor, labels: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A step, in the way that was prepared if the batch is full."""
+        if self._how == "off" or (count, images.shape[-1]) != self._full:
+            return self._compute(images, labels, count, self._model)
+        if self._how == "graph":
+            if self._graph is not None and self._graph.fits(images):
+                return self._graph(images, labels)
+            if self._graph is not None or self._warm_steps < _WARM_STEPS:
+                self._warm_steps += 1
+                return self._compute(images, labels, count, self._model)
+        if self._compiled is not None:
+            return self._compute(images, labels, count, self._compiled)
+        began_s = time.perf_counter()
+        try:
+            result = self._compute_anew(images, labels, count)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # once, to say how long it took
+        except Exception as error:  # whatever a compiler raises
+            self.prepare("off", *self._full)
+            self._optimizer.zero_grad(set_to_none=True)
+            self.on_failure(error)
+            return self._compute(images, labels, count, self._model)
+        self.prepared_s = time.perf_counter() - began_s
+        return result
+
+    def _compute_anew(
+        self, images: torch.Tensor, labels: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first step of a way."""
+        if self._how == "graph":
+            compute = partial(self._compute, count=count, model=self._model)
+            self._graph = StepGraph(compute, self._optimizer, images, labels, self._capture)
+            return self._graph(images, labels)
+        self._compiled = torch.compile(self._model, backend=BACKEND, dynamic=False)
+        return self._compute(images, labels, count, self._compiled)
+
+    def _compute(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        count: int,
+        model: Callable[[torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward, backward and update; leaves no gradients."""
         results = []
         for piece, answers, is_last in self._pieces(images, labels, count):
             # DDP averages the gradients over the processes, once for all pieces, in the last one's
@@ -129,15 +243,13 @@ class TrainStep:
                 with torch.autocast(
                     self._device.type, dtype=self._amp_dtype, enabled=self._amp_dtype is not None
                 ):
-                    logits = self._forward(piece)
+                    logits = self._forward(piece, model)
                     loss = self._loss(logits, answers, count)
                 self.scaler.scale(loss * self._world.size).backward()  # type: ignore[no-untyped-call]
             results.append((loss.detach(), (logits.detach().argmax(1) == answers).sum()))
         self.scaler.step(self._optimizer)
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        if self._average is not None:
-            self._average.update(self._model)
         losses, rights = zip(*results, strict=True)
         return reduce(torch.add, losses), reduce(torch.add, rights)
 
@@ -154,15 +266,16 @@ class TrainStep:
             if len(answers) or number == pieces or self._runs_empty:
                 yield piece, answers, number == pieces
 
-    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+    def _forward(
+        self, images: torch.Tensor, model: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         """Logits [b, C]."""
         if len(images) or self._runs_empty:
-            logits: torch.Tensor = self._model(images)
-            return logits
+            return model(images)
         # One image of which nothing is taken: all gradients are zero, DDP gets them from everyone.
         # A truly empty batch is not for every layer on every device.
         with self._keep_statistics():
-            logits = self._model(images.new_zeros(1, *images.shape[1:]))
+            logits: torch.Tensor = self._model(images.new_zeros(1, *images.shape[1:]))
         return logits[:0]
 
     @contextmanager
@@ -175,6 +288,10 @@ class TrainStep:
         finally:
             for norm in learning:
                 norm.train()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _draws(module: nn.Module) -> bool:

@@ -13,6 +13,8 @@ from fastft.checks import choose, defaults, require
 from pipelines.errors import UsageError
 from pipelines.layout import Depth
 
+How = Literal["off", "default", "graph"]
+Compile = Literal["auto", "off", "default", "graph"]
 Amp = Literal["auto", "bf16", "fp16", "off"]
 EvalView = Literal["eval", "eval-square"]
 LossReduction = Literal["mean", "sum"]
@@ -82,6 +84,9 @@ class TrainConfig:
         patience: stop after so many epochs without a better accuracy; 0: never.
         amp: `auto` takes bfloat16 where the device computes in it, else float16 on a GPU, else
             float32.
+        compile: how full batches are computed: `off` as torch does; `default` by `torch.compile`,
+            whose last digits differ; `graph` as one CUDA graph a step; `auto` begins with `off` and
+            changes where that earns back what it costs, see `fastft.compiling`.
         seed: of the plan and of the new layer's weights.
         micro_batch: most images that a process puts through the model at once; a step then adds up
             several. 0: all of its share, or on a GPU as many as fit.
@@ -129,6 +134,7 @@ class TrainConfig:
     ema: float = 0.0
     patience: int = 0
     amp: Amp = "auto"
+    compile: Compile = "auto"
     seed: int = 0
     workers: int = 0
     micro_batch: int = 0
@@ -149,6 +155,7 @@ class TrainConfig:
         choose("--optimizer", self.optimizer, get_args(Optimizer))
         choose("--loss", self.loss, get_args(LossReduction))
         choose("--amp", self.amp, get_args(Amp))
+        choose("--compile", self.compile, get_args(Compile))
         choose("--schedule", self.schedule, get_args(Schedule))
         require("--store-side", self.store_side, 0, 65535)
         require("--size", self.size, *MODEL_PX)

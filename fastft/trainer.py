@@ -14,6 +14,7 @@ from torch import nn
 
 from fastft.bottleneck import Bottleneck
 from fastft.checkpoint import Checkpoint
+from fastft.compiling import Compiling, name_setup
 from fastft.costs import Costs
 from fastft.environment import environment
 from fastft.evaluate import Evaluation, evaluate
@@ -22,8 +23,14 @@ from fastft.loss import Loss, class_weights
 from fastft.metrics import EpochMetrics, Waits
 from fastft.micro_batch import find_micro_batch
 from fastft.model import BuiltModel, freeze, load_state, set_training
-from fastft.optim import WeightAverage, make_optimizer, set_learning_rate
-from fastft.pace import Mark, Pace
+from fastft.optim import (
+    WeightAverage,
+    make_optimizer,
+    pack_optimizer,
+    set_learning_rate,
+    unpack_optimizer,
+)
+from fastft.pace import Mark, Pace, tuned
 from fastft.progress import epoch_progress
 from fastft.recorder import Recorder
 from fastft.resume import require_fit
@@ -125,6 +132,16 @@ class Trainer:
             amp_dtype=inputs.amp_dtype, average=self._average, world=self._world,
             micro_batch=micro_batch, sync_bn=config.sync_bn, seed=config.seed,
         )  # fmt: skip
+        assert config.batch_size is not None
+        self._compiling = Compiling(
+            config.compile, self.step, batch=config.batch_size, size=config.size,
+            world=self._world, say=lambda line: console.print(line, markup=False),
+            setup=name_setup(
+                self._device, arch=built.arch, px=config.size, frozen=config.freeze or "nothing",
+                images=-(-config.batch_size // self._world.size), amp=inputs.amp_dtype,
+                optimizer=config.optimizer, processes=self._world.size,
+            ),
+        )  # fmt: skip
         self._last_good, self._begun_s = "", time.perf_counter()
         self._has_trained = False
         found = environment()
@@ -151,12 +168,13 @@ class Trainer:
             batch_size=self._config.batch_size, path=self._config.out / LAST,
         )  # fmt: skip
         load_state(self._model, checkpoint.model)
-        self.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        unpack_optimizer(self.optimizer, checkpoint.optimizer)
         if checkpoint.scaler:  # empty where the run was not in float16
             self.step.scaler.load_state_dict(dict(checkpoint.scaler))
         if self._average is not None and checkpoint.ema is not None:
             self._average.restore(checkpoint.ema, state.averaged)
         self.state = replace(state, how=self.state.how)
+        self._compiling.restore(state.compiled)
         self._last_good = f"; {self._config.out / LAST} is that {state}"
 
     def run(self) -> TrainResult:
@@ -181,6 +199,7 @@ class Trainer:
                 raise DataError(error.where, error.found, error.expected, remedy) from None
             with self._costs.of("checkpoints"):
                 recorder.finish()
+        self._compiling.save()
         seconds = time.perf_counter() - self._begun_s
         return TrainResult(config.out, tuple(state.rows), state.best[0], seconds)
 
@@ -219,6 +238,7 @@ class Trainer:
         if self._world.size > 1 and self.step.model is self._model:
             self.step.model = distribute(self._model, self._device)
         set_training(self._model, self.frozen)
+        self._compiling.decide((config.epochs - epoch) * self._per_epoch - self.state.sums.steps)
         loader.set_size(config.epoch_size(epoch))
         loader.load_state_dict(
             {"seed": config.seed, "epoch": epoch, "consumed": self.state.consumed}
@@ -229,9 +249,12 @@ class Trainer:
         config, loader = self._config, self._inputs.train
         steps, waits = config.epochs * self._per_epoch, Waits()
         pace, started = Pace(self._device), time.perf_counter()
-        with epoch_progress(
-            self._console, log.epoch, config.epochs, self._per_epoch, log.steps
-        ) as advance:
+        with (
+            epoch_progress(
+                self._console, log.epoch, config.epochs, self._per_epoch, log.steps
+            ) as advance,
+            tuned(self._device, config.epoch_size(log.epoch) == config.size),
+        ):
             for images, labels in waits.over(loader):
                 if not self._has_trained:
                     self._costs.move("first_batch", waits.last_s)
@@ -242,6 +265,7 @@ class Trainer:
                 loss, right = self.step(images, labels, consumed - before, step)
                 pace.step()
                 now = time.perf_counter()
+                self._costs.move("compile", self._compiling.took(now - started - waits.last_s))
                 log.add(loss, right, consumed - before, lr, waits.last_s, now - started)
                 started, self.state.consumed = now, consumed
                 is_last = log.steps == self._per_epoch
@@ -313,12 +337,13 @@ class Trainer:
         config, state = self._config, self.state
         state.metrics_bytes = recorder.metrics_bytes
         state.seconds = time.perf_counter() - self._begun_s
+        state.compiled = self._compiling.how
         state.averaged = 0 if self._average is None else self._average.steps
         return Checkpoint(
             model=self._model.state_dict(), arch=self._built.arch, classes=self._inputs.classes,
             size=config.size, view=config.eval_view, epoch=state.epoch,
             accuracy=state.rows[-1].eval_accuracy if state.rows else 0.0,
-            optimizer=self.optimizer.state_dict(), scaler=self.step.scaler.state_dict(),
+            optimizer=pack_optimizer(self.optimizer), scaler=self.step.scaler.state_dict(),
             config=plain(config),
             ema=None if self._average is None else self._average.model.state_dict(),
             progress=state.pack(), preparation=asdict(self._inputs.train.source.preparation),

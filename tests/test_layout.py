@@ -27,6 +27,7 @@ LAYERS = (
         "pipelines.workers",
     ),
     (
+        "pipelines.findings",
         "pipelines.forks",
         "pipelines.held_file",
         "pipelines.pillow",

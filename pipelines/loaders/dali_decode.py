@@ -9,18 +9,15 @@ the reference: it is tried to learn from, and never taken.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from pipelines.atomic import write_whole
+from pipelines import findings
 
 #: The share of JPEGs that the hardware decoder takes; nvImageCodec's own 0.9 had slow batches (DALI
 #: issue 6366). `python -m bench.gpu` tries others.
@@ -29,6 +26,7 @@ HW_DECODER_LOAD = 0.65
 _SAME_CPU = 1.1
 #: Levels: regions are to be no farther from the reference.
 _SAME_MEAN = 0.05
+_SUBJECT = "dali_decoding"
 _DRIVER = Path("/sys/module/nvidia/version")
 
 
@@ -93,16 +91,15 @@ def name_setup(device: torch.device) -> str:
 
 def findings_file() -> Path:
     """Where findings are kept, by what they hold for."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "fastft" / "dali_decoding.json"
+    return findings.findings_file(_SUBJECT)
 
 
 def read_findings(setup: str) -> dict[str, Decoding]:
     """What was found for this card and these versions; nothing where nobody has tried."""
     try:
-        kept = _read(findings_file()).get(setup, {})
+        kept = findings.read_findings(_SUBJECT, setup)
         return {str(way): Decoding(**values) for way, values in kept.items()}
-    except (AttributeError, TypeError):  # of another version
+    except TypeError:  # of another version
         return {}
 
 
@@ -112,16 +109,6 @@ def save_findings(setup: str, found: Mapping[str, Decoding]) -> Path:
     Raises:
         DataError: it cannot be written.
     """
-    path = findings_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {**_read(path), setup: {way: asdict(each) for way, each in found.items()}}
-    write_whole(path, json.dumps(kept, indent=1) + "\n")
-    return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
+    return findings.save_findings(
+        _SUBJECT, setup, {way: asdict(each) for way, each in found.items()}
+    )
