@@ -143,7 +143,7 @@ class Trainer:
             ),
         )  # fmt: skip
         self._last_good, self._begun_s = "", time.perf_counter()
-        self._has_trained = False
+        self._has_trained, self._offered = False, 0
         found = environment()
         self.state = RunState(
             data={
@@ -264,6 +264,7 @@ class Trainer:
                 lr = set_learning_rate(self.optimizer, config.schedule, step, steps, config.warm_up)
                 loss, right = self.step(images, labels, consumed - before, step)
                 pace.step()
+                self._offer_inputs()
                 now = time.perf_counter()
                 self._costs.move("compile", self._compiling.took(now - started - waits.last_s))
                 log.add(loss, right, consumed - before, lr, waits.last_s, now - started)
@@ -272,6 +273,12 @@ class Trainer:
                 if is_last or log.is_due or recorder.reads_at(step + 1):
                     self._read(log, recorder, step + 1, is_last=is_last)
                 advance(log.last_loss, log.img_per_s)
+
+    def _offer_inputs(self) -> None:
+        """Let the loader render into a captured step's inputs, or no longer into them."""
+        if len(self.step.inputs) != self._offered:
+            self._offered = len(self.step.inputs)
+            self._inputs.train.render_into(self.step.inputs)
 
     def _read(self, log: StepLog, recorder: Recorder, step: int, *, is_last: bool) -> None:
         """Read what is there of the losses; stop or save after `step` steps if that is due.

@@ -72,6 +72,7 @@ LAYERS = (
     ("pipelines.loaders.base",),
     (
         "pipelines.loaders.filling",
+        "pipelines.loaders.in_turn",
         "pipelines.loaders.placement",
         "pipelines.loaders.rendering",
         "pipelines.loaders.worker_processes",

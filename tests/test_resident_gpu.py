@@ -144,3 +144,20 @@ def test_an_error_of_a_thread_reaches_who_waits_for_the_gpu(
             for _ in range(2):
                 with pytest.raises(DataError, match="here: broken"):
                     list(loader)
+
+
+def test_batches_are_rendered_into_a_callers_tensors(executor: Any, tiny: Path) -> None:
+    """Full ones, in turn; the short one has memory of its own."""
+    with executor(tiny, "gpu", size=9, batch_size=2, normalize=False) as loader:
+        wanted = [images.clone() for images, _ in loader]
+        own = [torch.zeros_like(wanted[0]) for _ in range(2)]
+        places = [each.data_ptr() for each in own]
+        loader.render_into(own)
+        found = []
+        for number, (images, _) in enumerate(loader):
+            assert (images.data_ptr() in places) is (number < 2)
+            found.append((images.data_ptr(), images.clone()))
+        assert [place for place, _ in found[:2]] == places
+        assert [torch.equal(a, b) for (_, a), b in zip(found, wanted, strict=True)] == [True] * 3
+        loader.render_into([])
+        assert all(images.data_ptr() not in places for images, _ in loader)

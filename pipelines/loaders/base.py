@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -173,6 +173,19 @@ class Loader(ABC):
         self.size, self._plan, self._normalizer = size, plan, normalizer
         self._selected = None
         self._consumed = self._start = 0
+
+    def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Offer tensors that full batches may be rendered into in turn; only `resident` does so.
+
+        Such a batch is yours until you ask for the next but one, or with more tensors longer. Not
+        for those who keep batches.
+
+        Args:
+            tensors: two or more [B, 3, S, S], channels_last, on `device`, of the batches' dtype; B
+                is this rank's share of a full batch. None takes the offer back.
+        """
+        self._require_open()
+        self._begin_here()
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands: seed, epoch, samples handed out over all ranks together."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipelines.decoder import Known
 from pipelines.kernels import cpu, gpu
 from pipelines.loaders.filling import Filler, HostSink, Sink, Writers
+from pipelines.loaders.in_turn import InTurn
 from pipelines.loaders.rendering import compiling, make_geometry, wait_for
 from pipelines.plan import Plan
 from pipelines.reference import MEAN, STD
@@ -70,6 +71,7 @@ class GpuExecutor:
         """
         self._layout, self._memory, self._device = layout, memory, device
         self._dtype = dtype or torch.uint8
+        self._outputs: InTurn | None = None
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-resident")
         self._stream = make_stream(device)
         self._tables, self._crops = PinnedSlots(device), PinnedSlots(device)
@@ -97,6 +99,10 @@ class GpuExecutor:
         with torch.cuda.stream(self._stream):
             self._scale, self._bias = (torch.from_numpy(each).to(self._device) for each in factors)
             self._scratch: gpu.Scratch | None = None
+
+    def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
+        """See `Loader.render_into`."""
+        self._outputs = InTurn(tensors, self._stream) if tensors else None
 
     def run(
         self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor
@@ -158,13 +164,17 @@ class GpuExecutor:
     def _finish(self, batch: _Batch, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Wait for the threads, then queue copies and kernel, for which nobody waits."""
         wait_for(batch.futures)
+        out = None
+        if self._outputs is not None:  # on the caller's stream
+            out = self._outputs.take(len(batch.tables[0]), size, self._dtype)
         with torch.cuda.stream(self._stream):
             pixels = self._pixels if batch.crops is None else batch.crops[0].send(batch.crops[1])
             *frame, labels, geometry, windows = self._tables.send(batch.tables)
             count = len(labels)
             if self._scratch is None or not gpu.fits(self._scratch, count, batch.needs):
                 self._scratch = gpu.make_scratch(count, size, batch.needs, self._device)
-            out = torch.empty((count, size, size, 3), dtype=self._dtype, device=self._device)
+            if out is None:
+                out = torch.empty((count, size, size, 3), dtype=self._dtype, device=self._device)
             frames = gpu.Frames(pixels, *frame)
             planar = self._layout.format.planar
             gpu.render_rows(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,11 @@ class ResidentLoader(Loader):
         self._where = "on the GPU" if self._place == "gpu" else on_host
         if self._place == "ram" or self._file is not None:
             self._memory = self._take_memory(share, self._file)
+
+    def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
+        """See Loader."""
+        super().render_into(tensors)
+        self._executor.render_into(tensors)
 
     def _arguments(self) -> dict[str, Any]:
         kept = self._layout.format
@@ -220,6 +225,9 @@ class _CpuExecutor(Renderer):
         finally:
             for rendering in waiting:
                 rendering.cancel()
+
+    def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Nothing: batches in host memory are copied by nobody."""
 
     def close(self) -> None:
         """End the threads and give the memory back."""
