@@ -17,7 +17,7 @@ from fastft.costs import Costs
 from fastft.data import describe_folders_beside
 from fastft.environment import pick_amp, pick_device
 from fastft.inputs import Inputs, check_store_file, open_inputs, open_sources, resolve_inputs
-from fastft.model import BuiltModel, build_model
+from fastft.model import BuiltModel, build_model, set_training
 from fastft.optim import HEAD_LR_FACTOR, peak_lr
 from fastft.recipes import read_plain
 from fastft.resume import Continued, holds_run, note_changes, read_run
@@ -251,6 +251,7 @@ def fit(
         result = trainer.run()
     if find_limits:
         with costs.of("bottleneck"):
+            set_training(built.model, trainer.frozen)  # after an evaluation
             found = find_bottleneck(
                 result.epochs, inputs.train,
                 lambda images, labels: trainer.step(images, labels, config.batch_size),

@@ -1,5 +1,6 @@
 """Runs whose losses are read a block late, as on a GPU: the same run, to the bit."""
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,33 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_log, "reads_late", lambda device: True)
     monkeypatch.setattr(step_log, "MOST_STEPS", 2)
     monkeypatch.setattr(step_log, "_READ_S", 1e9)
+
+
+def test_a_run_says_where_its_seconds_went(at_once: Path) -> None:
+    summary = json.loads((at_once / "summary.json").read_text())
+    costs = summary["costs_s"]
+    wanted = {"data", "model", "first_batch", "first_epoch", "later_epochs", "evaluation",
+              "checkpoints", "curves", "bottleneck", "other"}  # fmt: skip
+    assert wanted <= set(costs)
+    assert all(seconds >= 0 for seconds in costs.values())
+    assert sum(costs.values()) == pytest.approx(summary["seconds"], abs=0.1)
+
+
+def test_what_is_tried_in_the_end_is_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the mode of the evaluation before it, which computes otherwise."""
+    modes: list[bool] = []
+    real = TrainStep.__call__
+
+    def note(self: TrainStep, *batch: Any) -> Any:
+        modes.append(self.model.training)
+        return real(self, *batch)
+
+    monkeypatch.setattr(TrainStep, "__call__", note)
+    train(config_of(data, tmp_path / "run", epochs=1), QUIET)
+    assert len(modes) > 9
+    assert all(modes)
 
 
 def rows(out: Path) -> tuple[list[tuple[int, float]], list[tuple[float, ...]]]:
