@@ -66,7 +66,9 @@ class GpuExecutor:
             size: output side, px.
             dtype: of normalized batches, None for uint8.
             workers: threads.
-            on_gpu: whether the store is on the GPU; then `memory` is the file that it comes from.
+            on_gpu: whether the store is on the GPU; then `memory`, a file or what processes of this
+                machine share, is where it comes from. What processes share is let go of when the
+                GPU has all of it; where one of them never comes, it stays, with all its bytes.
         """
         self._layout, self._memory, self._device = layout, memory, device
         self._dtype = dtype or torch.uint8
@@ -194,7 +196,7 @@ class _Batch:
 
 
 class _GpuSink:
-    """Decodes to the GPU's memory by way of pinned memory, and of a file if there is one."""
+    """Decodes to the GPU's memory by way of pinned memory, and of a store on the host if any."""
 
     def __init__(
         self,
@@ -202,22 +204,22 @@ class _GpuSink:
         layout: Layout,
         pixels: torch.Tensor,
         stream: Any,
-        file: StoreMemory | None,
+        host: StoreMemory | None,
     ) -> None:
-        self._layout, self._file = layout, file
+        self._layout, self._host = layout, host
         self._pixels, self._stream = pixels, stream
-        self._into_file = HostSink(source, layout, file) if file is not None else None
+        self._on_host = HostSink(source, layout, host) if host is not None else None
         self._writers, self._local = Writers(source, layout), threading.local()
 
     @property
     def resampled(self) -> int:
         """See Sink."""
-        return (self._into_file or self._writers).resampled
+        return (self._on_host or self._writers).resampled
 
     @property
     def known(self) -> Known:
         """See Sink."""
-        return (self._into_file or self._writers).known
+        return (self._on_host or self._writers).known
 
     def holds(self, sample: int) -> bool:
         """See Sink."""
@@ -232,14 +234,19 @@ class _GpuSink:
             slots = self._local.slots = PinnedSlots(self._pixels.device)
         slot = slots.take(place.stop - place.start)
         pinned = slot.array[: place.stop - place.start]
-        if self._into_file is None or self._file is None:
+        if self._on_host is None or self._host is None:
             self._writers.own().write(sample, pinned)
         else:
-            if not self._into_file.holds(sample):
-                self._into_file.write(sample)
-            pinned[:] = self._file.pixels[place]
+            if not self._on_host.holds(sample):
+                self._on_host.write(sample)
+            pinned[:] = self._host.pixels[place]
         with torch.cuda.stream(self._stream):
             slot.send_to(self._pixels[place])
+
+    def complete(self) -> None:
+        """See Sink; what is shared on the host has been copied, by this process at least."""
+        if self._host is not None:
+            self._host.release()
 
 
 def _compile() -> None:
