@@ -282,6 +282,11 @@ class GroupMemory(FileMemory):
         if self._all_have_it():
             self.close()
 
+    def abandon(self) -> None:
+        """Let go of the memory before it was used; of its name, too, if no other process has it."""
+        self.close()
+        remove_unused(self._path)
+
     def reserve(self, sample: int) -> None:
         """Take memory for a sample; to run out of it while writing would end the process."""
         place = self._layout.place(sample)

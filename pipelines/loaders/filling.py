@@ -117,7 +117,12 @@ class Writers:
 
 
 class Filler:
-    """Fills a store, each sample once in this process; safe to use from several threads."""
+    """Fills a store, each sample once in this process; safe to use from several threads.
+
+    Attributes:
+        sink: where samples go.
+        missing: how many have not come there yet.
+    """
 
     def __init__(self, sink: Sink, samples: int, threads: ThreadPoolExecutor, workers: int) -> None:
         """Begin with nothing.
@@ -129,7 +134,7 @@ class Filler:
             workers: how many of them there are.
         """
         self.sink, self._threads, self._workers = sink, threads, workers
-        self._there, self._missing = np.zeros(samples, np.bool_), samples
+        self._there, self.missing = np.zeros(samples, np.bool_), samples
         self._taken: set[int] = set()
         self._changed = threading.Condition()
         self._ahead: Iterator[int] = iter(())
@@ -190,7 +195,7 @@ class Filler:
             with self._changed:
                 self._taken.remove(sample)
                 self._changed.notify_all()
-                self._missing -= int(self._there[sample])
-                is_last = not self._missing
+                self.missing -= int(self._there[sample])
+                is_last = not self.missing
         if is_last:
             self.sink.complete()

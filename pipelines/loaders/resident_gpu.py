@@ -80,7 +80,10 @@ class GpuExecutor:
         sink: Sink
         if on_gpu:
             bytes_ = layout.total + gpu.SLACK_BYTES
-            self._pixels = torch.empty(bytes_, dtype=torch.uint8, device=device)
+            # On the stream that fills and reads it: other memory the caller's kernels may still
+            # use, and his may not use this before ours have ended.
+            with torch.cuda.stream(self._stream):
+                self._pixels = torch.empty(bytes_, dtype=torch.uint8, device=device)
             sink = _GpuSink(source, layout, self._pixels, self._stream, memory)
         else:
             assert memory is not None
@@ -118,11 +121,19 @@ class GpuExecutor:
             wait(futures)  # what still runs writes to a slot that will be used again
 
     def close(self) -> None:
-        """End the threads and give the memory back."""
+        """End the threads and give the memory back, to other processes, too."""
         self._threads.shutdown(cancel_futures=True)
         if self._memory is not None:
             self._memory.close()
-        self._pixels = torch.empty(0, dtype=torch.uint8)
+        del self._tables, self._crops, self._scale, self._bias, self._scratch
+        if self._on_gpu:
+            # Whoever still refers to it, such as the traceback of an error that somebody keeps.
+            self._pixels.untyped_storage().resize_(0)
+            if self._device.type == "cuda":
+                # All that torch holds on to and does not use, for lack of a call that gives back
+                # the store alone: DALI and other processes cannot have it else. Who takes memory
+                # next asks the driver for it, once.
+                torch.cuda.empty_cache()
 
     def _start(self, plan: Plan, samples: NDArray[np.int64], labels: torch.Tensor) -> _Batch:
         """Set threads to work on a batch."""
