@@ -161,9 +161,9 @@ def _training(
     loader: Annotated[
         str | None,
         _option("auto, torchvision, ffcv, dali or resident, which decodes once and keeps the "
-                "pixels. auto takes dali on a GPU; elsewhere resident if the pixels fit into half "
-                "the free memory, else ffcv, which needs .beton files; as far as they are "
-                "installed.", _TRAIN.loader, _SPEED),
+                "pixels. auto takes resident if the pixels fit on the GPU, else dali on a GPU; "
+                "elsewhere resident if they fit into half the free memory, else ffcv, which needs "
+                ".beton files; as far as they are installed.", _TRAIN.loader, _SPEED),
     ] = None,
     store: Annotated[
         str | None,

@@ -14,6 +14,7 @@ from pipelines.beton import Index
 from pipelines.errors import DataError, UsageError
 from pipelines.folder import find_layout, list_folders, require_folder
 from pipelines.loaders import LOADERS
+from pipelines.loaders.placement import gpu_room
 from pipelines.memory import free_memory
 from pipelines.shards import find_shards
 from pipelines.source import Source
@@ -181,15 +182,24 @@ def usable_loaders(sources: Sequence[Source]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def fastest_loader(sources: Sequence[Source], device: torch.device) -> str:
-    """The loader that `auto` takes; README has the figures behind it.
+def fastest_loader(
+    sources: Sequence[Source], device: torch.device, *, batch: int, size: int
+) -> str:
+    """The loader that `auto` takes; README has the figures behind it, none of which is of a GPU.
 
-    On a GPU that is not yet `resident`, whose kernel has run on none.
+    Args:
+        sources: all that will be read at the same time.
+        device: where batches go.
+        batch: images of a batch of this process.
+        size: their side, px.
     """
     usable = usable_loaders(sources)
-    if device.type == "cuda" and "dali" in usable:
-        return "dali"
     pixels = sum(lay_out(source, StoreFormat()).total for source in sources)
+    if device.type == "cuda":
+        if pixels <= gpu_room(device, batch=batch, size=size).for_pixels:
+            return "resident"
+        if "dali" in usable:
+            return "dali"
     if pixels <= _RESIDENT_SHARE * free_memory().bytes:
         return "resident"
     return "ffcv" if "ffcv" in usable else "torchvision"

@@ -75,11 +75,13 @@ def resolve_inputs(
 ) -> TrainConfig:
     """Fill in loader and batch size, which depend on the data and on what is installed.
 
-    All processes get what suits the first.
+    All processes get the same: `resident` if there is room in each of them, else what suits the
+    first one that has none.
 
     Raises:
         UsageError: the batch is larger than the training split; no such device.
     """
+    batch_size = pick_batch_size(config.batch_size, config.usual_batch_size, sources[0])
     loader = config.loader
     if loader == "auto":
         if config.store_options:
@@ -87,13 +89,16 @@ def resolve_inputs(
         elif config.stock:
             loader = "torchvision"
         else:
-            loader = fastest_loader(sources, pick_device(config.device))
-        loader = LOADER_CHOICES[int(world.gather([LOADER_CHOICES.index(loader)])[0][0])]
+            device = pick_device(config.device) if world.size == 1 else world.device
+            share = -(-batch_size // world.size)
+            loader = fastest_loader(sources, device, batch=share, size=config.size)
+        all_ = world.gather([LOADER_CHOICES.index(loader)])
+        chosen = (LOADER_CHOICES[int(number)] for (number,) in all_)
+        loader = next((each for each in chosen if each != "resident"), "resident")
     if config.stock and world.size > 1:
         raise UsageError(
             "--stock", f"with {world.size} processes", "one: it follows no plan to share", ""
         )
-    batch_size = pick_batch_size(config.batch_size, config.usual_batch_size, sources[0])
     return replace(config, loader=loader, batch_size=batch_size)
 
 
@@ -138,6 +143,8 @@ def _make_loader(
     if config.store_file is not None:  # one each for training and evaluation
         split = "train" if is_training else "eval"
         options["store_file"] = config.store_file.with_suffix(f".{split}{config.store_file.suffix}")
+    if name == "resident" and world.size > 1:
+        options["store_least"] = world.least
     return make_loader(
         name, source, view=view, size=config.size, batch_size=config.batch_size, seed=config.seed,
         # On a GPU the model's first layer would make this cast; half the bytes are written.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from itertools import chain
@@ -86,7 +86,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
             f"learned from with {checkpoint.prepared}: expect wrong predictions; convert it alike",
             markup=False,
         )
-    setting = _settle(config, checkpoint.config, source)
+    setting = _settle(config, checkpoint, source)
     model = restore_model(checkpoint, path).to(setting.device)
     with output_folder(out):
         with _make_loader(setting, checkpoint, source) as loader:
@@ -194,11 +194,11 @@ def _require_classes(path: Path, found: tuple[str, ...], wanted: tuple[str, ...]
     raise DataError(path, f"has {what}", f"the {len(wanted)} classes of the run", _LABELS)
 
 
-def _settle(config: EvaluateConfig, trained: Mapping[str, Any], source: Source) -> _Setting:
+def _settle(config: EvaluateConfig, checkpoint: Checkpoint, source: Source) -> _Setting:
     """What was asked for, else what the run was trained with, else what suits this machine."""
 
     def of_run(name: str, kind: type) -> Any:
-        value = trained.get(name)
+        value = checkpoint.config.get(name)
         return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
     device = _pick_device(config.device, of_run("device", str))
@@ -210,9 +210,12 @@ def _settle(config: EvaluateConfig, trained: Mapping[str, Any], source: Source) 
     workers = config.workers
     if workers is None:  # the run's machine may have had more, and its file may say anything
         workers = max(0, min(of_run("workers", int) or 0, cpu_count()))
+    batch_size = max(1, min(batch_size, len(source)))
+    if loader in (None, "auto"):
+        loader = fastest_loader([source], device, batch=batch_size, size=checkpoint.size)
     return _Setting(
-        loader=fastest_loader([source], device) if loader in (None, "auto") else loader,
-        batch_size=max(1, min(batch_size, len(source))),
+        loader=loader,
+        batch_size=batch_size,
         workers=workers,
         device=device,
         amp_dtype=pick_amp(amp if amp in get_args(Amp) else "auto", device),

@@ -45,9 +45,9 @@ class TrainConfig:
         freeze: nothing (empty), `backbone` (all but the output layer), or `stages:N`, the first N
             from the input.
         unfreeze_epoch: from this epoch on (the first is 0) everything learns; 0: never.
-        loader: `auto` takes dali on a GPU, if it is installed; else resident, if the pixels fit
-            into half the free memory, else ffcv, if the data are .beton files and it is installed,
-            else torchvision.
+        loader: `auto` takes resident, if the pixels of both splits fit on the GPU beside training;
+            else on a GPU dali, if it is installed; else resident, if they fit into half the free
+            memory, else ffcv, if the data are .beton files and it is installed, else torchvision.
         store: what the resident loader keeps: `rgb`, or `yuv420` in half the bytes.
         store_side: images whose shorter side is longer are shrunk to it in the store, px; 0 keeps
             sizes.

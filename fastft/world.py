@@ -73,6 +73,10 @@ class World:
         """The sums of all processes' numbers, added in the order of ranks: the same everywhere."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
+    def least(self, value: float) -> float:
+        """The least of all processes' numbers: the same everywhere."""
+        return min(other for (other,) in self.gather([value]))
+
     def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         """Let every process's tensors, on `device`, become rank 0's."""
         if self.size > 1:

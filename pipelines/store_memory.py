@@ -1,50 +1,46 @@
 """What a store's buffer lies in: this process's memory, or a file that processes share.
 
 A file is the one copy on a machine: in `/dev/shm` for as long as a process has it, or where the
-user asked for it, where the next run finds it filled. Whoever decodes a sample says so in it, last
-of all; so it may be left half-filled at any time. Layout, little-endian:
+user asked for it, where the next run finds it filled. Whoever decodes a sample claims it, and says
+so in the file, last of all; so it may be left half-filled at any time. Layout, little-endian:
 
     magic, key      what samples it is of (`store.fingerprint`)
     attached        a byte for each process of a group that has opened it
     ready           a byte per sample: its pixels are there
     checksums       uint32 per sample, CRC-32 of its pixels
     pixels          from a page on, as `store.Layout` says
+
+How processes come to have the same file is `shared_file`'s.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
-import stat
-import tempfile
-import time
 import weakref
 import zlib
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.atomic import temporary_prefix, unguessable
+from pipelines import shared_file
+from pipelines.claims import claim
 from pipelines.errors import DataError
 from pipelines.forks import here
+from pipelines.shared_file import no_room, open_file, own_prefix, remove_unused, sweep
 from pipelines.store import Layout
 
-_MAGIC = b"fastftp1"
-_KEY_AT, _ATTACHED_AT, _READY_AT = 64, 1024, 4096
+_ATTACHED_AT, _READY_AT = 1024, 4096
 #: Processes of a machine that can share a file and take its name away once all have it.
 MAX_GROUP = _READY_AT - _ATTACHED_AT
 _PAGE = 4096
 _MADV_POPULATE_WRITE = 23  # since Linux 5.14
 _C = ctypes.CDLL(None)
 _C.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_SHM = Path("/dev/shm")
-#: How long to wait for another process that is replacing an old file, and how often to look.
-_PATIENCE_S, _LOOK_S = 10.0, 0.05
 
 
 class StoreMemory:
@@ -81,6 +77,10 @@ class StoreMemory:
             DataError: there is no room.
         """
 
+    def claim(self, sample: int) -> AbstractContextManager[None]:
+        """Be the only process that decodes a sample; whoever does is waited for."""
+        return nullcontext()
+
     def require_whole(self) -> None:
         """Make sure that the pixels can be read.
 
@@ -102,6 +102,9 @@ class StoreMemory:
             return True
         place = self._layout.place(sample)
         return zlib.crc32(self.pixels[place]) == int(self.checksums[sample])
+
+    def release(self) -> None:
+        """Let go of the memory, if that frees any, where all pixels are kept elsewhere by now."""
 
     def close(self) -> None:
         """Let go of the memory; safe to call twice."""
@@ -145,8 +148,12 @@ class FileMemory(StoreMemory):
     #: Whether the file takes all of its room when it is made, or a sample's when it is written.
     _whole = True
 
-    def __init__(self, path: Path, layout: Layout, key: bytes) -> None:
+    def __init__(self, path: Path, layout: Layout, key: bytes, *, is_shared: bool = False) -> None:
         """Open the file, or make it if there is none for these samples.
+
+        Args:
+            path, layout, key: of the file, of the store.
+            is_shared: whether other processes of this machine fill it at the same time.
 
         Raises:
             DataError: it cannot be made, is something else, or is in use with other samples.
@@ -154,7 +161,10 @@ class FileMemory(StoreMemory):
         self._home = here()
         self._path, self._layout_start = path, _pixels_at(len(layout.sizes))
         self._bytes = self._layout_start + layout.total
-        self._descriptor = _open_file(path, key, self._bytes, self._whole)
+        self._descriptor = open_file(path, key, self._bytes, self._whole)
+        self._claims, self._claims_path = -1, Path()
+        if is_shared:
+            self._open_claims(key)
         count = len(layout.sizes)
         mapped = mmap.mmap(self._descriptor, self._bytes)
         content = np.frombuffer(mapped, np.uint8)
@@ -164,6 +174,10 @@ class FileMemory(StoreMemory):
             layout, content[self._layout_start :], content[_READY_AT : _READY_AT + count],
             content[checksums_at : checksums_at + 4 * count].view(np.uint32),
         )  # fmt: skip
+
+    def claim(self, sample: int) -> AbstractContextManager[None]:
+        """See StoreMemory."""
+        return nullcontext() if self._claims < 0 else claim(self._claims, sample)
 
     def require_whole(self) -> None:
         """See StoreMemory.
@@ -198,6 +212,22 @@ class FileMemory(StoreMemory):
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # the map has a descriptor of its own
             os.close(self._descriptor)
             self._descriptor = -1
+        self._close_claims()
+
+    def _open_claims(self, key: bytes) -> None:
+        """Have a file to lock bytes of: on some disks locks of the store's own are one with its."""
+        sweep(prefix := own_prefix())
+        state = os.fstat(self._descriptor)
+        self._claims_path = shared_file.SHM / f"{prefix}claims-{state.st_dev:x}-{state.st_ino:x}"
+        with suppress(DataError):  # no place for it: a sample may then be decoded twice
+            self._claims = open_file(self._claims_path, key, _PAGE, whole=False)
+
+    def _close_claims(self) -> None:
+        if self._claims >= 0:
+            os.close(self._claims)
+            self._claims = -1
+            if self._home is here():
+                remove_unused(self._claims_path)
 
 
 class GroupMemory(FileMemory):
@@ -217,24 +247,45 @@ class GroupMemory(FileMemory):
         Raises:
             DataError: as FileMemory.
         """
-        prefix = f"fastft-{os.getuid()}-"
-        _sweep(prefix)
-        path = _SHM / f"{prefix}{zlib.crc32(group.encode()):08x}-{key.hex()[:32]}"
+        sweep(prefix := own_prefix())
+        path = shared_file.SHM / f"{prefix}{zlib.crc32(group.encode()):08x}-{key.hex()[:32]}"
         super().__init__(path, layout, key)
         # What lives no longer than its processes need not be held against harm.
         self.checksums = None
-        state = os.statvfs(_SHM)
+        state = os.statvfs(shared_file.SHM)
         free, missing = state.f_bavail * state.f_frsize, self.missing_bytes()
         if missing > free:
             self.close()
             path.unlink(missing_ok=True)
             raise DataError(
-                _SHM, f"{free / 1e9:.2f} GB are free", f"room for {missing / 1e9:.2f} GB of pixels",
+                shared_file.SHM, f"{free / 1e9:.2f} GB are free",
+                f"room for {missing / 1e9:.2f} GB of pixels",
                 "give the container more (--shm-size), or keep the pixels in a --store-file",
             )  # fmt: skip
+        self._count = count
         self._attached[rank] = 1
-        if self._attached[:count].all():
+        if self._all_have_it():
             path.unlink(missing_ok=True)
+
+    def _all_have_it(self) -> bool:
+        return bool(self._attached[: self._count].all())
+
+    def claim(self, sample: int) -> AbstractContextManager[None]:
+        """See StoreMemory."""
+        return claim(self._descriptor, sample)
+
+    def release(self) -> None:
+        """See StoreMemory; with the last process that lets go the memory is free.
+
+        One that has not come yet would find none: for that it stays until `close`.
+        """
+        if self._all_have_it():
+            self.close()
+
+    def abandon(self) -> None:
+        """Let go of the memory before it was used; of its name, too, if no other process has it."""
+        self.close()
+        remove_unused(self._path)
 
     def reserve(self, sample: int) -> None:
         """Take memory for a sample; to run out of it while writing would end the process."""
@@ -244,7 +295,7 @@ class GroupMemory(FileMemory):
                 self._descriptor, self._layout_start + place.start, place.stop - place.start
             )
         except OSError as error:
-            raise _no_room(self._path, error, place.stop - place.start) from error
+            raise no_room(self._path, error, place.stop - place.start) from error
 
 
 def _pixels_at(count: int) -> int:
@@ -253,111 +304,3 @@ def _pixels_at(count: int) -> int:
 
 def _padded(size: int, to: int) -> int:
     return -(-size // to) * to
-
-
-def _open_file(path: Path, key: bytes, size: int, whole: bool) -> int:
-    """A descriptor of the file with that key, made if need be, with a shared lock on it."""
-    give_up_s = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            _make_file(path, key, size, whole)
-            continue
-        except OSError as error:
-            reason = (error.strerror or "cannot be opened").lower()
-            raise DataError(path, reason, "a store file to read and write") from error
-        try:
-            state = os.fstat(descriptor)
-            # Nobody else has a say in what our processes share.
-            is_file = stat.S_ISREG(state.st_mode) and (whole or state.st_uid == os.getuid())
-            head = os.pread(descriptor, _KEY_AT + len(key), 0) if is_file else b""
-            if not head.startswith(_MAGIC):
-                raise DataError(path, "is no store file", "one, or nothing", "name another")
-            if head[_KEY_AT:] == key and state.st_size == size:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if _is_still(path, state):
-                    kept, descriptor = descriptor, -1
-                    return kept
-            else:
-                _remove_old(path, descriptor, state, give_up_s)
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-
-def _remove_old(path: Path, descriptor: int, state: os.stat_result, give_up_s: float) -> None:
-    """Remove a store of other samples, unless a process is using it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if time.monotonic() > give_up_s:
-            raise DataError(
-                path, "is in use with other data or settings", "a store of these", "name another"
-            ) from None
-        time.sleep(_LOOK_S)
-        return
-    if _is_still(path, state):
-        path.unlink()
-
-
-def _is_still(path: Path, state: os.stat_result) -> bool:
-    """Whether the path leads to the file that was opened."""
-    try:
-        now = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return (now.st_ino, now.st_dev) == (state.st_ino, state.st_dev)
-
-
-def _make_file(path: Path, key: bytes, size: int, whole: bool) -> None:
-    """Make an empty store, whole or not at all; another process may be faster."""
-    temporary, prefix = None, unguessable(temporary_prefix(path))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # nobody's leavings
-            os.pwrite(descriptor, _MAGIC.ljust(_KEY_AT, b"\0") + key, 0)
-            os.ftruncate(descriptor, size)
-            if whole:
-                os.posix_fallocate(descriptor, 0, size)
-            with suppress(FileExistsError, FileNotFoundError):  # look again
-                os.link(temporary, path)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _no_room(path, error, size) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _no_room(path: Path, error: OSError, size: int) -> DataError:
-    if error.errno != errno.ENOSPC:
-        reason = (error.strerror or "cannot be made").lower()
-        return DataError(path, reason, "a file to make")
-    state = os.statvfs(path.parent)
-    free = state.f_bavail * state.f_frsize
-    return DataError(
-        path, f"{free / 1e9:.2f} GB are free", f"room for {size / 1e9:.2f} GB",
-        "free some, name another place, or take --store yuv420",
-    )  # fmt: skip
-
-
-def _sweep(prefix: str) -> None:
-    """Remove what processes of ours that were killed have left behind."""
-    for path in [*_SHM.glob(f"{prefix}*"), *_SHM.glob(f".{prefix}*")]:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # another one was faster, or it is not ours
-            continue
-        try:
-            state = os.fstat(descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if state.st_uid == os.getuid() and _is_still(path, state):
-                path.unlink(missing_ok=True)
-        except BlockingIOError:  # somebody has it
-            pass
-        finally:
-            os.close(descriptor)

@@ -201,7 +201,7 @@ def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that groups of processes take for /dev/shm."""
     folder = tmp_path / "shm"
     folder.mkdir()
-    monkeypatch.setattr("pipelines.store_memory._SHM", folder)
+    monkeypatch.setattr("pipelines.shared_file.SHM", folder)
     return folder
 
 

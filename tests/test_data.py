@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,9 @@ import torch
 from fastft import data as data_module
 from fastft.data import fastest_loader, find_splits, training_split, usable_loaders
 from pipelines.errors import DataError
+from pipelines.loaders.placement import GpuRoom
 from pipelines.memory import FreeMemory
-from pipelines.source import open_source
+from pipelines.source import Source, open_source
 from pipelines.store import StoreFormat, lay_out
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -21,23 +23,57 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return packages
 
 
-def test_what_auto_takes(
+def fastest(sources: Sequence[Source], device: torch.device) -> str:
+    return fastest_loader(sources, device, batch=8, size=64)
+
+
+def test_what_auto_takes_on_a_cpu(
     installed: set[str], data: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = [open_source(data / name) for name in ("train.beton", "test.beton")]
     folders = [stored[0], open_source(photos / "test")]
     assert usable_loaders(stored) == ("torchvision", "ffcv", "dali", "resident")
     assert usable_loaders(folders) == ("torchvision", "dali", "resident")
-    assert fastest_loader(stored, CPU) == fastest_loader(folders, CPU) == "resident"
-    assert fastest_loader(stored, GPU) == fastest_loader(folders, GPU) == "dali"
+    assert fastest(stored, CPU) == fastest(folders, CPU) == "resident"
     pixels = sum(lay_out(source, StoreFormat()).total for source in stored)
     memory = FreeMemory(2 * pixels - 1, "of this machine")  # half of it is a byte too few
     monkeypatch.setattr(data_module, "free_memory", lambda: memory)
-    assert fastest_loader(stored, CPU) == "ffcv"
-    assert fastest_loader([*stored, *folders], CPU) == "torchvision"
+    assert fastest(stored, CPU) == "ffcv"
+    assert fastest([*stored, *folders], CPU) == "torchvision"
     installed.clear()
     assert usable_loaders(stored) == ("torchvision", "resident")
-    assert fastest_loader(stored, CPU) == fastest_loader(stored, GPU) == "torchvision"
+    assert fastest(stored, CPU) == "torchvision"
+
+
+def test_what_auto_takes_on_a_gpu(
+    installed: set[str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both splits have to fit beside training."""
+    stored = [open_source(data / name) for name in ("train.beton", "test.beton")]
+    pixels = sum(lay_out(source, StoreFormat()).total for source in stored)
+    reserve, asked = 4 << 30, []
+
+    def give(free: int) -> None:
+        def room(device: torch.device, *, batch: int, size: int) -> GpuRoom:
+            asked.append((device, batch, size))
+            return GpuRoom(free, reserve)
+
+        monkeypatch.setattr(data_module, "gpu_room", room)
+
+    give(reserve + pixels)
+    assert fastest(stored, GPU) == "resident"
+    assert asked == [(GPU, 8, 64)]
+    give(reserve + pixels - 1)
+    assert fastest(stored, GPU) == "dali"
+    installed.remove("nvidia.dali")
+    assert fastest(stored, GPU) == "resident"  # in half of the machine's memory
+    memory = FreeMemory(2 * pixels - 1, "of this machine")
+    monkeypatch.setattr(data_module, "free_memory", lambda: memory)
+    assert fastest(stored, GPU) == "ffcv"
+    installed.clear()
+    assert fastest(stored, GPU) == "torchvision"
+    give(reserve + pixels)
+    assert fastest(stored, GPU) == "resident"
 
 
 def test_a_package_whose_parent_is_missing_is_not_installed() -> None:

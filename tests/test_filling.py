@@ -33,7 +33,7 @@ class CountingSink:
         self.held: set[int] = set()
         self.broken: set[int] = set()
         self.on_write: Callable[[int], object] = lambda sample: None
-        self.resampled = 0
+        self.resampled = self.completed = 0
         self._lock = threading.Lock()
 
     def holds(self, sample: int) -> bool:
@@ -46,6 +46,9 @@ class CountingSink:
         if sample in self.broken:
             raise DataError(f"{sample}.jpg", "broken")
         self.written.append(sample)
+
+    def complete(self) -> None:
+        self.completed += 1
 
 
 class Pool(ThreadPoolExecutor):
@@ -163,7 +166,7 @@ def test_what_is_there_already_is_not_written(sink: CountingSink, pool: Pool) ->
     filler = Filler(sink, SAMPLES, pool, 1)
     assert not filler.has(some(1))  # nobody has looked
     filler.ensure(some(0, 1, 2, 3))
-    assert sink.written == [0, 2]
+    assert (sink.written, sink.completed) == ([0, 2], 0)
     assert filler.has(some(0, 1, 2, 3))
 
 
@@ -253,6 +256,7 @@ def test_several_idle_threads_fill_each_sample_once(sink: CountingSink, crowd: P
     filler.ensure(EVERY[::-1])
     crowd.settle()
     assert sorted(sink.written) == list(range(SAMPLES))
+    assert sink.completed == 1
 
 
 def test_all_the_threads_run_ahead(sink: CountingSink) -> None:

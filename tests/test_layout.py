@@ -20,6 +20,7 @@ LAYERS = (
     ("pipelines.memory",),
     (
         "pipelines.atomic",
+        "pipelines.claims",
         "pipelines.depth",
         "pipelines.errors",
         "pipelines.layout",
@@ -32,6 +33,7 @@ LAYERS = (
         "pipelines.held_file",
         "pipelines.pillow",
         "pipelines.shards",
+        "pipelines.shared_file",
         "pipelines.splits",
     ),
     (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stores import KEY, OTHER, SAMPLES, got, held, layout_of, put
 
-from pipelines import store_memory
+from pipelines import shared_file, store_memory
 from pipelines.errors import DataError
 from pipelines.store_memory import (
     FileMemory,
@@ -51,8 +51,8 @@ def path(tmp_path: Path) -> Path:
 def _alone_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What loaders of other tests have not closed is no concern of these."""
     monkeypatch.setattr(store_memory, "_living", type(store_memory._living)())
-    monkeypatch.setattr(store_memory, "_PATIENCE_S", 0)
-    monkeypatch.setattr(store_memory, "_LOOK_S", 0.001)
+    monkeypatch.setattr(shared_file, "_PATIENCE_S", 0)
+    monkeypatch.setattr(shared_file, "_LOOK_S", 0.001)
 
 
 # Memory of one process.
@@ -262,8 +262,8 @@ def test_a_file_that_is_let_go_within_the_patience_is_replaced(
         if len(waits) == 3:
             os.close(holder)
 
-    monkeypatch.setattr(store_memory, "_PATIENCE_S", 60)
-    monkeypatch.setattr(store_memory.time, "sleep", wait)
+    monkeypatch.setattr(shared_file, "_PATIENCE_S", 60)
+    monkeypatch.setattr(shared_file.time, "sleep", wait)
     memory = FileMemory(path, layout_of(), OTHER)
     assert len(waits) == 3
     assert held(memory) == [False] * SAMPLES
@@ -286,7 +286,7 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_opened_anew(
                 path.with_name("another").rename(path)
         real(descriptor, how)
 
-    monkeypatch.setattr(store_memory.fcntl, "flock", flock)
+    monkeypatch.setattr(shared_file.fcntl, "flock", flock)
     memory = FileMemory(path, layout_of(), KEY)
     put(memory, 0, 1)
     again = FileMemory(path, layout_of(), KEY)
@@ -310,7 +310,7 @@ def test_a_new_store_is_not_taken_for_the_old_one_that_it_replaced(
             put(new[0], 0, 1)
         real(descriptor, how)
 
-    monkeypatch.setattr(store_memory.fcntl, "flock", flock)
+    monkeypatch.setattr(shared_file.fcntl, "flock", flock)
     memory = FileMemory(path, layout_of(), OTHER)
     assert memory.holds(0)
     new[0].close()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import store_memory
+from pipelines import shared_file
 from pipelines.errors import DataError
 from pipelines.store import Layout, StoreFormat, lay_out
 from pipelines.store_memory import FileMemory
@@ -69,7 +69,7 @@ def test_a_folder_that_is_a_link_to_nothing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to("nothing")
-    real, tries = store_memory._make_file, []
+    real, tries = shared_file._make_file, []
 
     def make(*arguments: Any) -> None:
         tries.append(arguments)
@@ -77,7 +77,7 @@ def test_a_folder_that_is_a_link_to_nothing_is_refused(
             raise AssertionError("tried for ever")
         real(*arguments)
 
-    monkeypatch.setattr(store_memory, "_make_file", make)
+    monkeypatch.setattr(shared_file, "_make_file", make)
     with pytest.raises(DataError):
         FileMemory(tmp_path / "link/pixels", layout_of(), KEY)
 
@@ -136,7 +136,7 @@ def test_a_file_that_is_asked_for_in_dev_shm_does_not_run_out_of_memory_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing to a page for which there is none would end the process."""
-    monkeypatch.setattr(store_memory, "_SHM", tmp_path)
+    monkeypatch.setattr(shared_file, "SHM", tmp_path)
     monkeypatch.setattr(os, "posix_fallocate", fail(errno.ENOSPC))
 
     def fill() -> None:

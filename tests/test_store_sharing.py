@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from stores import KEY, OTHER, SAMPLES, got, held, layout_of, put
 
-from pipelines import store_memory
+from pipelines import shared_file
 from pipelines.errors import DataError
 from pipelines.store_memory import (
     MAX_GROUP,
@@ -31,8 +31,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_memory, "_PATIENCE_S", 0)
-    monkeypatch.setattr(store_memory, "_LOOK_S", 0.001)
+    monkeypatch.setattr(shared_file, "_PATIENCE_S", 0)
+    monkeypatch.setattr(shared_file, "_LOOK_S", 0.001)
 
 
 # A group's file.
@@ -181,7 +181,7 @@ def test_sweeping_spares_a_file_that_has_just_come_in_place_of_an_old_one(
             first[0] = GroupMemory(layout_of(), KEY, "group", 0, 2)
         real(descriptor, how)
 
-    monkeypatch.setattr(store_memory.fcntl, "flock", flock)
+    monkeypatch.setattr(shared_file.fcntl, "flock", flock)
     second = GroupMemory(layout_of(), KEY, "group", 1, 2)
     put(second, 0, 5)
     assert first[0].holds(0)

@@ -203,5 +203,5 @@ def test_no_other_place_makes_any() -> None:
                 seen.add(file.name)
     assert seen == {
         "accuracy.py", "atomic.py", "child.py", "decoding.py", "fetch.py", "part.py", "pixels.py",
-        "show_report.py", "show_sheet.py", "stock.py", "store_memory.py", "synth.py",
+        "shared_file.py", "show_report.py", "show_sheet.py", "stock.py", "synth.py",
     }  # fmt: skip

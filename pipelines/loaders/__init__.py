@@ -27,7 +27,7 @@ LOADERS = {
     "resident": ("resident_loader", "ResidentLoader"),
 }
 #: Arguments of `resident` alone.
-_STORE = ("store", "store_side", "store_file", "store_place")
+_STORE = ("store", "store_side", "store_file", "store_place", "store_least")
 #: Arguments of other libraries' loaders, and ours for it.
 _KNOWN_ELSEWHERE = {
     "num_workers": "workers", "num_threads": "workers", "max_workers": "workers",
@@ -105,7 +105,9 @@ def make_loader(
         **options: of the `resident` loader alone. `store`: `rgb`, or `yuv420`, half the bytes
             (chroma of what is no 4:2:0 JPEG loses detail). `store_side`: images whose shorter side
             is longer are shrunk to it, px; 0 keeps sizes. `store_file`: where to keep the pixels
-            for the next run. `store_place`: `auto`, `gpu` or `ram`.
+            for the next run. `store_place`: `auto`, `gpu` or `ram`. `store_least`: of several
+            ranks on GPUs, a function that gives the least of all ranks' numbers, such as an
+            all-reduce: then `auto` is the same place for all of them, else each one's own.
 
     Raises:
         UsageError: an unknown loader, view or argument, a library that is not installed, arguments

@@ -32,11 +32,15 @@ class Sink(Protocol):
         ...
 
     def write(self, sample: int) -> None:
-        """Decode a sample.
+        """Decode a sample, unless another process has done it meanwhile.
 
         Raises:
             DataError: it is broken, or there is no room for it.
         """
+        ...
+
+    def complete(self) -> None:
+        """Hear that all samples are there, once: nothing will be written any more."""
         ...
 
     @property
@@ -73,10 +77,16 @@ class HostSink:
 
     def write(self, sample: int) -> None:
         """See Sink."""
-        self._memory.reserve(sample)
-        place = self._layout.place(sample)
-        self._writers.own().write(sample, self._memory.pixels[place])
-        self._memory.commit(sample)
+        with self._memory.claim(sample):
+            if self._memory.holds(sample):
+                return
+            self._memory.reserve(sample)
+            place = self._layout.place(sample)
+            self._writers.own().write(sample, self._memory.pixels[place])
+            self._memory.commit(sample)
+
+    def complete(self) -> None:
+        """See Sink; batches are rendered from this memory, which therefore stays."""
 
 
 class Writers:
@@ -107,7 +117,12 @@ class Writers:
 
 
 class Filler:
-    """Fills a store, each sample once in this process; safe to use from several threads."""
+    """Fills a store, each sample once in this process; safe to use from several threads.
+
+    Attributes:
+        sink: where samples go.
+        missing: how many have not come there yet.
+    """
 
     def __init__(self, sink: Sink, samples: int, threads: ThreadPoolExecutor, workers: int) -> None:
         """Begin with nothing.
@@ -119,7 +134,7 @@ class Filler:
             workers: how many of them there are.
         """
         self.sink, self._threads, self._workers = sink, threads, workers
-        self._there = np.zeros(samples, np.bool_)
+        self._there, self.missing = np.zeros(samples, np.bool_), samples
         self._taken: set[int] = set()
         self._changed = threading.Condition()
         self._ahead: Iterator[int] = iter(())
@@ -180,3 +195,7 @@ class Filler:
             with self._changed:
                 self._taken.remove(sample)
                 self._changed.notify_all()
+                self.missing -= int(self._there[sample])
+                is_last = not self.missing
+        if is_last:
+            self.sink.complete()

@@ -67,7 +67,9 @@ class GpuExecutor:
             size: output side, px.
             dtype: of normalized batches, None for uint8.
             workers: threads.
-            on_gpu: whether the store is on the GPU; then `memory` is the file that it comes from.
+            on_gpu: whether the store is on the GPU; then `memory`, a file or what processes of this
+                machine share, is where it comes from. What processes share is let go of when the
+                GPU has all of it; where one of them never comes, it stays, with all its bytes.
         """
         self._layout, self._memory, self._device = layout, memory, device
         self._dtype = dtype or torch.uint8
@@ -80,7 +82,10 @@ class GpuExecutor:
         sink: Sink
         if on_gpu:
             bytes_ = layout.total + gpu.SLACK_BYTES
-            self._pixels = torch.empty(bytes_, dtype=torch.uint8, device=device)
+            # On the stream that fills and reads it: other memory the caller's kernels may still
+            # use, and his may not use this before ours have ended.
+            with torch.cuda.stream(self._stream):
+                self._pixels = torch.empty(bytes_, dtype=torch.uint8, device=device)
             sink = _GpuSink(source, layout, self._pixels, self._stream, memory)
         else:
             assert memory is not None
@@ -122,11 +127,19 @@ class GpuExecutor:
             wait(futures)  # what still runs writes to a slot that will be used again
 
     def close(self) -> None:
-        """End the threads and give the memory back."""
+        """End the threads and give the memory back, to other processes, too."""
         self._threads.shutdown(cancel_futures=True)
         if self._memory is not None:
             self._memory.close()
-        self._pixels = torch.empty(0, dtype=torch.uint8)
+        del self._tables, self._crops, self._scale, self._bias, self._scratch
+        if self._on_gpu:
+            # Whoever still refers to it, such as the traceback of an error that somebody keeps.
+            self._pixels.untyped_storage().resize_(0)
+            if self._device.type == "cuda":
+                # All that torch holds on to and does not use, for lack of a call that gives back
+                # the store alone: DALI and other processes cannot have it else. Who takes memory
+                # next asks the driver for it, once.
+                torch.cuda.empty_cache()
 
     def _start(self, plan: Plan, samples: NDArray[np.int64], labels: torch.Tensor) -> _Batch:
         """Set threads to work on a batch."""
@@ -204,7 +217,7 @@ class _Batch:
 
 
 class _GpuSink:
-    """Decodes to the GPU's memory by way of pinned memory, and of a file if there is one."""
+    """Decodes to the GPU's memory by way of pinned memory, and of a store on the host if any."""
 
     def __init__(
         self,
@@ -212,22 +225,22 @@ class _GpuSink:
         layout: Layout,
         pixels: torch.Tensor,
         stream: Any,
-        file: StoreMemory | None,
+        host: StoreMemory | None,
     ) -> None:
-        self._layout, self._file = layout, file
+        self._layout, self._host = layout, host
         self._pixels, self._stream = pixels, stream
-        self._into_file = HostSink(source, layout, file) if file is not None else None
+        self._on_host = HostSink(source, layout, host) if host is not None else None
         self._writers, self._local = Writers(source, layout), threading.local()
 
     @property
     def resampled(self) -> int:
         """See Sink."""
-        return (self._into_file or self._writers).resampled
+        return (self._on_host or self._writers).resampled
 
     @property
     def known(self) -> Known:
         """See Sink."""
-        return (self._into_file or self._writers).known
+        return (self._on_host or self._writers).known
 
     def holds(self, sample: int) -> bool:
         """See Sink."""
@@ -242,14 +255,19 @@ class _GpuSink:
             slots = self._local.slots = PinnedSlots(self._pixels.device)
         slot = slots.take(place.stop - place.start)
         pinned = slot.array[: place.stop - place.start]
-        if self._into_file is None or self._file is None:
+        if self._on_host is None or self._host is None:
             self._writers.own().write(sample, pinned)
         else:
-            if not self._into_file.holds(sample):
-                self._into_file.write(sample)
-            pinned[:] = self._file.pixels[place]
+            if not self._on_host.holds(sample):
+                self._on_host.write(sample)
+            pinned[:] = self._host.pixels[place]
         with torch.cuda.stream(self._stream):
             slot.send_to(self._pixels[place])
+
+    def complete(self) -> None:
+        """See Sink; what is shared on the host has been copied, by this process at least."""
+        if self._host is not None:
+            self._host.release()
 
 
 def _compile() -> None:

@@ -2,7 +2,8 @@
 
 In the first epoch samples are decoded as their batches come, and ahead of them by idle threads.
 Where there is a GPU with room for the pixels they live there, else in the machine's memory, one
-copy for all processes of a training; `resident_gpu` is what a GPU does with them.
+copy for all processes of a training; `resident_gpu` is what a GPU does with them. Several GPUs of a
+machine are filled by way of such a copy, too, until each of them has all pixels.
 Distance from the reference: none, as long as images keep their size and chroma.
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.errors import UsageError
+from pipelines.errors import FastftError, UsageError
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.loaders.filling import Filler, HostSink
-from pipelines.loaders.placement import choose_place, require_room
+from pipelines.loaders.placement import Place, choose_place, require_room
 from pipelines.loaders.rendering import Piece, Renderer, Rendering, Worker
 from pipelines.plan import SHUFFLED, Plan, make_plan
 from pipelines.source import Source
@@ -58,6 +60,7 @@ class ResidentLoader(Loader):
         store_side: int = 0,
         store_file: str | Path | None = None,
         store_place: str = "auto",
+        store_least: Callable[[float], float] | None = None,
         **arguments: Any,
     ) -> None:
         """Take memory; see `make_loader`.
@@ -71,7 +74,10 @@ class ResidentLoader(Loader):
         """
         self._layout = lay_out(source, StoreFormat(kind=store, shorter_px=store_side))
         self._file = None if store_file is None else Path(store_file)
-        self._asked = self._place = store_place
+        self._asked, self._least = store_place, store_least
+        self._place = Place(on_gpu=False)
+        self._notes: list[str] = []
+        self._group: tuple[str, int, int] | None = None
         self._memory: StoreMemory | None = None
         self._executor: Any = None
         if store_side or self._layout.format.planar:
@@ -84,12 +90,12 @@ class ResidentLoader(Loader):
             self._settle(share)
         # A fork has the memory already, with all that was decoded before.
         memory = self._memory
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" or self._place.on_gpu:
             from pipelines.loaders.resident_gpu import GpuExecutor  # Triton takes 1 s
 
             self._executor = GpuExecutor(
                 source, self._layout, memory, self.device, self.size, self.dtype, self.workers,
-                on_gpu=self._place == "gpu",
+                on_gpu=self._place.on_gpu,
             )  # fmt: skip
         else:
             assert memory is not None
@@ -103,13 +109,29 @@ class ResidentLoader(Loader):
         # What is asked of this rank is the same in every epoch; a file is all ranks' alike.
         if self._file is None and self.view not in SHUFFLED:
             self._layout = lay_out(self.source, self._layout.format, self._held())
-        self._place = choose_place(
-            self._layout, self._asked, self.device, batch=share, size=self.size
-        )
+        self._place = place = choose_place(
+            self._layout, self._asked, self.device, batch=share, size=self.size, least=self._least
+        )  # fmt: skip
+        # A loader from another process has no rank's own pixels.
+        self._group = None if self._came or self.world == 1 else _group()
         on_host = "in memory" if self._file is None else f"in {self._file}"
-        self._where = "on the GPU" if self._place == "gpu" else on_host
-        if self._place == "ram" or self._file is not None:
-            self._memory = self._take_memory(share, self._file)
+        self._where = "on the GPU" if place.on_gpu else on_host
+        try:
+            self._memory = self._take_memory(share)
+        except FastftError as error:
+            if self._file is not None or not place.on_gpu:
+                raise
+            self._notes.append(
+                "each process decodes for itself what its GPU needs: there is no room to share "
+                f"pixels by ({error.where}: {error.found})"
+            )
+        if place.gpu_bytes is not None:
+            each = "each" if self.world > 1 else "the"
+            kept = "but in RAM: kept there" if self._file is None else f"kept {on_host}"
+            self._notes.append(
+                f"{self._layout.total / 1e9:.2f} GB of pixels do not fit on {each} GPU "
+                f"({place.gpu_bytes / 1e9:.2f} GB free beside training), {kept}"
+            )
 
     def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
         """See Loader."""
@@ -129,7 +151,7 @@ class ResidentLoader(Loader):
         kind, bytes_ = self._layout.format.kind, self._layout.total
         if not self.has_begun:
             return ()
-        remarks = [f"{bytes_ / 1e9:.2f} GB of {kind} pixels {self._where}"]
+        remarks = [f"{bytes_ / 1e9:.2f} GB of {kind} pixels {self._where}", *self._notes]
         averaged = self._executor.filler.sink.resampled
         if averaged:
             remarks.append(f"chroma of {averaged:,} images averaged over 2 x 2 px")
@@ -146,11 +168,12 @@ class ResidentLoader(Loader):
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         shares = list(self._shares(plan, start))
-        self._executor.filler.run_ahead(np.concatenate([*shares, plan.order[:0]]))
+        filler: Filler = self._executor.filler
+        filler.run_ahead(np.concatenate([*shares, *self._beyond(filler), plan.order[:0]]))
         try:
             yield from self._executor.run(plan, shares, self._labels)
         finally:
-            self._executor.filler.pause()
+            filler.pause()
 
     def _make_plan(self, epoch: int, size: int | None = None) -> Plan:
         return make_plan(
@@ -165,24 +188,48 @@ class ResidentLoader(Loader):
             held[samples] = True
         return held
 
-    def _take_memory(self, share: int, path: Path | None) -> StoreMemory:
-        layout, promised = self._layout, promised_bytes()
-        if path is not None:
+    def _beyond(self, filler: Filler) -> Iterator[NDArray[np.int64]]:
+        """All samples, for threads that run ahead of an epoch: this rank's part of the set first.
+
+        Of several GPUs each comes to need every sample, whatever its share of this epoch is, and
+        the sooner it has them the sooner the copy in memory is given back.
+        """
+        shares = self._place.on_gpu and self._memory is not None and self.view in SHUFFLED
+        if shares and self._group is not None and filler.missing:
+            _, rank, count = self._group
+            samples = np.arange(len(self.source), dtype=np.int64)
+            yield np.roll(samples, -(len(samples) * rank // count))
+
+    def _take_memory(self, share: int) -> StoreMemory | None:
+        """Memory of the host, as far as it takes some.
+
+        Raises:
+            UsageError: there is too little.
+            DataError: there is none to share, or no file.
+        """
+        layout, promised, group = self._layout, promised_bytes(), self._group
+        if self._file is not None:
             # The system writes a file out where memory is short: it need not fit.
-            return FileMemory(path, layout, fingerprint(self.source, layout.format))
+            key = fingerprint(self.source, layout.format)
+            return FileMemory(self._file, layout, key, is_shared=group is not None)
+        if self.view not in SHUFFLED:
+            group = None
+        if self._place.on_gpu and group is None:
+            return None
         pixel_bytes = 4 if self.device.type == "cpu" else 3
-        batches = _BATCHES * share * self.size**2 * 3 * pixel_bytes
-        # A loader from another process has no rank's own pixels.
-        group = None if self._came else _group()
-        if group is None or self.world == 1 or self.view not in SHUFFLED:
-            require_room(self.source, layout, layout.total, promised=promised, batches=batches)
+        require = partial(
+            require_room, self.source, layout, promised=promised,
+            batches=_BATCHES * share * self.size**2 * 3 * pixel_bytes,
+            gpu_bytes=self._place.gpu_bytes, gpus=1 if group is None else group[2],
+        )  # fmt: skip
+        if group is None:
+            require(layout.total)
             return PrivateMemory(layout)
         memory = GroupMemory(layout, fingerprint(self.source, layout.format), *group)
-        missing = memory.missing_bytes()
         try:
-            require_room(self.source, layout, missing, promised=promised, batches=batches)
+            require(memory.missing_bytes())
         except UsageError:
-            memory.close()
+            memory.abandon()
             raise
         return memory
 

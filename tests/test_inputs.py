@@ -1,0 +1,72 @@
+"""How the processes of a run come to the same loader and the same place for pixels."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastft import inputs
+from fastft.inputs import open_inputs, open_sources, resolve_inputs
+from fastft.train_config import LOADER_CHOICES, TrainConfig
+from fastft.world import World
+
+
+@dataclass(frozen=True)
+class Told(World):
+    """A world whose other processes tell these numbers, whatever this one does."""
+
+    others: list[float] = field(default_factory=list)
+
+    def gather(self, values: Any) -> list[list[float]]:
+        return [list(values), *([other] for other in self.others)]
+
+
+def config_of(data: Path, **options: Any) -> TrainConfig:
+    return TrainConfig(data=data, out=Path("run"), batch_size=9, device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "taken"),
+    [
+        ("resident", ["resident", "resident"], "resident"),
+        ("resident", ["resident", "dali"], "dali"),
+        ("ffcv", ["resident", "torchvision"], "ffcv"),
+    ],
+)
+def test_all_take_resident_or_none_does(
+    mine: str, others: list[str], taken: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def fastest(*arguments: object, **options: Any) -> str:
+        asked.update(options)
+        return mine
+
+    monkeypatch.setattr(inputs, "fastest_loader", fastest)
+    config = config_of(data, size=64)
+    world = Told(size=3, others=[LOADER_CHOICES.index(other) for other in others])
+    assert resolve_inputs(config, open_sources(config), world).loader == taken
+    assert asked == {"batch": 3, "size": 64}
+
+
+def test_the_place_of_pixels_is_agreed_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[dict[str, Any]] = []
+    real = inputs.make_loader
+
+    def make(*arguments: Any, **given: Any) -> Any:
+        options.append(given)
+        return real(*arguments, **given)
+
+    monkeypatch.setattr(inputs, "make_loader", make)
+    for loader, world, agrees in (
+        ("resident", Told(size=2, others=[4.0]), True),
+        ("resident", World(), False),
+        ("torchvision", Told(size=2, others=[4.0]), False),
+    ):
+        options.clear()
+        config = config_of(data, loader=loader, workers=1)
+        with open_inputs(config, open_sources(config), world):
+            assert ["store_least" in given for given in options] == [agrees] * 2
+        for given in options if agrees else ():
+            assert (given["store_least"](3.0), given["store_least"](5.0)) == (3.0, 4.0)
