@@ -1,5 +1,6 @@
 """Training steps of small networks, in one process or several, for tests."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torchvision import models
 
 from fastft.loss import Loss
 from fastft.step import TrainStep
+from fastft.step_graph import Captured
 from fastft.world import ALONE, World
 
 CPU = torch.device("cpu")
@@ -23,6 +25,28 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Recorder:
+    """Stands in for a GPU: nothing runs when it is captured, all of it when it is replayed."""
+
+    def __init__(self) -> None:
+        self.captured = self.replayed = 0
+        self.pools: list[Any] = []
+
+    def __call__(
+        self, work: Callable[[], tuple[torch.Tensor, torch.Tensor]], pool: Any
+    ) -> Captured:
+        self.captured += 1
+        self.pools.append(pool)
+        loss, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+
+        def replay() -> None:
+            self.replayed += 1
+            for own, found in zip((loss, right), work(), strict=True):
+                own.copy_(found)
+
+        return Captured(replay, loss, right, f"pool {self.captured}")
 
 
 def make_small(*, batch_norm: bool = False) -> nn.Module:

@@ -1,5 +1,6 @@
 """`--compile auto`: when another way to compute steps is taken, and left."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from steps import make_small
+from steps import Recorder, make_small
 
 from fastft import step as step_module
+from fastft import trainer
 from fastft.checkpoint import load_checkpoint, save_checkpoint
 from fastft.compiling import ASSUMED, Compiling, Measured, choose, name_setup
 from fastft.loss import Loss
@@ -20,6 +22,7 @@ from fastft.train_config import TrainConfig
 from fastft.world import ALONE
 from pipelines.errors import UsageError
 from pipelines.findings import read_findings
+from pipelines.loaders.resident_loader import ResidentLoader
 
 BOTH = ("default", "graph")
 FAST = Measured(step_s=0.008, prepared_s=30.0)
@@ -215,6 +218,38 @@ def test_a_compiled_run_trains_and_resumes(
     older = {name: value for name, value in last.progress.items() if name != "compiled"}
     save_checkpoint(out / "last.pt", SimpleNamespace(**{**vars_of(last), "progress": older}))  # type: ignore[arg-type]
     assert resume(out, {}, quiet).best_accuracy >= 0
+
+
+def test_a_captured_run_learns_the_same(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the whole loop: rates, short batches, an average, evaluation."""
+    recorder, offered = Recorder(), []
+    real = ResidentLoader.render_into
+
+    def note(self: ResidentLoader, tensors: Any) -> None:
+        offered.append(len(tensors))
+        real(self, tensors)
+
+    monkeypatch.setattr(ResidentLoader, "render_into", note)
+    runs = []
+    for how in ("off", "graph"):
+        config = TrainConfig(
+            data=data, out=tmp_path / how, weights="none", size=40, epochs=3, batch_size=4,
+            amp="off", loader="resident", compile=how, ema=0.9,  # type: ignore[arg-type]
+        )  # fmt: skip
+        if how == "graph":
+            monkeypatch.setattr(trainer, "TrainStep", partial(TrainStep, capture=recorder))
+        train(config, Console(quiet=True))
+        runs.append(read_metrics(tmp_path / how / "metrics.jsonl"))
+    assert recorder.captured == 2
+    assert recorder.replayed >= 3 * 8 - 3  # and those that are tried in the end
+    assert offered == [2]
+    (steps, epochs), (own_steps, own_epochs) = runs
+    assert [row.loss for row in own_steps] == pytest.approx([row.loss for row in steps], rel=1e-3)
+    assert [row.eval_loss for row in own_epochs] == pytest.approx(
+        [row.eval_loss for row in epochs], rel=1e-2
+    )
 
 
 def vars_of(checkpoint: Any) -> dict[str, Any]:

@@ -1,43 +1,19 @@
 """Steps that are captured: here a capture is a function that runs when it is replayed."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from steps import Batch, is_same, learn, make_batches, make_resnet, make_small
+from steps import Batch, Recorder, is_same, learn, make_batches, make_resnet, make_small
 from torch import nn
 
 from fastft.loss import Loss
 from fastft.optim import WeightAverage, make_optimizer, set_learning_rate
 from fastft.step import TrainStep
-from fastft.step_graph import Captured
 from fastft.world import ALONE
 
 CPU = torch.device("cpu")
 BATCH, SIZE = 8, 16
-
-
-class Recorder:
-    """Stands in for a GPU: nothing runs when it is captured, all of it when it is replayed."""
-
-    def __init__(self) -> None:
-        self.captured = self.replayed = 0
-        self.pools: list[Any] = []
-
-    def __call__(
-        self, work: Callable[[], tuple[torch.Tensor, torch.Tensor]], pool: Any
-    ) -> Captured:
-        self.captured += 1
-        self.pools.append(pool)
-        loss, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-
-        def replay() -> None:
-            self.replayed += 1
-            for own, found in zip((loss, right), work(), strict=True):
-                own.copy_(found)
-
-        return Captured(replay, loss, right, f"pool {self.captured}")
 
 
 def make(
