@@ -15,7 +15,17 @@ import torch
 from rich.console import Console
 
 from bench.gpu import __main__ as command
-from bench.gpu import clocks, end_to_end, fed, loaders, photos, probe, suite, trainings
+from bench.gpu import (
+    clocks,
+    end_to_end,
+    fed,
+    loaders,
+    photos,
+    probe,
+    suite,
+    suite_report,
+    trainings,
+)
 from bench.gpu.task import Found, Task, answer, read_task
 from bench.gpu.timeline import merge, shared, summarize
 from fastft.child import ANSWER
@@ -190,6 +200,20 @@ def test_all_marked_tests_are_run_and_counted(
     assert found["failures"] == {"tests/test_a.py::test_bad": "assert 3 == 4"}
     assert "a_library_that_is_not_here" in found["not_collected"]["tests/test_b.py"]
     assert found["failed"] == "1 tests failed"
+
+
+def test_tests_of_a_gpu_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Item(SimpleNamespace):
+        def get_closest_marker(self, name: str) -> bool | None:
+            return True if name in self.marks else None
+
+    monkeypatch.setenv(suite_report.FILE, str(tmp_path / "report"))
+    items: Any = [Item(name=name, marks=marks) for name, marks in
+                  (("a", "kernel"), ("b", "gpu"), ("c", "kernel"), ("d", "gpu"))]  # fmt: skip
+    suite_report.pytest_collection_modifyitems(items)
+    assert [item.name for item in items] == ["b", "d", "a", "c"]
+    (line,) = (tmp_path / "report").read_text().splitlines()
+    assert json.loads(line) == {"what": "collected", "tests": 4}
 
 
 def test_a_suite_that_is_ended_says_where_it_was() -> None:

@@ -151,7 +151,7 @@ def make_task(folder: Path, rehearse: bool) -> Task:
         data=str(folder / "data"), many=str(folder / "many"), size=40 if rehearse else 224,
         batches=(4, 8) if rehearse else (128, 256), trained=(4, 8) if rehearse else (128, 256),
         epochs=2 if rehearse else 5, times=1 if rehearse else 3, rounds=2 if rehearse else 5,
-        seconds=0.1 if rehearse else 0.6, workers=cpu_count(),
+        seconds=0.1 if rehearse else 0.5, workers=cpu_count(),
     )  # fmt: skip
 
 

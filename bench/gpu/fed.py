@@ -42,7 +42,7 @@ LOADERS = ("resident", "dali", "ffcv")
 #: The loader of the whole training, and its epochs, of which the first is not counted.
 TRAINER, _EPOCHS = "resident", 3
 #: Steps before the clock starts, and the fewest of a round.
-_WARM, _LEAST, _LEAST_REHEARSED = 8, 32, 3
+_WARM, _LEAST, _LEAST_REHEARSED = 4, 32, 3
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 

@@ -74,12 +74,12 @@ class Part:
 PHOTOS = Part(name="photos", seconds=6)
 #: The most telling first.
 PARTS = (
-    Part(name="probe", seconds=8, processes=4),
-    Part(name="suite", seconds=40),
-    Part(name="corruption", seconds=20, variants=corruption.VARIANTS),
+    Part(name="probe", seconds=8, processes=5),
+    Part(name="suite", seconds=38),
+    Part(name="corruption", seconds=18, variants=corruption.VARIANTS),
     Part(name="machine", seconds=2),
-    Part(name="kernel", seconds=7),
-    Part(name="fed", seconds=20, variants=fed.VARIANTS, apart=True),
+    Part(name="kernel", seconds=6),
+    Part(name="fed", seconds=22, variants=fed.VARIANTS, apart=True),
     Part(name="end_to_end", seconds=3, variants=end_to_end.OURS, times=3, apart=True),
     Part(name="from_photos", seconds=3, variants=(end_to_end.FROM_PHOTOS,), module="end_to_end"),
     Part(name="tutorial", seconds=45, variants=(end_to_end.TUTORIAL,), module="end_to_end"),
@@ -87,7 +87,7 @@ PARTS = (
         name="tutorial_workers", seconds=10, variants=(end_to_end.WITH_WORKERS,),
         module="end_to_end",
     ),
-    Part(name="steady", seconds=10, variants=steady.VARIANTS),
+    Part(name="steady", seconds=9, variants=steady.VARIANTS),
     Part(name="steps", seconds=34, variants=tuple(steps.WAYS)),
     Part(name="startup", seconds=4, variants=startup.VARIANTS, times=3),
     Part(name="pixels", seconds=10, variants=pixels.VARIANTS),

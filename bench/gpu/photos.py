@@ -14,7 +14,7 @@ from pipelines.convert import ConvertConfig, convert
 
 #: The tutorial's: of each of two classes 1,000 photos to learn from, 400 to test, of some size.
 PHOTOS, TEST_PHOTOS, MEAN_SIZE = 1000, 400, (400, 300)
-_FEW = 12, 4, (120, 90)
+_FEW = 8, 4, (120, 90)
 #: Each is drawn once and there so many times under other names, as drawing is slow; it is read and
 #: decoded each time.
 ALIKE = 4

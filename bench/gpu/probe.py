@@ -32,7 +32,7 @@ def measure(task: Task) -> Iterator[Found]:
     """Try each way; findings of a GPU are kept at once, and the loader acts on them from now on."""
     import torch
 
-    setup, data = name_setup(torch.device(task.device)), Path(task.data) / "train.beton"
+    setup, data = name_setup(torch.device(task.device)), Path(task.data) / "test.beton"
     found: dict[str, Decoding] = {}
     # First what the loader chooses between.
     for way in sorted(WAYS, key=lambda way: way not in (WHOLE, REGION)):
