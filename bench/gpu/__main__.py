@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import sys
 import tempfile
@@ -78,6 +79,8 @@ def main() -> int:
     if not asked.rehearse and not torch.cuda.is_available():
         print("bench.gpu: torch sees no CUDA GPU; --rehearse runs it on the CPU", file=sys.stderr)
         return 2
+    if asked.rehearse:  # beside others' threads its own would mostly wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     budget_s = asked.budget or (math.inf if asked.rehearse else RUN_LIMIT_S)
     with tempfile.TemporaryDirectory(prefix="fastft-gpu-") as folder:
         parts = choose(only)

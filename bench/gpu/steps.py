@@ -45,12 +45,17 @@ def main(arguments: list[str]) -> None:
 def measure(task: Task) -> Iterator[Found]:
     """Images/s of one way at each batch size that is learnt from, the usual one first."""
     dtype, channels_last, how = WAYS[task.variant]
+    if not task.on_gpu:  # most processors only emulate bfloat16
+        dtype = None
     rows: list[dict[str, Any]] = []
     for batch in sorted(task.trained, reverse=True):
         step = make_step(task, dtype, channels_last=channels_last)
         images, labels = make_batch(task, batch, dtype, channels_last=channels_last)
         if how == "compiled":  # for this size alone, as a run has one
-            step.model = torch.compile(step.model, dynamic=False)  # type: ignore[assignment]
+            # A rehearsal only traces: compilers for a CPU are others.
+            backend = "inductor" if task.on_gpu else "eager"
+            compiled = torch.compile(step.model, dynamic=False, backend=backend)
+            step.model = compiled  # type: ignore[assignment]
         work = partial(step, images, labels)
         if how == "graph" and task.on_gpu:
             work = capture(work)
