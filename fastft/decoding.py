@@ -56,10 +56,25 @@ def try_decoding(
         convert(ConvertConfig(src=photos / "train", out=Path(folder, "data.beton")))
         for way in WAYS:
             on_way(way)
-            told = [str(WAYS.index(way)), device, str(Path(folder, "data.beton")), str(rehearse)]
-            answer = run_child("fastft.decoding", told, limit_s)
-            found[str(way)] = Decoding(**answer)
+            data = Path(folder, "data.beton")
+            found[str(way)] = try_way(way, device, data, limit_s, rehearse=rehearse)
     return found
+
+
+def try_way(
+    way: Way, device: str, data: Path, limit_s: float, *, rehearse: bool = False
+) -> Decoding:
+    """Try one way on the photos of a `.beton`, in a process of its own.
+
+    Args:
+        way: how it is decoded.
+        device: where.
+        data: photos of 4:2:0.
+        limit_s: how long it may take before it is killed.
+        rehearse: see `try_decoding`.
+    """
+    told = [str(WAYS.index(way)), device, str(data), str(rehearse)]
+    return Decoding(**run_child("fastft.decoding", told, limit_s))
 
 
 def main(arguments: list[str]) -> None:

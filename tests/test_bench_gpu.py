@@ -1,21 +1,38 @@
-"""The proof on a GPU, as far as it can be tried without one."""
+"""The proof on a GPU, as far as it can be tried without one: its parts, each in this process."""
 
 import importlib
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from bench.gpu import __main__ as command
-from bench.gpu import end_to_end, fed, loaders, pixels, startup, steady, steps, suite, table
-from bench.gpu.task import Task, answer
+from bench.gpu import (
+    clocks,
+    end_to_end,
+    fed,
+    loaders,
+    photos,
+    probe,
+    suite,
+    suite_report,
+    trainings,
+)
+from bench.gpu.task import Found, Task, answer, read_task
 from bench.gpu.timeline import merge, shared, summarize
 from fastft.child import ANSWER
-from pipelines.errors import DataError
+from fastft.train_config import TrainConfig
+from pipelines.beton import read_index
+from pipelines.errors import UsageError
+from pipelines.loaders.dali_decode import WAYS, Decoding
 
 needs_dali = pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI")
 
@@ -23,44 +40,266 @@ needs_dali = pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI"
 @pytest.fixture(scope="module")
 def task(photos: Path, data: Path) -> Task:
     return Task(
-        variant="", device="cpu", root=str(command.ROOT), photos=str(photos), data=str(data),
-        many=str(data / "train.beton"), size=40, batches=(4, 8), batch=4, epochs=1, seconds=0.01,
+        device="cpu", root=str(command.ROOT), photos=str(photos), data=str(data), many=str(data),
+        size=40, batches=(4, 8), trained=(4,), epochs=1, times=2, rounds=2, seconds=0.01,
         workers=1,
     )  # fmt: skip
+
+
+def last(found: Iterable[Found]) -> Found:
+    *_, whole = found
+    return json.loads(json.dumps(whole))
 
 
 @pytest.mark.parametrize(
     ("part", "variant", "has"),
     [
-        ("machine", "", {"environment", "bytes_per_s"}),
-        pytest.param("probe", "", {"setup", "ways", "takes_regions"}, marks=needs_dali),
+        ("machine", "", {"bytes_per_s"}),
         ("pixels", "resident", {"rows", "verdicts"}),
-        ("steps", "bf16, channels_last", {"rows"}),
-        ("fed", "resident", {"share", "waited_s", "img_per_s"}),
+        ("steps", "bf16, channels_last, eager", {"rows"}),
         ("loaders", "resident", {"rows"}),
         ("loaders", loaders.STOCK_TORCHVISION, {"rows"}),
     ],
 )
 def test_a_part_measures(part: str, variant: str, has: set[str], task: Task) -> None:
-    found = importlib.import_module(f"bench.gpu.{part}").measure(replace(task, variant=variant))
-    assert has <= set(found)
-    json.dumps(found)
+    measure = importlib.import_module(f"bench.gpu.{part}").measure
+    assert has <= set(last(measure(replace(task, variant=variant))))
 
 
 def test_every_loader_and_batch_size_has_a_row(task: Task) -> None:
-    found = loaders.measure(replace(task, variant="resident"))
+    found = last(loaders.measure(replace(task, variant="resident")))
     assert [row["batch"] for row in found["rows"]] == [4, 8]
     # So short a reading may take no tick of the processor's clock.
     assert all(row["img_per_s"] > 0 and row["cores"] >= 0 for row in found["rows"])
 
 
-def test_what_a_part_raises_is_a_finding(task: Task, tmp_path: Path) -> None:
-    def measure(task: Task) -> dict[str, Any]:
-        raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
+@needs_dali
+def test_each_way_to_decode_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashed = Decoding(failed="crashed: SIGSEGV")
+    monkeypatch.setattr(
+        probe, "try_way",
+        lambda way, *_, **__: crashed if way.region else Decoding(img_per_s=9.0),
+    )  # fmt: skip
+    steps = list(probe.measure(task))
+    assert [len(each["ways"]) for each in steps] == [1, 2, 3, 4]
+    assert list(steps[1]["ways"]) == ["whole, fancy", "region, fancy"]
+    assert set(steps[-1]["ways"]) == {str(way) for way in WAYS}
+    assert steps[-1]["takes_regions"] is False
 
-    answer(measure, [task.as_json(), str(tmp_path)])
-    found = json.loads((tmp_path / ANSWER).read_text())
-    assert found["failed"] == "RuntimeError: CUDA error: an illegal memory access"
+
+def test_contenders_take_turns(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fed, "LOADERS", ("resident", "none such"))
+    monkeypatch.setattr(fed, "train_through", lambda name, task, batch: {"batch": batch})
+    steps = [last([each]) for each in fed.measure(replace(task, variant="large batch"))]
+    turns = [[len(one["rounds"]) for one in each["contenders"].values()] for each in steps]
+    assert turns == [[1, 0, 0], [1, 1, 0], [2, 1, 0], [2, 2, 0], [2, 2, 0]]
+    found = steps[-1]
+    assert "'none such', expected one of" in found["contenders"]["none such"]["missing"]
+    for name in ("bound", "resident"):
+        for one in found["contenders"][name]["rounds"]:
+            assert one["img_per_s"] == pytest.approx(found["steps"] * 4 / one["seconds"])
+    assert found["trainer"] == {"batch": 4}
+
+
+def test_the_trainer_counts_from_its_second_epoch(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: TrainConfig, console: Console) -> SimpleNamespace:
+        assert (config.data, config.batch_size, config.loader) == (Path(task.many), 4, "resident")
+        rates = range(config.epochs)
+        return SimpleNamespace(
+            epochs=[SimpleNamespace(img_per_s=rate, wait_s=0.1, train_s=1.0) for rate in rates]
+        )
+
+    monkeypatch.setattr(fed, "train", train)
+    assert fed.train_through("resident", task, 4)["img_per_s"] == [1, 2]
+
+
+def test_a_round_waits_for_the_device_at_its_ends(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(fed, "wait", lambda device: seen.append("wait"))
+    batches = iter([(torch.zeros(1), torch.zeros(1))] * 9)
+    fed._take_turn(lambda *_: seen.append("step"), batches, 4, task, 1)
+    assert seen == ["step", "wait", *["step"] * 4, "wait"]
+
+
+def test_photos_are_linked_and_converted(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photos, "_FEW", (4, 4, (40, 40)))
+    names = {name: str(tmp_path / name) for name in ("photos", "data", "many")}
+    last(photos.measure(replace(task, **names)))
+    counts = {
+        name: len(read_index(tmp_path / name))
+        for name in ("data/train.beton", "data/test.beton", "many/train.beton", "many/test.beton")
+    }
+    assert list(counts.values()) == [8, 8, 8 * photos.TIMES, 8]
+    assert len(list((tmp_path / "photos").rglob("*.jpg"))) == 16
+
+
+def test_rows_are_told_as_they_come(task: Task, tmp_path: Path) -> None:
+    def measure(task: Task) -> Iterator[Found]:
+        yield {"half": task.variant}
+        if task.variant == "bad":
+            raise RuntimeError("CUDA error: an illegal memory access\nwas encountered")
+        if task.variant == "refused":
+            raise UsageError("--loader", "x", "y")
+        yield {"half": task.variant, "whole": True}
+
+    told = replace(task, variants=("bad", "refused", "good"), rows=str(tmp_path / "rows"))
+    assert read_task(told.as_json()) == told
+    answer(measure, [told.as_json(), str(tmp_path)])
+    lines = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert [(line["variant"], line["done"]) for line in lines] == [
+        ("bad", False), ("bad", True), ("refused", False), ("refused", True), ("good", False),
+        ("good", False), ("good", True),
+    ]  # fmt: skip
+    found = {line["variant"]: line["found"] for line in lines}
+    assert found["bad"]["half"] == "bad"
+    assert found["bad"]["failed"] == "RuntimeError: CUDA error: an illegal memory access"
+    assert found["refused"]["failed"] == "--loader: x, expected y"
+    assert found["good"] == {"half": "good", "whole": True}
+    assert (tmp_path / ANSWER).exists()
+
+
+_TESTS = """
+import pytest
+
+def test_unmarked(): raise SystemExit(9)
+
+@pytest.mark.kernel
+def test_kernel(): pass
+
+@pytest.mark.gpu
+def test_good(): pass
+
+@pytest.mark.gpu
+def test_bad(): assert 3 == 4
+
+@pytest.mark.gpu
+@pytest.mark.skip(reason="no nvJPEG")
+def test_skipped(): pass
+"""
+
+
+def test_all_marked_tests_are_run_and_counted(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(command.ROOT))
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setattr(suite, "REHEARSED", suite.ON_GPU)
+    monkeypatch.setattr(suite, "_LOOK_S", 0.05)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_a.py").write_text(_TESTS)
+    (tmp_path / "tests" / "test_b.py").write_text("import a_library_that_is_not_here")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    kernel\n")
+    found = last(suite.measure(replace(task, root=str(tmp_path))))
+    assert (found["tests"], found["passed"], found["skipped"]) == (4, 2, 1)
+    assert found["failures"] == {"tests/test_a.py::test_bad": "assert 3 == 4"}
+    assert "a_library_that_is_not_here" in found["not_collected"]["tests/test_b.py"]
+    assert found["failed"] == "1 tests failed"
+
+
+def test_tests_of_a_gpu_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Item(SimpleNamespace):
+        def get_closest_marker(self, name: str) -> bool | None:
+            return True if name in self.marks else None
+
+    monkeypatch.setenv(suite_report.FILE, str(tmp_path / "report"))
+    items: Any = [Item(name=name, marks=marks) for name, marks in
+                  (("a", "kernel"), ("b", "gpu"), ("c", "kernel"), ("d", "gpu"))]  # fmt: skip
+    suite_report.pytest_collection_modifyitems(items)
+    assert [item.name for item in items] == ["b", "d", "a", "c"]
+    (line,) = (tmp_path / "report").read_text().splitlines()
+    assert json.loads(line) == {"what": "collected", "tests": 4}
+
+
+def test_a_suite_that_is_ended_says_where_it_was() -> None:
+    events = [
+        {"what": "collected", "tests": 9}, {"what": "began", "test": "a"},
+        {"what": "passed", "test": "a", "when": "setup", "seconds": 0.1, "said": ""},
+        {"what": "passed", "test": "a", "when": "call", "seconds": 0.2, "said": ""},
+        {"what": "failed", "test": "a", "when": "teardown", "seconds": 0.1, "said": "left"},
+        {"what": "ended", "test": "a"}, {"what": "began", "test": "b"},
+    ]  # fmt: skip
+    lines = [*map(json.dumps, events), '{"what": "passed", "tes']
+    found = suite.count(suite.read_events(lines))
+    assert found["failures"] == {"a": "left"}
+    assert (found["tests"], found["passed"], found["running"]) == (9, 0, "b")
+    assert found["slowest"] == {"a": pytest.approx(0.4)}
+
+
+def make_run(folder: Path, costs: dict[str, float] | None) -> None:
+    folder.mkdir()
+    epoch = {"kind": "epoch", "train_s": 1.5, "eval_s": 0.5, "wait_s": 0.25, "img_per_s": 100.0,
+             "eval_accuracy": 0.75}  # fmt: skip
+    rows = [{"kind": "step"}, epoch, {**epoch, "img_per_s": 200.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"seconds": 6.0} | ({} if costs is None else {"costs_s": costs})
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "last.pt").write_bytes(b"12345")
+
+
+@pytest.mark.parametrize("costs", [None, {"imports": 2.5, "curves": 0.5}])
+def test_a_run_is_itemized_by_what_it_tells(costs: Any, tmp_path: Path) -> None:
+    make_run(tmp_path / "run", costs)
+    found = trainings.read_run(tmp_path / "run")
+    assert found["costs_s"] == (costs or {})
+    assert found["run_s"] == 6.0
+    assert found["img_per_s"] == [100.0, 200.0]
+    assert (found["waited_s"], found["accuracy"], found["checkpoint_bytes"]) == (0.5, 0.75, 5)
+
+
+def test_each_training_is_timed_several_times(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], *_: object) -> tuple[float, str]:
+        commands.append(command)
+        if "fastft" in command:
+            make_run(Path(command[command.index("--out") + 1]), None)
+        else:
+            Path(command[3]).touch()
+        return 9.0, 'told\n{"accuracy": 0.5}'
+
+    monkeypatch.setattr(end_to_end, "run", run)
+    counts = {
+        name: len(last(end_to_end.measure(replace(task, variant=name)))["runs"])
+        for name in end_to_end.VARIANTS
+    }
+    assert set(counts.values()) == {2}
+    assert [task.photos in each for each in commands] == [False] * 4 + [True] * 6
+
+
+def test_a_training_that_fails_says_why(task: Task, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('CUDA out of memory')"]
+    with pytest.raises(RuntimeError, match="status 1: CUDA out of memory"):
+        trainings.run(command, task, tmp_path)
+
+
+def test_clocks_are_sampled(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho '1500, 2619, 300.5, 50, 90'\necho '1980, 2619, [N/A], 54, 99'\n"
+    )
+    program.chmod(0o755)
+    with clocks.Clocks(str(program)) as sampled:
+        pass
+    found = sampled.found
+    assert found["sm_mhz"] == {"median": 1740, "max": 1980}
+    assert found["power_w"] == {"median": 300.5, "max": 300.5}
+    assert found["samples"] % 2 == 0
+
+
+def test_no_clocks_do_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with clocks.Clocks() as sampled:
+        pass
+    with clocks.Clocks(str(tmp_path / "nothing")) as other:
+        pass
+    assert sampled.found == other.found == {}
+    assert clocks.summarize(["no devices were found"]) == {}
 
 
 def kernel(begin: float, us: float, name: str = "conv") -> dict[str, Any]:
@@ -110,139 +349,3 @@ def test_a_trace_without_kernels_says_so() -> None:
 def test_spans() -> None:
     assert merge([(5, 7), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 7)]
     assert shared((2, 6), [(0, 4), (5, 7)]) == 3
-
-
-REPORT = """<?xml version="1.0"?><testsuites><testsuite tests="4">
-<testcase classname="tests.test_a" name="test_x"/>
-<testcase classname="tests.test_a" name="test_y[1]"><failure message="assert 3 == 4">long</failure>
-</testcase>
-<testcase classname="tests.test_a" name="test_z"><skipped message="no nvJPEG"/></testcase>
-<testcase classname="tests.test_a" name="test_w"/></testsuite></testsuites>"""
-
-
-def test_tests_are_counted() -> None:
-    assert suite.read_report(REPORT) == {
-        "tests": 4, "passed": 2, "skipped": 1,
-        "failures": {"tests.test_a::test_y[1]": "assert 3 == 4"},
-    }  # fmt: skip
-
-
-def test_files_with_tests_for_a_gpu_are_found() -> None:
-    tests = command.ROOT / "tests"
-    found = {file.name for file in tests.glob("test_*.py") if suite._is_for_a_gpu(file)}
-    assert {"test_gpu_kernel.py", "test_loaders.py", "test_saving.py"} <= found
-    assert "test_plan.py" not in found
-
-
-def results() -> dict[str, Any]:
-    """Such as a run leaves that measured each part once, and failed in one."""
-    distance = {"mean": 0.2, "most": 9}
-    rows = [{"stage": "whole", "view": "train", "distance": distance}]
-    batch = {"batch": 256, "img_per_s": 9000.0, "cores": 3.0, "gpu_bytes": 10**9}
-    call = {"cudaMalloc in thread 1": {"per_step": 0.25, "ms_per_step": 0.1}}
-    end = {"seconds": 10.0, "epochs_s": [1.0, 0.5], "accuracy": 0.9}
-    return {
-        "what": "gpu", "date": "2026-01-02", "rehearsal": False, "seconds": {"all": 400.0},
-        "parts": {
-            "probe": {"": {"ways": {
-                "whole, fancy": {"failed": "", "img_per_s": 9000.0, "cpu_ms": 0.2, "mean": 0.2,
-                                 "most": 9},
-                "region, plain": {"failed": "crashed: SIGSEGV"}}, "takes_regions": False}},
-            "machine": {"": {"environment": {"gpu": "NVIDIA H200", "cpus": 16}, "cuda": "13.0",
-                             "bytes_per_s": {"within_device": 4e12}}},
-            "pixels": {"dali": {"rows": rows, "verdicts": [{"stated": None, "passed": True}]}},
-            "kernel": {"": {"rows": [
-                {"store": "rgb", "dtype": "bf16", "batch": 1024, "img_per_s": 2.5e6,
-                 "bytes_per_s": 1e12, "share_of_copy": 0.25}]}},
-            "steps": {"bf16, channels_last": {"rows": [batch]}},
-            "fed": {"resident": {"share": 0.995, "img_per_s": 1.0, "bound_img_per_s": 2.0,
-                                 "waited_s": 0.01, "seconds": 4.0},
-                    "dali": {"failed": "crashed: SIGSEGV"}},
-            "loaders": {"dali": {"rows": [batch]},
-                        loaders.STOCK_DALI: {"rows": [{**batch, "img_per_s": 4500.0}]},
-                        loaders.SWEEP: {"rows": [{**batch, "hw_decoder_load": 0.9}]}},
-            "end_to_end": {"resident": end, end_to_end.TUTORIAL: {**end, "seconds": 55.0}},
-            "startup": {"resident": {when: {"items": {"import torch": 2.0}, "seconds": 4.0}
-                                     for when in (startup.FIRST, startup.AGAIN)}},
-            "steady": {"dali": {"busy_share": 0.97, "gaps": {"count": 3, "share": 0.02},
-                                 "synchronizing": {}, "allocating": call}},
-            "suite": {"": {"passed": 60, "skipped": 1, "failures": {}}},
-        },
-    }  # fmt: skip
-
-
-def test_the_table_says_what_was_measured_and_what_failed() -> None:
-    rows = {
-        what: (figure, beside, goal) for what, figure, beside, goal in table.find_rows(results())
-    }
-    assert rows["fed dali"] == ("failed", "crashed: SIGSEGV", "")
-    assert rows["DALI decodes: whole, fancy"][0] == "9,000 img/s"
-    assert rows["DALI decodes: region, plain"][1] == "crashed: SIGSEGV"
-    assert rows["DALI decodes from now on"][0] == "whole images"
-    assert rows["training through `resident`, share of the compute bound"][::2] == ("0.995", "0.99")
-    assert rows["process start to checkpoint, `resident`"][2] == "5x the tutorial's: 5.5"
-    assert rows["`dali` alone, batches of 256"][2] == "1.0x stock DALI: 2.00"
-    assert rows["fused kernel, rgb to bf16, batches of 1024"][0] == "2.50 M img/s"
-    assert "0.2 allocations by the driver" in rows["GPU busy, trained through `dali`"][1]
-    text = table.as_markdown(results())
-    assert "NVIDIA H200" in text
-    assert text.count("\n| ") == len(rows) + 1
-    shown = Console(record=True, quiet=True, width=300)
-    shown.print(table.as_table(results()))
-
-
-def test_every_part_has_rows_and_a_module() -> None:
-    assert {part.name for part in command.PARTS} == set(table._ROWS)
-    for part in command.PARTS:
-        name = command.MODULES.get(part.name, part.name)
-        assert callable(importlib.import_module(f"bench.gpu.{name}").main)
-    variants = {part.name: part.variants for part in command.PARTS}
-    assert variants["pixels"] == pixels.VARIANTS
-    assert {*variants["steps"], *variants["compiled"]} == set(steps.WAYS)
-    assert variants["steady"] == steady.VARIANTS
-    assert variants["fed"] == fed.VARIANTS
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(None, "No such file"), ("{", "no JSON"), ('{"what": "x"}', "JSON of something else")],
-)
-def test_another_json_is_refused(content: str | None, said: str, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "x.json").write_text(content)
-    with pytest.raises(DataError, match=said):
-        table.read_results(tmp_path / "x.json")
-
-
-def test_what_there_is_no_time_for_is_said(
-    tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "make_data", lambda folder, rehearse: task)
-    parts = [part for part in command.PARTS if part.name in ("machine", "kernel")]
-    silent = Console(quiet=True)
-    found = command.run(parts, tmp_path, tmp_path / "out", silent, True, budget_s=0)
-    assert {each[""]["failed"][:9] for each in found["parts"].values()} == {"not begun"}
-    (file,) = (tmp_path / "out").iterdir()
-    assert json.loads(file.read_text())["parts"] == found["parts"]
-
-
-def test_options(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def status(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["bench.gpu", *map(str, arguments)])
-        return command.main()
-
-    with pytest.raises(SystemExit, match="2"):
-        status(tmp_path, "--only", "kernel,nothing")
-    assert "expected parts out of probe, machine" in capsys.readouterr().err
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert status(tmp_path) == 2
-    assert "sees no CUDA GPU" in capsys.readouterr().err
-    assert status(tmp_path / "x.json", "--table") == 1
-    (tmp_path / "x.json").write_text(json.dumps(results()))
-    (tmp_path / "README.md").write_text(f"a\n{table.BEGIN}\nold\n{table.END}\nb\n")
-    assert status(tmp_path / "x.json", "--table", "--write", tmp_path / "README.md") == 0
-    text = (tmp_path / "README.md").read_text()
-    assert "old" not in text
-    assert "NVIDIA H200" in text

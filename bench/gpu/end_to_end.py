@@ -7,22 +7,18 @@ epoch. Conversion, which happens once, is told apart.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.task import Task, answer
+from bench.gpu.task import Found, Task, answer
+from bench.gpu.trainings import BATCH, ours, read_run, run
 
 TUTORIAL, WITH_WORKERS = "tutorial", "tutorial, workers and pinned memory"
-OURS = ("resident", "resident, from photos", "dali")
-VARIANTS = (*OURS, TUTORIAL, WITH_WORKERS)
-#: The tutorial's.
-_BATCH, _LR = 128, 5e-4
-_LIMIT_S = 240
+OURS, FROM_PHOTOS = ("resident", "dali"), "resident, from photos"
+VARIANTS = (*OURS, FROM_PHOTOS, TUTORIAL, WITH_WORKERS)
 
 
 def main(arguments: list[str]) -> None:
@@ -30,53 +26,30 @@ def main(arguments: list[str]) -> None:
     answer(measure, arguments)
 
 
-def measure(task: Task) -> dict[str, Any]:
-    """Run the variant once, in a process of its own; seconds in all, accuracy, time of epochs."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        ours = task.variant in OURS
-        command = _ours(task, out) if ours else _tutorial(task, out)
-        python_path = os.pathsep.join(filter(None, (task.root, os.environ.get("PYTHONPATH", ""))))
-        started = time.perf_counter()
-        ended = subprocess.run(
-            command, cwd=folder, env={**os.environ, "PYTHONPATH": python_path},
-            capture_output=True, text=True, timeout=_LIMIT_S, check=False,
-        )  # fmt: skip
-        seconds = time.perf_counter() - started
-        if ended.returncode:
-            said = (ended.stderr or ended.stdout).strip().splitlines()
-            return {"failed": f"status {ended.returncode}: {said[-1] if said else ''}"}
-        saved = out / "last.pt" if ours else out
-        told = _read_run(out) if ours else json.loads(ended.stdout.splitlines()[-1])
-        return {"seconds": seconds, "checkpoint_bytes": saved.stat().st_size, **told}
-
-
-def _ours(task: Task, out: Path) -> list[str]:
-    loader, _, source = task.variant.partition(", ")
-    return [
-        sys.executable, "-m", "fastft", "train", "--loader", loader,
-        "--data", task.photos if source else task.data, "--out", str(out), "--weights", "none",
-        "--epochs", str(task.epochs), "--batch-size", str(min(_BATCH, task.batch)),
-        "--size", str(task.size), "--device", task.device, "--workers", str(task.workers),
-        "--lr", str(_LR),
-    ]  # fmt: skip
+def measure(task: Task) -> Iterator[Found]:
+    """Run the variant, each time in a process of its own; what each run told, and its seconds."""
+    runs: list[dict[str, Any]] = []
+    for _ in range(task.times):
+        with tempfile.TemporaryDirectory(prefix="fastft-end-") as folder:
+            out = Path(folder) / "run"
+            if task.variant in (TUTORIAL, WITH_WORKERS):
+                seconds, said = run(_tutorial(task, out), task, Path(folder))
+                told = json.loads(said.splitlines()[-1])
+                told["checkpoint_bytes"] = out.stat().st_size
+            else:
+                loader, _, source = task.variant.partition(", ")
+                data = task.photos if source else task.data
+                command = ours(task, loader, data, out, epochs=task.epochs)
+                seconds, _ = run(command, task, Path(folder))
+                told = read_run(out)
+        runs.append({"seconds": seconds, **told})
+        yield {"epochs": task.epochs, "runs": runs}
 
 
 def _tutorial(task: Task, out: Path) -> list[str]:
     workers = task.workers if task.variant == WITH_WORKERS else 0
     return [
         sys.executable, str(Path(__file__).with_name("tutorial.py")), task.photos, str(out),
-        "--epochs", str(task.epochs), "--batch-size", str(min(_BATCH, task.batch)),
+        "--epochs", str(task.epochs), "--batch-size", str(min(BATCH, task.batch)),
         "--size", str(task.size), "--device", task.device, "--workers", str(workers),
     ]  # fmt: skip
-
-
-def _read_run(out: Path) -> dict[str, Any]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    epochs = [row for row in rows if row["kind"] == "epoch"]
-    return {
-        "epochs_s": [row["train_s"] + row["eval_s"] for row in epochs],
-        "waited_s": sum(row["wait_s"] for row in epochs),
-        "img_per_s": [row["img_per_s"] for row in epochs],
-        "train_accuracy": epochs[-1]["train_accuracy"], "accuracy": epochs[-1]["eval_accuracy"],
-    }  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from bench.gpu.task import Task, answer, per_second
+from bench.gpu.task import Found, Task, answer, per_second
 from fastft.environment import environment
 
 #: More than any cache holds; a rehearsal's.
@@ -21,15 +22,19 @@ def main(arguments: list[str]) -> None:
     answer(measure, arguments)
 
 
-def measure(task: Task) -> dict[str, Any]:
-    """Versions, what the driver says, bytes per second."""
-    found: dict[str, Any] = {"environment": environment(), "cuda": torch.version.cuda}
+def measure(task: Task) -> Iterator[Found]:
+    """The card's size, and bytes per second."""
+    found: dict[str, Any] = {}
     if task.on_gpu:
         properties = torch.cuda.get_device_properties(0)
         found["multiprocessors"] = properties.multi_processor_count
         found["memory_bytes"] = properties.total_memory
-        found["driver"] = ask_driver()
-    return {**found, "bytes_per_s": copy_rates(task)}
+    yield {**found, "bytes_per_s": copy_rates(task)}
+
+
+def describe() -> dict[str, Any]:
+    """Versions, processor, card and driver: what all figures hold for."""
+    return {"environment": environment(), "cuda": torch.version.cuda, "driver": ask_driver()}
 
 
 def ask_driver() -> dict[str, str]:

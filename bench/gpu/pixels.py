@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.task import Task, answer
+from bench.gpu.task import Found, Task, answer
 from fastft.pixels import compare
 from pipelines.loaders import make_loader
 from pipelines.source import open_source
@@ -17,11 +18,12 @@ _IMAGES, _FEW_IMAGES = 96, 6
 _CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "torchvision": ("torchvision", {}),
     "ffcv": ("ffcv", {}),
-    "dali": ("dali", {}),
-    "dali, plain upsampling": ("dali", {}),
     "resident": ("resident", {"store_place": "gpu"}),
     "resident, pixels in RAM": ("resident", {"store_place": "ram"}),
     "resident yuv420": ("resident", {"store_place": "gpu", "store": "yuv420"}),
+    # Last, as it sets DALI's options for what is left of the process.
+    "dali": ("dali", {}),
+    "dali, plain upsampling": ("dali", {}),
 }
 VARIANTS = tuple(_CONTENDERS)
 _PLAIN = "dali, plain upsampling"
@@ -32,7 +34,7 @@ def main(arguments: list[str]) -> None:
     answer(measure, arguments)
 
 
-def measure(task: Task) -> dict[str, Any]:
+def measure(task: Task) -> Iterator[Found]:
     """Distances of one contender, stage by stage."""
     name, options = _CONTENDERS[task.variant]
     if not task.on_gpu and "store_place" in options:
@@ -45,7 +47,7 @@ def measure(task: Task) -> dict[str, Any]:
         images=_IMAGES if task.on_gpu else _FEW_IMAGES, size=task.size, device=task.device,
         workers=task.workers,
     )  # fmt: skip
-    return {
+    yield {
         "images": found.images, "rows": [asdict(row) for row in found.rows],
         "verdicts": [asdict(verdict) for verdict in found.verdicts],
     }  # fmt: skip

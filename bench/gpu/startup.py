@@ -1,44 +1,36 @@
-"""Where a training's first seconds go: imports, CUDA, model, loader, compilation, first step.
+"""The first seconds of `fastft train` on a new machine, where nothing has been compiled before.
 
-Once with nothing compiled before, as on a new machine, once more with what that has left.
+A training of one epoch, each time with empty caches. `end_to_end` has the same with full ones.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from fastft.child import run_child
+from bench.gpu.task import Found, Task, answer
+from bench.gpu.trainings import ours, read_run, run
 
-#: A variant's caches of compiled kernels are new; the second process finds what the first left.
-_CACHES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
-_LIMIT_S = 100.0
-FIRST, AGAIN = "first", "again"
+#: Where compiled code is kept: Triton's, numba's, torch.compile's, the driver's.
+CACHES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
+VARIANTS = ("resident",)
 
 
 def main(arguments: list[str]) -> None:
     """See `task.answer`."""
-    from bench.gpu.task import answer
-
     answer(measure, arguments)
 
 
-def measure(task: Any) -> dict[str, Any]:
-    """Items of two processes' start, seconds; the variant is a loader."""
-    with tempfile.TemporaryDirectory() as folder:
-        kept = {name: os.environ.get(name) for name in _CACHES}
-        os.environ.update(dict.fromkeys(_CACHES, folder))
-        try:
-            found = {
-                when: run_child("bench.gpu.first_steps", [task.as_json()], _LIMIT_S)
-                for when in (FIRST, AGAIN)
-            }
-        finally:
-            for name, value in kept.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-    failed = [each["failed"] for each in found.values() if "failed" in each]
-    return {**found, **({"failed": failed[0]} if failed else {})}
+def measure(task: Task) -> Iterator[Found]:
+    """Seconds of each of some starts, and what the runs tell of them; the variant is a loader."""
+    runs: list[dict[str, Any]] = []
+    for _ in range(task.times):
+        with tempfile.TemporaryDirectory(prefix="fastft-start-") as folder:
+            caches = {name: str(Path(folder) / name.lower()) for name in CACHES}
+            out = Path(folder) / "run"
+            command = ours(task, task.variant, task.data, out, epochs=1)
+            seconds, _ = run(command, task, Path(folder), caches)
+            runs.append({"seconds": seconds, **read_run(out)})
+        yield {"epochs": 1, "runs": runs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -14,12 +15,12 @@ import torch
 
 from bench.gpu.fed import without_end
 from bench.gpu.steps import make_step
-from bench.gpu.task import Task, answer, wait
+from bench.gpu.task import Found, Task, answer, wait
 from bench.gpu.timeline import summarize
 from fastft.environment import pick_amp
 from pipelines.loaders import make_loader
 
-VARIANTS = ("dali", "resident")
+VARIANTS = ("resident", "dali")
 #: Within one epoch of the many photos; and so many before.
 STEPS, _WARM = 16, 6
 
@@ -29,13 +30,13 @@ def main(arguments: list[str]) -> None:
     answer(measure, arguments)
 
 
-def measure(task: Task) -> dict[str, Any]:
+def measure(task: Task) -> Iterator[Found]:
     """Figures of the trace, and where torch itself saw the host wait for the GPU."""
     device = torch.device(task.device)
     dtype = pick_amp("auto", device)
     step = make_step(task, dtype)
     with make_loader(
-        task.variant, task.many, size=task.size, batch_size=task.batch, device=device,
+        task.variant, task.many_photos, size=task.size, batch_size=task.batch, device=device,
         dtype=dtype if task.on_gpu else None, workers=task.workers, drop_last=True,
     ) as loader, closing(without_end(loader)) as batches:  # fmt: skip
         for images, labels in islice(batches, len(loader) + _WARM):
@@ -55,7 +56,7 @@ def measure(task: Task) -> dict[str, Any]:
             events = json.loads(path.read_text())["traceEvents"]
     # The wait at the end is the profile's own.
     category = "kernel" if task.on_gpu else "cpu_op"
-    return {**summarize(events, STEPS, category), "torch_waits": hidden}
+    yield {**summarize(events, STEPS, category), "torch_waits": hidden}
 
 
 def _hidden_waits(step: Any, batches: Any, task: Task) -> list[str]:

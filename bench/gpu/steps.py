@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 
-from bench.gpu.task import Task, answer, gpu_bytes, per_second
+from bench.gpu.clocks import Clocks
+from bench.gpu.task import Found, Task, answer, gpu_bytes, per_second, wait
+from fastft import step as step_module
 from fastft.loss import Loss
 from fastft.model import build_model
 from fastft.optim import make_optimizer
 from fastft.step import TrainStep
+from fastft.train_config import How
 
 #: At least as many as the photos have.
 CLASSES = 10
 #: Variant -> autocast's dtype, channels_last, how it is run.
 WAYS: dict[str, tuple[torch.dtype | None, bool, str]] = {
-    "fp32": (None, False, "eager"),
-    "fp32, channels_last": (None, True, "eager"),
-    "bf16": (torch.bfloat16, False, "eager"),
-    "bf16, channels_last": (torch.bfloat16, True, "eager"),
-    "bf16, channels_last, CUDA graph": (torch.bfloat16, True, "graph"),
+    "bf16, channels_last, eager": (torch.bfloat16, True, "eager"),
+    "bf16, channels_last, graph": (torch.bfloat16, True, "graph"),
+    "bf16, eager": (torch.bfloat16, False, "eager"),
+    "fp32, channels_last, eager": (None, True, "eager"),
+    "fp32, eager": (None, False, "eager"),
+    # Last, as compiling may take longer than there is time.
     "bf16, channels_last, compiled": (torch.bfloat16, True, "compiled"),
 }
-#: What `fastft train` does on a GPU.
+#: The ways that differ only in how the step is run, best known first.
 OURS = "bf16, channels_last"
-#: Steps before a graph is captured, as PyTorch asks for.
-_WARM = 3
+HOW: dict[str, How] = {"eager": "off", "compiled": "default", "graph": "graph"}
+#: Steps that are queued between two waits for the device.
+_AT_ONCE = 32
+#: Steps until all is prepared: a graph is captured in the fourth.
+_FIRST_STEPS = 4
 
 
 def main(arguments: list[str]) -> None:
@@ -36,30 +44,35 @@ def main(arguments: list[str]) -> None:
     answer(measure, arguments)
 
 
-def measure(task: Task) -> dict[str, Any]:
-    """Images/s of one way at each batch size that is learnt from."""
+def measure(task: Task) -> Iterator[Found]:
+    """Images/s of one way at each batch size that is learnt from, the usual one first."""
     dtype, channels_last, how = WAYS[task.variant]
-    rows = []
-    # What is compiled takes a minute for each size.
-    for batch in (task.batch,) if how == "compiled" else sizes(task):
+    if not task.on_gpu:
+        # Most processors only emulate bfloat16, and compilers for them are others: only trace.
+        dtype, step_module.BACKEND = None, "eager"
+    rows: list[dict[str, Any]] = []
+    for batch in sorted(task.trained, reverse=True):
         step = make_step(task, dtype, channels_last=channels_last)
         images, labels = make_batch(task, batch, dtype, channels_last=channels_last)
-        if how == "compiled":
-            step.model = torch.compile(step.model)  # type: ignore[assignment]
+        if not step.find_obstacle(HOW[how]):  # a rehearsal captures no graphs
+            step.prepare(HOW[how], batch, task.size)
         work = partial(step, images, labels)
-        if how == "graph" and task.on_gpu:
-            work = capture(work)
-        rows.append({"batch": batch, "img_per_s": batch * per_second(work, task, at_once=4)})
-    return {"rows": rows, "gpu_bytes": gpu_bytes()}
-
-
-def sizes(task: Task) -> tuple[int, ...]:
-    """Batches that are learnt from."""
-    return tuple(sorted({task.batch // 2, task.batch, 2 * task.batch}))
+        started = time.perf_counter()
+        for _ in range(_FIRST_STEPS):
+            work()
+        wait(task.device)
+        first_s = time.perf_counter() - started
+        with Clocks() as clocks:
+            rate = batch * per_second(work, task, at_once=_AT_ONCE)
+        rows.append(
+            {"batch": batch, "img_per_s": rate, "first_steps_s": first_s, "clocks": clocks.found}
+        )
+        yield {"rows": rows, "gpu_bytes": gpu_bytes()}
 
 
 def make_step(task: Task, dtype: torch.dtype | None, *, channels_last: bool = True) -> TrainStep:
-    """As `fastft train` puts it together."""
+    """As `fastft train` puts it together; cuDNN tries its kernels, too."""
+    torch.backends.cudnn.benchmark = task.on_gpu
     built = build_model(CLASSES, "none", seed=0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = built.model.to(task.device).to(memory_format=layout).train()
@@ -79,20 +92,3 @@ def make_batch(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     labels = torch.arange(batch, device=task.device) % CLASSES
     return images.contiguous(memory_format=layout), labels
-
-
-def capture(work: Callable[[], object]) -> Callable[[], object]:
-    """A whole step as one CUDA graph.
-
-    Source: PyTorch's documentation, "CUDA semantics", whole-network capture.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay

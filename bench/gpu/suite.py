@@ -1,20 +1,33 @@
-"""The tests that a GPU decides: those marked `gpu`, and the kernels', elsewhere interpreted."""
+"""The tests that a GPU decides: those marked `gpu`, and the kernels', elsewhere interpreted.
+
+All of them, from all files, in one pytest, whose results are counted as they come: a run that is
+ended says what had passed, what had failed and in which test it was.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.task import Task, answer
+from bench.gpu.suite_report import FILE
+from bench.gpu.task import Found, Task, answer
 
-_LIMIT_S = 200
-#: Names in a test file that say that it has such tests.
-_SIGNS = ("mark.gpu", "triton_kernels", "gpu: ModuleType")
+#: What is run; a rehearsal only shows that they are all found, and skipped for want of a GPU.
+ON_GPU, REHEARSED = "gpu or kernel", "gpu"
+#: Between looks at what has come.
+_LOOK_S = 1.0
+#: pytest's own exit statuses: all passed, some failed.
+_ENDED = (0, 1)
+_SLOWEST, _SAID = 5, 300
+
+Event = Mapping[str, Any]
 
 
 def main(arguments: list[str]) -> None:
@@ -22,44 +35,84 @@ def main(arguments: list[str]) -> None:
     answer(measure, arguments)
 
 
-def measure(task: Task) -> dict[str, Any]:
-    """Run them; gives how many passed, skipped and failed, and the names of the latter."""
-    tests = Path(task.root) / "tests"
-    files = [file for file in sorted(tests.glob("test_*.py")) if _is_for_a_gpu(file)]
-    if not task.on_gpu:  # elsewhere they have been run already
-        files = files[:1]
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        ended = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-m", "gpu or kernel", "-p", "no:cacheprovider",
-             f"--junitxml={report}", *map(str, files)],
-            cwd=task.root, env={**os.environ, "PYTHONPATH": _python_path(task)},
-            capture_output=True, text=True, timeout=_LIMIT_S, check=False,
-        )  # fmt: skip
-        if not report.exists():
-            return {"failed": (ended.stdout + ended.stderr).strip().splitlines()[-1:]}
-        return read_report(report.read_text())
+def measure(task: Task) -> Iterator[Found]:
+    """Run them; what they have come to so far, see `count`."""
+    with tempfile.TemporaryDirectory(prefix="fastft-suite-") as folder:
+        report, said = Path(folder) / "report.jsonl", Path(folder) / "said"
+        report.touch()
+        command = [
+            sys.executable, "-m", "pytest", "-q", "-p", "bench.gpu.suite_report",
+            "-p", "no:cacheprovider", "--continue-on-collection-errors",
+            "-m", ON_GPU if task.on_gpu else REHEARSED, str(Path(task.root) / "tests"),
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": _python_path(task), FILE: str(report)}
+        with said.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=task.root, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        seen = 0
+        while process.poll() is None:
+            lines = report.read_text().splitlines()
+            if len(lines) > seen:
+                seen = len(lines)
+                yield count(read_events(lines))
+            time.sleep(_LOOK_S)
+        found = count(read_events(report.read_text().splitlines()))
+        if process.returncode not in _ENDED:
+            last = said.read_text(errors="replace").strip().splitlines()[-1:]
+            found["failed"] = f"pytest: status {process.returncode}: {''.join(last)[:_SAID]}"
+        elif found["failures"]:
+            found["failed"] = f"{len(found['failures'])} tests failed"
+        yield found
 
 
-def read_report(text: str) -> dict[str, Any]:
-    """What a JUnit report says."""
-    cases = list(ElementTree.fromstring(text).iter("testcase"))
-    failed = {
-        f"{case.get('classname')}::{case.get('name')}": (each.get("message") or "")[:300]
-        for case in cases
-        for each in case
-        if each.tag in ("failure", "error")
-    }
-    skipped = [case for case in cases if case.find("skipped") is not None]
+def read_events(lines: Iterable[str]) -> list[Event]:
+    """The events of a report; its last line may be half written."""
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def count(events: Iterable[Event]) -> dict[str, Any]:
+    """What pytest has told so far.
+
+    Returns:
+        `tests` that are to run, `passed`, `skipped`; `failures` and `not_collected`, each with what
+        was said; `running`: the test that has begun and not ended; `slowest` with their seconds.
+    """
+    outcomes: dict[str, str] = {}
+    said: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    not_collected: dict[str, str] = {}
+    running, tests = "", 0
+    for each in events:
+        name, what = str(each.get("test", "")), each["what"]
+        if what == "collected":
+            tests = int(each["tests"])
+        elif what == "not collected":
+            not_collected[name] = str(each["said"])[:_SAID]
+        elif what == "began":
+            running = name
+        elif what == "ended":
+            running = ""
+        else:  # a phase of a test: it has failed if any of them has
+            seconds[name] = seconds.get(name, 0.0) + float(each["seconds"])
+            if outcomes.get(name) != "failed" and (what != "passed" or each["when"] == "call"):
+                outcomes[name] = what
+            if what == "failed":
+                said[name] = str(each["said"])[:_SAID]
+    slowest = sorted(seconds.items(), key=lambda item: item[1], reverse=True)[:_SLOWEST]
+    of = list(outcomes.values())
     return {
-        "tests": len(cases), "passed": len(cases) - len(skipped) - len(failed),
-        "skipped": len(skipped), "failures": failed,
+        "tests": tests, "passed": of.count("passed"), "skipped": of.count("skipped"),
+        "failures": said, "not_collected": not_collected, "running": running,
+        "slowest": dict(slowest),
     }  # fmt: skip
-
-
-def _is_for_a_gpu(file: Path) -> bool:
-    text = file.read_text()
-    return any(sign in text for sign in _SIGNS)
 
 
 def _python_path(task: Task) -> str:

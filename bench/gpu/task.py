@@ -1,4 +1,7 @@
-"""What a part's process is told, and how it answers."""
+"""What a part's process is told, and how it answers: a line of JSON for each row, as it comes.
+
+Nothing heavy is imported before it is needed: some parts only start other processes.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fastft.bench_config import Task as LoaderTask
 from fastft.child import ANSWER
 from pipelines.errors import FastftError
+
+if TYPE_CHECKING:
+    import torch
+
+Found = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,21 +29,27 @@ class Task:
     """What a part measures, as JSON on its process's command line.
 
     Attributes:
-        variant: which of the part's contenders; some parts have one alone.
+        variants: the part's contenders that this process measures, one after the other.
+        variant: the one whose turn it is; some parts have one alone, without a name.
+        rows: a file that gets a line for each finding.
         device: `cuda`, or `cpu` for a rehearsal, whose figures mean nothing.
         root: of the project.
         photos: class folders in `train` and `test`.
         data: the same as `train.beton` and `test.beton`.
-        many: a `.beton` of each training photo several times: epochs that last.
+        many: the same, with each training photo several times: epochs that last.
         size: side of the images that come out, px.
-        batches: sizes of batches that loaders and kernel are measured with.
-        batch: size of those that are learnt from.
+        batches: sizes of batches that loaders are measured with.
+        trained: sizes of batches that are learnt from; the largest is the usual one.
         epochs: of a run from end to end.
+        times: how often a whole process is timed.
+        rounds: how often contenders of one process take turns.
         seconds: for each figure.
         workers: threads or processes that decode.
     """
 
-    variant: str
+    variants: tuple[str, ...] = ("",)
+    variant: str = ""
+    rows: str = ""
     device: str
     root: str
     photos: str
@@ -45,8 +57,10 @@ class Task:
     many: str
     size: int
     batches: tuple[int, ...]
-    batch: int
+    trained: tuple[int, ...]
     epochs: int
+    times: int
+    rounds: int
     seconds: float
     workers: int
 
@@ -55,10 +69,20 @@ class Task:
         """Whether the figures mean something."""
         return self.device != "cpu"
 
+    @property
+    def batch(self) -> int:
+        """Size of the batches that are usually learnt from."""
+        return max(self.trained)
+
+    @property
+    def many_photos(self) -> str:
+        """The `.beton` of very many training photos."""
+        return str(Path(self.many) / "train.beton")
+
     def loader(self, name: str, batch_size: int) -> LoaderTask:
         """The same for `fastft.gauge`, which measures a loader."""
         return LoaderTask(
-            loader=name, data=self.many, workers=self.workers, view="train", size=self.size,
+            loader=name, data=self.many_photos, workers=self.workers, view="train", size=self.size,
             batch_size=batch_size, seconds=self.seconds, arch="resnet18", amp="auto",
             device=self.device, seed=0, cold=False,
         )  # fmt: skip
@@ -68,28 +92,51 @@ class Task:
         return json.dumps(asdict(self))
 
 
-def answer(measure: Callable[[Task], Mapping[str, Any]], arguments: list[str]) -> None:
-    """Measure what the first argument asks for; the answer goes to the folder that is the second.
+def read_task(text: str) -> Task:
+    """A task from its JSON."""
+    values = json.loads(text)
+    lists = {field.name for field in fields(Task) if str(field.type).startswith("tuple")}
+    return Task(**{
+        name: tuple(value) if name in lists else value for name, value in values.items()
+    })  # fmt: skip
 
-    Whatever is raised becomes `failed`, a line that says why: it is a finding like any other.
+
+def answer(measure: Callable[[Task], Iterator[Found]], arguments: list[str]) -> None:
+    """Measure each variant that the first argument asks for; the second is a folder for ANSWER.
+
+    `measure` gives all that it has found of its variant so far, again and again, so that a process
+    that is killed keeps what it had. Whatever is raised becomes `failed`, a line that says why: it
+    is a finding like any other, and the next variant has its turn.
     """
     text, folder = arguments
-    values = json.loads(text)
-    task = Task(**{**values, "batches": tuple(values["batches"])})
-    try:
-        found = dict(measure(task))
-    except FastftError as error:
-        found = {"failed": str(error)}
-    except Exception as error:  # the libraries' own
-        found = {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
-        found["traceback"] = traceback.format_exc(limit=-4)
-    (Path(folder) / ANSWER).write_text(json.dumps(found))
+    task = read_task(text)
+    with open(task.rows, "a", encoding="utf-8") as rows:
+
+        def tell(variant: str, found: Found, done: bool) -> None:
+            rows.write(json.dumps({"variant": variant, "found": found, "done": done}) + "\n")
+            rows.flush()
+
+        for variant in task.variants:
+            found: Found = {}
+            try:
+                for found in measure(replace(task, variant=variant)):
+                    tell(variant, found, False)
+            except FastftError as error:
+                found = {**found, "failed": str(error)}
+            except Exception as error:  # the libraries' own
+                said = (str(error).splitlines() or [""])[0]
+                found = {**found, "failed": f"{type(error).__name__}: {said}"}
+                found["traceback"] = traceback.format_exc(limit=-4)
+            tell(variant, found, True)
+    (Path(folder) / ANSWER).write_text("{}")
     sys.stdout.flush()
 
 
 def wait(device: str | torch.device) -> None:
     """Until the device has nothing left to do."""
-    if torch.device(device).type == "cuda":
+    if str(device).startswith("cuda"):
+        import torch
+
         torch.cuda.synchronize(device)
 
 
@@ -116,6 +163,8 @@ def per_second(work: Callable[[], object], task: Task, *, at_once: int = 16) -> 
 
 def gpu_bytes() -> int:
     """What all processes have taken of the GPU: pools, contexts and code, too."""
+    import torch
+
     if not torch.cuda.is_available():
         return 0
     free, total = torch.cuda.mem_get_info()

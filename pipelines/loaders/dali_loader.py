@@ -222,6 +222,8 @@ class DaliLoader(Loader):
             images = torch.from_numpy(np.asarray(output.as_tensor()))
         pipe.release_outputs()
         labels = self._labels[torch.from_numpy(feed.rows.samples)]
+        if on_gpu:  # a copy from pageable memory may wait until the caller's stream gets to it
+            labels = labels.pin_memory()
         if self._is_normalized:
             images = images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8)
         else:
