@@ -49,7 +49,7 @@ def check(name: str, data: Path, device: str) -> None:
             kind, data / "train.beton", device=device, dtype=dtype, normalize=dtype is not None,
             **options,
         ) as loader:  # fmt: skip
-            passes = look(loader, torch.device(device))
+            passes = corruption.look_at(name, loader, dtype or torch.uint8)
             assert len(loader) * 8 > len(loader.source), "a last batch that is not full"
         assert find_corrupt(passes, exact=corruption.is_exact(kind, device)) == [], output
 

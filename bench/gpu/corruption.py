@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from bench.gpu.pixels import set_dali_options
 from bench.gpu.task import Found, Task, answer, wait
-from pipelines.loaders import make_loader
+from pipelines.loaders import Loader, make_loader
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 #: How long the caller's stream sleeps before each batch: 15 ms at 2 GHz, a large batch's rendering
@@ -49,6 +49,11 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "resident yuv420, on the GPU": ("resident", {"store_place": "gpu", "store": "yuv420"}, {}),
     "resident rgb, in RAM": ("resident", {"store_place": "ram"}, {}),
     "resident yuv420, in RAM": ("resident", {"store_place": "ram", "store": "yuv420"}, {}),
+    "resident rgb, on the GPU, into two tensors of the caller's": (
+        "resident",
+        {"store_place": "gpu"},
+        {},
+    ),
     "dali": ("dali", {}, {}),
     # Last, as it sets options for what is left of the process.
     "dali, all JPEGs in hardware": ("dali", {}, {"hw_decoder_load": 1.0}),
@@ -56,6 +61,8 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 VARIANTS = tuple(CONTENDERS)
 #: Those that mean nothing without a GPU, or something else.
 _OF_A_GPU = ("on the GPU", "in hardware")
+#: Batches that nobody may keep: see `Loader.render_into`.
+_INTO = "of the caller's"
 #: Outputs: DALI's float32 lies in DALI's own memory, and bfloat16 is a kernel's of ours.
 _UINT8, _FLOAT32, _BFLOAT16 = "uint8", "float32", "bfloat16"
 _BATCH, _FEW = 128, 8
@@ -126,7 +133,7 @@ def measure(task: Task) -> Iterator[Found]:
             batch_size=_BATCH if task.on_gpu else _FEW, workers=task.workers, dtype=dtype,
             normalize=dtype is not None, **options,
         ) as loader:  # fmt: skip
-            passes = look(loader, torch.device(task.device))
+            passes = look_at(task.variant, loader, dtype or torch.uint8)
         wrong = find_corrupt(passes, exact=is_exact(name, task.device))
         found["outputs"][output] = {
             "images": len(loader.source), "corrupt": wrong,
@@ -162,14 +169,35 @@ def find_corrupt(passes: dict[str, Difference], *, exact: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def look(loader: Epochs, device: torch.device) -> dict[str, Difference]:
+def look_at(contender: str, loader: Loader, dtype: torch.dtype) -> dict[str, Difference]:
+    """Read two epochs of a contender's loader, see `look`."""
+    into = _INTO in contender
+    if into:
+        shape = loader.batch_size, 3, loader.size, loader.size
+        layout = torch.channels_last
+        loader.render_into(
+            [
+                torch.empty(shape, dtype=dtype, device=loader.device, memory_format=layout)
+                for _ in range(2)
+            ]
+        )
+    return look(loader, loader.device, keeps=not into)
+
+
+def look(loader: Epochs, device: torch.device, *, keeps: bool = True) -> dict[str, Difference]:
     """Read two epochs by slow callers, then as they are; gives the difference of each reading.
+
+    Args:
+        loader: what is read.
+        device: where its batches are.
+        keeps: whether batches may be kept.
 
     The first reading is a loader's very first epoch, in which `resident` decodes.
     """
     readings = _ON_GPU if device.type == "cuda" else _ON_CPU
     found = {}
-    for epoch, names in enumerate(readings):
+    for epoch, all_ in enumerate(readings):
+        names = [name for name in all_ if keeps or name != "held"]
         seen = []
         for name in names:
             loader.set_epoch(epoch)

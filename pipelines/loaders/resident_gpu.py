@@ -131,7 +131,7 @@ class GpuExecutor:
         self._threads.shutdown(cancel_futures=True)
         if self._memory is not None:
             self._memory.close()
-        del self._tables, self._crops, self._scale, self._bias, self._scratch
+        del self._tables, self._crops, self._scale, self._bias, self._scratch, self._outputs
         if self._on_gpu:
             # Whoever still refers to it, such as the traceback of an error that somebody keeps.
             self._pixels.untyped_storage().resize_(0)
