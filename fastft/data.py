@@ -183,7 +183,12 @@ def usable_loaders(sources: Sequence[Source]) -> tuple[str, ...]:
 
 
 def fastest_loader(
-    sources: Sequence[Source], device: torch.device, *, batch: int, size: int
+    sources: Sequence[Source],
+    device: torch.device,
+    *,
+    batch: int,
+    size: int,
+    is_read_once: bool = False,
 ) -> str:
     """The loader that `auto` takes; README has the figures behind it, none of which is of a GPU.
 
@@ -192,10 +197,14 @@ def fastest_loader(
         device: where batches go.
         batch: images of a batch of this process.
         size: their side, px.
+        is_read_once: whether there is one epoch alone, for which no pixels need be kept: a GPU that
+            can decode is better at that than the CPUs that fill `resident`'s store.
     """
     usable = usable_loaders(sources)
     pixels = sum(lay_out(source, StoreFormat()).total for source in sources)
     if device.type == "cuda":
+        if is_read_once and "dali" in usable:
+            return "dali"
         if pixels <= gpu_room(device, batch=batch, size=size).for_pixels:
             return "resident"
         if "dali" in usable:

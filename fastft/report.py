@@ -212,7 +212,9 @@ def _settle(config: EvaluateConfig, checkpoint: Checkpoint, source: Source) -> _
         workers = max(0, min(of_run("workers", int) or 0, cpu_count()))
     batch_size = max(1, min(batch_size, len(source)))
     if loader in (None, "auto"):
-        loader = fastest_loader([source], device, batch=batch_size, size=checkpoint.size)
+        loader = fastest_loader(
+            [source], device, batch=batch_size, size=checkpoint.size, is_read_once=True
+        )
     return _Setting(
         loader=loader,
         batch_size=batch_size,

@@ -63,6 +63,9 @@ def test_what_auto_takes_on_a_gpu(
     give(reserve + pixels)
     assert fastest(stored, GPU) == "resident"
     assert asked == [(GPU, 8, 64)]
+    # Of one epoch, nothing need be kept.
+    assert fastest_loader(stored, GPU, batch=8, size=64, is_read_once=True) == "dali"
+    assert fastest_loader(stored, CPU, batch=8, size=64, is_read_once=True) == "resident"
     give(reserve + pixels - 1)
     assert fastest(stored, GPU) == "dali"
     installed.remove("nvidia.dali")
