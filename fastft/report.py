@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from itertools import chain
@@ -86,7 +86,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
             f"learned from with {checkpoint.prepared}: expect wrong predictions; convert it alike",
             markup=False,
         )
-    setting = _settle(config, checkpoint, source)
+    setting = _settle(config, checkpoint.config, checkpoint.size, source)
     model = restore_model(checkpoint, path).to(setting.device)
     with output_folder(out):
         with _make_loader(setting, checkpoint, source) as loader:
@@ -194,11 +194,13 @@ def _require_classes(path: Path, found: tuple[str, ...], wanted: tuple[str, ...]
     raise DataError(path, f"has {what}", f"the {len(wanted)} classes of the run", _LABELS)
 
 
-def _settle(config: EvaluateConfig, checkpoint: Checkpoint, source: Source) -> _Setting:
+def _settle(
+    config: EvaluateConfig, trained: Mapping[str, Any], size: int, source: Source
+) -> _Setting:
     """What was asked for, else what the run was trained with, else what suits this machine."""
 
     def of_run(name: str, kind: type) -> Any:
-        value = checkpoint.config.get(name)
+        value = trained.get(name)
         return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
     device = _pick_device(config.device, of_run("device", str))
@@ -212,9 +214,7 @@ def _settle(config: EvaluateConfig, checkpoint: Checkpoint, source: Source) -> _
         workers = max(0, min(of_run("workers", int) or 0, cpu_count()))
     batch_size = max(1, min(batch_size, len(source)))
     if loader in (None, "auto"):
-        loader = fastest_loader(
-            [source], device, batch=batch_size, size=checkpoint.size, is_read_once=True
-        )
+        loader = fastest_loader([source], device, batch=batch_size, size=size, is_read_once=True)
     return _Setting(
         loader=loader,
         batch_size=batch_size,

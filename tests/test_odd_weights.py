@@ -119,6 +119,6 @@ def test_a_run_of_a_million_workers_is_evaluated_by_as_many_as_there_are(data: P
     config = EvaluateConfig(run=Path("run"), data=data)
     source = open_source(data / "test.beton")
     for workers in (1 << 40, -1, True, "x"):
-        setting = _settle(config, {"workers": workers, "loader": "torchvision"}, source)
+        setting = _settle(config, {"workers": workers, "loader": "torchvision"}, 40, source)
         assert 0 <= setting.workers <= cpu_count()
-    assert _settle(config, {"workers": 1}, source).workers == 1
+    assert _settle(config, {"workers": 1}, 40, source).workers == 1
