@@ -60,12 +60,13 @@ def find_misfit_of_optimizer(
         if odd := _find_in_group(group, mine):
             return f"group {number} {odd}"
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    names = next(names for kind, names in _KEPT.items() if isinstance(optimizer, kind))
     if not isinstance(states, dict):
         return f"a {type(states).__name__} of states"
     for index, kept in states.items():
         if type(index) is not int or not 0 <= index < len(parameters):
             return f"a state of parameter {index!r:.80} of {len(parameters)}"
-        if odd := _find_in_kept(kept, parameters[index], _KEPT[type(optimizer)]):
+        if odd := _find_in_kept(kept, parameters[index], names):
             return f"parameter {index} {odd}"
     if has_stepped:
         missing = [i for i, each in enumerate(parameters) if each.requires_grad and i not in states]

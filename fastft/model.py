@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
-from torchvision.models.vision_transformer import interpolate_embeddings
 
 from fastft.checkpoint import Checkpoint
 from fastft.weights import DEFAULT_ARCH, Weights, load_weights
 from pipelines.errors import DataError, UsageError, is_no_memory
+from pipelines.vision import interpolate_embeddings, models
 
 #: Output rows of a torchvision model as it comes.
 _IMAGENET_CLASSES = 1000

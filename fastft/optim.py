@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,15 +15,35 @@ from torch import nn
 from fastft.model import load_state
 from fastft.train_config import Optimizer, Schedule
 
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 #: Peak rates where none is asked for: on weights, and from scratch. SGD's with momentum 0.9; on
 #: weights a fifth of what the tutorial's 5e-5 on a loss summed over 128 images comes to, times ten
 #: for the momentum.
 PEAK_LR: dict[str, tuple[float, float]] = {"sgd": (0.002, 0.01), "adamw": (2e-4, 1e-3)}
 #: How much faster a new output layer learns than a body that has learnt before.
 HEAD_LR_FACTOR = 10.0
+#: Methods that torch's compiler is told of.
+_TOLD = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
+
 
 #: How torch's optimizers compute, where nothing else is asked for: on a CPU, and in a checkpoint.
 _HOW_USUALLY: dict[str, bool | None] = {"fused": None, "capturable": False}
+
+
+def _without_compiler(kind: type[Kind]) -> type[Kind]:
+    """A kind of torch's optimizers whose methods tell torch's compiler nothing.
+
+    To tell it to leave them alone, torch 2 imports it in the first step: 3 s of CPU time (EPYC).
+    What we compile is networks, never their optimizers.
+    """
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in _TOLD}
+    plain["step"] = torch.no_grad()(plain["step"])
+    made: type[Kind] = type(kind.__name__, (kind,), plain)
+    return made
+
+
+SGD = _without_compiler(torch.optim.SGD)
+AdamW = _without_compiler(torch.optim.AdamW)
 
 
 def peak_lr(optimizer: Optimizer, *, pretrained: bool) -> float:
@@ -57,8 +78,8 @@ def make_optimizer(
     # On a CPU torch's usual steps, whose digits earlier runs have.
     fused = True if all(each.is_cuda for each in (*body, *last)) else None
     if optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=fused)
-    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay, fused=fused)
+        return AdamW(groups, weight_decay=weight_decay, fused=fused)
+    return SGD(groups, momentum=momentum, weight_decay=weight_decay, fused=fused)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

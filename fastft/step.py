@@ -19,13 +19,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
-from torchvision.ops import StochasticDepth
 
 from fastft.loss import Loss
 from fastft.optim import WeightAverage
 from fastft.step_graph import Capture, StepGraph
 from fastft.train_config import How
 from fastft.world import ALONE, World
+from pipelines.vision import StochasticDepth
 
 #: What these numbers are for, beside those that `pipelines.plan` draws from the same seed.
 _MASKS = 3

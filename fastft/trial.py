@@ -139,7 +139,8 @@ def _try_torch() -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         import torch
-        import torchvision
+
+        from pipelines.vision import torchvision
 
         here = torch.cuda.is_available()
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count() * here)]

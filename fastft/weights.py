@@ -8,11 +8,11 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import torch
-from torchvision import models
 
 from fastft.checkpoint import is_checkpoint, read_torch_file, unpack_checkpoint
 from fastft.sound import as_state, find_odd_tensor
 from pipelines.errors import DataError, is_no_memory
+from pipelines.vision import models
 
 #: What is built where nothing says otherwise.
 DEFAULT_ARCH = "resnet18"

@@ -50,6 +50,7 @@ LAYERS = (
         "pipelines.recordio_format",
         "pipelines.transfer",
         "pipelines.unreadable",
+        "pipelines.vision",
     ),
     ("pipelines.kernels.gpu", "pipelines.scans", "pipelines.turbojpeg"),
     ("pipelines.damage", "pipelines.turning"),

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import functional
 
 from pipelines.encode import decode
 from pipelines.errors import FastftError
@@ -30,6 +29,7 @@ from pipelines.loaders.worker_processes import (
 )
 from pipelines.plan import Plan, Rows, resized_geometry
 from pipelines.source import Source
+from pipelines.vision import functional
 from pipelines.workers import in_order, make_threads
 
 

@@ -1,0 +1,57 @@
+"""Starting without torch's compiler: it costs seconds, and is there when it is asked for."""
+
+import subprocess
+import sys
+
+import torch
+
+from fastft.optim import AdamW, make_optimizer
+
+_STARTS = """
+import sys
+import torch
+from fastft.train import train
+from fastft.optim import make_optimizer
+
+def is_there():
+    return "torch._dynamo" in sys.modules, "sympy" in sys.modules
+
+model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
+for name in ("sgd", "adamw"):
+    made = make_optimizer(
+        model, model[1], optimizer=name, lr=0.1, head_lr_factor=1, momentum=0.9, weight_decay=0
+    )
+    model(torch.ones(1, 3)).sum().backward()
+    made.step()
+    made.zero_grad()
+    made.load_state_dict(made.state_dict())
+assert is_there() == (False, False), is_there()
+from torchvision.ops import roi_align
+found = roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0.0, 0.0, 2.0, 2.0]])], 2)
+assert found.shape == (1, 1, 2, 2)
+compiled = torch.compile(model, backend="eager")
+assert torch.equal(compiled(torch.ones(1, 3)), model(torch.ones(1, 3)))
+assert is_there()[0]
+assert torch._dynamo.__file__
+assert type(sys.modules["torch._dynamo"]) is type(sys)
+"""
+
+
+def test_a_training_starts_without_the_compiler() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _STARTS], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_optimizers_are_still_torchs_own() -> None:
+    model = torch.nn.Linear(3, 2)
+    made = make_optimizer(
+        model, model, optimizer="adamw", lr=0.1, head_lr_factor=1, momentum=0.9, weight_decay=0
+    )
+    assert isinstance(made, torch.optim.AdamW)
+    assert type(made) is AdamW
+    model(torch.ones(1, 3)).sum().backward()  # type: ignore[no-untyped-call]
+    made.step()
+    assert set(made.state) == {model.weight, model.bias}
+    assert torch.is_grad_enabled()
