@@ -47,7 +47,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         DataError: a process was killed.
         Stopped: a signal came, which was passed on.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -59,6 +59,8 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         min_nodes=1, max_nodes=1, nproc_per_node=nproc, run_id=str(uuid.uuid4()),
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
         signals_to_handle=",".join(each.name for each in told),
+        # Else it makes a folder for logs that nobody writes, and leaves it behind.
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", "fastft", *arguments)

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 from PIL import Image
-from processes import SERVER
+from processes import PRELOADED, SERVER
 
 from fastft.checkpoint import load_checkpoint
 from fastft.fetch import MARKER
@@ -32,10 +32,9 @@ TINY = "--size 40 --batch-size 10 --amp off --arch shufflenet_v2_x0_5 --workers 
 ENVIRONMENT = {
     **os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "",
 }  # fmt: skip
-SERVER.set_forkserver_preload([
-    "pytest", "torchvision", "fastft.saving", "fastft.step", "fastft.sync_bn", "fastft.commands",
-    "fastft.show", "fastft.train", "fastft.report", "fastft.sheet", "fastft.predict",
-])  # fmt: skip
+SERVER.set_forkserver_preload(
+    [*PRELOADED, "fastft.commands", "fastft.report", "fastft.sheet", "fastft.predict"]
+)
 
 
 @dataclass(frozen=True)

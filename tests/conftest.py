@@ -69,15 +69,19 @@ import numpy as np
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
-path, side, os_cache, out = sys.argv[1:]
-side = int(side)
-decoder = CenterCropRGBImageDecoder((side, side), 1) if side else SimpleRGBImageDecoder()
-batches = Loader(
-    path, batch_size=7, num_workers=1, order=OrderOption.SEQUENTIAL, os_cache=os_cache == "True",
-    drop_last=False, pipelines={"image": [decoder], "label": [IntDecoder()]},
-)
-images, labels = zip(*[(image.copy(), label.copy()) for image, label in batches])
-np.savez(out, images=np.concatenate(images), labels=np.concatenate(labels).ravel())
+side, out, *files = sys.argv[1:]
+side, found = int(side), {}
+for at in range(len(files) // 2):
+    path, os_cache = files[2 * at : 2 * at + 2]
+    decoder = CenterCropRGBImageDecoder((side, side), 1) if side else SimpleRGBImageDecoder()
+    batches = Loader(
+        path, batch_size=7, num_workers=1, order=OrderOption.SEQUENTIAL,
+        os_cache=os_cache == "True", drop_last=False,
+        pipelines={"image": [decoder], "label": [IntDecoder()]},
+    )
+    images, labels = zip(*[(image.copy(), label.copy()) for image, label in batches])
+    found |= {f"images{at}": np.concatenate(images), f"labels{at}": np.concatenate(labels).ravel()}
+np.savez(out, **found)
 os._exit(0)
 """
 
@@ -97,25 +101,26 @@ def tried(record_property: Callable[[str, object], None]) -> Callable[..., None]
 
 
 @pytest.fixture
-def read_by_stock_ffcv(tmp_path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Reads a .beton by FFCV's own loader: images, cropped to `side` unless it is 0, and labels.
+def read_by_stock_ffcv(tmp_path: Path) -> Callable[..., list[tuple[np.ndarray, np.ndarray]]]:
+    """Reads .betons by FFCV's own loader: images, cropped to `side` unless it is 0, and labels.
 
-    In a process of its own: FFCV sets torch's threads, and makes a numba type read-only that
-    functions are filed under in this one.
+    Of each is said whether through the system's cache. In a process of its own, which takes seconds
+    to compile: FFCV sets torch's threads, and makes a numba type read-only that functions are filed
+    under in this one.
     """
     if find_spec("ffcv") is None:
         pytest.skip("ffcv is not installed")
 
-    def read(path: Path, side: int = 0, os_cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def read(*files: tuple[Path, bool], side: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
         out = tmp_path / "stock.npz"
         arguments = [sys.executable, "-W", "ignore", "-c", _STOCK_FFCV]
         ended = subprocess.run(
-            [*arguments, path, str(side), str(os_cache), out],
+            [*arguments, str(side), out, *[str(each) for file in files for each in file]],
             capture_output=True, text=True, timeout=200, check=False,
         )  # fmt: skip
         assert not ended.returncode, ended.stderr
         with np.load(out) as found:
-            return found["images"], found["labels"]
+            return [(found[f"images{at}"], found[f"labels{at}"]) for at in range(len(files))]
 
     return read
 
@@ -194,6 +199,15 @@ def cases(
         status, _, err = begin(found["train"].call(folder / "place"), folder).end()
         assert status == 0, err
         yield found
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings write empty curves.png: to draw them takes as long as a tiny training.
+
+    For a test's own runs. Those that fixtures of modules have made are drawn, and looked at.
+    """
+    monkeypatch.setattr("fastft.show.draw_curves", lambda metrics, out: out.write_bytes(b""))
 
 
 @pytest.fixture

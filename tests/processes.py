@@ -1,5 +1,10 @@
-"""Runs a function in several processes that know each other, for tests of what they do together."""
+"""Runs a function in several processes that know each other, and programs in forked ones."""
 
+import os
+import runpy
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,9 +20,20 @@ _PATIENCE = timedelta(seconds=60)
 #: Forks processes from one that has loaded what takes seconds, and computed nothing: a process
 #: whose threads have computed cannot be forked, the child would wait for them.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["pytest", "torchvision", "fastft.saving", "fastft.step", "fastft.sync_bn"]
-)
+#: All that a training loads, and what `commands` and the like add to it.
+PRELOADED = [
+    "pytest",
+    "torchvision",
+    "fastft.saving",
+    "fastft.step",
+    "fastft.sync_bn",
+    "fastft.train",
+    "fastft.show",
+    "matplotlib.backends.backend_agg",
+    "pipelines.loaders.resident_loader",
+    "pipelines.loaders.torchvision_loader",
+]
+SERVER.set_forkserver_preload(PRELOADED)
 
 
 def run_processes(function: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> Any:
@@ -47,3 +63,41 @@ def _work(
     result = function(World(rank, size, rank, size, torch.device("cpu"), 1), *arguments)
     torch.save(result, folder / f"{rank}.pt")
     distributed.destroy_process_group()
+
+
+def run_program(
+    program: Path, *arguments: object, folder: Path, within_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a file as a program that somebody starts, without the seconds that its imports take.
+
+    It may fork. Where the interpreter's own end counts, it is to be started for itself.
+
+    Args:
+        program: the file.
+        arguments: of its command line.
+        folder: for what it says.
+        within_s: seconds behind which it is ended, and the test fails.
+    """
+    said = folder / "stdout", folder / "stderr"
+    given = [str(each) for each in (program, *arguments)]
+    process = SERVER.Process(target=_be_program, args=(given, *said))
+    process.start()
+    process.join(within_s)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"{program} hangs")
+    out, err = (file.read_text() for file in said)
+    return subprocess.CompletedProcess(given, process.exitcode, out, err)
+
+
+def _be_program(given: list[str], *said: Path) -> None:
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in any process that is not forked
+    warnings.simplefilter("ignore")
+    sys.argv = given
+    sys.path.insert(0, str(Path(given[0]).parent))
+    for descriptor, file in zip((1, 2), said, strict=True):
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    runpy.run_path(given[0], run_name="__main__")

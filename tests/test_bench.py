@@ -292,12 +292,12 @@ def test_three_photos_of_one_class_end_to_end(fastft: Run, photos: Path, tmp_pat
         (only / f"{number}.jpg").write_bytes(photo.read_bytes())
     out = tmp_path / "out"
     status, text, error = fastft(
-        "bench", only.parent, "--out", out, "--loaders", "resident,torchvision,ffcv", "--size", 40,
+        "bench", only.parent, "--out", out, "--loaders", "resident,ffcv", "--size", 40,
         "--workers", 1, "--seconds", 0.1, "--no-cold", "--arch", "squeezenet1_1",
     )  # fmt: skip
     assert status == 0, error
     found = json.loads((out / "bench.json").read_text())
-    assert [row["loader"] for row in found["loaders"]] == ["resident", "torchvision"]
+    assert [row["loader"] for row in found["loaders"]] == ["resident"]
     for row in found["loaders"]:
         for figure in ("img_per_s", "first_epoch_img_per_s", "peak_rss_bytes", "import_s",
                        "first_batch_s", "ceiling_img_per_s", "share_of_ceiling"):  # fmt: skip

@@ -67,11 +67,16 @@ def test_real_photos_convert_with_nothing_lost(hymenoptera: Path, tmp_path: Path
     assert files == len([f for f in hymenoptera.rglob("*") if f.is_file()])
 
 
-def test_stock_ffcv_reads_a_converted_folder(
-    data: Path, read_by_stock_ffcv: Callable[..., Any]
+def test_stock_ffcv_reads_a_converted_folder_and_a_shard(
+    data: Path, photos: Path, tmp_path: Path, read_by_stock_ffcv: Callable[..., Any]
 ) -> None:
-    index = read_index(data / "train.beton")
-    images, labels = read_by_stock_ffcv(data / "train.beton", side=32)
+    run(photos / "train", tmp_path / "a.beton", shard="2/4")
+    paths = data / "train.beton", tmp_path / "a.2-of-4.beton"
+    index, shard = map(read_index, paths)
+    found = read_by_stock_ffcv(*((path, True) for path in paths), side=32)
+    assert found[1][1].tolist() == shard.labels.tolist()
+    assert len(found[1][0]) == len(shard) < 33
+    images, labels = found[0]
     assert labels.tolist() == index.labels.tolist()
     # Another decoder and another filter: alike, not equal. Each photo is nearest to itself.
     decoded = [decode(index.stored(sample)) for sample in range(len(index))]

@@ -30,6 +30,7 @@ from fastft.train import train
 from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 QUIET = Console(quiet=True)
 
 
@@ -41,7 +42,10 @@ def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(data: Path, **others: Any) -> dict[str, Any]:
-    small = {"size": 40, "epochs": 1, "batch_size": 11, "amp": "off", "loader": "torchvision"}
+    small = {
+        "arch": "shufflenet_v2_x0_5", "size": 40, "epochs": 1, "batch_size": 11, "amp": "off",
+        "loader": "resident", "workers": 1,
+    }  # fmt: skip
     return {"data": data, **small, **others}
 
 

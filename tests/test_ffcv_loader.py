@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from effort import choose
 
 from pipelines.errors import UsageError
 from pipelines.layout import MAGIC
@@ -40,17 +41,20 @@ print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 
 
 def test_the_second_process_compiles_nothing(data: Path, tmp_path: Path) -> None:
-    """Nor does either change the threads of torch and numba."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    """Nor does it change the threads of torch and numba."""
+    # To compile anew takes long: in an ordinary run this process has been the first one.
+    environment = {**os.environ, **choose({}, {"NUMBA_CACHE_DIR": str(tmp_path)})}
+    with make_loader("ffcv", data / "train.beton", size=32, batch_size=8, workers=2) as loader:
+        list(loader)
     counts = []
-    for _ in range(2):
+    for _ in range(choose(1, 2)):
         ended = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _CACHED, str(data / "train.beton")],
             env=environment, capture_output=True, text=True, timeout=200, check=False,
         )  # fmt: skip
         assert not ended.returncode, ended.stderr
         counts.append(ended.stdout.split())
-    assert counts == [["0", "1"], ["1", "0"]]
+    assert counts == [*choose([], [["0", "1"]]), ["1", "0"]]
 
 
 def test_numbas_types_stay_what_they_are(data: Path) -> None:

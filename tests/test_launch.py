@@ -1,16 +1,21 @@
 """`fastft train --nproc N`, and under torchrun: one run, one voice, and nobody left behind."""
 
+import fcntl
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
-import threading
+import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from commands import PATIENCE_S, Living, begin, begin_alone
+from effort import choose
 
 from fastft.checkpoint import load_checkpoint
 from fastft.launch import count_processes
@@ -26,43 +31,24 @@ OPTIONS = (
 )
 
 
-def start(
-    *arguments: object, module: str = "fastft", session: bool = False
-) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=session,
-    )  # fmt: skip
+def start(folder: Path, *arguments: object) -> Living:
+    """A training whose first process is forked; those that it starts are started as ever."""
+    return begin(["train", *map(str, arguments)], folder / "begun")
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr; and no process of it is left."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    out, err = process.communicate(timeout=200)
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
-    return process.returncode, out, err
-
-
-def ranks_of(process: subprocess.Popen[str], log: Path) -> list[psutil.Process]:
-    """The two processes of a training, once it has got so far as to write rows."""
-    give_up = threading.Event()
-    timer = threading.Timer(150, give_up.set)
-    timer.start()
-    while not (log.exists() and log.stat().st_size) and process.poll() is None:
-        assert not give_up.is_set()
-        os.sched_yield()
-    timer.cancel()
+def ranks_of(process: Living, log: Path) -> list[psutil.Process]:
+    """The processes of a training, once it has got so far as to write rows."""
+    gives_up_s = time.monotonic() + PATIENCE_S
+    while not (log.exists() and log.stat().st_size) and not process.ends(0.02):
+        assert time.monotonic() < gives_up_s
     children = psutil.Process(process.pid).children()
     return [child for child in children if "train" in child.cmdline()]
 
 
 def test_two_processes_make_one_run(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    status, said, err = end(
-        start("train", "--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 2)
-    )
+    arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 2)
+    status, said, err = start(tmp_path, *arguments).end()
     assert (status, err) == (0, "")
     assert len(re.findall(r"^epoch \d/2", said, re.MULTILINE)) == 2
     assert said.count("33 training and 6 evaluation images, 3 classes") == 1
@@ -85,7 +71,7 @@ def test_what_one_process_finds_is_said_once_and_ends_all(photos: Path, tmp_path
     victim = sorted((tmp_path / "photos" / "train").rglob("*.jpg"))[5]
     victim.write_bytes(victim.read_bytes()[:-400])
     arguments = ("--data", tmp_path / "photos", "--out", tmp_path / "run", "--nproc", 2)
-    status, _, err = end(start("train", *arguments, *OPTIONS))
+    status, _, err = start(tmp_path, *arguments, *OPTIONS).end()
     assert status == 1
     assert err.count("\n") == 1, err
     assert victim.name in err
@@ -95,11 +81,11 @@ def test_what_one_process_finds_is_said_once_and_ends_all(photos: Path, tmp_path
 def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
-    process = start("train", *arguments)
+    process = start(tmp_path, *arguments)
     ranks = ranks_of(process, out / METRICS)
     assert len(ranks) == 2
     max(ranks, key=lambda rank: int(rank.environ()["RANK"])).kill()
-    status, _, err = end(process)
+    status, _, err = process.end()
     assert status == 1
     assert err == (
         "process 2 of 2: was ended by SIGKILL; if memory ran out, take fewer --workers; go on with "
@@ -139,10 +125,10 @@ def test_no_thread_of_torch_sees_the_interpreter_end(place: str, said: str) -> N
 def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
-    process = start("train", *arguments)
+    process = start(tmp_path, *arguments)
     ranks_of(process, out / METRICS)
-    process.send_signal(signal.SIGTERM)
-    status, _, err = end(process)
+    os.kill(process.pid, signal.SIGTERM)
+    status, _, err = process.end()
     assert status == 143
     assert re.fullmatch(r"fastft: stopped; .*last.pt is that of epoch .* --resume .*\n", err)
     progress = load_checkpoint(out / LAST).progress
@@ -156,22 +142,23 @@ def test_a_signal_to_all_processes_of_a_group_is_survived_by_those_that_read(
     """What terminals and schedulers send reaches the loader's own processes, too."""
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--loader", "torchvision")
-    process = start("train", *arguments, "--epochs", 1000, session=True)
+    process = start(tmp_path, *arguments, "--epochs", 1000)
     ranks_of(process, out / METRICS)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         os.killpg(process.pid, number)
-    status, _, err = end(process)
+    status, _, err = process.end()
     assert status in (129, 130, 143)  # whichever it saw first
     assert err.startswith("fastft: stopped; ")
     assert load_checkpoint(out / LAST).progress is not None
 
 
-#: Makes the terminal that it is started in its own, as a shell's child has it.
-_IN_TERMINAL = """
-import fcntl, runpy, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-runpy.run_module("fastft", run_name="__main__", alter_sys=True)
-"""
+def be_in_terminal(screen: str) -> None:
+    """Make a terminal this process's own, as a shell's child has it."""
+    descriptor = os.open(screen, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
@@ -180,22 +167,16 @@ def test_a_terminal_that_is_closed_loses_nothing(nproc: int, data: Path, tmp_pat
     out, (keyboard, screen) = tmp_path / "run", os.openpty()
     arguments = ["--data", data, "--out", out, *OPTIONS, "--loader", "torchvision"]
     arguments += ["--nproc", nproc, "--epochs", 1000, "--checkpoint-every", 1000]
-    process = subprocess.Popen(
-        [sys.executable, "-c", _IN_TERMINAL, "train", *map(str, arguments)],
-        stdin=screen, stdout=screen, stderr=screen, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-    )  # fmt: skip
-    os.close(screen)
+    process = begin(
+        ["train", *map(str, arguments)], tmp_path / "begun", be_in_terminal, os.ttyname(screen)
+    )
     while not (out / METRICS).exists() or b'"epoch": 1' not in (out / METRICS).read_bytes():
-        os.read(keyboard, 1 << 16)
-    family = psutil.Process(process.pid).children(recursive=True)
+        assert not process.ends(0.02)
+        if select.select([keyboard], [], [], 0)[0]:
+            os.read(keyboard, 1 << 16)
+    os.close(screen)
     os.close(keyboard)
-    try:
-        assert process.wait(200) == 129
-    finally:
-        process.kill()
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
+    assert process.end()[0] == 129
     progress = load_checkpoint(out / LAST).progress
     assert progress is not None
     assert len(read_metrics(out / METRICS)[0]) == progress["epoch"] * 4 + progress["sums"]["steps"]
@@ -203,12 +184,15 @@ def test_a_terminal_that_is_closed_loses_nothing(nproc: int, data: Path, tmp_pat
 
 def test_torchrun_starts_it_again_and_it_goes_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(
-        "--standalone", "--nproc-per-node", 2, "--max-restarts", 1, "-m", "fastft", "train",
-        "--data", data, "--out", out, *OPTIONS, "--epochs", 6, module="torch.distributed.run",
-    )  # fmt: skip
+    arguments = [
+        "--standalone", "--nproc-per-node", choose(1, 2), "--max-restarts", 1,
+        "--log-dir", os.devnull,  # else it leaves a folder
+        "-m", "fastft", "train", "--data", data, "--out", out, *OPTIONS, "--epochs", 6,
+    ]  # fmt: skip
+    program = ("-m", "torch.distributed.run")
+    process = begin_alone([*map(str, arguments)], tmp_path / "begun", program)
     ranks_of(process, out / METRICS)[0].kill()
-    status, said, err = end(process)
+    status, said, err = process.end()
     assert status == 0, err
     assert said.count("33 training and 6 evaluation images, 3 classes") == 2
     assert [row.step for row in read_metrics(out / METRICS)[0]] == list(range(24))

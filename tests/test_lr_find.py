@@ -56,11 +56,12 @@ def test_a_loss_that_never_falls_is_said() -> None:
         suggest(lrs, np.full(50, np.nan), "run")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_leaves_a_picture_and_no_run(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = TrainConfig(
         data=data, out=out, weights="none", size=40, batch_size=11, epochs=1, amp="off",
-        loader="torchvision",
+        loader="torchvision", arch="shufflenet_v2_x0_5",
     )  # fmt: skip
     found = find_lr(config, QUIET)
     assert sorted(path.name for path in out.iterdir()) == ["lr_find.json", "lr_find.png"]

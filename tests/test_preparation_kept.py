@@ -25,6 +25,7 @@ from pipelines.encode import decode
 from pipelines.errors import DataError, FormatError, UsageError
 from pipelines.layout import Preparation
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 UPRIGHT = Preparation(apply_exif=True)
 BOTH = Preparation(apply_exif=True, depth="scale")
 QUIET = Console(quiet=True)
@@ -46,7 +47,10 @@ def converted(src: Path, out: Path, **options: Any) -> Path:
 
 
 def settings(data: Path, out: Path, **options: Any) -> TrainConfig:
-    small = {"weights": "none", "size": 40, "epochs": 1, "batch_size": 6, "amp": "off"}
+    small = {
+        "weights": "none", "arch": "shufflenet_v2_x0_5", "size": 40, "epochs": 1, "batch_size": 6,
+        "amp": "off",
+    }  # fmt: skip
     return TrainConfig(
         data=data, out=out, **{**small, "workers": 1, "loader": "torchvision", **options}
     )

@@ -3,9 +3,8 @@
 import io
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import torch
 from effort import choose, scale
 from mortal import differences, rows_of
+from processes import run_program
 from rich.console import Console
 
 from fastft.checkpoint import load_checkpoint
@@ -24,10 +24,12 @@ from fastft.stopping import Stopped, StopSignals
 from fastft.train import resume, train
 from fastft.train_config import TrainConfig
 from fastft.trainer import Trainer
+from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS
 
-MORTAL = Path(__file__).with_name("mortal.py")
+pytestmark = pytest.mark.usefixtures("undrawn")
+MORTAL, ARCH = Path(__file__).with_name("mortal.py"), "shufflenet_v2_x0_5"
 QUIET = Console(quiet=True)
 Command = Callable[..., tuple[int, str, str]]
 
@@ -67,12 +69,19 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def begun(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, stopped in its second epoch after six steps."""
-    out = tmp_path / "begun"
-    run_until(config_of(data, out), 5, monkeypatch)
+    out = tmp_path_factory.mktemp("stopped") / "begun"
+    with pytest.MonkeyPatch.context() as patch:
+        run_until(config_of(data, out), 5, patch)
     return out
+
+
+@pytest.fixture
+def begun(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(stopped, tmp_path / "begun")
 
 
 # Killed at random moments: with worker processes, with a store, and under soak with the others.
@@ -88,11 +97,9 @@ def test_a_run_that_is_killed_again_and_again(
     kills = scale(2, 20)
     if loader in ("ffcv", "dali"):
         pytest.importorskip({"dali": "nvidia.dali"}.get(loader, loader))
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", str(MORTAL), data, tmp_path, "--loader", loader,
-         "--kills", str(kills)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        timeout=choose(500, 7200), check=False,
+    ended = run_program(
+        MORTAL, data, tmp_path, "--loader", loader, "--kills", kills,
+        folder=tmp_path, within_s=choose(500, 7200),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
@@ -121,11 +128,11 @@ def test_all_that_a_run_can_be_made_of_is_continued(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Growing images, a body that thaws, an average, AdamW, float16's scaler, class weights."""
-    train(config_of(data, tmp_path / "source"), QUIET)
+    train(config_of(data, tmp_path / "source", arch=ARCH), QUIET)
     options: dict[str, Any] = {
         "weights": str(tmp_path / "source"), "freeze": "backbone", "unfreeze_epoch": 1,
         "start_size": 40, "size": 64, "epochs": 3, "ema": 0.9, "optimizer": "adamw", "amp": "bf16",
-        "class_weight": "balanced", "label_smoothing": 0.1, "micro_batch": 4,
+        "class_weight": "balanced", "label_smoothing": 0.1, "micro_batch": 4, "arch": ARCH,
     }  # fmt: skip
     train(config_of(data, tmp_path / "whole", **options), QUIET)
     parts = config_of(data, tmp_path / "parts", **options)
@@ -156,7 +163,7 @@ def test_a_stop_while_evaluating_is_heard(
 
 def test_patience_remembers(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing is learnt, so no epoch is better than the first.
-    options = {"lr": 1e-12, "epochs": 9, "patience": 2, "arch": "resnet18", "momentum": 0.0}
+    options = {"lr": 1e-12, "epochs": 9, "patience": 2, "momentum": 0.0}
     config = config_of(data, tmp_path / "run", **options)
     run_until(config, 5, monkeypatch)
     result = resume(config.out, {}, QUIET)
@@ -320,13 +327,8 @@ def test_another_run_is_refused(
 
 def test_other_data_are_refused(begun: Path, data: Path, photos: Path, tmp_path: Path,
                                 fastft: Command) -> None:  # fmt: skip
-    from pipelines.convert import ConvertConfig, convert
-
     def refused(name: str, change: Callable[[Path], None], **options: Any) -> str:
-        import shutil
-
-        source = tmp_path / name
-        shutil.copytree(photos, source)
+        source = shutil.copytree(photos, tmp_path / name)
         change(source)
         convert(ConvertConfig(src=source, out=tmp_path / f"{name}.data", **options))
         status, _, err = fastft("train", "--resume", begun, "--data", tmp_path / f"{name}.data")

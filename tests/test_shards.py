@@ -62,17 +62,6 @@ def test_an_unsharded_file_is_as_it_always_was(tmp_path: Path) -> None:
     }
 
 
-def test_stock_ffcv_reads_a_shard(
-    photos: Path, tmp_path: Path, read_by_stock_ffcv: Callable[..., Any]
-) -> None:
-    run(photos / "train", tmp_path / "a.beton", shard="2/4")
-    path = tmp_path / "a.2-of-4.beton"
-    index = read_index(path)
-    images, labels = read_by_stock_ffcv(path, side=32)
-    assert labels.tolist() == index.labels.tolist()
-    assert len(images) == len(index) < 33
-
-
 def test_more_shards_than_images(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="7 shards for the 6 images of test, expected at most 6"):
         run(photos, tmp_path / "out", shard="1/7")

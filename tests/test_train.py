@@ -28,11 +28,16 @@ from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import make_loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 QUIET = Console(quiet=True)
+#: A fifth of the default's work; what it is makes no difference to the loop.
+ARCH = "shufflenet_v2_x0_5"
 
 
 def run(data: Path, out: Path, **options: Any) -> Any:
-    small = {"weights": "none", "size": 40, "epochs": 1, "batch_size": 16, "amp": "off"}
+    small = {
+        "weights": "none", "arch": ARCH, "size": 40, "epochs": 1, "batch_size": 16, "amp": "off",
+    }  # fmt: skip
     return train(TrainConfig(data=data, out=out, **{**small, **options}), QUIET)
 
 
@@ -78,7 +83,7 @@ def test_a_run_folder_is_complete(finished: Path) -> None:
 
 def test_the_loop_is_plain_pytorch(finished: Path, data: Path) -> None:
     """The same three steps, written out."""
-    model = build_model(3, "none", seed=0, size=40).model.train()
+    model = build_model(3, "none", seed=0, arch=ARCH, size=40).model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.001)
     wanted = []
     with make_loader("torchvision", data / "train.beton", size=40, batch_size=16) as loader:
@@ -259,7 +264,7 @@ def test_what_is_evaluated_is_the_average(data: Path, tmp_path: Path) -> None:
 
 def test_the_four_steps_of_transfer(data: Path, tmp_path: Path) -> None:
     """A source model, saved; a target model with its body; trained, frozen at first."""
-    run(data, tmp_path / "source", loader="torchvision", ema=0.5)
+    run(data, tmp_path / "source", loader="torchvision", arch="resnet18", ema=0.5)
     console = Console(record=True, width=300, quiet=False, file=io.StringIO())
     result = train(
         TrainConfig(

@@ -19,6 +19,8 @@ from pipelines.beton import read_index
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--size", 40, "--batch-size", 11, "--epochs", 1, "--amp", "off", "--loader", "torchvision"]
+#: The default takes thrice as long; `test_d2l` holds it against the tutorial's own code.
+LIGHT = ["--arch", "shufflenet_v2_x0_5"]
 
 
 @pytest.fixture
@@ -56,13 +58,14 @@ def test_from_download_to_prediction(
     assert (status, text) == (0, "sheet.png\n")
     assert Path("sheet.png").stat().st_size > 10_000
     # Source model, saved; target model from it, trained.
-    source = ["train", "--data", "a", "--out", "source", "--weights", "none", *SMALL]
+    source = ["train", "--data", "a", "--out", "source", "--weights", "none", *SMALL, *LIGHT]
     assert fastft(*source)[0] == 0
     status, text, err = fastft(
         "train", "--data", "a", "--out", "run", "--weights", "source", "--recipe", "d2l", *SMALL,
+        *LIGHT,
     )  # fmt: skip
     assert (status, err) == (0, "")
-    assert "not taken from source: fc.weight [3, 512], fc.bias [3]" in text
+    assert "not taken from source: fc.weight [3, 1024], fc.bias [3]" in text
     assert re.search(r"images/s, \d+% of step time waiting for input\n(input|model)-bound", text)
     settings = json.loads(Path("run/config.json").read_text())["config"]
     assert (settings["recipe"], settings["loss"], settings["lr"]) == ("d2l", "sum", 5e-5)
@@ -98,6 +101,7 @@ def test_the_older_data_set(fastft: Run, photos: Path, tmp_path: Path) -> None:
     assert index.classes == ("not-hotdog", "hotdog")
     assert index.labels.sum() == 6
     train = ["train", "--data", data, "--weights", "none", "--recipe", "recordio", *SMALL]
+    train += LIGHT
     status, _, err = fastft(*train, "--out", tmp_path / "run", "--lr", 0.01)
     assert (status, err) == (0, "")
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
@@ -108,7 +112,7 @@ def test_settings_may_come_from_a_file(fastft: Run, data: Path, tmp_path: Path) 
     file = tmp_path / "r.toml"
     file.write_text(
         f'data = "{data}"\nweights = "none"\nsize = 40\nepochs = 1\nbatch-size = 11\n'
-        'amp = "off"\nloader = "torchvision"\noptimizer = "adamw"\n'
+        'amp = "off"\nloader = "torchvision"\noptimizer = "adamw"\narch = "shufflenet_v2_x0_5"\n'
     )
     status, text, err = fastft("train", "--config", file, "--out", tmp_path / "run", "--lr", 1e-4)
     assert (status, err) == (0, "")
