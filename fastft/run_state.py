@@ -12,10 +12,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fastft.metrics import EpochMetrics, fill
 from fastft.step_log import Sums
+from fastft.train_config import How
 from pipelines.beton import Index
 from pipelines.errors import FormatError, UsageError
 from pipelines.source import Source
@@ -119,6 +120,8 @@ def _find_odd(state: RunState) -> str:
     for name in ("epoch", "consumed", "averaged", "metrics_bytes", "best_epoch", "seconds"):
         if not 0 <= getattr(state, name) < 1 << 63:  # not NaN either
             return f"{name} is {getattr(state, name)}"
+    if state.compiled not in get_args(How):
+        return f"compiled is {state.compiled!r:.80}"
     if len(state.rows) != state.epoch or any(row.epoch != i for i, row in enumerate(state.rows)):
         return f"epoch is {state.epoch}, with rows of other epochs"
     if state.best_epoch > max(0, state.epoch - 1):

@@ -16,7 +16,7 @@ from torch import nn
 
 from fastft.checkpoint import Checkpoint, save_checkpoint
 from fastft.metrics import EpochMetrics
-from fastft.optim import WeightAverage, make_optimizer
+from fastft.optim import WeightAverage, make_optimizer, pack_optimizer, unpack_optimizer
 from fastft.resume import read_run, require_fit
 from fastft.run_folder import LAST, plain
 from fastft.run_state import RunState
@@ -62,7 +62,7 @@ class Trained:
             has_average=True, batch_size=BATCH, path=self.config.out / LAST,
         )  # fmt: skip
         self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        unpack_optimizer(self.optimizer, checkpoint.optimizer)
         if checkpoint.scaler:
             self.scaler.load_state_dict(dict(checkpoint.scaler))
         assert checkpoint.ema is not None
@@ -85,7 +85,7 @@ class Trained:
         return copy.deepcopy({
             "model": self.model.state_dict(), "arch": "squeezenet1_1", "classes": ("x", "y"),
             "size": 64, "view": "eval", "epoch": 1, "accuracy": 0.5, "config": plain(self.config),
-            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+            "optimizer": pack_optimizer(self.optimizer), "scaler": self.scaler.state_dict(),
             "ema": self.average.model.state_dict(), "progress": state.pack(),
         })  # fmt: skip
 
@@ -320,6 +320,8 @@ ODD: dict[str, list[tuple[Change, str]]] = {
         (put(NAN, *_P, "seconds"), "seconds is nan"),
         (put(INF, *_P, "seconds"), "seconds is inf"),
         (put(1, *_P, "is_done"), "is_done is of type int"),
+        (put(1, *_P, "compiled"), "compiled is of type int"),
+        (put("fast", *_P, "compiled"), "compiled is 'fast'"),
     ],
     "adamw": [
         (put(lambda t: -t - 1, *_S, 0, "exp_avg_sq"), "exp_avg_sq below zero"),
