@@ -29,6 +29,8 @@ from pipelines.loaders import Loader
 STATES = ("unused", "used", "middle")
 #: Those that start processes.
 STARTING = ("torchvision", "stock")
+#: Those that a `Process` is not given that is no fork, as it takes seconds to load their libraries.
+LEFT_OUT = choose((*STARTING, "ffcv"), STARTING[1:])
 #: Iterations that are under way.
 MIDDLE: dict[str, Iterator[Any]] = {}
 #: What the child of `os.fork` ends with.
@@ -140,10 +142,9 @@ def main() -> None:
     end_after(5 * LONG_S)
     loaders = make(Path(data), Path(folder), kinds, forks)
     found: dict[str, Any] = {}
-    # Processes take seconds to start where they are not forked.
     few = {
         name: loader for name, loader in loaders.items()
-        if forks or name.split(":")[0] not in choose(STARTING, STARTING[1:])
+        if forks or name.split(":")[0] not in LEFT_OUT
     }  # fmt: skip
     for place, method in places:
         look_in = {"DataLoader": in_data_loader, "Process": in_process, "os.fork": in_fork}[place]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from effort import choose
 from PIL import Image
 
 from pipelines.loaders import rendering
@@ -145,8 +146,14 @@ def resized(image: np.ndarray, *sides: tuple[int, int]) -> np.ndarray:
     return np.asarray(picture)
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("size", [1, 17, 50])
+#: Every view at one size, and every size in a view that clips at the box and one that does not.
+CHOSEN = [(view, 17) for view in VIEWS]
+CHOSEN += [(view, size) for view in ("train", "eval-square") for size in (1, 50)]
+
+
+@pytest.mark.parametrize(
+    ("view", "size"), choose(CHOSEN, [(view, size) for view in VIEWS for size in (1, 17, 50)])
+)
 def test_pixels_are_pillows(view: str, size: int, gpu: ModuleType, device: torch.device) -> None:
     shapes = TINY if size == 1 else SHAPES  # interpreted, all of an image in one pixel takes long
     images = [(smooth if size == 17 else noise)(*shape) for shape in shapes]

@@ -1,6 +1,5 @@
 import inspect
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import psutil
 import pytest
 import torch
 from batches import everything, same
+from processes import run_program
 from rendered import LOADERS, check_pixels, make
 from scipy import stats
 
@@ -233,12 +233,11 @@ list(batches)
 """
 
 
-def test_a_killed_worker_is_an_error_not_a_hang(data: Path) -> None:
+def test_a_killed_worker_is_an_error_not_a_hang(data: Path, tmp_path: Path) -> None:
     """In a process of its own: torch raises the error from a signal handler, wherever that is."""
-    ended = subprocess.run(
-        [sys.executable, "-c", _KILLER, str(data / "train.beton")],
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+    program = tmp_path / "killer.py"
+    program.write_text(_KILLER)
+    ended = run_program(program, data / "train.beton", folder=tmp_path, within_s=100)
     assert ended.returncode != 0
     assert "DataLoader worker" in ended.stderr or "a loader process ended" in ended.stderr
 
