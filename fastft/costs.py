@@ -33,7 +33,7 @@ class Costs:
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
         """Let the time until the block's end count as `name`'s, one of NAMES."""
-        assert name in NAMES
+        assert name in NAMES, name
         self._turn()
         self._open.append(name)
         try:
@@ -44,7 +44,7 @@ class Costs:
 
     def add(self, name: str, seconds: float) -> None:
         """Count what was spent before."""
-        assert name in NAMES
+        assert name in NAMES, name
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def move(self, name: str, seconds: float) -> None:

@@ -9,6 +9,7 @@ more of it, and is imported by those alone who use it.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,7 @@ class _StandIn(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         _step_aside()
-        __import__(self.__name__)
-        return getattr(sys.modules[self.__name__], name)
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def _is_compile_supported(device_type: str) -> Any:
