@@ -7,6 +7,7 @@ import torch
 from steps import Batch, Recorder, is_same, learn, make_batches, make_resnet, make_small
 from torch import nn
 
+from fastft import step as step_module
 from fastft.loss import Loss
 from fastft.optim import WeightAverage, make_optimizer, set_learning_rate
 from fastft.step import TrainStep
@@ -180,7 +181,7 @@ def test_compiled_steps_take_full_batches_alone(monkeypatch: pytest.MonkeyPatch)
     seen: list[int] = []
 
     def compile_(model: Any, **options: Any) -> Any:
-        assert options == {"backend": "inductor", "dynamic": False}
+        assert options == {"backend": "one", "dynamic": False}
 
         def run(images: torch.Tensor) -> Any:
             seen.append(len(images))
@@ -188,6 +189,7 @@ def test_compiled_steps_take_full_batches_alone(monkeypatch: pytest.MonkeyPatch)
 
         return run
 
+    monkeypatch.setattr(step_module, "BACKEND", "one")
     monkeypatch.setattr(torch, "compile", compile_)
     found, wanted = make_resnet(), make_resnet()
     batches = make_batches((4, 2, 4), 40)
