@@ -85,7 +85,10 @@ def test_asked_to_end_at_random_moments(
             stopped += 1
             # One that ends before it has begun to hear signals ends of the signal itself.
             assert status in (128 + number, -number)
-            assert err == ("fastft: interrupted\n" if status == 128 + signal.SIGINT else "")
+            told = "fastft: interrupted\n" if number == signal.SIGINT else ""
+            # CPython dies of Ctrl-C at its very end, after all was said, if the exception passed
+            # through code that a library had run (`unhandled_keyboard_interrupt`).
+            assert err == told or (err == "" and status == -number)
             if number == signal.SIGINT:
                 assert hidden(out) == set()
             else:  # as of one that was killed
