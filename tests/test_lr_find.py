@@ -61,7 +61,7 @@ def test_a_search_leaves_a_picture_and_no_run(data: Path, tmp_path: Path) -> Non
     out = tmp_path / "run"
     config = TrainConfig(
         data=data, out=out, weights="none", size=40, batch_size=11, epochs=1, amp="off",
-        loader="torchvision", arch="shufflenet_v2_x0_5",
+        loader="torchvision",  # and a resnet18: of smaller networks no loss may fall
     )  # fmt: skip
     found = find_lr(config, QUIET)
     assert sorted(path.name for path in out.iterdir()) == ["lr_find.json", "lr_find.png"]
