@@ -29,7 +29,7 @@ from pipelines.vision import StochasticDepth
 
 #: What these numbers are for, beside those that `pipelines.plan` draws from the same seed.
 _MASKS = 3
-#: What `torch.compile` makes kernels with.
+#: The compiler behind `torch.compile`.
 BACKEND = "inductor"
 #: Steps launched kernel by kernel before a graph is captured: cuDNN picks its kernels in them, and
 #: the optimizer makes its states. Source: PyTorch's documentation, "CUDA semantics", which warms up

@@ -25,7 +25,7 @@ _INPUTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What was captured.
+    """A captured step.
 
     Attributes:
         replay: queues it.

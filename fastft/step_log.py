@@ -25,7 +25,7 @@ MOST_STEPS = 20
 #: request to stop is heard soon enough.
 _READ_S = 0.5
 
-#: Of a step: images, learning rate, waited and all seconds.
+#: A step: images, learning rate, waited and all seconds.
 _Row = tuple[int, float, float, float]
 
 

@@ -1,4 +1,4 @@
-"""What was found out about this machine, kept for the next process: one JSON file for each subject.
+"""Findings about this machine, kept for the next process: one JSON file for each subject.
 
 Findings hold for a setup: a card, its driver, the versions of libraries, whatever they depend on.
 Losing them costs finding out again, so a file that cannot be read is one that is not there.

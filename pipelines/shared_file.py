@@ -127,7 +127,7 @@ def no_room(path: Path, error: OSError, size: int) -> DataError:
 
 
 def own_prefix() -> str:
-    """What the names of this user's files in memory begin with."""
+    """The prefix of this user's files in memory."""
     return f"fastft-{os.getuid()}-"
 
 

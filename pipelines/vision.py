@@ -67,7 +67,7 @@ with _without_compiler():
     from torchvision.ops import StochasticDepth
     from torchvision.transforms import functional
 
-# What the imports above have set as torch's attribute is not to stay.
+# The stand-in is not to stay as torch's attribute.
 if isinstance(vars(torch).get("_dynamo"), _StandIn):
     del torch._dynamo
 

@@ -94,23 +94,28 @@ def test_late_reading_changes_nothing(at_once: Path, data: Path, tmp_path: Path)
     assert weights_differ(tmp_path / "run", at_once) == []
 
 
+def break_loss(monkeypatch: pytest.MonkeyPatch, step: int) -> list[None]:
+    """Make the loss of so many steps' last NaN; gives a list that grows with each step."""
+    real, calls = TrainStep.__call__, list[None]()
+
+    def breaks(self: TrainStep, *batch: Any) -> Any:
+        calls.append(None)
+        loss, right = real(self, *batch)
+        return (loss * float("nan") if len(calls) == step else loss), right
+
+    monkeypatch.setattr(TrainStep, "__call__", breaks)
+    return calls
+
+
 @pytest.mark.usefixtures("late")
 def test_a_late_nan_keeps_the_last_good_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = TrainStep.__call__, 0
-
-    def breaks(self: TrainStep, *batch: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        loss, right = real(self, *batch)
-        return (loss * float("nan") if calls == 12 else loss), right
-
-    monkeypatch.setattr(TrainStep, "__call__", breaks)
+    calls = break_loss(monkeypatch, 12)
     out = tmp_path / "run"
     with pytest.raises(DataError, match=r"step 11: loss nan, .*last\.pt is that of epoch 1$"):
         train(config_of(data, out), QUIET)
-    assert calls > 12  # it was read late
+    assert len(calls) > 12  # it was read late
     assert load_checkpoint(out / "last.pt").epoch == 1
     assert rows(out)[0][-1][0] == 10
 
@@ -119,15 +124,7 @@ def test_a_late_nan_keeps_the_last_good_checkpoint(
 def test_a_nan_of_an_epochs_end_is_found(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = TrainStep.__call__, 0
-
-    def breaks(self: TrainStep, *batch: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        loss, right = real(self, *batch)
-        return (loss * float("nan") if calls == 9 else loss), right
-
-    monkeypatch.setattr(TrainStep, "__call__", breaks)
+    break_loss(monkeypatch, 9)
     with pytest.raises(DataError, match="step 8: loss nan"):
         train(config_of(data, tmp_path / "run"), QUIET)
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from fastft.step_log import StepLog
 from fastft.world import ALONE
 from pipelines.errors import DataError
 
-#: What becomes of readings, in order: begun or read, by number.
+#: Readings in order: begun or read, by number.
 Events = list[tuple[str, int]]
 
 

@@ -41,7 +41,7 @@ from pipelines.errors import DataError
 from pipelines.workers import cpu_count
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Of a table that goes to a file.
+#: The width of a table that goes to a file.
 _WIDTH = 180
 
 
@@ -148,7 +148,7 @@ def run(
 
 
 def make_task(folder: Path, rehearse: bool) -> Task:
-    """What every part is told."""
+    """The task that every part gets."""
     return Task(
         device="cpu" if rehearse else "cuda", root=str(ROOT), photos=str(folder / "photos"),
         data=str(folder / "data"), many=str(folder / "many"), size=40 if rehearse else 224,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-#: What is asked, and how figures of it are called.
+#: Figures that are asked for, and their names here.
 ASKED = {
     "clocks.sm": "sm_mhz", "clocks.mem": "memory_mhz", "power.draw": "power_w",
     "temperature.gpu": "celsius", "utilization.gpu": "busy_percent",

@@ -146,7 +146,7 @@ def measure(task: Task) -> Iterator[Found]:
 
 
 def outputs_of(loader: str, *, on_gpu: bool) -> tuple[str, ...]:
-    """What a loader is asked to give: each way that its batches' memory comes about."""
+    """The outputs of a loader: one for each way that its batches' memory comes about."""
     if not on_gpu:
         return _UINT8, _FLOAT32
     return (_UINT8, _FLOAT32, _BFLOAT16) if loader == "dali" else (_UINT8, _BFLOAT16)
@@ -248,7 +248,7 @@ def read_waiting(loader: Iterable[Batch], device: torch.device) -> Sums:
 _READINGS: dict[str, Callable[[Iterable[Batch], torch.device], Sums]] = {
     "slow": read_slowly, "at once": read_at_once, "held": read_late,
 }  # fmt: skip
-#: Of each epoch.
+#: The readings of each epoch.
 _ON_GPU = (("slow", "at once", "held", "slow"), ("slow", "held"))
 _ON_CPU = (("held", "held"), ("held",))
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from bench.gpu import corruption, end_to_end, fed, loaders, pixels, startup, steady, steps
 
-#: What a process pays for imports and the CUDA context before it does anything: 5 to 10 s on a
-#: machine with an H100. Some are over it, and have their patience for that.
+#: Seconds that a process pays for imports and the CUDA context before it does anything: an estimate.
+#: Some are over it, and have their patience for that.
 START_UP_S = 8.0
 #: A process that takes this many times what is expected hangs.
 PATIENCE = 3.0
-#: What a command may take on such a machine, less a minute for whatever else it does.
+#: Seconds that a command may take on such a machine, less a minute for whatever else it does.
 RUN_LIMIT_S = 540.0
 
 

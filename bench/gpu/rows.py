@@ -11,12 +11,12 @@ from typing import Any
 
 from bench.gpu import corruption, end_to_end, fed, loaders, pixels, steady, steps
 
-#: What it is, the figure, what stands beside it, what was wanted.
+#: A row: its name, the figure, what stands beside it, the goal.
 Row = tuple[str, str, str, str]
 Found = Mapping[str, Any]
 _CLIPPED = 300
 _SHARES = {"resident": 0.99, "dali": 0.9}
-#: Of the whole training from end to end, how much faster than the tutorial's.
+#: The goal from end to end: so much faster than the tutorial's training.
 _FASTER = 5
 #: Seconds that a start may take.
 _START_S = 10
@@ -197,7 +197,7 @@ def _startup(found: Found) -> Iterator[Row]:
 
 
 def _items(runs: Sequence[Found]) -> str:
-    """What trainings spent their time on, medians, by what they told."""
+    """Medians of the seconds that trainings spent, by name."""
     if "run_s" not in runs[0]:  # the tutorial's
         epochs = [sum(one["epochs_s"]) for one in runs]
         items = {"imports": [one["imported_s"] for one in runs], "epochs": epochs}

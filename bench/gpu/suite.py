@@ -19,7 +19,7 @@ from typing import Any
 from bench.gpu.suite_report import FILE
 from bench.gpu.task import Found, Task, answer
 
-#: What is run; a rehearsal only shows that they are all found, and skipped for want of a GPU.
+#: The tests that are run; a rehearsal only shows that all are found, and skipped for want of a GPU.
 ON_GPU, REHEARSED = "gpu or kernel", "gpu"
 #: Between looks at what has come.
 _LOOK_S = 1.0
@@ -79,7 +79,7 @@ def read_events(lines: Iterable[str]) -> list[Event]:
 
 
 def count(events: Iterable[Event]) -> dict[str, Any]:
-    """What pytest has told so far.
+    """Sums up the events of pytest so far.
 
     Returns:
         `tests` that are to run, `passed`, `skipped`; `failures` and `not_collected`, each with what

@@ -47,7 +47,7 @@ def _tell(what: str, **more: Any) -> None:
 
 
 def _last_line(longrepr: Any) -> str:
-    """What went wrong, in one line: an assertion's own message, or an error's."""
+    """The failure in one line: an assertion's own message, or an error's."""
     crash = getattr(longrepr, "reprcrash", None)
     text = str(crash.message if crash is not None else longrepr)
     lines = [line for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What a part's process is told, and how it answers: a line of JSON for each row, as it comes.
+"""The task of a part's process, and how it answers: a line of JSON for each row, as it comes.
 
 Nothing heavy is imported before it is needed: some parts only start other processes.
 """

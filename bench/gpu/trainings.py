@@ -53,7 +53,7 @@ def run(
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """What a run folder tells of its time.
+    """Reads where a run's time went from its folder.
 
     Returns:
         `costs_s` by name, empty if it tells none; `run_s`: the run's own count of its seconds, from

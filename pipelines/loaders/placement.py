@@ -35,7 +35,7 @@ class GpuRoom:
 
     @property
     def for_pixels(self) -> int:
-        """What stores may take."""
+        """Bytes that stores may take."""
         return max(0, self.free - self.reserve)
 
 
