@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from bench.gpu import corruption, end_to_end, fed, loaders, pixels, startup, steady, steps
 
-#: Seconds that a process pays for imports and the CUDA context before it does anything: an estimate.
-#: Some are over it, and have their patience for that.
+#: Seconds that a process pays for imports and the CUDA context before anything else: an estimate.
+#: Some pay more, and have their patience for that.
 START_UP_S = 8.0
 #: A process that takes this many times what is expected hangs.
 PATIENCE = 3.0
