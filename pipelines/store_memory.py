@@ -256,7 +256,6 @@ class GroupMemory(FileMemory):
         free, missing = state.f_bavail * state.f_frsize, self.missing_bytes()
         if missing > free:
             self.close()
-            path.unlink(missing_ok=True)
             raise DataError(
                 shared_file.SHM, f"{free / 1e9:.2f} GB are free",
                 f"room for {missing / 1e9:.2f} GB of pixels",
@@ -282,10 +281,16 @@ class GroupMemory(FileMemory):
         if self._all_have_it():
             self.close()
 
-    def abandon(self) -> None:
-        """Let go of the memory before it was used; of its name, too, if no other process has it."""
-        self.close()
-        remove_unused(self._path)
+    def close(self) -> None:
+        """Let go of the memory; of its name, too, if no other process has it.
+
+        Not all need come: a process with two loaders of the same samples may have taken both to the
+        first file before another one came, whose second then opens a file that nobody else will.
+        """
+        is_open = self._descriptor >= 0
+        super().close()
+        if is_open and self._home is here():
+            remove_unused(self._path)
 
     def reserve(self, sample: int) -> None:
         """Take memory for a sample; to run out of it while writing would end the process."""

@@ -59,6 +59,18 @@ def test_a_group_shares_memory_whose_name_goes_when_all_have_it(shm: Path) -> No
         memory.close()
 
 
+def test_a_file_to_which_nobody_else_comes_goes_with_who_has_it(shm: Path) -> None:
+    """Two loaders of the same samples in each of two processes, one of which is late."""
+    early = [GroupMemory(layout_of(), KEY, "group", 0, 2) for _ in range(2)]
+    late = [GroupMemory(layout_of(), KEY, "group", 1, 2) for _ in range(2)]
+    assert len(names_in(shm)) == 1
+    early[0].close()
+    assert len(names_in(shm)) == 1
+    for memory in (early[1], *late):
+        memory.close()
+    assert names_in(shm) == []
+
+
 def test_the_largest_group_does_not_write_over_the_flags(shm: Path) -> None:
     members = [GroupMemory(layout_of(), KEY, "g", rank, MAX_GROUP) for rank in (0, MAX_GROUP - 1)]
     assert held(members[0]) == [False] * SAMPLES
@@ -170,8 +182,11 @@ def test_sweeping_spares_a_file_that_has_just_come_in_place_of_an_old_one(
     shm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process of the group is sweeping, too: it was faster, and has made its own."""
-    GroupMemory(layout_of(), KEY, "group", 0, 2).close()
+    killed = GroupMemory(layout_of(), KEY, "group", 0, 2)
     (file,) = shm.iterdir()
+    content = file.read_bytes()
+    killed.close()
+    file.write_bytes(content)
     real, first = fcntl.flock, []
 
     def flock(descriptor: int, how: int) -> None:

@@ -229,7 +229,7 @@ class ResidentLoader(Loader):
         try:
             require(memory.missing_bytes())
         except UsageError:
-            memory.abandon()
+            memory.close()
             raise
         return memory
 
