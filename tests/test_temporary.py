@@ -153,9 +153,9 @@ def test_no_link_is_followed(tmp_path: Path, shm: Path, tried: Callable[..., Non
     refuse(lambda: AtomicFile(tmp_path / "x", tmp_path / ".x.left"), tmp_path / ".x.left")
     refuse(lambda: Part(tmp_path / "x", "", lambda *_: None), tmp_path / "x.part")
     refuse(lambda: FileMemory(tmp_path / "s", layout_of(), KEY), tmp_path / "s")
-    of_group().close()
+    memory = of_group()
     (name,) = (path.name for path in shm.iterdir())
-    (shm / name).unlink()
+    memory.close()
     refuse(of_group, shm / name)
     tried("links where temporary files would be", 8)
 
