@@ -201,13 +201,15 @@ def cases(
         yield found
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings write empty curves.png: to draw them takes as long as a tiny training.
+@pytest.fixture(scope="session", autouse=True)
+def draw_curves() -> Iterator[Callable[[Path, Path], None]]:
+    """The real one: trainings leave an empty curves.png, as drawing takes as long as they do."""
+    from fastft import show
 
-    For a test's own runs. Those that fixtures of modules have made are drawn, and looked at.
-    """
-    monkeypatch.setattr("fastft.show.draw_curves", lambda metrics, out: out.write_bytes(b""))
+    with pytest.MonkeyPatch.context() as patch:
+        real = show.draw_curves
+        patch.setattr(show, "draw_curves", lambda metrics, out: out.write_bytes(b""))
+        yield real
 
 
 @pytest.fixture

@@ -94,7 +94,6 @@ def tutorial_losses(source: Source, weights: Path | None) -> list[float]:
     return losses
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("pretrained", [True, False], ids=["fine-tuned", "scratch"])
 def test_recipe_equals_the_tutorial(
     pretrained: bool, source_model: Path, data: Path, tmp_path: Path

@@ -30,7 +30,6 @@ from fastft.train import train
 from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 QUIET = Console(quiet=True)
 
 

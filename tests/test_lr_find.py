@@ -56,7 +56,6 @@ def test_a_loss_that_never_falls_is_said() -> None:
         suggest(lrs, np.full(50, np.nan), "run")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_search_leaves_a_picture_and_no_run(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = TrainConfig(

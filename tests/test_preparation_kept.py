@@ -25,7 +25,6 @@ from pipelines.encode import decode
 from pipelines.errors import DataError, FormatError, UsageError
 from pipelines.layout import Preparation
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 UPRIGHT = Preparation(apply_exif=True)
 BOTH = Preparation(apply_exif=True, depth="scale")
 QUIET = Console(quiet=True)

@@ -28,7 +28,6 @@ from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 MORTAL, ARCH = Path(__file__).with_name("mortal.py"), "shufflenet_v2_x0_5"
 QUIET = Console(quiet=True)
 Command = Callable[..., tuple[int, str, str]]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from fastft.train_config import TrainConfig
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import make_loader
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 QUIET = Console(quiet=True)
 #: A fifth of the default's work; what it is makes no difference to the loop.
 ARCH = "shufflenet_v2_x0_5"
@@ -42,10 +42,14 @@ def run(data: Path, out: Path, **options: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs."""
+def finished(
+    data: Path, tmp_path_factory: pytest.TempPathFactory, draw_curves: Callable[[Path, Path], None]
+) -> Path:
+    """A run of two epochs, with its curves."""
     out = tmp_path_factory.mktemp("run") / "run"
-    run(data, out, loader="torchvision", epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastft.show.draw_curves", draw_curves)
+        run(data, out, loader="torchvision", epochs=2)
     return out
 
 
