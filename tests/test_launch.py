@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import PATIENCE_S, Living, begin, begin_alone
-from effort import choose
+from commands import PATIENCE_S, Living, begin
+from forked import be_torchrun, fork_ranks
 
 from fastft.checkpoint import load_checkpoint
 from fastft.launch import count_processes
@@ -32,17 +32,18 @@ OPTIONS = (
 
 
 def start(folder: Path, *arguments: object) -> Living:
-    """A training whose first process is forked; those that it starts are started as ever."""
-    return begin(["train", *map(str, arguments)], folder / "begun")
+    """A training whose processes are forked."""
+    return begin(["train", *map(str, arguments)], folder / "begun", fork_ranks)
 
 
-def ranks_of(process: Living, log: Path) -> list[psutil.Process]:
-    """The processes of a training, once it has got so far as to write rows."""
-    gives_up_s = time.monotonic() + PATIENCE_S
+def ranks_of(process: Living, folder: Path) -> list[psutil.Process]:
+    """The processes of a training by rank, once it has got so far as to write rows."""
+    gives_up_s, log = time.monotonic() + PATIENCE_S, folder / "run" / METRICS
     while not (log.exists() and log.stat().st_size) and not process.ends(0.02):
         assert time.monotonic() < gives_up_s
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "train" in child.cmdline()]
+    ranks = [psutil.Process(int(file.read_text())) for file in sorted(folder.glob("begun/rank-*"))]
+    assert all(rank.ppid() == process.pid for rank in ranks)
+    return ranks
 
 
 def test_two_processes_make_one_run(data: Path, tmp_path: Path) -> None:
@@ -71,7 +72,9 @@ def test_what_one_process_finds_is_said_once_and_ends_all(photos: Path, tmp_path
     victim = sorted((tmp_path / "photos" / "train").rglob("*.jpg"))[5]
     victim.write_bytes(victim.read_bytes()[:-400])
     arguments = ("--data", tmp_path / "photos", "--out", tmp_path / "run", "--nproc", 2)
-    status, _, err = start(tmp_path, *arguments, *OPTIONS).end()
+    given = ["train", *map(str, arguments), *OPTIONS]
+    # Its ranks are started as ever, imports and all.
+    status, _, err = begin(given, tmp_path / "begun").end()
     assert status == 1
     assert err.count("\n") == 1, err
     assert victim.name in err
@@ -82,9 +85,9 @@ def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
     process = start(tmp_path, *arguments)
-    ranks = ranks_of(process, out / METRICS)
+    ranks = ranks_of(process, tmp_path)
     assert len(ranks) == 2
-    max(ranks, key=lambda rank: int(rank.environ()["RANK"])).kill()
+    ranks[1].kill()
     status, _, err = process.end()
     assert status == 1
     assert err == (
@@ -93,9 +96,10 @@ def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
     )
 
 
-#: Ends as a command does that had an error; says how far the interpreter's own end came.
+#: Ends as a command does that had an error, alone and joined to others; says how far the
+#: interpreter's own end came.
 _LEAVES = """
-import atexit, os, sys
+import atexit, os
 from torch import distributed
 from fastft.cli import _leave
 
@@ -103,30 +107,34 @@ class Object:
     def __del__(self):
         os.write(1, b"finalized ")
 
+forked = os.fork()
+if forked:
+    _, status = os.waitpid(forked, 0)
+    os.write(1, b"%d, " % os.waitstatus_to_exitcode(status))
 kept = Object()
 atexit.register(os.write, 1, b"closed ")
-if sys.argv[1] == "joined":
+if not forked:
     store = distributed.HashStore()
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 _leave(1, "the error")
 """
 
 
-@pytest.mark.parametrize(("place", "said"), [("joined", "closed "), ("alone", "closed finalized ")])
-def test_no_thread_of_torch_sees_the_interpreter_end(place: str, said: str) -> None:
+def test_no_thread_of_torch_sees_the_interpreter_end() -> None:
     """Those of a process that is still joined to others call into it."""
     ended = subprocess.run(
-        [sys.executable, "-c", _LEAVES, place], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _LEAVES], capture_output=True, text=True, check=False
     )
-    assert (ended.returncode, ended.stdout) == (1, said)
-    assert "the error\n" in ended.stderr
+    joined, alone = "closed ", "closed finalized "
+    assert (ended.returncode, ended.stdout) == (1, f"{joined}1, {alone}")
+    assert ended.stderr.count("the error\n") == 2
 
 
 def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
     process = start(tmp_path, *arguments)
-    ranks_of(process, out / METRICS)
+    ranks_of(process, tmp_path)
     os.kill(process.pid, signal.SIGTERM)
     status, _, err = process.end()
     assert status == 143
@@ -143,7 +151,7 @@ def test_a_signal_to_all_processes_of_a_group_is_survived_by_those_that_read(
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--loader", "torchvision")
     process = start(tmp_path, *arguments, "--epochs", 1000)
-    ranks_of(process, out / METRICS)
+    ranks_of(process, tmp_path)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         os.killpg(process.pid, number)
     status, _, err = process.end()
@@ -153,7 +161,8 @@ def test_a_signal_to_all_processes_of_a_group_is_survived_by_those_that_read(
 
 
 def be_in_terminal(screen: str) -> None:
-    """Make a terminal this process's own, as a shell's child has it."""
+    """Make a terminal this process's own, as a shell's child has it; ranks are forks of it."""
+    fork_ranks()
     descriptor = os.open(screen, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(descriptor, standard)
@@ -184,14 +193,12 @@ def test_a_terminal_that_is_closed_loses_nothing(nproc: int, data: Path, tmp_pat
 
 def test_torchrun_starts_it_again_and_it_goes_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = [
-        "--standalone", "--nproc-per-node", choose(1, 2), "--max-restarts", 1,
-        "--log-dir", os.devnull,  # else it leaves a folder
-        "-m", "fastft", "train", "--data", data, "--out", out, *OPTIONS, "--epochs", 6,
-    ]  # fmt: skip
-    program = ("-m", "torch.distributed.run")
-    process = begin_alone([*map(str, arguments)], tmp_path / "begun", program)
-    ranks_of(process, out / METRICS)[0].kill()
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    options += ["--log-dir", os.devnull]  # else it leaves a folder
+    arguments = ["train", "--data", data, "--out", out, *OPTIONS, "--epochs", 6]
+    given = [*options, "-m", "fastft", *map(str, arguments)]
+    process = begin([], tmp_path / "begun", be_torchrun, *given)
+    ranks_of(process, tmp_path)[0].kill()
     status, said, err = process.end()
     assert status == 0, err
     assert said.count("33 training and 6 evaluation images, 3 classes") == 2
