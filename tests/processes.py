@@ -24,6 +24,10 @@ SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = [
     "pytest",
     "torchvision",
+    "torch._dynamo",  # for DistributedDataParallel
+    "torch.distributed.run",
+    "numba.np.linalg",  # for any compiled function
+    "scipy.linalg",
     "fastft.saving",
     "fastft.step",
     "fastft.sync_bn",
