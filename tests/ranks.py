@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 
 import fastft.train
+import fastft.world
 from fastft.step import TrainStep
 from fastft.stopping import Stopped, StopSignals
 from fastft.train import train
@@ -90,6 +91,7 @@ def be(rank: int, job: dict[str, Any], port: int) -> int:
     """One process of a job; its exit status."""
     world = job["world"]
     draw_nothing()
+    fastft.world._HOLD_BACK_S = 0.1  # there is no launcher that would end who waits for it
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
