@@ -1,6 +1,7 @@
 """One training by several processes: the same data, the same steps, whatever their number."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from pipelines.plan import make_plan
 
 RANKS = Path(__file__).with_name("ranks.py")
 BATCH, IMAGES = 10, 36
-#: How many processes share a run.
-WORLDS = choose([1, 3], [1, 2, 3, 4])
+#: How many processes share a run; one is shared by three and two of them in any case.
+WORLDS = choose([1], [1, 2, 3, 4])
 Job = dict[str, Any]
 
 
@@ -105,7 +106,7 @@ def losses(run: Path) -> list[float]:
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_global_batches_do_not_depend_on_how_many_share_them(
-    world: int, runs: Path, even: Path
+    world: int, runs: Path, even: Path, tried: Callable[..., None]
 ) -> None:
     index = read_index(even / "train.beton")
     plan = make_plan(index.widths, index.heights, view="train", size=40)
@@ -117,17 +118,21 @@ def test_global_batches_do_not_depend_on_how_many_share_them(
         assert np.array_equal(batch[0], rows.samples)
         assert np.array_equal(batch[1], rows.boxes)
         assert np.array_equal(batch[2], rows.flips)
+    tried("training shared by processes")
 
 
-@pytest.mark.parametrize("world", WORLDS[1:])
-def test_steps_do_not_depend_on_how_many_share_them(world: int, runs: Path) -> None:
+@pytest.mark.parametrize("run", ["changed", *(f"run-{world}" for world in WORLDS[1:])])
+def test_steps_do_not_depend_on_how_many_share_them(
+    run: str, runs: Path, tried: Callable[..., None]
+) -> None:
     """In float64, where only the order of sums differs, and what comes of it."""
-    alone, shared = runs / "run-1", runs / f"run-{world}"
-    assert losses(shared) == pytest.approx(losses(alone)[:4], rel=1e-9)
+    alone, shared = runs / "run-1", runs / run
+    assert losses(shared)[:4] == pytest.approx(losses(alone)[:4], rel=1e-9)
     mine, theirs = (read_metrics(run / "metrics.jsonl")[1][0] for run in (shared, alone))
     assert mine.train_accuracy == theirs.train_accuracy
     assert mine.eval_accuracy == theirs.eval_accuracy
     assert mine.eval_loss == pytest.approx(theirs.eval_loss, rel=1e-6)
+    tried("training shared by processes")
 
 
 def test_processes_may_come_and_go_between_steps(runs: Path) -> None:
