@@ -1,6 +1,5 @@
 import os
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -65,12 +64,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 _STOCK_FFCV = """
 import os, sys
+import numba.typed
 import numpy as np
+numba.typed.Dict = dict  # as in ffcv_loader: two numbers' own dict is compiled for 5 s
 from ffcv.fields.basics import IntDecoder
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
-side, out, *files = sys.argv[1:]
+from ffcv.pipeline import Compiler
+side, compiled, out, *files = sys.argv[1:]
 side, found = int(side), {}
+Compiler.set_enabled(compiled == "True")
 for at in range(len(files) // 2):
     path, os_cache = files[2 * at : 2 * at + 2]
     decoder = CenterCropRGBImageDecoder((side, side), 1) if side else SimpleRGBImageDecoder()
@@ -104,20 +107,20 @@ def tried(record_property: Callable[[str, object], None]) -> Callable[..., None]
 def read_by_stock_ffcv(tmp_path: Path) -> Callable[..., list[tuple[np.ndarray, np.ndarray]]]:
     """Reads .betons by FFCV's own loader: images, cropped to `side` unless it is 0, and labels.
 
-    Of each is said whether through the system's cache. In a process of its own, which takes seconds
-    to compile: FFCV sets torch's threads, and makes a numba type read-only that functions are filed
-    under in this one.
+    Of each is said whether through the system's cache. In a process of its own: FFCV sets torch's
+    threads, and makes a numba type read-only that functions are filed under in this one. What FFCV
+    would compile for seconds is left to the interpreter in an ordinary run.
     """
     if find_spec("ffcv") is None:
         pytest.skip("ffcv is not installed")
+    from effort import choose
+    from processes import run_program  # torch takes seconds to load
 
     def read(*files: tuple[Path, bool], side: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-        out = tmp_path / "stock.npz"
-        arguments = [sys.executable, "-W", "ignore", "-c", _STOCK_FFCV]
-        ended = subprocess.run(
-            [*arguments, str(side), out, *[str(each) for file in files for each in file]],
-            capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+        out, program = tmp_path / "stock.npz", tmp_path / "stock.py"
+        program.write_text(_STOCK_FFCV)
+        arguments = side, choose(False, True), out, *(each for file in files for each in file)
+        ended = run_program(program, *arguments, folder=tmp_path, within_s=200)
         assert not ended.returncode, ended.stderr
         with np.load(out) as found:
             return [(found[f"images{at}"], found[f"labels{at}"]) for at in range(len(files))]

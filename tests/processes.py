@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import distributed, multiprocessing
 
@@ -92,6 +93,16 @@ def run_program(
         raise AssertionError(f"{program} hangs")
     out, err = (file.read_text() for file in said)
     return subprocess.CompletedProcess(given, process.exitcode, out, err)
+
+
+def send_interpreted(*arguments: Any) -> None:
+    """`fastft.stock._send_comparison` where FFCV compiles nothing, which takes it half a minute."""
+    from fastft import stock
+    from pipelines.loaders import ffcv_loader
+
+    ffcv_loader.Compiler.set_enabled(False)
+    np.random.seed(1)  # noqa: NPY002  # what FFCV draws by
+    stock._send_comparison(*arguments)
 
 
 def _be_program(given: list[str], *said: Path) -> None:

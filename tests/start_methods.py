@@ -137,7 +137,7 @@ def make(data: Path, folder: Path, kinds: list[str], forks: bool) -> dict[str, L
 def main() -> None:
     data, folder, asked, *kinds = sys.argv[1:]
     places = [place.split(":") for place in asked.split(",")]
-    multiprocessing.set_start_method(places[0][1])
+    multiprocessing.set_start_method(places[0][1], force=True)
     forks = places[0][1] == "fork"
     end_after(5 * LONG_S)
     loaders = make(Path(data), Path(folder), kinds, forks)

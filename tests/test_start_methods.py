@@ -12,6 +12,7 @@ import pytest
 import torch
 from effort import choose
 from loader_kinds import KINDS, LIBRARIES, LONG_S, make_kind
+from processes import run_program
 from start_methods import LEFT_OUT, STARTING, STATES
 
 from pipelines.beton import read_index
@@ -35,12 +36,8 @@ PROGRAM = Path(__file__).with_name("start_methods.py")
 Found = dict[str, dict[str, Any]]
 
 
-def look(places: str, data: Path, folder: Path) -> Found:
+def look(ended: subprocess.CompletedProcess[str]) -> Found:
     """What became of the loaders in each place; nobody failed beside that."""
-    ended = subprocess.run(
-        [sys.executable, PROGRAM, data / "train.beton", folder, places, *ALL],
-        capture_output=True, text=True, check=False, timeout=6 * LONG_S,
-    )  # fmt: skip
     # What tracks semaphores writes there, too, of a lock that numba makes when ffcv is imported.
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
     found: Found = json.loads(ended.stdout.splitlines()[-1])
@@ -49,14 +46,21 @@ def look(places: str, data: Path, folder: Path) -> Found:
 
 @pytest.fixture(scope="module")
 def forked(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """In a process of its own, as its forks' way to their end counts."""
+    folder, places = tmp_path_factory.mktemp("forked"), "DataLoader:fork,Process:fork,os.fork:fork"
     return look(
-        "DataLoader:fork,Process:fork,os.fork:fork", data, tmp_path_factory.mktemp("forked")
-    )
+        subprocess.run(
+            [sys.executable, PROGRAM, data / "train.beton", folder, places, *ALL],
+            capture_output=True, text=True, check=False, timeout=6 * LONG_S,
+        )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def started(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    return look(",".join(PLACES), data, tmp_path_factory.mktemp("started"))
+    folder, arguments = tmp_path_factory.mktemp("started"), (",".join(PLACES), *ALL)
+    beton = data / "train.beton"
+    return look(run_program(PROGRAM, beton, folder, *arguments, folder=folder, within_s=6 * LONG_S))
 
 
 def check(found: Found, place: str) -> int:
@@ -166,8 +170,7 @@ def test_a_gpu_is_left_to_the_parent(data: Path, tmp_path: Path) -> None:
 _NO_GUARD = """
 import multiprocessing, sys
 from pipelines import make_loader
-if multiprocessing.current_process().name == "MainProcess":
-    multiprocessing.set_start_method("spawn")
+multiprocessing.set_start_method("spawn", force=True)
 loader = make_loader("torchvision", sys.argv[1], size=32, batch_size=8, workers=1)
 print(sum(len(labels) for _, labels in loader))
 """
@@ -176,10 +179,7 @@ print(sum(len(labels) for _, labels in loader))
 def test_a_script_without_a_main_guard_is_told_so(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_NO_GUARD)
-    ended = subprocess.run(
-        [sys.executable, script, data / "train.beton"],
-        capture_output=True, text=True, check=False, timeout=4 * LONG_S,
-    )  # fmt: skip
+    ended = run_program(script, data / "train.beton", folder=tmp_path, within_s=4 * LONG_S)
     assert ended.returncode == 1
     assert "bootstrapping" not in ended.stderr
     guard = 'expected its work under `if __name__ == "__main__":`; move it there'

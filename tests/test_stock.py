@@ -1,8 +1,12 @@
 """The libraries' own pipelines, looked at as `fastft parity --stock` does."""
 
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from effort import choose
+from processes import SERVER, send_interpreted
 
 from fastft.stock import STOCK, SUSPECT_P, compare_stock
 from pipelines.errors import DataError
@@ -11,8 +15,15 @@ LIBRARIES = {"torchvision": "torchvision", "ffcv": "ffcv", "dali": "nvidia.dali"
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_stock_pipelines(name: str, data: Path) -> None:
-    pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
+def test_stock_pipelines(
+    name: str, data: Path, tried: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec(LIBRARIES[name].split(".")[0]) is None:
+        pytest.skip(f"{LIBRARIES[name]} is not installed")
+    # The other process is forked from one that has loaded torch.
+    monkeypatch.setattr("fastft.stock.get_context", lambda method: SERVER)
+    if name == "ffcv" and choose(True, False):
+        monkeypatch.setattr("fastft.stock._send_comparison", send_interpreted)
     row = compare_stock(name, data / "train.beton", 32, 0)
     assert row.evaluation.images == 33
     # torchvision's transforms are the reference's; the others resize and cut in their own ways.
@@ -23,6 +34,7 @@ def test_stock_pipelines(name: str, data: Path) -> None:
     assert [each.what for each in row.crops] == ["area", "aspect ratio", "top", "left", "flips"]
     assert all(each.p > SUSPECT_P for each in row.crops)
     assert 0.5 < row.sharpness < 2
+    tried("stock pipelines compared")
 
 
 def test_an_error_in_the_other_process_is_this_ones(tmp_path: Path) -> None:

@@ -28,7 +28,11 @@ from pipelines.plan import Plan
 from pipelines.workers import require_thread_room
 
 _TORCH_THREADS, _NUMBA_THREADS = torch.get_num_threads(), numba.get_num_threads()
+_TYPED_DICT = numba.typed.Dict
 try:
+    # FFCV keeps two numbers in one, which its Python code alone reads, and for which numba compiles
+    # 5 s in every process.
+    numba.typed.Dict = dict
     import ffcv.loader.loader
     from ffcv.pipeline import Compiler, PipelineSpec
     from ffcv.pipeline.operation import Operation
@@ -40,6 +44,7 @@ except ImportError as error:
         'pip install "fastft[ffcv]", or take --loader torchvision',
     ) from error  # fmt: skip
 finally:
+    numba.typed.Dict = _TYPED_DICT
     # Its import leaves torch and numba with a single thread.
     torch.set_num_threads(_TORCH_THREADS)
     numba.set_num_threads(_NUMBA_THREADS)
