@@ -213,6 +213,13 @@ def draw_curves() -> Iterator[Callable[[Path, Path], None]]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations leave empty pictures: drawing takes longer than they do."""
+    for draw in ("draw_confusion", "draw_top_losses"):
+        monkeypatch.setattr(f"fastft.report.{draw}", lambda *_: b"")
+
+
+@pytest.fixture
 def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that groups of processes take for /dev/shm."""
     folder = tmp_path / "shm"
