@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from fastft.cli import execute
@@ -283,9 +285,18 @@ def device(triton_kernels: tuple[ModuleType, str]) -> "torch.device":
     return torch.device(triton_kernels[1])
 
 
+@pytest.fixture(scope="session")
+def parameters_kept() -> Iterator[None]:
+    """Typer reads the parameters of all commands off their functions once, not for each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = typer.main.get_params_from_function
+        patch.setattr(typer.main, "get_params_from_function", cache(read))
+        yield
+
+
 @pytest.fixture
 def fastft(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parameters_kept: None
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs the command line here; gives exit status, stdout and stderr."""
 
