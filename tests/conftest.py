@@ -3,6 +3,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from fastft.cli import execute
@@ -216,6 +218,13 @@ def draw_curves() -> Iterator[Callable[[Path, Path], None]]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations leave empty pictures: drawing takes longer than they do."""
+    for draw in ("draw_confusion", "draw_top_losses"):
+        monkeypatch.setattr(f"fastft.report.{draw}", lambda *_: b"")
+
+
+@pytest.fixture
 def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that groups of processes take for /dev/shm."""
     folder = tmp_path / "shm"
@@ -279,9 +288,18 @@ def device(triton_kernels: tuple[ModuleType, str]) -> "torch.device":
     return torch.device(triton_kernels[1])
 
 
+@pytest.fixture(scope="session")
+def parameters_kept() -> Iterator[None]:
+    """Typer reads the parameters of all commands off their functions once, not for each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = typer.main.get_params_from_function
+        patch.setattr(typer.main, "get_params_from_function", cache(read))
+        yield
+
+
 @pytest.fixture
 def fastft(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parameters_kept: None
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs the command line here; gives exit status, stdout and stderr."""
 

@@ -24,6 +24,7 @@ SERVER = multiprocessing.get_context("forkserver")
 #: All that a training loads, and what `commands` and the like add to it.
 PRELOADED = [
     "pytest",
+    "fastft.train",  # before torchvision, which it loads without torch's compiler
     "torchvision",
     "torch._dynamo",  # for DistributedDataParallel
     "torch.distributed.run",
@@ -32,7 +33,6 @@ PRELOADED = [
     "fastft.saving",
     "fastft.step",
     "fastft.sync_bn",
-    "fastft.train",
     "fastft.show",
     "matplotlib.backends.backend_agg",
     "pipelines.loaders.resident_loader",

@@ -29,8 +29,9 @@ def test_the_main_job(fastft: Run, tmp_path: Path) -> None:
     assert status == 0
     assert "20 checksums hold" in text
     status, text, _ = fastft(
-        "train", "--data", data, "--out", out, "--weights", "none", "--size", 40, "--epochs", 1
-    )
+        "train", "--data", data, "--out", out, "--weights", "none", "--size", 40, "--epochs", 1,
+        "--arch", "squeezenet1_1",
+    )  # fmt: skip
     assert status == 0
     assert "best accuracy" in text
     image = next((photos / "test").rglob("*.jpg"))

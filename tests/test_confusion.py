@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from effort import choose
 from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
@@ -196,8 +195,7 @@ def test_names_are_cut_and_counted() -> None:
 @pytest.mark.parametrize(
     ("classes", "most", "written"),
     [
-        (1, 9, 1), (2, 1_234_567, 4), (10, 99, 100), choose((40, 99, 1600), (60, 99, 3600)),
-        (60, 12345, 0), (300, 9, 0),
+        (1, 9, 1), (2, 1_234_567, 4), (10, 99, 100), (60, 99, 60), (60, 12345, 0), (300, 9, 0),
     ],
 )  # fmt: skip
 def test_counts_are_written_where_they_fit(
@@ -211,7 +209,8 @@ def test_counts_are_written_where_they_fit(
         return real(axes, x, y, s, *rest, **more)
 
     monkeypatch.setattr(Axes, "text", spy)
-    matrix = np.full((classes, classes), most)
+    # A text takes a millisecond or two: of many classes only the diagonal has counts.
+    matrix = np.full((classes, classes), most) if classes <= 10 else np.diag([most] * classes)
     image = image_of(draw_confusion(matrix, [f"class {n}" for n in range(classes)], "title"))
     assert texts == [f"{most:,}"] * written
     assert 200 < image.width < 2500

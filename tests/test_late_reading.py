@@ -24,8 +24,8 @@ QUIET = Console(quiet=True)
 
 def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
     small: dict[str, Any] = {
-        "weights": "none", "size": 40, "epochs": 2, "batch_size": 4, "amp": "off",
-        "loader": "resident", "checkpoint_every": "0",
+        "weights": "none", "arch": "shufflenet_v2_x0_5", "size": 40, "epochs": 2, "batch_size": 4,
+        "amp": "off", "loader": "resident", "checkpoint_every": "0",
     }  # fmt: skip
     return TrainConfig(data=data, out=out, **{**small, **options})
 

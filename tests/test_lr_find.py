@@ -10,6 +10,7 @@ from fastft.findings import suggest
 from fastft.lr_find import find_lr
 from fastft.train import train
 from fastft.train_config import TrainConfig
+from pipelines.convert import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 
 QUIET = Console(quiet=True)
@@ -56,11 +57,27 @@ def test_a_loss_that_never_falls_is_said() -> None:
         suggest(lrs, np.full(50, np.nan), "run")
 
 
-def test_a_search_leaves_a_picture_and_no_run(data: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """Photos that any network tells apart, so that the loss falls: red ones and blue ones."""
+    for split, count in (("train", 6), ("test", 1)):
+        for name in ("red", "blue"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for at in range(count):
+                Image.new("RGB", (48 + at, 44), name).save(folder / f"{at}.jpg")
+    convert(ConvertConfig(src=tmp_path / "photos", out=tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_a_search_leaves_a_picture_and_no_run(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastft.lr_find._STEPS", 40)
     out = tmp_path / "run"
     config = TrainConfig(
-        data=data, out=out, weights="none", size=40, batch_size=11, epochs=1, amp="off",
-        loader="torchvision",  # and a resnet18: of smaller networks no loss may fall
+        data=colours, out=out, weights="none", arch="shufflenet_v2_x0_5", size=40, batch_size=11,
+        epochs=1, amp="off", loader="resident",
     )  # fmt: skip
     found = find_lr(config, QUIET)
     assert sorted(path.name for path in out.iterdir()) == ["lr_find.json", "lr_find.png"]
@@ -76,4 +93,4 @@ def test_a_search_leaves_a_picture_and_no_run(data: Path, tmp_path: Path) -> Non
     assert {"lr_find.json", "lr_find.png", "last.pt"} <= {path.name for path in out.iterdir()}
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
-        find_lr(TrainConfig(data=data, out=tmp_path / "file", weights="none"), QUIET)
+        find_lr(TrainConfig(data=colours, out=tmp_path / "file", weights="none"), QUIET)

@@ -126,7 +126,7 @@ def test_commands_take_any_name(
     said = says("inspect", data / "train.beton", "--verify")
     assert [name for name in NAMES if one_line(name) not in said] == []
     says("show", data, "--out", place / "sheet.png")
-    small = ("--weights", "none", "--arch", "mobilenet_v3_small", "--size", 40, "--epochs", 1,
+    small = ("--weights", "none", "--arch", "squeezenet1_1", "--size", 40, "--epochs", 1,
              "--batch-size", 16, "--loader", "torchvision", "--workers", 1)  # fmt: skip
     says("train", "--data", data, "--out", run, *small)
     says("evaluate", run, "--data", data)

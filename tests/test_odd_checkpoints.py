@@ -142,7 +142,7 @@ def test_what_is_said_of_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> Non
 def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
     usual = {
         "weights": "none", "size": 40, "batch_size": 10, "epochs": 1, "amp": "off", "workers": 1,
-        "loader": "torchvision", "arch": "mobilenet_v3_small", "ema": 0.5, "optimizer": "adamw",
+        "loader": "resident", "arch": "mobilenet_v3_small", "ema": 0.5, "optimizer": "adamw",
     }  # fmt: skip
     return TrainConfig(data=data, out=out, **{**usual, **options})
 

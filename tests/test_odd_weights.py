@@ -81,7 +81,7 @@ def commands(checkpoint: Path, data: Path, photos: Path, out: Path) -> list[list
         ["evaluate", checkpoint, "--data", data, "--out", out],
         ["predict", checkpoint, photos / "test", "--csv", out],
         ["train", *small, "--weights", checkpoint],
-        ["train", *small, "--weights", checkpoint, "--arch", "resnet18"],
+        ["train", *small, "--weights", checkpoint, "--arch", "shufflenet_v2_x0_5"],
         ["compare", *small, "--weights", checkpoint],
         ["sweep", *small, "--weights", checkpoint, "--lr", "0.1,0.2"],
     ]
@@ -90,8 +90,8 @@ def commands(checkpoint: Path, data: Path, photos: Path, out: Path) -> list[list
 @pytest.mark.parametrize(
     ("part", "value", "said"),
     [
-        ("ema", {"fc.weight": torch.full((3, 512), float("nan"))}, "a number that is none"),
-        ("model", {"fc.weight": torch.zeros(1).expand(3, 512)}, "larger than what is stored"),
+        ("ema", {"fc.weight": torch.full((3, 1024), float("nan"))}, "a number that is none"),
+        ("model", {"fc.weight": torch.zeros(1).expand(3, 1024)}, "larger than what is stored"),
         ("optimizer", {"state": {0: {"x": {"y": [object]}}}}, "not readable as a checkpoint"),
         ("scaler", {"scale": [[[]]], 3: float}, "not readable as a checkpoint"),
         ("config", {"lr": 1 << 70}, "a number of many digits"),

@@ -36,6 +36,7 @@ def predicted(run: Path, *images: Path, **options: Any) -> list[Prediction]:
     return predict(PredictConfig(run=run, images=images, **options))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("view", ["eval", "eval-square"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_prediction_equals_evaluation(
@@ -238,7 +239,7 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "fastft-checkpoint", "version": 1, "evil": Evil()}, tmp_path / "evil.pt")
-    large = {**trained.model, "fc.weight": torch.full((3, 512), 3e38)}  # its outputs overflow
+    large = {**trained.model, "fc.weight": torch.full((3, 1024), 3e38)}  # its outputs overflow
     save_checkpoint(tmp_path / "large.pt", replace(trained, model=large))
     (tmp_path / "empty").mkdir()
     rows: list[tuple[list[object], int, str]] = [

@@ -12,6 +12,7 @@ import torch
 from lying import EXIF, photo, pixels_of, segment, tiff, with_segments, write_lying
 from PIL import Image
 from rich.console import Console
+from runs import make_checkpoint
 
 from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fastft.config import PredictConfig
@@ -101,9 +102,10 @@ def test_splits_must_be_prepared_alike(splits: Path, tmp_path: Path) -> None:
         open_sources(settings(mixed, tmp_path / "r", depth="scale"))
 
 
-def test_predict_prepares_as_the_model_knows(
-    run: Path, trained: Checkpoint, tmp_path: Path
-) -> None:
+def test_predict_prepares_as_the_model_knows(run: Path, data: Path, tmp_path: Path) -> None:
+    # One that makes little of what the encoding of a JPEG leaves.
+    trained = make_checkpoint(data, ("a", "b", "c"), "resnet18")
+    save_checkpoint(run / "best.pt", trained)
     standing, lies = tmp_path / "standing", tmp_path / "lies"
     gray = np.linspace(2000, 60000, 48 * 64).reshape(48, 64)
     for folder in (standing, lies):
@@ -131,6 +133,7 @@ def test_predict_prepares_as_the_model_knows(
     assert (tmp_path / "lies.png").read_bytes() != sheet
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluation_prepares_as_the_model_knows(
     run: Path, trained: Checkpoint, splits: Path, tmp_path: Path, fastft: Command
 ) -> None:
@@ -176,12 +179,12 @@ def test_checkpoints_without_it_are_of_the_default(run: Path, trained: Checkpoin
 def test_an_old_run_goes_on(splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its settings nor its checkpoint say anything of a preparation."""
     out = tmp_path / "r"
-    train(settings(splits, out, epochs=2), QUIET)
+    train(settings(splits, out, epochs=2, loader="resident"), QUIET)
     wanted = load_checkpoint(out / "last.pt")
     shutil.rmtree(out)
     monkeypatch.setattr("fastft.trainer.Trainer.run", _stop_after_one(out))
     with pytest.raises(Ended):
-        train(settings(splits, out, epochs=2), QUIET)
+        train(settings(splits, out, epochs=2, loader="resident"), QUIET)
     monkeypatch.undo()
     content = torch.load(out / "last.pt", weights_only=True)
     del content["preparation"], content["config"]["apply_exif"], content["config"]["depth"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from runs import Command, batches_of
+from runs import ARCH, Command, batches_of
 
 from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fastft.config import EvaluateConfig
@@ -66,7 +66,7 @@ def test_the_report_is_complete(
     assert [row["name"] for row in content["classes"]] == list(trained.classes)
     assert sum(row["count"] for row in content["confused"]) == 6 - content["right"]
     assert content["checkpoint"] == {
-        "path": str(run / "best.pt"), "arch": "resnet18", "size": 40, "view": "eval", "epoch": 3,
+        "path": str(run / "best.pt"), "arch": ARCH, "size": 40, "view": "eval", "epoch": 3,
         "accuracy": 0.5,
     }  # fmt: skip
     assert (content["loader"], content["batch_size"], content["dtype"]) == (
@@ -117,6 +117,7 @@ def test_the_pictures_of_top_losses_are_the_samples(
         assert apart < others
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_flip_tells_the_plain_accuracy(run: Path, data: Path) -> None:
     _, plain = judged(run, data)
     _, content = judged(run, data, flip=True)
@@ -124,6 +125,7 @@ def test_flip_tells_the_plain_accuracy(run: Path, data: Path) -> None:
     assert content["loss"] != plain["loss"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_not_asked_for_is_as_trained(
     run: Path, trained: Checkpoint, data: Path, photos: Path
 ) -> None:
@@ -144,6 +146,7 @@ def test_what_is_not_asked_for_is_as_trained(
         judged(run, data, device="cuda:77")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_evaluation_is_replaced_and_nothing_else(run: Path, data: Path) -> None:
     judged(run, data)
     (run / "evaluation" / "notes.txt").write_text("mine")
@@ -157,6 +160,7 @@ def test_an_evaluation_is_replaced_and_nothing_else(run: Path, data: Path) -> No
         assert (run / "evaluation" / "evaluation.json").read_text() == content
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_checkpoints_evaluation_lies_here(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +215,7 @@ def test_outputs_that_are_no_numbers(
     least: float, run: Path, trained: Checkpoint, data: Path
 ) -> None:
     # Numbers all of them, whose sums are not.
-    large = torch.full((3, 512), 3e38)
+    large = torch.full((3, 1024), 3e38)
     large[:, ::2] = least
     weights = {**trained.model, "fc.weight": large}
     save_checkpoint(run / "best.pt", replace(trained, model=weights))
@@ -240,7 +244,9 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
     (tmp_path / "empty.beton").touch()
     (tmp_path / "cut.beton").write_bytes((data / "test.beton").read_bytes()[:-5000])
     save_checkpoint(tmp_path / "view.pt", replace(trained, view="sideways"))
-    save_checkpoint(tmp_path / "head.pt", replace(trained, model={"fc.bias": torch.zeros(3)}))
+    save_checkpoint(
+        tmp_path / "head.pt", replace(trained, model={"fc.bias": torch.zeros(3)}, arch="resnet18")
+    )
     rows: list[tuple[list[object], int, str]] = [
         ([tmp_path / "evil.pt", "--data", data], 1, "not readable as a checkpoint"),
         ([tmp_path / "other.pt", "--data", data], 1, "no fastft checkpoint"),

@@ -194,12 +194,14 @@ def test_folders_beside_splits_are_named(
     assert "splits: 0, 1, 2, 3, 4 and 2 more (" in describe_folders_beside(tmp_path / "many")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_names_folders_beside(photos: Path, tmp_path: Path, fastft: Command) -> None:
     src = rename(photos, tmp_path / "src", {"train": "Training", "test": "Dev"})
     make(src, "extra/a/1.jpg")
     status, text, err = fastft(
         "train", "--data", src, "--out", tmp_path / "run", "--weights", "none", "--size", 40,
         "--epochs", 1, "--arch", "squeezenet1_1", "--loader", "torchvision", "--device", "cpu",
+        "--workers", 1,
     )  # fmt: skip
     assert status == 0, err
     assert "passed over beside the splits: extra (not called train, val or test)\n" in text

@@ -18,7 +18,7 @@ from fastft.checkpoint import save_checkpoint
 from pipelines.beton import read_index
 
 Run = Callable[..., tuple[int, str, str]]
-SMALL = ["--size", 40, "--batch-size", 11, "--epochs", 1, "--amp", "off", "--loader", "torchvision"]
+SMALL = ["--size", 40, "--batch-size", 11, "--epochs", 1, "--amp", "off", "--loader", "resident"]
 #: The default takes thrice as long; `test_d2l` holds it against the tutorial's own code.
 LIGHT = ["--arch", "shufflenet_v2_x0_5"]
 
@@ -112,7 +112,7 @@ def test_settings_may_come_from_a_file(fastft: Run, data: Path, tmp_path: Path) 
     file = tmp_path / "r.toml"
     file.write_text(
         f'data = "{data}"\nweights = "none"\nsize = 40\nepochs = 1\nbatch-size = 11\n'
-        'amp = "off"\nloader = "torchvision"\noptimizer = "adamw"\narch = "shufflenet_v2_x0_5"\n'
+        'amp = "off"\nloader = "resident"\noptimizer = "adamw"\narch = "shufflenet_v2_x0_5"\n'
     )
     status, text, err = fastft("train", "--config", file, "--out", tmp_path / "run", "--lr", 1e-4)
     assert (status, err) == (0, "")

@@ -1,9 +1,9 @@
 """Starting without torch's compiler: it costs seconds, and is there when it is asked for."""
 
-import subprocess
-import sys
+from pathlib import Path
 
 import torch
+from processes import run_program
 
 from fastft.optim import AdamW, make_optimizer
 
@@ -37,10 +37,10 @@ assert type(sys.modules["torch._dynamo"]) is type(sys)
 """
 
 
-def test_a_training_starts_without_the_compiler() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _STARTS], capture_output=True, text=True, check=False
-    )
+def test_a_training_starts_without_the_compiler(tmp_path: Path) -> None:
+    program = tmp_path / "starts.py"
+    program.write_text(_STARTS)
+    ended = run_program(program, folder=tmp_path, within_s=200)
     assert ended.returncode == 0, ended.stderr
 
 
