@@ -335,8 +335,12 @@ def _plain(each: Prediction) -> dict[str, Any]:
 
 
 def _draw_sheet(out: Path, predictions: list[Prediction], checkpoint: Checkpoint) -> None:
-    from fastft.show import SHEET_IMAGES, Shown  # matplotlib takes 0.7 s
-    from fastft.show_report import SHOWN_PX, draw_sheet
+    from fastft.show_report import (  # matplotlib takes 0.7 s
+        SHEET_IMAGES,
+        SHOWN_PX,
+        Shown,
+        draw_sheet,
+    )
 
     count = min(SHEET_IMAGES, len(predictions))
     shown, encoder = [], _make_encoder(checkpoint)

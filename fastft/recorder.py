@@ -136,6 +136,6 @@ class Recorder:
                 self._board.close()
             if (self._out / LAST).exists():
                 with self._costs.of("curves"):
-                    from fastft.show import draw_curves  # matplotlib takes 0.7 s
+                    from fastft.curves import draw_curves  # matplotlib takes 0.7 s
 
                     draw_curves(self._out / METRICS, self._out / CURVES)

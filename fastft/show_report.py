@@ -28,14 +28,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastft.confusion import Findings
-from fastft.show import DPI, STYLE, Shown, draw_predictions
+from fastft.show import BLUE, DPI, GREEN, GREY, RED, STYLE, save_figure
 from pipelines.atomic import unguessable
 from pipelines.errors import one_line
 
 #: Images in pictures are cut larger than most models see them, for the reader's eyes, px.
 SHOWN_PX = 224
-# Okabe and Ito's palette, as in `show`.
-_BLUE, _GREEN, _RED, _GREY = "#0072B2", "#009E73", "#D55E00", "#666666"
 #: Widths in a font of 1 point: a letter's in the mean, a digit's.
 _LETTER, _DIGIT = 0.62, 0.64
 #: Smaller letters cannot be read at 110 dpi; larger ones shout.
@@ -46,6 +44,18 @@ _NAME = 24
 _CLASS_ROWS, _PAIR_ROWS = 20, 10
 #: Names that a sentence lists at most.
 _NAMED = 5
+#: Photos on a sheet at most, and per row.
+SHEET_IMAGES, _SHEET_COLUMNS = 32, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image on a contact sheet: what was predicted and, where it is known, what is right."""
+
+    image: Image.Image
+    predicted: str
+    probability: float
+    truth: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +220,9 @@ def _tail(text: str, most: int) -> str:
 def _cell_colors(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """float64[C, C, 4] RGBA."""
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    colors = _shade(share, _RED)
+    colors = _shade(share, RED)
     diagonal = np.arange(len(matrix))
-    colors[diagonal, diagonal] = _shade(share[diagonal, diagonal], _BLUE)
+    colors[diagonal, diagonal] = _shade(share[diagonal, diagonal], BLUE)
     return colors
 
 
@@ -251,7 +261,7 @@ def _write_counts(axes: Axes, matrix: NDArray[np.int64], cell: float) -> None:
 def _draw_legend(axes: Axes) -> None:
     """A strip of each colour, from no share of the row at the bottom to all of it."""
     ramp = np.linspace(1, 0, 256)
-    strips = np.stack((_shade(ramp, _BLUE), _shade(ramp, _RED)), axis=1)
+    strips = np.stack((_shade(ramp, BLUE), _shade(ramp, RED)), axis=1)
     axes.imshow(strips, aspect="auto", extent=(0, 2, 0, 100), interpolation="nearest")
     axes.set_title("share of the\ntrue class", fontsize=8, loc="left")
     axes.set_xticks([0.5, 1.5], ["right", "wrong"], fontsize=8)
@@ -267,10 +277,10 @@ def _write_captions(axes: Axes, row: SampleRow) -> None:
     right = row.truth == row.predicted
     lines: list[tuple[float, str, dict[str, Any]]] = [
         (1.13, f"{shorten(row.predicted, 18)}  {row.probability:.2f}",
-         {"color": _GREEN if right else _RED, "fontweight": "bold"}),
+         {"color": GREEN if right else RED, "fontweight": "bold"}),
         (1.03, f"is {shorten(row.truth, 18)}  {row.truth_probability:.2f}", {"color": "#222222"}),
         (-0.12, f"loss {row.loss:.2f}", {"color": "#222222"}),
-        (-0.21, _tail(row.name, 30), {"color": _GREY, "fontsize": 7}),
+        (-0.21, _tail(row.name, 30), {"color": GREY, "fontsize": 7}),
     ]  # fmt: skip
     for height, text, look in lines:
         axes.text(
@@ -299,3 +309,23 @@ def _png(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png", **options)
     return buffer.getvalue()
+
+
+def draw_predictions(shown: Sequence[Shown], out: Path) -> None:
+    """Draw a contact sheet to a PNG: right answers green, wrong ones red, others grey."""
+    columns = min(_SHEET_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.ravel():
+            axes.axis("off")
+        for axes, item in zip(grid.ravel(), shown, strict=False):
+            known, right = item.truth is not None, item.truth == item.predicted
+            color = (GREEN if right else RED) if known else GREY
+            title = f"{item.predicted} {item.probability:.2f}"
+            if known and not right:
+                title += f"\n(is {item.truth})"
+            axes.imshow(item.image)
+            axes.set_title(title, fontsize=9, color=color)
+        save_figure(figure, out)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastft.describe import pick_classes
 from pipelines.errors import one_line
 from pipelines.layout import Note, Preparation
 
@@ -33,41 +32,6 @@ _NOTED = {
 _ROWS = 40
 #: Classes of a conversion that are printed: all up to so many, else so many first and rarest ones.
 _CLASSES, _FIRST, _RAREST = 10, 5, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Picked:
-    """Which of many classes to show.
-
-    Attributes:
-        first: labels, from 0 on.
-        rarest: labels of those of the others that have the fewest images, the rarest first; none if
-            all classes are as large.
-        more: how many classes are neither.
-    """
-
-    first: tuple[int, ...]
-    rarest: tuple[int, ...]
-    more: int
-
-
-def pick_classes(counts: NDArray[np.int64], most: int, first: int, rarest: int) -> Picked:
-    """All classes, if they are few, else the first and the rarest ones.
-
-    Args:
-        counts: int64[C], images by label.
-        most: so many are few.
-        first, rarest: how many of each, of many; together fewer than `most`.
-    """
-    if len(counts) <= most:
-        return Picked(tuple(range(len(counts))), (), 0)
-    others = np.arange(first, len(counts))
-    if counts.min() < counts.max():
-        others = others[np.argsort(counts[first:], kind="stable")][:rarest]
-    else:
-        others = others[:0]
-    picked = tuple(others.tolist())
-    return Picked(tuple(range(first)), picked, len(counts) - first - len(picked))
 
 
 def conversion_table(reports: Sequence[Report]) -> Table:

@@ -276,7 +276,7 @@ def _complete(result: TrainResult) -> None:
     out = result.out
     (out / PREVIOUS).unlink(missing_ok=True)
     if not (out / CURVES).exists():
-        from fastft.show import draw_curves  # matplotlib takes 0.7 s
+        from fastft.curves import draw_curves  # matplotlib takes 0.7 s
 
         draw_curves(out / METRICS, out / CURVES)
     if not (out / SUMMARY).exists():

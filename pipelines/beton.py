@@ -27,13 +27,10 @@ from pipelines.layout import (
     FIELD_NAMES,
     HEADER,
     MAGIC,
-    MAX_FILE_BYTES,
-    MAX_SIDE_PX,
     METADATA,
     METADATA_START,
     MODE_JPG,
     MODE_RAW,
-    MOST_PIXELS,
     TYPE_INT,
     TYPE_RGB,
     VERSION,
@@ -41,6 +38,7 @@ from pipelines.layout import (
     Preparation,
     Stored,
 )
+from pipelines.limits import MAX_FILE_BYTES, MAX_SIDE_PX, MOST_PIXELS
 from pipelines.shards import Shard, read_shard
 
 

@@ -27,7 +27,8 @@ from pipelines.beton_writer import BetonWriter
 from pipelines.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.errors import DataError, UsageError, is_no_files
 from pipelines.journal import Entry, Journal, left_bytes, open_journaled
-from pipelines.layout import MAX_PIXELS, MOST_PIXELS, About, Depth
+from pipelines.layout import About, Depth
+from pipelines.limits import MAX_PIXELS, MOST_PIXELS
 from pipelines.listing import Listing, open_listings
 from pipelines.outputs import name_outputs, publish, require_space, writing
 from pipelines.shards import Shard, cut_listings, parse_shard

@@ -21,8 +21,6 @@ from pipelines.errors import DataError, is_no_files, no_files
 from pipelines.folder import read_bytes
 from pipelines.jpeg import PROGRESSIVE_FRAMES, JpegHeader, describe, read_header
 from pipelines.layout import (
-    MAX_PIXELS,
-    MAX_SIDE_PX,
     MODE_JPG,
     MODE_RAW,
     Depth,
@@ -30,6 +28,7 @@ from pipelines.layout import (
     Preparation,
     Stored,
 )
+from pipelines.limits import MAX_PIXELS, MAX_SIDE_PX
 from pipelines.pillow import open_image, too_large
 from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans, is_incomplete
 from pipelines.turning import (
@@ -65,7 +64,7 @@ class EncodePolicy:
         verify: decode each JPEG, to find damage.
         strict: leave out what is doubtful, too.
         depth: what becomes of more than 8 bits per channel, see `Preparation`.
-        max_pixels: an image of more is broken; at most `layout.MOST_PIXELS`.
+        max_pixels: an image of more is broken; at most `limits.MOST_PIXELS`.
     """
 
     mode: Mode = "passthrough"

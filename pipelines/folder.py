@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError
-from pipelines.layout import MAX_FILE_BYTES
+from pipelines.limits import MAX_FILE_BYTES
 from pipelines.splits import (
     Layout,
     describe_loose_images,

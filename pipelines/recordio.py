@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
-from pipelines.layout import MAX_FILE_BYTES
+from pipelines.limits import MAX_FILE_BYTES
 from pipelines.recordio_format import Table, read_table
 
 _HEADER_BYTES, _LABEL_BYTES = 24, 4

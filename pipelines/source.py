@@ -18,7 +18,8 @@ from pipelines.encode import EncodePolicy, Encoder, read_stored
 from pipelines.errors import DataError, UsageError
 from pipelines.folder import Folder, open_plain, read_bytes, read_folder
 from pipelines.jpeg import describe, read_header
-from pipelines.layout import MAX_PIXELS, Depth, Preparation, Stored
+from pipelines.layout import Depth, Preparation, Stored
+from pipelines.limits import MAX_PIXELS
 from pipelines.pillow import TooManyPixels, open_image, too_large
 from pipelines.turning import UPRIGHT, orientation_of, read_orientation, turned_size
 from pipelines.unreadable import explain

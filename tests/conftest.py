@@ -209,11 +209,11 @@ def cases(
 @pytest.fixture(scope="session", autouse=True)
 def draw_curves() -> Iterator[Callable[[Path, Path], None]]:
     """The real one: trainings leave an empty curves.png, as drawing takes as long as they do."""
-    from fastft import show
+    from fastft import curves
 
     with pytest.MonkeyPatch.context() as patch:
-        real = show.draw_curves
-        patch.setattr(show, "draw_curves", lambda metrics, out: out.write_bytes(b""))
+        real = curves.draw_curves
+        patch.setattr(curves, "draw_curves", lambda metrics, out: out.write_bytes(b""))
         yield real
 
 

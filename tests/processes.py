@@ -33,7 +33,7 @@ PRELOADED = [
     "fastft.saving",
     "fastft.step",
     "fastft.sync_bn",
-    "fastft.show",
+    "fastft.curves",
     "matplotlib.backends.backend_agg",
     "pipelines.loaders.resident_loader",
     "pipelines.loaders.torchvision_loader",

@@ -17,9 +17,9 @@ from fastft.confusion import (
     log_softmax,
     wilson_interval,
 )
-from fastft.show import Shown
 from fastft.show_report import (
     SampleRow,
+    Shown,
     draw_confusion,
     draw_sheet,
     draw_top_losses,

@@ -24,6 +24,7 @@ LAYERS = (
         "pipelines.depth",
         "pipelines.errors",
         "pipelines.layout",
+        "pipelines.limits",
         "pipelines.order",
         "pipelines.workers",
     ),

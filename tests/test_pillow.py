@@ -17,7 +17,7 @@ from pipelines.beton import read_index
 from pipelines.convert import ConvertConfig, convert
 from pipelines.encode import EncodePolicy, Encoder, decode
 from pipelines.errors import DataError, UsageError
-from pipelines.layout import MAX_PIXELS, MOST_PIXELS
+from pipelines.limits import MAX_PIXELS, MOST_PIXELS
 from pipelines.loaders import make_loader
 from pipelines.pillow import TooManyPixels, crop, open_image, too_large
 from pipelines.source import open_source

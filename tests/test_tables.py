@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from runs import Command
 
-from fastft.describe import _classes
-from fastft.tables import Picked, conversion_table, pick_classes
+from fastft.describe import Picked, _classes, pick_classes
+from fastft.tables import conversion_table
 from pipelines.tally import Report
 
 

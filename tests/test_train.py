@@ -50,7 +50,7 @@ def finished(
     """A run of two epochs, with its curves."""
     out = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastft.show.draw_curves", draw_curves)
+        patch.setattr("fastft.curves.draw_curves", draw_curves)
         run(data, out, loader="torchvision", epochs=2)
     return out
 
