@@ -146,16 +146,21 @@ def resized(image: np.ndarray, *sides: tuple[int, int]) -> np.ndarray:
     return np.asarray(picture)
 
 
-#: Every view at one size, and every size in a view that clips at the box and one that does not.
-CHOSEN = [(view, 17) for view in VIEWS]
-CHOSEN += [(view, size) for view in ("train", "eval-square") for size in (1, 50)]
+#: Every view at one size, and every size in a view that clips at the box and one that does not;
+#: every image in the first, and in some other.
+CHOSEN = [(view, 17, slice(at and at % 3, None, (at and 3) or 1)) for at, view in enumerate(VIEWS)]
+CHOSEN += [(view, 1, slice(at, None, 2)) for at, view in enumerate(("train", "eval-square"))]
+CHOSEN += [(view, 50, slice(at + 1, None, 3)) for at, view in enumerate(("train", "eval-square"))]
+ALL = [(view, size, slice(None)) for view in VIEWS for size in (1, 17, 50)]
 
 
-@pytest.mark.parametrize(
-    ("view", "size"), choose(CHOSEN, [(view, size) for view in VIEWS for size in (1, 17, 50)])
-)
-def test_pixels_are_pillows(view: str, size: int, gpu: ModuleType, device: torch.device) -> None:
-    shapes = TINY if size == 1 else SHAPES  # interpreted, all of an image in one pixel takes long
+@pytest.mark.parametrize(("view", "size", "some"), choose(CHOSEN, ALL))
+def test_pixels_are_pillows(
+    view: str, size: int, some: slice, gpu: ModuleType, device: torch.device,
+    tried: Callable[..., None],
+) -> None:  # fmt: skip
+    # Interpreted, all of an image in one pixel takes long.
+    shapes = (TINY if size == 1 else SHAPES)[some]
     images = [(smooth if size == 17 else noise)(*shape) for shape in shapes]
     heights, widths = np.array(shapes, np.int32).T
     plan = make_plan(widths, heights, view=view, size=size, seed=size)
@@ -167,10 +172,11 @@ def test_pixels_are_pillows(view: str, size: int, gpu: ModuleType, device: torch
     for image, box, flip, pixels in zip(chosen, rows.boxes, flips, found, strict=True):
         wanted = np.asarray(cut(Image.fromarray(image), box, size, plan.clips_at_box))
         assert np.array_equal(pixels, wanted[:, ::-1] if flip else wanted), (image.shape, box)
+    tried("rows of interpreted kernels against Pillow", len(rows))
 
 
 def test_shrunk_a_lot(gpu: ModuleType, device: torch.device) -> None:
-    images = [noise(201, 9), noise(9, 201), smooth(40, 24)]
+    images = [noise(101, 5), noise(5, 101), smooth(40, 24)]
     geometry = whole(images, 7)
     found = render(gpu, device, [[each] for each in images], geometry, 7)
     for image, pixels in zip(images, found.numpy(), strict=True):
@@ -231,10 +237,10 @@ def pillows_filter(length: int, size: int) -> np.ndarray:
     return (0.5 + part / part.sum(1, keepdims=True) * (1 << 22)).astype(int)
 
 
-@pytest.mark.parametrize("shape", [(70, 45), (45, 70), (20, 20)])
+@pytest.mark.parametrize("shape", [(35, 23), (23, 35), (10, 10)])
 def test_either_order_of_passes(shape: tuple[int, int], gpu: ModuleType, device: torch.device):
     """Whatever the order, pixels are rounded to bytes between the passes."""
-    size, image = 32, noise(*shape)
+    size, image = 16, noise(*shape)
     rows, geometry = [[image]] * 2, whole([image] * 2, size)
     found = render(gpu, device, rows, geometry, size, down_first=np.array([True, False])).numpy()
     assert np.array_equal(found[0], resized(image, (size, shape[1]), (size, size)))
@@ -246,16 +252,19 @@ def test_tiles_make_no_difference(
     gpu: ModuleType, device: torch.device, load_kernels: Callable[..., ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    image = noise(21, 33)
-    rows, geometry = [[image]] * 2, whole([image] * 2, 34)
     order = np.array([True, False])
-    whole_batch = render(gpu, device, rows, geometry, 34, down_first=order)
     shipped = load_kernels("shipped_gpu")
     names = ("_ACROSS_LINES", "_ACROSS_COLUMNS", "_DOWN_LINES", "_DOWN_VALUES", "_FILTER_PX")
-    for tile in ([getattr(shipped, name) for name in names], (4, 16, 2, 32, 16)):
-        for name, value in zip(names, tile, strict=True):
-            monkeypatch.setattr(gpu, name, value)
-        assert render(gpu, device, rows, geometry, 34, down_first=order).equal(whole_batch)
+    # More columns than the one's tile, more of everything than the other's.
+    for size, tile in ((34, [getattr(shipped, name) for name in names]), (18, (4, 16, 2, 32, 16))):
+        image = noise(11, 17)
+        rows, geometry = [[image]] * 2, whole([image] * 2, size)
+        whole_batch = render(gpu, device, rows, geometry, size, down_first=order)
+        with monkeypatch.context() as patch:
+            for name, value in zip(names, tile, strict=True):
+                patch.setattr(gpu, name, value)
+            found = render(gpu, device, rows, geometry, size, down_first=order)
+        assert found.equal(whole_batch)
 
 
 @pytest.mark.parametrize("halved_colors", [False, True])
@@ -278,12 +287,12 @@ def test_rows_take_turns(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_normalized(dtype: torch.dtype, gpu: ModuleType, device: torch.device) -> None:
     """One rounding of float32's sum, and one to a narrower type."""
-    images = [[smooth(40, 50)], [noise(60, 30)]]
-    geometry = whole([each[0] for each in images], 33)
-    pixels = render(gpu, device, images, geometry, 33).double()
-    found = render(gpu, device, images, geometry, 33, dtype=dtype)
+    images = [[smooth(19, 24)], [noise(29, 14)]]
+    geometry = whole([each[0] for each in images], 16)
+    pixels = render(gpu, device, images, geometry, 16).double()
+    found = render(gpu, device, images, geometry, 16, dtype=dtype)
     assert found.dtype == dtype
-    scale, bias = (torch.from_numpy(each[:3]).double() for each in factors(33))
+    scale, bias = (torch.from_numpy(each[:3]).double() for each in factors(16))
     exact = pixels * scale + bias
     half_step = torch.finfo(dtype).eps / 2
     if dtype == torch.bfloat16 and device.type == "cpu":
