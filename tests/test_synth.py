@@ -20,7 +20,8 @@ from pipelines.errors import DataError, UsageError
 
 SMALL: dict[str, Any] = {"classes": 2, "per_class": 6, "size": (64, 48), "workers": 1}
 CLASSES = 4
-TRAIN, TEST = 120, 60
+TRAIN, TEST = 80, 40
+SIZE = (64, 54)
 
 
 def _digest(root: Path) -> dict[str, str]:
@@ -42,7 +43,7 @@ def family_photos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             classes=CLASSES,
             per_class=TRAIN,
             test_per_class=TEST,
-            size=(96, 80),
+            size=SIZE,
             workers=2,
         )
     )
@@ -137,8 +138,8 @@ def test_sizes_vary_about_the_mean(family_photos: Path) -> None:
         with Image.open(file) as image:
             sizes.append(image.size)
     w, h = np.array(sizes).T
-    assert w.mean() == pytest.approx(96, rel=0.06)
-    assert h.mean() == pytest.approx(80, rel=0.06)
+    assert w.mean() == pytest.approx(SIZE[0], rel=0.06)
+    assert h.mean() == pytest.approx(SIZE[1], rel=0.06)
     ratio = w / h
     assert len(set(sizes)) > len(sizes) / 3
     assert ratio.min() < 0.9 < 1.6 < ratio.max()
