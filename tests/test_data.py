@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,3 +93,16 @@ def test_splits(data: Path, photos: Path, tmp_path: Path) -> None:
     assert training_split(photos / "test") == photos / "test"
     with pytest.raises(DataError, match="has neither train nor test nor val"):
         find_splits(tmp_path)
+
+
+def test_a_folder_without_splits_is_named(data: Path, photos: Path, tmp_path: Path) -> None:
+    assert find_splits(data) == (data / "train.beton", data / "test.beton")
+    assert find_splits(photos) == (photos / "train", photos / "test")
+    for path, found in ((tmp_path, "has neither"), (tmp_path / "x", "no such folder")):
+        with pytest.raises(DataError, match=found):
+            find_splits(path)
+    shutil.copy(data / "train.beton", tmp_path)
+    with pytest.raises(DataError, match="has train, expected train and test or val"):
+        find_splits(tmp_path)
+    with pytest.raises(DataError, match="is a file"):
+        find_splits(data / "train.beton")

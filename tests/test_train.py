@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from fastft.checkpoint import load_checkpoint
 from fastft.config import PredictConfig
-from fastft.data import find_splits
-from fastft.environment import pick_amp, pick_device
 from fastft.evaluate import Evaluation, evaluate
 from fastft.metrics import read_metrics
 from fastft.model import build_model, restore_model
@@ -374,30 +372,6 @@ def test_batch_size_defaults_to_the_whole_of_a_small_set(data: Path, tmp_path: P
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert config["batch_size"] == 33
     assert (config["lr"], config["head_lr_factor"]) == (0.01, 1.0)
-
-
-def test_find_splits(data: Path, photos: Path, tmp_path: Path) -> None:
-    assert find_splits(data) == (data / "train.beton", data / "test.beton")
-    assert find_splits(photos) == (photos / "train", photos / "test")
-    for path, found in ((tmp_path, "has neither"), (tmp_path / "x", "no such folder")):
-        with pytest.raises(DataError, match=found):
-            find_splits(path)
-    shutil.copy(data / "train.beton", tmp_path)
-    with pytest.raises(DataError, match="has train, expected train and test or val"):
-        find_splits(tmp_path)
-    with pytest.raises(DataError, match="is a file"):
-        find_splits(data / "train.beton")
-
-
-def test_devices_and_dtypes() -> None:
-    cpu = torch.device("cpu")
-    assert pick_device("cpu") == cpu
-    assert pick_amp("off", cpu) is None
-    assert pick_amp("fp16", cpu) is torch.float16
-    assert pick_amp("auto", cpu) in (None, torch.bfloat16)
-    for name in ("gpu", "cuda:99", "xla"):
-        with pytest.raises(UsageError, match="--device"):
-            pick_device(name)
 
 
 @pytest.mark.gpu
