@@ -18,9 +18,9 @@ from torch.nn import functional
 from torchvision.models import resnet18
 
 from bench.conftest import Contender, Duel, Tables
-from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.environment import pick_amp
-from fastft.saving import CheckpointSaver
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.runs.checkpoint_writer import CheckpointSaver
+from fastft.system.environment import pick_amp
 
 #: As a fine-tuning on a GPU would ask for them; a step takes some tenths of a second here.
 BATCH, SIZE, STEPS = 8, 224, 50

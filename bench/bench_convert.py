@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from bench.conftest import Contender, Duel, Photos
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.merge import merge
+from pipelines.conversion.merge import merge
+from pipelines.conversion.run import ConvertConfig, convert
+from pipelines.formats.beton import read_index
 
 pytest.importorskip("ffcv", reason="the baseline needs ffcv")
 from ffcv.fields import IntField, RGBImageField

@@ -29,9 +29,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from bench.conftest import Contender, Duel, Photos, Tables
-from pipelines.beton import Index, read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.decoder import Decoder
+from pipelines.formats.beton import Index, read_index
 
 #: Photos of a round: a quarter of a second of one core or more.
 PHOTOS = 256

@@ -22,8 +22,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import SMOKE_BELOW, Tables, core_count
 from bench.first_batch import OURS, READ_BETON, Missing, measure
-from fastft.synth import SynthConfig, write_synth
-from pipelines.convert import ConvertConfig, convert
+from fastft.datasets.synth import SynthConfig, write_synth
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.memory import free_memory
 
 PHOTO_SIZE = (110, 90)

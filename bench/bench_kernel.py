@@ -22,12 +22,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import MEAN_SIZE, Tables
 from pipelines import reference
+from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.kernels import cpu
-from pipelines.layout import MODE_RAW, Stored
-from pipelines.loaders.rendering import make_geometry
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.reference import MEAN, STD
-from pipelines.store import KINDS, Layout, StoreFormat, lay_out
+from pipelines.rendering import make_geometry
+from pipelines.resident.store import KINDS, Layout, StoreFormat, lay_out
 from pipelines.transfer import BatchPool, normalizing_factors
 
 SIZE = 224

@@ -31,7 +31,7 @@ from bench.field import Entrant, Field
 from bench.ours import Fidelity, Ours
 from bench.remote import Remote
 from bench.verdicts import Goal, fastest, judge, named, summary, table
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 
 SIZE = 224
 GROUP = f"loaders: train {SIZE} px, float32, normalized"

@@ -19,7 +19,7 @@ from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import BATCH, ROOT, Photos, Tables
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 
 PROBE = Path(__file__).with_name("peak_memory.py")
 SIDES = (6000, 4000)

@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import BATCH, ROOT, Photos, Tables
 from bench.first_batch import OURS, READ_BETON, Missing, measure
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 
 SIZE = 224
 BASELINE = "FFCV"

@@ -22,13 +22,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import CLASSES, Contender, Duel, Photos, Tables
-from fastft.environment import pick_amp
-from fastft.loss import Loss
-from fastft.metrics import Waits
-from fastft.model import build_model
-from fastft.optim import make_optimizer
-from fastft.step import TrainStep
-from pipelines.convert import ConvertConfig, convert
+from fastft.model.classifier import build_model
+from fastft.model.loss import Loss
+from fastft.model.optim import make_optimizer
+from fastft.runs.metrics import Waits
+from fastft.system.environment import pick_amp
+from fastft.train.step import TrainStep
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import UsageError
 from pipelines.loaders import LOADERS, Loader, make_loader
 
@@ -82,7 +82,7 @@ class Training:
 
 
 def our_step() -> tuple[Callable[..., torch.Tensor], torch.memory_format]:
-    """As `fastft.trainer` puts it together."""
+    """As `train.loop` puts it together."""
     device = torch.device("cpu")
     built = build_model(CLASSES, "none", seed=0)
     optimizer = make_optimizer(

@@ -144,7 +144,7 @@ def read_on(
     contender: str, batches: Iterator[Any], batch: int, seconds: float, samples: int
 ) -> dict[str, float]:
     """Read for so long."""
-    from fastft.processes import usage_of
+    from fastft.system.usage import usage_of
 
     # `resident` decodes in its first epoch alone: the later ones are what it is like.
     skipped = -(-samples // batch) if contender == "fastft resident" else WARM_BATCHES

@@ -74,7 +74,7 @@ class Ours:
         """Read to the end of the epoch; compare the next one's first batch with the reference."""
         import numpy as np
 
-        from fastft.distance import Differences
+        from fastft.parity.distance import Differences
         from pipelines.reference import MEAN, STD, render_batch
 
         if self._loader is None:

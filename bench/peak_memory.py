@@ -15,7 +15,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from fastft.processes import peak_bytes_of, usage_of
+from fastft.system.usage import peak_bytes_of, usage_of
 
 #: A sample goes to any worker process: in five epochs to both of two, 15 times out of 16.
 EPOCHS = 5
@@ -30,7 +30,7 @@ def main(name: str, data: str, batch_size: str, workers: str) -> None:
 
 def read_ours(name: str, data: str, batch_size: int, workers: int) -> None:
     from pipelines.loaders import LOADERS, make_loader
-    from pipelines.store import StoreFormat, lay_out
+    from pipelines.resident.store import StoreFormat, lay_out
 
     importlib.import_module(f"pipelines.loaders.{LOADERS[name][0]}")
     imported = peak_bytes_of(os.getpid())

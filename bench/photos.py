@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fastft.synth import SynthConfig, write_synth
+from fastft.datasets.synth import SynthConfig, write_synth
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Width and height about which ImageNet's photos vary, px.
@@ -103,7 +103,7 @@ def copy_photos(found: Sequence[Path], limit: int | None, root: Path, name: str)
 def draw_photos(config: pytest.Config, images: int) -> Path:
     """Synthetic photos, kept in pytest's cache for as long as what draws them is the same."""
     digest = hashlib.sha256(f"{images} {MEAN_SIZE}".encode())
-    for module in sorted((ROOT / "fastft").glob("synth*.py")):
+    for module in sorted((ROOT / "fastft" / "datasets").glob("synth*.py")):
         digest.update(module.read_bytes())
     cache = config.cache.mkdir("fastft-bench")
     folder = cache / digest.hexdigest()[:16]

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from fastft.processes import Usage, usage_of
+from fastft.system.usage import Usage, usage_of
 
 #: An answer that takes longer than this will not come: four times what 14 contenders took to open
 #: side by side, on 2 cores that others kept busy, too.

@@ -4,13 +4,13 @@ import signal
 
 
 def main() -> None:
-    """See `cli.main`; loads nothing before Ctrl-C ends the process without a traceback.
+    """See `cli.main.main`; loads nothing before Ctrl-C ends the process without a traceback.
 
-    It does so of the signal itself until `stopping.Interruptions` hears it.
+    It does so of the signal itself until `signals.Interruptions` hears it.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from fastft.cli import main as run
+    from fastft.cli.main import main as run
 
     run()
 

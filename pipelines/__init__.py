@@ -13,27 +13,27 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.beton import Index, read_index
-    from pipelines.convert import ConvertConfig, convert
+    from pipelines.conversion.run import ConvertConfig, convert
     from pipelines.errors import DataError, FormatError, UsageError
+    from pipelines.formats.beton import Index, read_index
+    from pipelines.formats.source import Source, open_source
     from pipelines.loaders import Loader, make_loader
     from pipelines.plan import Plan, make_plan
-    from pipelines.source import Source, open_source
 
 _HOME = {
-    "ConvertConfig": "convert",
+    "ConvertConfig": "conversion.run",
     "DataError": "errors",
     "FormatError": "errors",
-    "Index": "beton",
+    "Index": "formats.beton",
     "Loader": "loaders",
     "Plan": "plan",
-    "Source": "source",
+    "Source": "formats.source",
     "UsageError": "errors",
-    "convert": "convert",
+    "convert": "conversion.run",
     "make_loader": "loaders",
     "make_plan": "plan",
-    "open_source": "source",
-    "read_index": "beton",
+    "open_source": "formats.source",
+    "read_index": "formats.beton",
 }
 
 __all__ = [

@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.damage import Checker
-from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError
-from pipelines.jpeg import read_header
-from pipelines.layout import MODE_RAW, Stored
-from pipelines.scans import is_incomplete
-from pipelines.source import Source
-from pipelines.turbojpeg import (
+from pipelines.formats.encode import LEAVE_OUT, decode
+from pipelines.formats.layout import MODE_RAW, Stored
+from pipelines.formats.source import Source
+from pipelines.images.damage import Checker
+from pipelines.images.jpeg import read_header
+from pipelines.images.scans import is_incomplete
+from pipelines.images.turbojpeg import (
     LIMIT_SCANS,
     RGB,
     complaint,

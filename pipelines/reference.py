@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.encode import decode
-from pipelines.layout import Stored
-from pipelines.pillow import crop
+from pipelines.formats.encode import decode
+from pipelines.formats.layout import Stored
+from pipelines.images.pillow import crop
 from pipelines.plan import Plan, Rows, resized_geometry
 
 #: ImageNet's channel means and deviations, of pixels scaled to 0-1: what torchvision's pretrained

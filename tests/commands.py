@@ -21,9 +21,9 @@ import psutil
 from PIL import Image
 from processes import PRELOADED, SERVER
 
-from fastft.checkpoint import load_checkpoint
-from fastft.fetch import MARKER
-from fastft.metrics import read_metrics
+from fastft.datasets.fetch import MARKER
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.metrics import read_metrics
 
 #: A machine that is busy takes a while.
 PATIENCE_S = 240.0
@@ -33,7 +33,13 @@ ENVIRONMENT = {
     **os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "",
 }  # fmt: skip
 SERVER.set_forkserver_preload(
-    [*PRELOADED, "fastft.commands", "fastft.report", "fastft.sheet", "fastft.predict"]
+    [
+        *PRELOADED,
+        "fastft.cli.commands",
+        "fastft.evaluate.run",
+        "fastft.datasets.show",
+        "fastft.evaluate.predict",
+    ]
 )
 
 
@@ -252,7 +258,7 @@ def _work(
 
     import torch
 
-    from fastft.cli import main
+    from fastft.cli.main import main
 
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # as in any process that is not forked

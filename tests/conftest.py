@@ -15,16 +15,16 @@ import pytest
 import typer
 from PIL import Image
 
-from fastft.cli import execute
-from fastft.stopping import Interruptions
-from fastft.synth import SynthConfig, write_synth
-from pipelines.convert import ConvertConfig, convert
+from fastft.cli.main import execute
+from fastft.datasets.synth import SynthConfig, write_synth
+from fastft.system.signals import Interruptions
+from pipelines.conversion.run import ConvertConfig, convert
 
 if TYPE_CHECKING:
     import torch
     from commands import Case
 
-    from fastft.checkpoint import Checkpoint
+    from fastft.runs.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -175,7 +175,7 @@ def trained(data: Path) -> "Checkpoint":
     """What a training on `data` could have come to."""
     from runs import make_checkpoint  # torch takes seconds to load
 
-    from pipelines.beton import read_index
+    from pipelines.formats.beton import read_index
 
     return make_checkpoint(data, read_index(data / "test.beton").classes)
 
@@ -183,7 +183,7 @@ def trained(data: Path) -> "Checkpoint":
 @pytest.fixture
 def run(trained: "Checkpoint", tmp_path: Path) -> Path:
     """A run folder that holds it."""
-    from fastft.checkpoint import save_checkpoint
+    from fastft.runs.checkpoint import save_checkpoint
 
     save_checkpoint(tmp_path / "run" / "best.pt", trained)
     return tmp_path / "run"
@@ -210,7 +210,7 @@ def cases(
 @pytest.fixture(scope="session", autouse=True)
 def draw_curves() -> Iterator[Callable[[Path, Path], None]]:
     """The real one: trainings leave an empty curves.png, as drawing takes as long as they do."""
-    from fastft import curves
+    from fastft.runs import curves
 
     with pytest.MonkeyPatch.context() as patch:
         real = curves.draw_curves
@@ -222,7 +222,7 @@ def draw_curves() -> Iterator[Callable[[Path, Path], None]]:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations leave empty pictures: drawing takes longer than they do."""
     for draw in ("draw_confusion", "draw_top_losses"):
-        monkeypatch.setattr(f"fastft.report.{draw}", lambda *_: b"")
+        monkeypatch.setattr(f"fastft.evaluate.run.{draw}", lambda *_: b"")
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that groups of processes take for /dev/shm."""
     folder = tmp_path / "shm"
     folder.mkdir()
-    monkeypatch.setattr("pipelines.shared_file.SHM", folder)
+    monkeypatch.setattr("pipelines.resident.shared_file.SHM", folder)
     return folder
 
 

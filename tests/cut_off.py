@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastft.checkpoint import Checkpoint
-from fastft.saving import CheckpointSaver
+from fastft.runs.checkpoint import Checkpoint
+from fastft.runs.checkpoint_writer import CheckpointSaver
 from pipelines.errors import DataError
 
 

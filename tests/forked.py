@@ -70,7 +70,7 @@ def _be_rank(arguments: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         resource_tracker._resource_tracker.__init__()  # type: ignore[misc]  # else the launcher's
         Path(f"rank-{env['RANK']}").write_text(str(os.getpid()))
         sys.argv = ["fastft", *arguments]
-        from fastft.cli import main
+        from fastft.cli.main import main
 
         main()
     except SystemExit as error:

@@ -15,12 +15,13 @@ import numpy as np
 from hostile import Number, Target, numbers_of
 from PIL import Image
 
-from pipelines.beton import Index, read_index
-from pipelines.beton_writer import BetonWriter
+from pipelines.conversion.merge import merge
 from pipelines.decoder import Decoder
-from pipelines.encode import decode
 from pipelines.errors import DataError
-from pipelines.layout import (
+from pipelines.formats.beton import Index, read_index
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.encode import decode
+from pipelines.formats.layout import (
     ALLOCATION,
     DESCRIPTOR,
     EXTRA,
@@ -33,8 +34,7 @@ from pipelines.layout import (
     About,
     Stored,
 )
-from pipelines.merge import merge
-from pipelines.shards import Quarantined, Shard
+from pipelines.formats.shards import Quarantined, Shard
 
 #: More pixels of a hostile image than this are not decoded: their size is what is tested.
 MOST_PIXELS = 1 << 20

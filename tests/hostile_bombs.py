@@ -23,16 +23,16 @@ from odd_states import content_of, write
 from records import MAGIC, frame, pack
 from zips import write_zip
 
-from fastft.checkpoint import load_checkpoint, read_torch_file
-from fastft.model import restore_model
-from fastft.recipes import read_plain
-from fastft.unpack import open_archive as open_fetched
-from pipelines.archive import open_archive
-from pipelines.encode import EncodePolicy, Encoder
+from fastft.config.recipes import read_plain
+from fastft.datasets.unpack import open_archive as open_fetched
+from fastft.model.classifier import restore_model
+from fastft.runs.checkpoint import load_checkpoint, read_torch_file
 from pipelines.errors import FastftError
-from pipelines.folder import read_folder
-from pipelines.recordio import open_records
-from pipelines.source import open_source
+from pipelines.formats.archive import open_archive
+from pipelines.formats.encode import EncodePolicy, Encoder
+from pipelines.formats.folder import read_folder
+from pipelines.formats.recordio import open_records
+from pipelines.formats.source import open_source
 
 #: What a reader may take beside what the process has already: less than any of these unpacked.
 ROOM_BYTES = 300 << 20

@@ -17,16 +17,16 @@ from PIL import Image
 from records import MAGIC_BYTES, frame, pack
 from zips import DEFLATED, STORED
 
-from fastft import unpack
-from pipelines.archive import open_archive
-from pipelines.damage import Checker
-from pipelines.encode import EncodePolicy, Encoder
+from fastft.datasets import unpack
+from pipelines.conversion.inputs import Listing
 from pipelines.errors import DataError
-from pipelines.jpeg import read_header
-from pipelines.layout import Note
-from pipelines.listing import Listing
-from pipelines.recordio import open_records
-from pipelines.source import open_source
+from pipelines.formats.archive import open_archive
+from pipelines.formats.encode import EncodePolicy, Encoder
+from pipelines.formats.layout import Note
+from pipelines.formats.recordio import open_records
+from pipelines.formats.source import open_source
+from pipelines.images.damage import Checker
+from pipelines.images.jpeg import read_header
 
 # RecordIO, zip, images: what convert takes
 

@@ -16,17 +16,17 @@ from hostile import TEXT_TOKENS, Target
 from hostile_beton import jpegs
 from pages import WRITERS
 
-from fastft.fetch import FetchConfig, _find_unpacked, _Marker
-from fastft.page import write_report
-from fastft.part import Part
-from fastft.synth import MARKER as SYNTH_MARKER
-from fastft.synth import SPLITS, WRITER, _first_foreign
-from fastft.unpack import MARKER
-from fastft.weights import load_weights
-from pipelines import convert as converting
-from pipelines.convert import ConvertConfig, Progress, convert
+from fastft.datasets.fetch import FetchConfig, _find_unpacked, _Marker
+from fastft.datasets.part import Part
+from fastft.datasets.synth import MARKER as SYNTH_MARKER
+from fastft.datasets.synth import SPLITS, WRITER, _first_foreign
+from fastft.datasets.unpack import MARKER
+from fastft.model.weights import load_weights
+from fastft.report.page import write_report
+from pipelines.conversion import run as converting
+from pipelines.conversion.report import Report
+from pipelines.conversion.run import ConvertConfig, Progress, convert
 from pipelines.errors import UsageError
-from pipelines.tally import Report
 
 _URL = "http://example.org/a.zip"
 

@@ -17,14 +17,14 @@ from hostile_files import places, zip_numbers
 from odd_states import content_of
 from stores import KEY, held, layout_of, put
 
-from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.loss import class_weights
-from fastft.metrics import EpochMetrics, StepMetrics, read_metrics
-from fastft.page_sources import read_sources
-from fastft.recipes import make_config, read_settings
-from fastft.run_state import unpack_state
+from fastft.config.recipes import make_config, read_settings
+from fastft.model.loss import class_weights
+from fastft.report.sources import read_sources
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.runs.metrics import EpochMetrics, StepMetrics, read_metrics
+from fastft.train.run_state import unpack_state
 from pipelines.errors import DataError, UsageError
-from pipelines.store_memory import FileMemory
+from pipelines.resident.store_memory import FileMemory
 
 SAVED = Checkpoint(
     model={"a": torch.arange(6.0), "b": torch.tensor(3)}, arch="resnet18", classes=("x", "y"),

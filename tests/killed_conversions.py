@@ -5,12 +5,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from pipelines import convert as module
-from pipelines import merge as merging
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion import merge as merging
+from pipelines.conversion import run as module
+from pipelines.conversion.merge import merge
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
-from pipelines.merge import merge
+from pipelines.formats.beton import read_index
 
 #: Small, so that there are many moments to be killed at.
 TASK_IMAGES = 4

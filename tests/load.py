@@ -25,12 +25,12 @@ from zlib import crc32
 import numpy as np
 from held import Held, Watch
 
-from pipelines.beton import read_index
 from pipelines.errors import DataError
+from pipelines.formats.beton import read_index
+from pipelines.formats.source import open_source
 from pipelines.loaders import Loader, make_loader
 from pipelines.plan import Plan, make_plan
 from pipelines.reference import MEAN, STD, render_batch
-from pipelines.source import open_source
 
 BATCH = 4
 #: The first is what loaders are made with, and the largest.

@@ -17,10 +17,11 @@ from load import Pace, Together, answering, plain, points_of
 from mortal import rows_of
 from rich.console import Console
 
-from fastft import bottleneck, trainer
-from fastft.stopping import Stopped, StopSignals
-from fastft.train import resume, train
-from fastft.train_config import TrainConfig
+from fastft.config.train import TrainConfig
+from fastft.system.signals import Stopped, StopSignals
+from fastft.train import bottleneck
+from fastft.train import loop as trainer
+from fastft.train.run import resume, train
 from pipelines.errors import DataError
 
 QUIET = Console(quiet=True)

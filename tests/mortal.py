@@ -23,11 +23,12 @@ from typing import Any
 
 from rich.console import Console
 
+from fastft.config.train import TrainConfig
+
 # All imports before the first fork, which then costs nothing; nothing here starts a thread.
-from fastft.checkpoint import load_checkpoint
-from fastft.metrics import read_metrics
-from fastft.train import train
-from fastft.train_config import TrainConfig
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.metrics import read_metrics
+from fastft.train.run import train
 
 #: Batch norm, dropout, and checkpoints of 20 MB, which take as long to write as a step.
 SETTINGS: dict[str, Any] = {

@@ -14,15 +14,15 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from fastft.checkpoint import Checkpoint, save_checkpoint
-from fastft.metrics import EpochMetrics
-from fastft.optim import WeightAverage, make_optimizer, pack_optimizer, unpack_optimizer
-from fastft.resume import read_run, require_fit
-from fastft.run_folder import LAST, plain
-from fastft.run_state import RunState
-from fastft.step_log import Sums
-from fastft.train_config import TrainConfig
-from fastft.world import ALONE
+from fastft.config.train import TrainConfig
+from fastft.model.optim import WeightAverage, make_optimizer, pack_optimizer, unpack_optimizer
+from fastft.runs.checkpoint import Checkpoint, save_checkpoint
+from fastft.runs.folder import LAST, plain
+from fastft.runs.metrics import EpochMetrics
+from fastft.train.distributed import ALONE
+from fastft.train.resume import read_run, require_fit
+from fastft.train.run_state import RunState
+from fastft.train.step_log import Sums
 from pipelines.errors import DataError
 
 BATCH, IMAGES = 4, 10

@@ -9,13 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastft.confusion import wilson_interval
-from fastft.distance import Distance
-from fastft.equivalence import AccuracyResult, judge
-from fastft.findings import FINE_TUNED, FROZEN, SCRATCH, Run, Variant, as_json, difference
-from fastft.metrics import EpochMetrics, MetricsFile, StepMetrics
-from fastft.run_folder import CONFIG, METRICS, SUMMARY, plain, write_json
-from fastft.train_config import TrainConfig
+from fastft.config.train import TrainConfig
+from fastft.evaluate.scores import wilson_interval
+from fastft.experiments.results import (
+    FINE_TUNED,
+    FROZEN,
+    SCRATCH,
+    Run,
+    Variant,
+    as_json,
+    difference,
+)
+from fastft.parity.distance import Distance
+from fastft.parity.equivalence import AccuracyResult, judge
+from fastft.runs.folder import CONFIG, METRICS, SUMMARY, plain, write_json
+from fastft.runs.metrics import EpochMetrics, MetricsFile, StepMetrics
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import distributed, multiprocessing
 
-from fastft.world import World
+from fastft.train.distributed import World
 
 #: A process that waits for one that has failed ends after so long.
 _PATIENCE = timedelta(seconds=60)
@@ -24,16 +24,16 @@ SERVER = multiprocessing.get_context("forkserver")
 #: All that a training loads, and what `commands` and the like add to it.
 PRELOADED = [
     "pytest",
-    "fastft.train",  # before torchvision, which it loads without torch's compiler
+    "fastft.train.run",  # before torchvision, which it loads without torch's compiler
     "torchvision",
     "torch._dynamo",  # for DistributedDataParallel
     "torch.distributed.run",
     "numba.np.linalg",  # for any compiled function
     "scipy.linalg",
-    "fastft.saving",
-    "fastft.step",
-    "fastft.sync_bn",
-    "fastft.curves",
+    "fastft.runs.checkpoint_writer",
+    "fastft.train.step",
+    "fastft.model.sync_bn",
+    "fastft.runs.curves",
     "matplotlib.backends.backend_agg",
     "pipelines.loaders.resident_loader",
     "pipelines.loaders.torchvision_loader",
@@ -96,8 +96,8 @@ def run_program(
 
 
 def send_interpreted(*arguments: Any) -> None:
-    """`fastft.stock._send_comparison` where FFCV compiles nothing, which takes it half a minute."""
-    from fastft import stock
+    """`parity.stock` in a process where FFCV compiles nothing, which takes it half a minute."""
+    from fastft.parity import stock
     from pipelines.loaders import ffcv_loader
 
     ffcv_loader.Compiler.set_enabled(False)

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-import fastft.train
-import fastft.world
-from fastft.step import TrainStep
-from fastft.stopping import Stopped, StopSignals
-from fastft.train import train
-from fastft.train_config import TrainConfig
+import fastft.train.distributed
+import fastft.train.run
+from fastft.config.train import TrainConfig
+from fastft.system.signals import Stopped, StopSignals
+from fastft.train.run import train
+from fastft.train.step import TrainStep
 from pipelines.errors import FastftError
 from pipelines.plan import Plan, Rows
 
@@ -70,28 +70,30 @@ def at_step(number: int, act: Any) -> None:
 def compute_in_double() -> None:
     """Let models that are built from now on be of float64, and take float32 images."""
     torch.set_default_dtype(torch.float64)
-    real = fastft.train.build_model
+    real = fastft.train.run.build_model
 
     def build(*arguments: Any, **options: Any) -> Any:
         built = real(*arguments, **options)
         built.model.register_forward_pre_hook(lambda _, images: (images[0].double(),))
         return built
 
-    fastft.train.build_model = build  # type: ignore[attr-defined]
+    fastft.train.run.build_model = build  # type: ignore[attr-defined]
 
 
 def draw_nothing() -> None:
     """Curves take as long as a tiny training; nobody looks at these."""
-    import fastft.curves
+    import fastft.runs.curves
 
-    fastft.curves.draw_curves = lambda metrics, out: out.write_bytes(b"")
+    fastft.runs.curves.draw_curves = lambda metrics, out: out.write_bytes(b"")
 
 
 def be(rank: int, job: dict[str, Any], port: int) -> int:
     """One process of a job; its exit status."""
     world = job["world"]
     draw_nothing()
-    fastft.world._HOLD_BACK_S = 0.1  # there is no launcher that would end who waits for it
+    fastft.train.distributed._HOLD_BACK_S = (
+        0.1  # there is no launcher that would end who waits for it
+    )
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),

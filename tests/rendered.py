@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.formats.source import Source, open_source
 from pipelines.loaders import Loader, make_loader
 from pipelines.reference import render_batch
-from pipelines.source import Source, open_source
 
 LOADERS = ["torchvision", "ffcv", "dali", "resident"]
 #: loader -> distance from the reference in uint8 levels: mean over each batch, maximum

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastft.checkpoint import Checkpoint
-from fastft.model import build_model
+from fastft.model.classifier import build_model
+from fastft.runs.checkpoint import Checkpoint
 from pipelines.loaders import make_loader
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

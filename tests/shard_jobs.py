@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 
 
 def run(src: Path, out: Path, **options: Any) -> Any:

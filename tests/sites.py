@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-from fastft.fetch import FetchConfig, FetchResult, fetch
+from fastft.datasets.fetch import FetchConfig, FetchResult, fetch
 
 BODY = bytes(range(256)) * 400
 SHA1, SHA256 = hashlib.sha1(BODY).hexdigest(), hashlib.sha256(BODY).hexdigest()

@@ -75,7 +75,7 @@ class Toll:
             self.seconds[what] += report.duration / len(counts)
 
     def results(self, hours: float, wall_s: float) -> dict[str, Any]:
-        from fastft.environment import environment  # torch takes seconds to load
+        from fastft.system.environment import environment  # torch takes seconds to load
 
         return {
             "date": date.today().isoformat(), "hours": hours, "wall_s": round(wall_s),

@@ -2,7 +2,7 @@
 
 import re
 
-from pipelines.jpeg import START_OF_SCAN, find_scan_end, segments
+from pipelines.images.jpeg import START_OF_SCAN, find_scan_end, segments
 
 HUFFMAN, QUANTIZATION, FRAME = 0xC4, 0xDB, 0xC0
 

@@ -8,10 +8,10 @@ from pathlib import Path
 # What a command would load later, a library at a time.
 import rich.table  # noqa: F401
 
-import fastft.commands
-import fastft.progress
-import fastft.tables  # noqa: F401
-from fastft.cli import main
+import fastft.cli.commands
+import fastft.cli.tables
+import fastft.system.progress  # noqa: F401
+from fastft.cli.main import main
 
 if __name__ == "__main__":
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision import models
 
-from fastft.loss import Loss
-from fastft.step import TrainStep
-from fastft.step_graph import Captured
-from fastft.world import ALONE, World
+from fastft.model.loss import Loss
+from fastft.train.distributed import ALONE, World
+from fastft.train.step import TrainStep
+from fastft.train.step_graph import Captured
 
 CPU = torch.device("cpu")
 #: Images of each global batch: equal shares for 2 and 4 processes, unequal ones, empty ones.

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.formats.source import Source
 from pipelines.loaders import make_loader, resident_loader
 from pipelines.reference import render_batch
-from pipelines.source import Source
-from pipelines.store import Layout, StoreFormat, lay_out
-from pipelines.store_memory import StoreMemory
+from pipelines.resident.store import Layout, StoreFormat, lay_out
+from pipelines.resident.store_memory import StoreMemory
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 SAMPLES = 5

@@ -14,16 +14,16 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from fastft import accuracy
-from fastft.accuracy import run_accuracy
-from fastft.checkpoint import read_torch_file
-from fastft.config import AccuracyConfig
-from fastft.equivalence import AccuracyResult, judge
-from fastft.metrics import read_metrics
-from fastft.model import BuiltModel
-from fastft.show_accuracy import conclusion, draw_accuracy
-from fastft.train import train
-from fastft.train_config import TrainConfig
+from fastft.config.commands import AccuracyConfig
+from fastft.config.train import TrainConfig
+from fastft.model.classifier import BuiltModel
+from fastft.parity import models as accuracy
+from fastft.parity.equivalence import AccuracyResult, judge
+from fastft.parity.model_plots import conclusion, draw_accuracy
+from fastft.parity.models import run_accuracy
+from fastft.runs.checkpoint import read_torch_file
+from fastft.runs.metrics import read_metrics
+from fastft.train.run import train
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader
 from pipelines.loaders.torchvision_loader import TorchvisionLoader
@@ -181,7 +181,7 @@ def test_files_hold_the_result(finished: AccuracyResult) -> None:
 def test_a_run_is_what_fastft_train_does(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastft.train.build_model", build_small)
+    monkeypatch.setattr("fastft.train.run.build_model", build_small)
     result = run_accuracy(config(data, seed=4, epochs=2), QUIET)
     train(
         TrainConfig(

@@ -7,8 +7,15 @@ import torch
 from torch import nn
 from torchvision import models
 
-from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.model import BuiltModel, build_model, freeze, restore_model, set_training, stages
+from fastft.model.classifier import (
+    BuiltModel,
+    build_model,
+    freeze,
+    restore_model,
+    set_training,
+    stages,
+)
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipelines.errors import DataError, UsageError
 
 CLASSES = ("ants", "bees", "hotdog")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from zips import DEFLATED, STORED, failure, read_all, write_zip, zip_folder
 
-from pipelines.archive import ZipFolder, open_archive
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
-from pipelines.folder import read_folder, read_splits
+from pipelines.formats.archive import ZipFolder, open_archive
+from pipelines.formats.beton import read_index
+from pipelines.formats.folder import read_folder, read_splits
 
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from zips import DEFLATED, STORED, failure, read_all, write_zip
 
-from pipelines import encode
-from pipelines.archive import open_archive
-from pipelines.archive_member import MAX_FILE_BYTES
 from pipelines.errors import DataError, FastftError, FormatError
+from pipelines.formats import encode
+from pipelines.formats.archive import open_archive
+from pipelines.formats.archive_member import MAX_FILE_BYTES
 
 # Offsets in a central directory entry.
 FLAGS, METHOD, CRC, PACKED, SIZE, ATTRIBUTES, WHERE = 8, 10, 16, 20, 24, 38, 42

@@ -9,11 +9,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fastft import bench, child, gauge, show_bench
-from fastft.bench_config import CONTENDERS, BenchConfig
-from fastft.ceilings import count
-from fastft.checks import defaults
-from pipelines.beton import read_index
+from fastft.bench import plots as show_bench
+from fastft.bench import run as bench
+from fastft.bench import worker as gauge
+from fastft.bench.ceilings import count
+from fastft.config.bench import CONTENDERS, BenchConfig
+from fastft.config.checks import defaults
+from fastft.system import isolated as child
+from pipelines.formats.beton import read_index
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,7 +44,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     found["tasks"] = {"all": []}
 
     def run_child(module: str, arguments: list[str], limit_s: float) -> dict[str, Any]:
-        assert module == "fastft.gauge"
+        assert module == "fastft.bench.worker"
         task = json.loads(arguments[0])
         found["tasks"]["all"].append(task)
         if task["cold"] and task["loader"]:

@@ -28,10 +28,10 @@ from bench.gpu import (
 )
 from bench.gpu.task import Found, Task, answer, read_task
 from bench.gpu.timeline import merge, shared, summarize
-from fastft.child import ANSWER
-from fastft.train_config import TrainConfig
-from pipelines.beton import read_index
+from fastft.config.train import TrainConfig
+from fastft.system.isolated import ANSWER
 from pipelines.errors import UsageError
+from pipelines.formats.beton import read_index
 from pipelines.loaders.dali_decode import WAYS, Decoding
 
 needs_dali = pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI")

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from effort import choose
 
-from pipelines.beton import read_index
-from pipelines.beton_writer import BetonWriter
 from pipelines.errors import DataError, FastftError, FormatError, UsageError
-from pipelines.layout import DESCRIPTOR, HEADER, METADATA, METADATA_START, MODE_RAW, About, Stored
+from pipelines.formats.beton import read_index
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.layout import (
+    DESCRIPTOR,
+    HEADER,
+    METADATA,
+    METADATA_START,
+    MODE_RAW,
+    About,
+    Stored,
+)
 
 RNG = np.random.default_rng(5)
 

@@ -11,10 +11,10 @@ from hostile_beton import beton_of, without_extra
 from loader_kinds import KINDS, alike, by_sample, make_kind
 from rich.console import Console
 
-from fastft.describe import describe
-from pipelines.beton import Index, read_index
+from fastft.datasets.inspect import describe
 from pipelines.errors import DataError, FastftError, FormatError
-from pipelines.layout import (
+from pipelines.formats.beton import Index, read_index
+from pipelines.formats.layout import (
     ALLOCATION,
     DESCRIPTOR,
     EXTRA,
@@ -216,7 +216,7 @@ def only_raw(folder: Path) -> bytes:
     """A small `.beton` of raw pixels, as `ffcv` reads them without a decoder."""
     from PIL import Image
 
-    from pipelines.convert import ConvertConfig, convert
+    from pipelines.conversion.run import ConvertConfig, convert
 
     random = np.random.default_rng(3)
     (folder / "photos" / "a").mkdir(parents=True)

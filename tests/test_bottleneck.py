@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastft.bottleneck import Bottleneck, find_bottleneck
-from fastft.metrics import EpochMetrics
+from fastft.runs.metrics import EpochMetrics
+from fastft.train.bottleneck import Bottleneck, find_bottleneck
 from pipelines.loaders import make_loader
 
 

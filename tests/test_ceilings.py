@@ -1,6 +1,6 @@
 import pytest
 
-from fastft.ceilings import (
+from fastft.bench.ceilings import (
     GPU,
     Ceiling,
     Measured,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastft.checkpoint import (
+from fastft.runs.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_last,

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fastft import child
-from fastft.child import run_child
+from fastft.system import isolated as child
+from fastft.system.isolated import run_child
 
 ROOT = Path(__file__).resolve().parents[1]
 Put = Callable[[str], None]
@@ -108,7 +108,7 @@ def test_a_process_ends_with_the_one_that_started_it(put: Put, tmp_path: Path) -
         "os.kill(os.getppid(), signal.SIGKILL)\n"
         "signal.pause()"
     )
-    program = "from fastft.child import run_child; run_child('probe', [], 60)"
+    program = "from fastft.system.isolated import run_child; run_child('probe', [], 60)"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}  # which it has no time to clear
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment)
     with pipe.open("rb") as reader:

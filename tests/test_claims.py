@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from stores import KEY, SAMPLES, got, layout_of
 
-from pipelines import shared_file
-from pipelines.claims import claim
-from pipelines.loaders.filling import HostSink
-from pipelines.store import PixelWriter
-from pipelines.store_memory import FileMemory, GroupMemory, StoreMemory
+from pipelines.resident import shared_file
+from pipelines.resident.claims import claim
+from pipelines.resident.filler import HostSink
+from pipelines.resident.store import PixelWriter
+from pipelines.resident.store_memory import FileMemory, GroupMemory, StoreMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Longer than anything takes: what waits so long has failed.
@@ -64,7 +64,7 @@ def test_a_claim_is_to_one_sample_and_ends(file: Path) -> None:
 
 _CLAIMS = """
 import os, sys
-from pipelines.claims import claim
+from pipelines.resident.claims import claim
 with claim(os.open(sys.argv[1], os.O_RDWR), 5):
     print("claimed", flush=True)
     sys.stdin.read()

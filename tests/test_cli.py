@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastft import cli_data
-from fastft.stopping import Stopped
+from fastft.cli import data as cli_data
+from fastft.system.signals import Stopped
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -273,5 +273,5 @@ def test_what_others_make_of_a_signal_stays_one(
     fastft: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fastft.commands.run", run)
+    monkeypatch.setattr("fastft.cli.commands.run", run)
     assert fastft("train") == ended

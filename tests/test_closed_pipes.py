@@ -10,7 +10,7 @@ import effort
 import pytest
 from commands import Case, begin, begin_alone, require_sound
 
-from fastft import commands as program
+from fastft.cli import commands as program
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]

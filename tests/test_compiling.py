@@ -10,16 +10,16 @@ import torch
 from rich.console import Console
 from steps import Recorder, make_small
 
-from fastft import step as step_module
-from fastft import trainer
-from fastft.checkpoint import load_checkpoint, save_checkpoint
-from fastft.compiling import ASSUMED, Compiling, Measured, choose, name_setup
-from fastft.loss import Loss
-from fastft.metrics import read_metrics
-from fastft.step import TrainStep
-from fastft.train import resume, train
-from fastft.train_config import TrainConfig
-from fastft.world import ALONE
+from fastft.config.train import TrainConfig
+from fastft.model.loss import Loss
+from fastft.runs.checkpoint import load_checkpoint, save_checkpoint
+from fastft.runs.metrics import read_metrics
+from fastft.train import loop as trainer
+from fastft.train import step as step_module
+from fastft.train.compiling import ASSUMED, Compiling, Measured, choose, name_setup
+from fastft.train.distributed import ALONE
+from fastft.train.run import resume, train
+from fastft.train.step import TrainStep
 from pipelines.errors import UsageError
 from pipelines.findings import read_findings
 from pipelines.loaders.resident_loader import ResidentLoader

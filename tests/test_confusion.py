@@ -8,16 +8,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
 
-from fastft.confusion import (
-    class_scores,
-    confused_pairs,
-    confusion_matrix,
-    judge,
-    judge_samples,
-    log_softmax,
-    wilson_interval,
-)
-from fastft.show_report import (
+from fastft.evaluate.plots import (
     SampleRow,
     Shown,
     draw_confusion,
@@ -26,6 +17,15 @@ from fastft.show_report import (
     enumerate_names,
     print_findings,
     shorten,
+)
+from fastft.evaluate.scores import (
+    class_scores,
+    confused_pairs,
+    confusion_matrix,
+    judge,
+    judge_samples,
+    log_softmax,
+    wilson_interval,
 )
 
 #: Formulas, broken formulas, markup, letters that no font has, control characters, no Unicode.
@@ -219,7 +219,7 @@ def test_counts_are_written_where_they_fit(
 
 def test_colours_are_shares_of_the_row() -> None:
     """A rare class's mistakes are as red as a frequent one's, and nothing is white."""
-    from fastft.show_report import _cell_colors
+    from fastft.evaluate.plots import _cell_colors
 
     colors = _cell_colors(np.array([[990, 10, 0], [1, 99, 0], [0, 0, 0]]))
     np.testing.assert_allclose(colors[0, 1], colors[1, 0])
@@ -248,7 +248,7 @@ def test_names_that_begin_alike_are_not_the_same(monkeypatch: pytest.MonkeyPatch
         drawn.extend(shown)
         out.write_bytes(b"")
 
-    monkeypatch.setattr("fastft.show_report.draw_predictions", spy)
+    monkeypatch.setattr("fastft.evaluate.plots.draw_predictions", spy)
     draw_sheet([Shown(Image.new("RGB", (9, 9)), "x" * 99 + "$", 0.5, "x" * 99)])
     assert drawn[0].predicted != drawn[0].truth
     assert drawn[0].predicted.endswith(r"\$")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines import beton_writer
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import decode
+from pipelines.conversion.report import allowed_bad
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
-from pipelines.layout import MODE_JPG, MODE_RAW
-from pipelines.tally import allowed_bad
+from pipelines.formats import beton_writer
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.layout import MODE_JPG, MODE_RAW
 
 
 def run(src: Path, out: Path, **options: Any) -> Any:
@@ -184,7 +184,7 @@ def test_a_bug_in_a_worker_reaches_the_caller(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pipelines.encode.Encoder.encode", broken)
+    monkeypatch.setattr("pipelines.formats.encode.Encoder.encode", broken)
     with pytest.raises(ZeroDivisionError):
         run(photos, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -244,7 +244,7 @@ def test_allowed_bad() -> None:
 
 
 def test_decode_refuses_what_is_not_as_stored(odd: Path) -> None:
-    from pipelines.layout import Stored
+    from pipelines.formats.layout import Stored
 
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")

@@ -27,11 +27,11 @@ from effort import choose
 from PIL import Image
 from shard_jobs import contents, run_shards
 
-from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import Encoder
+from pipelines.conversion.report import Tally
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
-from pipelines.source import open_source
-from pipelines.tally import Tally
+from pipelines.formats.encode import Encoder
+from pipelines.formats.source import open_source
 
 Run = Callable[..., tuple[int, str, str]]
 Tried = Callable[..., None]

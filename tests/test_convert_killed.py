@@ -23,9 +23,9 @@ from killed_conversions import merges
 from processes import SERVER
 from shard_jobs import contents, run_shards
 
-from fastft.stopping import Stopped
-from pipelines.convert import ConvertConfig, convert
-from pipelines.merge import merge
+from fastft.system.signals import Stopped
+from pipelines.conversion.merge import merge
+from pipelines.conversion.run import ConvertConfig, convert
 
 Tried = Callable[..., None]
 

@@ -18,13 +18,13 @@ from records import pack, write_rec
 from shard_jobs import contents, one_pixel, run_shards
 from zips import DEFLATED, zip_folder
 
-from pipelines import convert as module
-from pipelines.archive import ZipFolder
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.folder import Folder
-from pipelines.merge import merge
-from pipelines.recordio import Records
+from pipelines.conversion import run as module
+from pipelines.conversion.merge import merge
+from pipelines.conversion.run import ConvertConfig, convert
+from pipelines.formats.archive import ZipFolder
+from pipelines.formats.beton import read_index
+from pipelines.formats.folder import Folder
+from pipelines.formats.recordio import Records
 
 Run = Callable[..., tuple[int, str, str]]
 Tried = Callable[..., None]

@@ -13,11 +13,11 @@ from odd_images import write_odd
 from PIL import Image
 from rendered import LIBRARIES, LOADERS, check_pixels
 
-from pipelines.beton import Index, read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import decode
-from pipelines.folder import IMAGE_SUFFIXES
-from pipelines.pillow import IMAGE_FORMATS
+from pipelines.conversion.run import ConvertConfig, convert
+from pipelines.formats.beton import Index, read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.folder import IMAGE_SUFFIXES
+from pipelines.images.pillow import IMAGE_FORMATS
 
 #: Larger files are left to another day: each is decoded a dozen times.
 MOST_BYTES = 4 << 20

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from fastft import costs as costs_module
-from fastft.costs import NAMES, OTHER, Costs, describe, process_age_s
+from fastft.train import costs as costs_module
+from fastft.train.costs import NAMES, OTHER, Costs, describe, process_age_s
 
 
 class Clock:

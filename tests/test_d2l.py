@@ -14,13 +14,13 @@ from rich.console import Console
 from torch import nn
 from torchvision.transforms import functional
 
-from fastft.metrics import read_metrics
-from fastft.recipes import make_config
-from fastft.train import train
-from pipelines.encode import decode
+from fastft.config.recipes import make_config
+from fastft.runs.metrics import read_metrics
+from fastft.train.run import train
+from pipelines.formats.encode import decode
+from pipelines.formats.source import Source, open_source
 from pipelines.loaders import make_loader
 from pipelines.plan import make_plan
-from pipelines.source import Source, open_source
 
 BATCH, EPOCHS, SEED, SIZE = 9, 1, 3, 40
 

@@ -9,7 +9,7 @@ from PIL import Image
 from rendered import check_pixels, make
 from spoiled import HUFFMAN, padded, with_bytes_before
 
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, is_no_memory
 
 pytest.importorskip("nvidia.dali", reason="nvidia-dali is not installed")
@@ -85,7 +85,7 @@ def test_an_error_of_no_single_photo_is_one_line(
 @pytest.mark.usefixtures("unforeseen")
 def test_a_refusal_loses_no_other_error(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One photo is refused, and one of the next batch cannot be read: all before it come."""
-    from pipelines.beton import Index
+    from pipelines.formats.beton import Index
 
     read = Index.stored
 

@@ -21,15 +21,15 @@ from spoiled import (
     without,
 )
 
-from pipelines import damage, turbojpeg
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.damage import Checker, Verdict
+from pipelines.conversion.merge import merge
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.decoder import Decoder
-from pipelines.jpeg import read_header
-from pipelines.merge import merge
-from pipelines.scans import is_incomplete
-from pipelines.source import open_source
+from pipelines.formats.beton import read_index
+from pipelines.formats.source import open_source
+from pipelines.images import damage, turbojpeg
+from pipelines.images.damage import Checker, Verdict
+from pipelines.images.jpeg import read_header
+from pipelines.images.scans import is_incomplete
 
 pytestmark = pytest.mark.skipif(
     turbojpeg.load_turbojpeg() is None, reason="libturbojpeg is not installed"

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastft import data as data_module
-from fastft.data import fastest_loader, find_splits, training_split, usable_loaders
+from fastft.datasets import splits as data_module
+from fastft.datasets.splits import fastest_loader, find_splits, training_split, usable_loaders
 from pipelines.errors import DataError
-from pipelines.loaders.placement import GpuRoom
+from pipelines.formats.source import Source, open_source
 from pipelines.memory import FreeMemory
-from pipelines.source import Source, open_source
-from pipelines.store import StoreFormat, lay_out
+from pipelines.resident.placement import GpuRoom
+from pipelines.resident.store import StoreFormat, lay_out
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -11,9 +11,9 @@ from lying import saved
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.depth import is_deep, scale
-from pipelines.encode import EncodePolicy, Encoder, decode
-from pipelines.layout import Depth, Note
+from pipelines.formats.encode import EncodePolicy, Encoder, decode
+from pipelines.formats.layout import Depth, Note
+from pipelines.images.depth import is_deep, scale
 
 INF, NAN = np.inf, np.nan
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -101,7 +101,7 @@ def test_large_images_are_mapped_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     values[30, 3] = NAN
     image = Image.fromarray(values)
     whole = np.asarray(scale(image))
-    monkeypatch.setattr("pipelines.depth._PIXELS", 101)
+    monkeypatch.setattr("pipelines.images.depth._PIXELS", 101)
     assert (np.asarray(scale(image)) == whole).all()
 
 

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastft import child, cli_doctor, doctor, machine, trial
-from fastft.doctor import Diagnosis, diagnose, run_trial
-from fastft.machine import Finding
-from pipelines.beton import read_index
+from fastft.cli import doctor as cli_doctor
+from fastft.doctor import run as doctor
+from fastft.doctor import worker as trial
+from fastft.doctor.run import Diagnosis, diagnose, run_trial
+from fastft.system import isolated as child
+from fastft.system import machine
+from fastft.system.machine import Finding
+from pipelines.formats.beton import read_index
 from pipelines.loaders import make_loader
 
 Run = Callable[..., tuple[int, str, str]]
@@ -318,5 +322,5 @@ def test_help_teaches_and_loads_no_torch(fastft: Run) -> None:
     status, text, _ = fastft("doctor", "--help")
     assert (status, cli_doctor.doctor.__name__) == (0, "doctor")
     assert "Example: fastft doctor" in text
-    program = "import sys, fastft.cli, fastft.doctor; sys.exit('torch' in sys.modules)"
+    program = "import sys, fastft.cli.main, fastft.doctor.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sites import BODY, SHA1, SHA256, Site, get, names, serve
 
-from fastft.download import check_url, file_name
-from fastft.fetch import FetchConfig, fetch
-from fastft.part import Part
+from fastft.datasets.download import check_url, file_name
+from fastft.datasets.fetch import FetchConfig, fetch
+from fastft.datasets.part import Part
 from pipelines.errors import DataError
 
 

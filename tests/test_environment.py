@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastft.environment import pick_amp, pick_device
+from fastft.system.environment import pick_amp, pick_device
 from pipelines.errors import UsageError
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fastft.equivalence import match_curves, paired_equivalence, runs_needed
+from fastft.parity.equivalence import match_curves, paired_equivalence, runs_needed
 from pipelines.errors import UsageError
 
 FIRST = [96.5, 95.0, 97.5, 96.0, 95.5, 97.0]

@@ -9,13 +9,13 @@ from runs import batches_of, make_checkpoint
 from torch import nn
 from torch.nn import functional
 
-from fastft.checkpoint import Checkpoint
-from fastft.confusion import judge
-from fastft.data import evaluation_split
-from fastft.evaluate import classify, evaluate
-from fastft.model import restore_model
-from pipelines.beton import read_index
+from fastft.datasets.splits import evaluation_split
+from fastft.evaluate.scores import judge
+from fastft.model.classifier import restore_model
+from fastft.runs.checkpoint import Checkpoint
+from fastft.train.evaluate import classify, evaluate
 from pipelines.errors import DataError, UsageError
+from pipelines.formats.beton import read_index
 
 CPU = torch.device("cpu")
 

@@ -10,9 +10,10 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from fastft.checkpoint import load_checkpoint
-from fastft.compare import compare
-from fastft.findings import (
+from fastft.config.train import TrainConfig
+from fastft.experiments.compare import compare
+from fastft.experiments.plots import conclusions
+from fastft.experiments.results import (
     FINE_TUNED,
     FROZEN,
     SCRATCH,
@@ -23,11 +24,10 @@ from fastft.findings import (
     difference,
     mean_interval,
 )
-from fastft.metrics import EpochMetrics, read_metrics
-from fastft.show_experiment import conclusions
-from fastft.sweep import sweep
-from fastft.train import train
-from fastft.train_config import TrainConfig
+from fastft.experiments.sweep import sweep
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.metrics import EpochMetrics, read_metrics
+from fastft.train.run import train
 from pipelines.errors import DataError, UsageError
 
 QUIET = Console(quiet=True)

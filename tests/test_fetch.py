@@ -14,9 +14,9 @@ import typer
 from sites import SHA1, SHA256, Site, names, serve
 from typer.testing import CliRunner
 
-from fastft import cli_fetch
-from fastft.fetch import KNOWN, FetchConfig, KnownSet, fetch
-from fastft.unpack import MARKER
+from fastft.cli import fetch as cli_fetch
+from fastft.datasets.fetch import KNOWN, FetchConfig, KnownSet, fetch
+from fastft.datasets.unpack import MARKER
 from pipelines.errors import DataError, UsageError
 
 

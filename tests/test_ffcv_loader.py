@@ -15,7 +15,7 @@ from effort import SOAK_H
 from processes import run_program
 
 from pipelines.errors import UsageError
-from pipelines.layout import MAGIC
+from pipelines.formats.layout import MAGIC
 from pipelines.loaders import make_loader
 
 ffcv_loader = pytest.importorskip(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastft.file_cache import evict, resident_share
+from fastft.system.page_cache import evict, resident_share
 
 PAGE = mmap.PAGESIZE
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from pipelines.errors import DataError
-from pipelines.layout import MODE_RAW, Stored
-from pipelines.loaders import filling
-from pipelines.loaders.filling import Filler, HostSink, Writers
-from pipelines.store import StoreFormat, lay_out
-from pipelines.store_memory import PrivateMemory
+from pipelines.formats.layout import MODE_RAW, Stored
+from pipelines.resident import filler as filling
+from pipelines.resident.filler import Filler, HostSink, Writers
+from pipelines.resident.store import StoreFormat, lay_out
+from pipelines.resident.store_memory import PrivateMemory
 
 SAMPLES = 40
 #: Longer than anything takes: what waits so long has failed.

@@ -13,11 +13,11 @@ from records import pack, write_rec
 from runs import Command
 from torchvision.datasets import ImageFolder
 
-from fastft.predict import list_images
-from pipelines.convert import ConvertConfig, convert
+from fastft.evaluate.predict import list_images
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
-from pipelines.folder import read_folder, read_splits
-from pipelines.source import open_source
+from pipelines.formats.folder import read_folder, read_splits
+from pipelines.formats.source import open_source
 
 
 def make(root: Path, *names: str) -> Path:

@@ -11,8 +11,8 @@ import pytest
 from commands import Case, begin, content_of, require_sound
 from disturbed import small_disk
 
-from fastft import commands as program
-from fastft.metrics import MetricsFile, StepMetrics
+from fastft.cli import commands as program
+from fastft.runs.metrics import MetricsFile, StepMetrics
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastft import gauge
-from fastft.bench_config import Task
-from fastft.gauge import main, measure_loader
+from fastft.bench import worker as gauge
+from fastft.bench.worker import main, measure_loader
+from fastft.config.bench import Task
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders.base import Loader
 
@@ -111,7 +111,7 @@ def test_any_other_error_is_its_first_line(
 def test_no_loader_is_the_stages(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastft.stages.measure_stages", lambda task: [task.arch])
+    monkeypatch.setattr("fastft.bench.stages.measure_stages", lambda task: [task.arch])
     main([as_argument(task(data, loader="")), str(tmp_path)])
     assert json.loads((tmp_path / "answer.json").read_text()) == {"stages": ["resnet18"]}
 

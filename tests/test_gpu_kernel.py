@@ -15,10 +15,10 @@ import torch
 from effort import choose
 from PIL import Image
 
-from pipelines.loaders import rendering
+from pipelines import rendering
+from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.plan import VIEWS, Plan, Rows, make_plan, resized_geometry
 from pipelines.reference import MEAN, STD, cut
-from pipelines.turbojpeg import load_turbojpeg
 
 #: Of `gpu`, which loads Triton.
 SLACK_BYTES = 256

@@ -14,14 +14,15 @@ from effort import choose
 from PIL import Image
 from stores import make_resident, pixels_of
 
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import UsageError
-from pipelines.loaders import placement, resident_loader
-from pipelines.loaders.filling import Filler
-from pipelines.loaders.placement import Place
+from pipelines.loaders import resident_loader
 from pipelines.loaders.resident_loader import ResidentLoader
 from pipelines.memory import FreeMemory
-from pipelines.store import PixelWriter
+from pipelines.resident import placement
+from pipelines.resident.filler import Filler
+from pipelines.resident.placement import Place
+from pipelines.resident.store import PixelWriter
 
 SAMPLES = 8
 Ranks = Callable[..., list[ResidentLoader]]
@@ -45,7 +46,7 @@ def ranks(
     triton_kernels: tuple[ModuleType, str], shm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Ranks]:
     """Makes the loaders of all ranks of a machine, as torchrun numbers their processes."""
-    from pipelines.loaders import resident_gpu
+    from pipelines.resident import gpu as resident_gpu
 
     kernels, device = triton_kernels
     monkeypatch.setattr(resident_gpu, "gpu", kernels)
@@ -266,7 +267,7 @@ def stores_alive(bytes_: int) -> int:
 def test_closing_frees_the_store_whoever_has_what(
     when: str, ranks: Ranks, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.loaders import resident_gpu
+    from pipelines.resident import gpu as resident_gpu
 
     (loader,) = ranks(few, 1, batch_size=2)
     executor = loader._executor

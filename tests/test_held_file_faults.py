@@ -12,12 +12,12 @@ from effort import choose
 from loader_kinds import KINDS, OF_FOLDERS, alike, by_sample, make_kind
 from PIL import Image
 
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
-from pipelines.layout import MAGIC
+from pipelines.formats.beton import read_index
+from pipelines.formats.layout import MAGIC
+from pipelines.formats.source import open_source
 from pipelines.loaders import Loader
-from pipelines.source import open_source
 
 Tried = Callable[..., None]
 

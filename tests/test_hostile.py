@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pipelines.decoder import Decoder
 from pipelines.errors import DataError
-from pipelines.source import open_source
+from pipelines.formats.source import open_source
 
 Tried = Callable[..., None]
 #: In the short form the same ones each time; what they find need not be made smaller.

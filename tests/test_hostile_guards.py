@@ -12,13 +12,13 @@ from hostile_files import tar_of
 from PIL import EpsImagePlugin, Image
 from zips import read_all, write_zip
 
-from fastft.unpack import Archive, Member, open_archive
-from pipelines import damage
-from pipelines.damage import Checker
-from pipelines.encode import EncodePolicy, Encoder
+from fastft.datasets.unpack import Archive, Member, open_archive
 from pipelines.errors import DataError, FormatError
-from pipelines.jpeg import JpegHeader, read_header
-from pipelines.source import open_source
+from pipelines.formats.encode import EncodePolicy, Encoder
+from pipelines.formats.source import open_source
+from pipelines.images import damage
+from pipelines.images.damage import Checker
+from pipelines.images.jpeg import JpegHeader, read_header
 
 PHOTO = image_of("JPEG")
 FRAME = PHOTO.index(b"\xff\xc0")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.loaders import in_turn
-from pipelines.loaders.in_turn import InTurn
+from pipelines.resident import in_turn
+from pipelines.resident.in_turn import InTurn
 
 
 class Stream:

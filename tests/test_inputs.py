@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fastft import inputs
-from fastft.inputs import open_inputs, open_sources, resolve_inputs
-from fastft.train_config import LOADER_CHOICES, TrainConfig
-from fastft.world import World
+from fastft.config.train import LOADER_CHOICES, TrainConfig
+from fastft.train import inputs
+from fastft.train.distributed import World
+from fastft.train.inputs import open_inputs, open_sources, resolve_inputs
 
 
 @dataclass(frozen=True)

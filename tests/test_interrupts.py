@@ -19,7 +19,7 @@ from commands import (
 )
 from disturbed import is_pythons_own
 
-from fastft.stopping import StopSignals
+from fastft.system.signals import StopSignals
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
@@ -86,7 +86,7 @@ import os, signal, sys
 left, begun = int(sys.argv.pop(1)), False
 def count(event, arguments):
     global left, begun
-    begun = begun or event == "import" and arguments[0] == "fastft.cli"
+    begun = begun or event == "import" and arguments[0] == "fastft.cli.main"
     left -= begun and event == "import"
     if begun and left == 0:
         left = -1
@@ -117,7 +117,7 @@ def test_ctrl_c_while_importing_is_one_line(cases: Cases, tmp_path: Path, tried:
 
 
 def _runs(function: Callable[[], int]) -> None:
-    from fastft import commands
+    from fastft.cli import commands
 
     commands.run = function
 

@@ -9,12 +9,12 @@ from killed_conversions import TASK_IMAGES, converts
 from processes import SERVER
 from shard_jobs import contents
 
-from pipelines import convert as module
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion import run as module
+from pipelines.conversion.journal import Entry, _find_left, _unpack
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import UsageError
-from pipelines.journal import Entry, _find_left, _unpack
-from pipelines.layout import Note
-from pipelines.turbojpeg import load_turbojpeg
+from pipelines.formats.layout import Note
+from pipelines.images.turbojpeg import load_turbojpeg
 
 #: One photo is broken, others become raw pixels.
 OPTIONS: dict[str, Any] = {"max_bad": "2", "mode": "proportion"}

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import damage
-from pipelines.damage import Checker
-from pipelines.jpeg import read_header
+from pipelines.images import damage
+from pipelines.images.damage import Checker
+from pipelines.images.jpeg import read_header
 
 
 def checkers(monkeypatch: pytest.MonkeyPatch) -> list[Checker]:

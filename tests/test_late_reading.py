@@ -9,14 +9,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastft import step_log
-from fastft.checkpoint import load_checkpoint
-from fastft.metrics import read_metrics
-from fastft.recorder import Recorder
-from fastft.step import TrainStep
-from fastft.stopping import Stopped, StopSignals
-from fastft.train import resume, train
-from fastft.train_config import TrainConfig
+from fastft.config.train import TrainConfig
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.metrics import read_metrics
+from fastft.system.signals import Stopped, StopSignals
+from fastft.train import step_log
+from fastft.train.recorder import Recorder
+from fastft.train.run import resume, train
+from fastft.train.step import TrainStep
 from pipelines.errors import DataError
 
 QUIET = Console(quiet=True)

@@ -17,11 +17,11 @@ import pytest
 from commands import PATIENCE_S, Living, begin
 from forked import be_torchrun, fork_ranks
 
-from fastft.checkpoint import load_checkpoint
-from fastft.launch import count_processes
-from fastft.metrics import read_metrics
-from fastft.run_folder import LAST, METRICS
-from fastft.world import divide_cpus, join_world
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.folder import LAST, METRICS
+from fastft.runs.metrics import read_metrics
+from fastft.train.distributed import divide_cpus, join_world
+from fastft.train.launch import count_processes
 from pipelines.errors import UsageError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -101,7 +101,7 @@ def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
 _LEAVES = """
 import atexit, os
 from torch import distributed
-from fastft.cli import _leave
+from fastft.cli.main import _leave
 
 class Object:
     def __del__(self):

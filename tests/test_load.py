@@ -22,8 +22,8 @@ from load_leaks import run_leaking
 from load_trainings import run_trainings
 from processes import SERVER
 
-from fastft.synth import SynthConfig, write_synth
-from pipelines.convert import ConvertConfig, convert
+from fastft.datasets.synth import SynthConfig, write_synth
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import make_loader
 

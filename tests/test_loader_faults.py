@@ -20,15 +20,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
-from pipelines.beton import Index
-from pipelines.damage import Checker
-from pipelines.encode import EncodePolicy, Encoder
 from pipelines.errors import DataError
-from pipelines.jpeg import read_header
-from pipelines.layout import Stored
+from pipelines.formats.beton import Index
+from pipelines.formats.encode import EncodePolicy, Encoder
+from pipelines.formats.layout import Stored
+from pipelines.formats.source import open_source
+from pipelines.images.damage import Checker
+from pipelines.images.jpeg import read_header
+from pipelines.images.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.loaders import make_loader, worker_processes
-from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
-from pipelines.source import open_source
 
 Tried = Callable[..., None]
 #: Of the second batch, so that there is one before it.

@@ -16,13 +16,13 @@ from rendered import LOADERS, check_pixels, make
 from scipy import stats
 
 from pipelines import loaders
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
-from pipelines.layout import MODE_JPG
+from pipelines.formats.beton import read_index
+from pipelines.formats.layout import MODE_JPG
+from pipelines.formats.source import open_source
 from pipelines.loaders import make_loader
 from pipelines.reference import normalize, render_batch
-from pipelines.source import open_source
 
 
 @pytest.mark.parametrize("view", ["train", "eval"])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fastft.loss import Loss, class_weights
+from fastft.model.loss import Loss, class_weights
 from pipelines.errors import UsageError
 
 CLASSES = ("cat", "dog", "hotdog")

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fastft.findings import suggest
-from fastft.lr_find import find_lr
-from fastft.train import train
-from fastft.train_config import TrainConfig
-from pipelines.convert import ConvertConfig, convert
+from fastft.config.train import TrainConfig
+from fastft.experiments.lr_find import find_lr
+from fastft.experiments.results import suggest
+from fastft.train.run import train
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 
 QUIET = Console(quiet=True)
@@ -73,7 +73,7 @@ def colours(tmp_path: Path) -> Path:
 def test_a_search_leaves_a_picture_and_no_run(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastft.lr_find._STEPS", 40)
+    monkeypatch.setattr("fastft.experiments.lr_find._STEPS", 40)
     out = tmp_path / "run"
     config = TrainConfig(
         data=colours, out=out, weights="none", arch="shufflenet_v2_x0_5", size=40, batch_size=11,

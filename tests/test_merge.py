@@ -12,11 +12,11 @@ from records import pack, write_rec
 from shard_jobs import contents, one_pixel, run, run_shards
 from zips import DEFLATED, zip_folder
 
-from pipelines.beton import read_index
+from pipelines.conversion.merge import merge
 from pipelines.errors import DataError
-from pipelines.layout import PAGE_BYTES
-from pipelines.merge import merge
-from pipelines.shards import shard_path
+from pipelines.formats.beton import read_index
+from pipelines.formats.layout import PAGE_BYTES
+from pipelines.formats.shards import shard_path
 
 Run = Callable[..., tuple[int, str, str]]
 

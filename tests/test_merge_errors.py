@@ -10,14 +10,15 @@ import pytest
 from records import pack, write_rec
 from shard_jobs import contents, run, run_shards
 
-from fastft.data import find_splits
-from pipelines import beton_writer, outputs
-from pipelines.beton import read_index
-from pipelines.beton_writer import BetonWriter
+from fastft.datasets.splits import find_splits
+from pipelines.conversion import outputs
+from pipelines.conversion.merge import merge
 from pipelines.errors import DataError, FastftError, UsageError
-from pipelines.layout import MODE_RAW, About, Stored
-from pipelines.merge import merge
-from pipelines.shards import Shard, shard_path
+from pipelines.formats import beton_writer
+from pipelines.formats.beton import read_index
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.layout import MODE_RAW, About, Stored
+from pipelines.formats.shards import Shard, shard_path
 
 
 @pytest.fixture

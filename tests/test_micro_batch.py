@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastft.loss import Loss
-from fastft.micro_batch import find_micro_batch, halve_until_it_fits, rehearse
+from fastft.model.loss import Loss
+from fastft.train.micro_batch import find_micro_batch, halve_until_it_fits, rehearse
 from pipelines.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_a_gpu_is_asked(room: int, found: int | None, monkeypatch: pytest.Monkey
         assert device.type == "cuda"
         rehearse(*arguments, device=CPU, **options)
 
-    monkeypatch.setattr("fastft.micro_batch.rehearse", rehearse_here)
+    monkeypatch.setattr("fastft.train.micro_batch.rehearse", rehearse_here)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (1_240_000_000, 80_000_000_000))
     options: dict[str, Any] = {"share": 8, "size": 8, "classes": 2, "amp_dtype": None}
     gpu = torch.device("cuda", 1)

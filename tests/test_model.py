@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
-from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.model import build_model, restore_model
+from fastft.model.classifier import build_model, restore_model
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipelines.errors import DataError, FormatError
 
 
@@ -77,7 +77,7 @@ def test_no_network_is_one_line_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -
     def offline(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
-    monkeypatch.setattr("fastft.weights.urlopen", offline)
+    monkeypatch.setattr("fastft.model.weights.urlopen", offline)
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline)
     with pytest.raises(DataError, match="--weights imagenet: cannot download resnet18") as caught:
         build_model(2, "imagenet")

@@ -20,12 +20,12 @@ from records import pack, write_rec
 from rendered import LOADERS, check_pixels
 from runs import Command
 
-from pipelines.beton import read_index
-from pipelines.beton_writer import BetonWriter
+from pipelines.conversion.inputs import open_listings
 from pipelines.errors import one_line
-from pipelines.folder import find_clash, read_folder
-from pipelines.layout import MODE_RAW, About, Stored
-from pipelines.listing import open_listings
+from pipelines.formats.beton import read_index
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.folder import find_clash, read_folder
+from pipelines.formats.layout import MODE_RAW, About, Stored
 
 #: What each is made to break: normalization, direction, width, word splitting, options, quoting,
 #: formats, markup, patterns, lines and terminals, encodings, limits, formulas and pages, shells.

@@ -9,7 +9,7 @@ import effort
 import pytest
 from commands import Case, begin, require_sound
 
-from fastft import commands as program
+from fastft.cli import commands as program
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
@@ -96,7 +96,7 @@ def test_a_measurement_that_the_system_killed_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """As where memory runs out."""
-    from fastft import child
+    from fastft.system import isolated as child
 
     dies = f"import os; os.kill(os.getpid(), {signal.SIGKILL:d})"
     monkeypatch.setattr(child, "_PROGRAM", dies)

@@ -14,12 +14,12 @@ import torch
 from odd_states import Armed, Change, Trained, content_of, drop, go_on, put, write
 from rich.console import Console
 
-from fastft.checkpoint import load_checkpoint, load_last, read_torch_file
-from fastft.resume import note_changes
-from fastft.sound import find_odd, find_odd_tensor
-from fastft.train import train
-from fastft.train_config import TrainConfig
-from fastft.weights import load_weights
+from fastft.config.train import TrainConfig
+from fastft.model.weights import load_weights
+from fastft.runs.checkpoint import load_checkpoint, load_last, read_torch_file
+from fastft.runs.sound import find_odd, find_odd_tensor
+from fastft.train.resume import note_changes
+from fastft.train.run import train
 from pipelines.errors import DataError
 
 Command = Callable[..., tuple[int, str, str]]

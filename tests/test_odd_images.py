@@ -13,13 +13,13 @@ from odd_images import BROKEN, CHANGED, DATA, ODD, apart, is_here, write_odd
 from PIL import Image, ImageOps
 from rendered import LIBRARIES, LOADERS, TOLERANCE, make
 
-from pipelines.beton import Index, read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
-from pipelines.layout import MODE_JPG, MODE_RAW
+from pipelines.formats.beton import Index, read_index
+from pipelines.formats.layout import MODE_JPG, MODE_RAW
+from pipelines.formats.source import Source, open_source
 from pipelines.plan import VIEWS
 from pipelines.reference import decode, render_batch
-from pipelines.source import Source, open_source
 
 #: Source kind -> the views and sizes that are looked at; a training crop at two sizes, as its
 #: filter differs where it enlarges.

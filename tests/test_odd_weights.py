@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torchvision import models
 
-from fastft.checkpoint import Checkpoint, save_checkpoint
-from fastft.config import EvaluateConfig
-from fastft.model import build_model, restore_model
-from fastft.optim import WeightAverage
-from fastft.report import _settle
+from fastft.config.commands import EvaluateConfig
+from fastft.evaluate.run import _settle
+from fastft.model.classifier import build_model, restore_model
+from fastft.model.optim import WeightAverage
+from fastft.runs.checkpoint import Checkpoint, save_checkpoint
 from pipelines.errors import DataError, UsageError
-from pipelines.source import open_source
+from pipelines.formats.source import open_source
 from pipelines.workers import cpu_count
 
 Command = Callable[..., tuple[int, str, str]]

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastft.model import build_model
-from fastft.optim import (
+from fastft.model.classifier import build_model
+from fastft.model.optim import (
     WeightAverage,
     cosine_share,
     make_optimizer,

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from commands import PATIENCE_S, Case, Living, begin, begin_alone
 
-from fastft.child import _PROGRAM
-from fastft.metrics import read_metrics
+from fastft.runs.metrics import read_metrics
+from fastft.system.isolated import _PROGRAM
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
@@ -94,7 +94,8 @@ def test_a_worker_whose_parent_ended_before_it_looked_ends(
 _RANK = """
 import os, subprocess, sys
 os.environ.update(FASTFT_NPROC="2", FASTFT_PARENT=str(os.getpid()))
-rank = "from fastft.launch import end_with_launcher as e; import signal; e(); print(flush=True)"
+launch = "from fastft.train.launch import end_with_launcher as e; import signal; e()"
+rank = launch + "; print(flush=True)"
 process = subprocess.Popen([sys.executable, "-c", rank + "; signal.pause()"])
 process.wait()
 """

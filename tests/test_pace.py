@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastft import pace as pace_module
-from fastft.pace import Mark, Pace
+from fastft.train import pace as pace_module
+from fastft.train.pace import Mark, Pace
 
 GPU = torch.device("cuda")
 

@@ -23,10 +23,10 @@ from pages import (
 )
 from typer.testing import CliRunner
 
-from fastft.cli_report import report
-from fastft.page import Page, make_page, render, write_report
-from fastft.page_parts import Figure, Table
-from fastft.page_sources import read_sources
+from fastft.cli.report import report
+from fastft.report.page import Page, make_page, render, write_report
+from fastft.report.parts import Figure, Table
+from fastft.report.sources import read_sources
 from pipelines.errors import DataError, UsageError
 
 #: Of each kind, the sections that it has.
@@ -212,7 +212,7 @@ def test_the_policy_names_its_style_and_script(whole: str) -> None:
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     sources = [write(tmp_path / kind) for kind, write in WRITERS.items()]
     write_report(sources, tmp_path / "a.html")
-    code = "import sys; from pathlib import Path; from fastft.page import write_report; " \
+    code = "import sys; from pathlib import Path; from fastft.report.page import write_report; " \
            "write_report([Path(each) for each in sys.argv[2:]], Path(sys.argv[1])); " \
            "print({'torch', 'matplotlib', 'numba'} & set(sys.modules))"  # fmt: skip
     done = subprocess.run(

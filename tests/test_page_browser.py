@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pages import WRITERS, edit, write_bench, write_evaluation, write_run, write_suite
 
-from fastft.page import write_report
+from fastft.report.page import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

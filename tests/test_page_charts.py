@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from fastft.page_charts import Row, fit_scale, row_chart
-from fastft.page_lines import Series, line_chart, spread
-from fastft.page_parts import write_bytes, write_measure, write_number, write_rate
+from fastft.report.charts import Row, fit_scale, row_chart
+from fastft.report.lines import Series, line_chart, spread
+from fastft.report.parts import write_bytes, write_measure, write_number, write_rate
 
 
 @pytest.mark.parametrize(

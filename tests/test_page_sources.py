@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pages import WRITERS, Json, edit, write_evaluation, write_run, write_suite, write_sweep
 
-from fastft import page_input
-from fastft.page import write_report
-from fastft.page_sources import read_sources
+from fastft.report import read_json as page_input
+from fastft.report.page import write_report
+from fastft.report.sources import read_sources
 from pipelines.errors import DataError, FormatError, UsageError
 
 

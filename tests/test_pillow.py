@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import EncodePolicy, Encoder, decode
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import EncodePolicy, Encoder, decode
+from pipelines.formats.source import open_source
+from pipelines.images.pillow import TooManyPixels, crop, open_image, too_large
 from pipelines.limits import MAX_PIXELS, MOST_PIXELS
 from pipelines.loaders import make_loader
-from pipelines.pillow import TooManyPixels, crop, open_image, too_large
-from pipelines.source import open_source
 
 PIXELS = np.random.default_rng(5).integers(0, 256, (60, 80, 3), np.uint8)
 
@@ -105,8 +105,8 @@ def test_metadata_without_end_take_no_time() -> None:
             return self._real.decompress(data, most)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.pillow.zlib.decompressobj", Counting)
-        from pipelines.pillow import _without_refused_texts
+        patch.setattr("pipelines.images.pillow.zlib.decompressobj", Counting)
+        from pipelines.images.pillow import _without_refused_texts
 
         _without_refused_texts(plain[:33] + LARGE["both"] * 3 + plain[33:])
     assert 60 <= len(inflated) <= 65
@@ -166,7 +166,7 @@ def test_the_option_admits_a_large_photo(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(UsageError, match=r"--max-pixels: .*, expected 1 to 268435456"):
             ConvertConfig(src=photos, out=out, max_pixels=wrong)
     # Read without a conversion, the default holds, and the remedy is named.
-    monkeypatch.setattr("pipelines.source.MAX_PIXELS", 4799)
+    monkeypatch.setattr("pipelines.formats.source.MAX_PIXELS", 4799)
     with pytest.raises(DataError, match=r"--max-pixels 4800 admits it\), expected a smaller image"):
         open_source(photos)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastft.distance import Differences
-from fastft.pixels import AS_STORED, Comparison, compare, pick_loaders
-from fastft.synth import SynthConfig, write_synth
-from pipelines.convert import ConvertConfig, convert
+from fastft.datasets.synth import SynthConfig, write_synth
+from fastft.parity.distance import Differences
+from fastft.parity.pixels import AS_STORED, Comparison, compare, pick_loaders
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
+from pipelines.formats.source import Source, open_source
 from pipelines.loaders import make_loader
 from pipelines.loaders.torchvision_loader import TorchvisionLoader
 from pipelines.plan import Plan
-from pipelines.source import Source, open_source
 
 SIZE = 64
 

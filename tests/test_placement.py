@@ -8,11 +8,11 @@ import torch
 from stores import layout_of
 
 from pipelines.errors import UsageError
-from pipelines.loaders import placement
-from pipelines.loaders.placement import GpuRoom, Place, choose_place, gpu_room, require_room
+from pipelines.formats.source import open_source
 from pipelines.memory import FreeMemory
-from pipelines.source import open_source
-from pipelines.store import StoreFormat, lay_out
+from pipelines.resident import placement
+from pipelines.resident.placement import GpuRoom, Place, choose_place, gpu_room, require_room
+from pipelines.resident.store import StoreFormat, lay_out
 
 GPU = torch.device("cuda", 0)
 LAYOUT = layout_of()

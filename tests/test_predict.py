@@ -13,12 +13,12 @@ from PIL import Image
 from rich.console import Console
 from runs import Command, batches_of
 
-from fastft.checkpoint import Checkpoint, save_checkpoint
-from fastft.config import EvaluateConfig, PredictConfig
-from fastft.model import restore_model
-from fastft.predict import Prediction, list_images, predict
-from fastft.report import run_evaluate
-from fastft.tables import print_predictions
+from fastft.cli.tables import print_predictions
+from fastft.config.commands import EvaluateConfig, PredictConfig
+from fastft.evaluate.predict import Prediction, list_images, predict
+from fastft.evaluate.run import run_evaluate
+from fastft.model.classifier import restore_model
+from fastft.runs.checkpoint import Checkpoint, save_checkpoint
 from pipelines.errors import DataError
 
 

@@ -17,14 +17,14 @@ from processes import SERVER
 from rich.console import Console
 from shard_jobs import contents
 
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.merge import merge
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
-from pipelines.layout import Note, Preparation
+from pipelines.formats.beton import read_index
+from pipelines.formats.layout import Note, Preparation
+from pipelines.formats.source import open_source
+from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.loaders import make_loader
-from pipelines.merge import merge
-from pipelines.source import open_source
-from pipelines.turbojpeg import load_turbojpeg
 
 UPRIGHT = Preparation(apply_exif=True)
 BOTH = Preparation(apply_exif=True, depth="scale")

@@ -14,17 +14,17 @@ from PIL import Image
 from rich.console import Console
 from runs import make_checkpoint
 
-from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.config import PredictConfig
-from fastft.inputs import open_sources
-from fastft.predict import predict
-from fastft.train import resume, train
-from fastft.train_config import TrainConfig
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import decode
+from fastft.config.commands import PredictConfig
+from fastft.config.train import TrainConfig
+from fastft.evaluate.predict import predict
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.train.inputs import open_sources
+from fastft.train.run import resume, train
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, FormatError, UsageError
-from pipelines.layout import Preparation
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.layout import Preparation
 
 UPRIGHT = Preparation(apply_exif=True)
 BOTH = Preparation(apply_exif=True, depth="scale")
@@ -78,7 +78,7 @@ def test_training_on_folders_is_remembered(splits: Path, tmp_path: Path) -> None
 
 
 def read_losses(run: Path) -> list[float]:
-    from fastft.metrics import read_metrics
+    from fastft.runs.metrics import read_metrics
 
     return [row.loss for row in read_metrics(run / "metrics.jsonl")[0]]
 
@@ -182,7 +182,7 @@ def test_an_old_run_goes_on(splits: Path, tmp_path: Path, monkeypatch: pytest.Mo
     train(settings(splits, out, epochs=2, loader="resident"), QUIET)
     wanted = load_checkpoint(out / "last.pt")
     shutil.rmtree(out)
-    monkeypatch.setattr("fastft.trainer.Trainer.run", _stop_after_one(out))
+    monkeypatch.setattr("fastft.train.loop.Trainer.run", _stop_after_one(out))
     with pytest.raises(Ended):
         train(settings(splits, out, epochs=2, loader="resident"), QUIET)
     monkeypatch.undo()
@@ -201,7 +201,7 @@ class Ended(Exception):
 
 
 def _stop_after_one(out: Path) -> Any:
-    from fastft.trainer import Trainer
+    from fastft.train.loop import Trainer
 
     real = Trainer.run
 

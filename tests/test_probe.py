@@ -10,12 +10,12 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
-from fastft.probe import MAX_PROBES, SHAPES, Crops, probe_shape, read_crops, write_probes
-from fastft.stock import SUSPECT_P, compare_crops
+from fastft.parity.probe import MAX_PROBES, SHAPES, Crops, probe_shape, read_crops, write_probes
+from fastft.parity.stock import SUSPECT_P, compare_crops
+from pipelines.formats.source import Source, open_source
 from pipelines.loaders import make_loader
 from pipelines.plan import make_plan
 from pipelines.reference import render_batch
-from pipelines.source import Source, open_source
 
 SIZE = 48
 LIBRARIES = {

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from records import MAGIC, MAGIC_BYTES, frame, pack, part, write_rec
 
-from fastft import cli_data
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from fastft.cli import data as cli_data
+from pipelines.conversion.inputs import open_listings
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, FastftError, UsageError
-from pipelines.listing import open_listings
-from pipelines.recordio import open_records
-from pipelines.source import open_source
+from pipelines.formats.beton import read_index
+from pipelines.formats.recordio import open_records
+from pipelines.formats.source import open_source
 
 JPEG, PNG = b"\xff\xd8\xff\xe0 a photo", b"\x89PNG\r\n a drawing"
 

@@ -7,11 +7,11 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from pipelines.beton import read_index
-from pipelines.encode import decode
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.source import Source
 from pipelines.plan import make_plan
 from pipelines.reference import MEAN, STD, normalize, render
-from pipelines.source import Source
 
 SIZE = 224
 
@@ -53,7 +53,7 @@ def test_eval_is_torchvisions_on_odd_images(odd_beton: Path, view: str) -> None:
 
 
 def test_real_photos(hymenoptera: Path) -> None:
-    from pipelines.source import open_source
+    from pipelines.formats.source import open_source
 
     source = open_source(hymenoptera / "val")
     check_train(source)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.beton import Index, read_index
-from pipelines.beton_writer import BetonWriter
+from pipelines import rendering
 from pipelines.errors import DataError, UsageError
-from pipelines.layout import MODE_JPG, MODE_RAW, About, Stored
-from pipelines.loaders import rendering
-from pipelines.loaders.rendering import Renderer, make_geometry
+from pipelines.formats.beton import Index, read_index
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.layout import MODE_JPG, MODE_RAW, About, Stored
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.reference import render_batch
+from pipelines.rendering import Renderer, make_geometry
 
 ffcv_loader = pytest.importorskip(
     "pipelines.loaders.ffcv_loader", reason="ffcv is not installed", exc_type=UsageError

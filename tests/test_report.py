@@ -13,15 +13,15 @@ from PIL import Image
 from rich.console import Console
 from runs import ARCH, Command, batches_of
 
-from fastft.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.config import EvaluateConfig
-from fastft.confusion import Findings, wilson_interval
-from fastft.evaluate import evaluate
-from fastft.model import restore_model
-from fastft.report import FILES, run_evaluate
-from fastft.show_report import SampleRow, draw_top_losses
-from pipelines.beton import read_index
+from fastft.config.commands import EvaluateConfig
+from fastft.evaluate.plots import SampleRow, draw_top_losses
+from fastft.evaluate.run import FILES, run_evaluate
+from fastft.evaluate.scores import Findings, wilson_interval
+from fastft.model.classifier import restore_model
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fastft.train.evaluate import evaluate
 from pipelines.errors import DataError, UsageError
+from pipelines.formats.beton import read_index
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
@@ -101,7 +101,7 @@ def test_the_pictures_of_top_losses_are_the_samples(
     shown: list[tuple[Image.Image, SampleRow]] = []
     real = draw_top_losses
     monkeypatch.setattr(
-        "fastft.report.draw_top_losses", lambda each: [shown.extend(each), real(each)][1]
+        "fastft.evaluate.run.draw_top_losses", lambda each: [shown.extend(each), real(each)][1]
     )
     judged(run, data, n=4)
     assert len(shown) == 4
@@ -205,7 +205,7 @@ def test_a_file_without_images_of_a_class_is_refused(
 ) -> None:
     index = read_index(data / "test.beton")
     labels = np.where(index.labels == 1, 0, index.labels)
-    monkeypatch.setattr("fastft.report.open_source", lambda _: replace(index, labels=labels))
+    monkeypatch.setattr("fastft.evaluate.run.open_source", lambda _: replace(index, labels=labels))
     with pytest.raises(DataError, match=f"has no image of class {trained.classes[1]}, expected"):
         judged(run, data)
 

@@ -14,17 +14,18 @@ import torch
 from PIL import Image
 from stores import make_resident, pixels_of, wanted_of
 
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.decoder import Decoder
-from pipelines.encode import decode
 from pipelines.errors import DataError, UsageError
-from pipelines.loaders import make_loader, placement
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.source import open_source
+from pipelines.loaders import make_loader
 from pipelines.memory import FreeMemory
 from pipelines.plan import VIEWS
 from pipelines.reference import cut
-from pipelines.source import open_source
-from pipelines.store import PixelWriter, StoreFormat, lay_out
+from pipelines.resident import placement
+from pipelines.resident.store import PixelWriter, StoreFormat, lay_out
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ import numpy as np
 import torch
 from pipelines import make_loader
 from pipelines.loaders import resident_loader
-from pipelines.store import PixelWriter
+from pipelines.resident.store import PixelWriter
 decoded, write = [], PixelWriter.write
 
 def note(writer, sample, target):

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from stores import make_resident, pixels_of, wanted_of
 
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
 from pipelines.loaders import resident_loader
-from pipelines.store import PixelWriter
+from pipelines.resident.store import PixelWriter
 
 
 @pytest.fixture
 def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a loader whose batches are made as on a GPU."""
-    from pipelines.loaders import resident_gpu
+    from pipelines.resident import gpu as resident_gpu
 
     kernels, device = triton_kernels
     monkeypatch.setattr(resident_gpu, "gpu", kernels)

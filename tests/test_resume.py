@@ -16,15 +16,15 @@ from mortal import differences, rows_of
 from processes import run_program
 from rich.console import Console
 
-from fastft.checkpoint import load_checkpoint
-from fastft.metrics import read_metrics
-from fastft.run_folder import BEST, LAST, METRICS, PREVIOUS
-from fastft.step import TrainStep
-from fastft.stopping import Stopped, StopSignals
-from fastft.train import resume, train
-from fastft.train_config import TrainConfig
-from fastft.trainer import Trainer
-from pipelines.convert import ConvertConfig, convert
+from fastft.config.train import TrainConfig
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.folder import BEST, LAST, METRICS, PREVIOUS
+from fastft.runs.metrics import read_metrics
+from fastft.system.signals import Stopped, StopSignals
+from fastft.train.loop import Trainer
+from fastft.train.run import resume, train
+from fastft.train.step import TrainStep
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS
 
@@ -197,7 +197,7 @@ def test_before_the_first_step_there_is_nothing_to_save(
     def interrupted(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("fastft.train.build_model", interrupted)
+    monkeypatch.setattr("fastft.train.run.build_model", interrupted)
     arguments = ("--data", data, "--out", tmp_path / "run", "--weights", "none", "--size", 40)
     status, _, err = fastft("train", *arguments)
     assert (status, err) == (130, "fastft: interrupted\n")

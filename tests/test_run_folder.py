@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastft.run_folder import CONFIG, LAST, METRICS, make_folder
-from fastft.stopping import Stopped
+from fastft.runs.folder import CONFIG, LAST, METRICS, make_folder
+from fastft.system.signals import Stopped
 from pipelines.errors import DataError
 
 

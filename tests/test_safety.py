@@ -19,10 +19,10 @@ from hostile import attempt
 from hostile_beton import image_of, read_beton
 from hostile_targets import TARGETS
 
-from fastft.checkpoint import load_checkpoint
-from pipelines.beton_writer import BetonWriter
+from fastft.runs.checkpoint import load_checkpoint
 from pipelines.errors import DataError
-from pipelines.layout import MODE_JPG, About, Stored
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.layout import MODE_JPG, About, Stored
 from pipelines.loaders import make_loader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ CALLS = frozenset(
      "subprocess.getoutput", "subprocess.getstatusoutput", "tempfile.mktemp", "torch.hub.load",
      "torch.jit.load", "torch.package.PackageImporter"}
 )  # fmt: skip
-#: Of archives, which `fastft.unpack` writes member by member; of loaders, what opens a way round.
+#: Of archives, which `unpack` writes member by member; of loaders, what opens a way round.
 METHODS = frozenset(
     {"add_safe_globals", "extract", "extractall", "load_library", "safe_globals", "unpack_archive"}
 )  # fmt: skip

@@ -13,9 +13,9 @@ import torch
 from cut_off import small
 from torch import nn
 
-from fastft.checkpoint import Checkpoint, load_checkpoint, load_last, save_checkpoint
-from fastft.optim import make_optimizer
-from fastft.saving import CheckpointSaver, HostCopy
+from fastft.model.optim import make_optimizer
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint, load_last, save_checkpoint
+from fastft.runs.checkpoint_writer import CheckpointSaver, HostCopy
 from pipelines.errors import DataError
 
 
@@ -121,7 +121,7 @@ def test_buffers_are_not_used_before_they_are_written(
 
     monkeypatch.setattr(HostCopy, "take", taking)
     monkeypatch.setattr(CheckpointSaver, "wait", waiting)
-    monkeypatch.setattr("fastft.saving.save_checkpoint", write)
+    monkeypatch.setattr("fastft.runs.checkpoint_writer.save_checkpoint", write)
     saver.save(small(1))
     assert saver.busy
     saver.save(small(2))  # the first writing ends only when this waits for it

@@ -7,8 +7,8 @@ from cut_off import runs_full, saves, small
 from effort import choose
 from processes import SERVER
 
-from fastft.checkpoint import load_checkpoint, load_last, save_checkpoint
-from fastft.saving import CheckpointSaver
+from fastft.runs.checkpoint import load_checkpoint, load_last, save_checkpoint
+from fastft.runs.checkpoint_writer import CheckpointSaver
 from pipelines.errors import DataError
 
 STARTS = ["empty", "last.pt is damaged", "killed before"]

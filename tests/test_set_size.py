@@ -15,13 +15,13 @@ from batches import everything, same
 from stores import make_resident
 
 from pipelines.errors import UsageError
+from pipelines.formats.source import open_source
 from pipelines.kernels import cpu
 from pipelines.loaders import LOADERS, Loader, make_loader
-from pipelines.loaders.rendering import Piece, Rendering, Worker
 from pipelines.loaders.resident_loader import _CpuExecutor
-from pipelines.source import open_source
-from pipelines.store import PixelWriter
-from pipelines.store_memory import FileMemory
+from pipelines.rendering import Piece, Rendering, Worker
+from pipelines.resident.store import PixelWriter
+from pipelines.resident.store_memory import FileMemory
 
 LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
 #: name, what else it is made with

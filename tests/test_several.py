@@ -11,11 +11,11 @@ import torch
 from effort import choose
 from processes import run_program
 
-from fastft.checkpoint import load_checkpoint
-from fastft.metrics import read_metrics
-from fastft.synth import SynthConfig, write_synth
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
+from fastft.datasets.synth import SynthConfig, write_synth
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.metrics import read_metrics
+from pipelines.conversion.run import ConvertConfig, convert
+from pipelines.formats.beton import read_index
 from pipelines.plan import make_plan
 
 RANKS = Path(__file__).with_name("ranks.py")

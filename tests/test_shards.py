@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from shard_jobs import contents, one_pixel, run, run_shards
 
-from pipelines.beton import read_index
-from pipelines.beton_writer import BetonWriter
-from pipelines.convert import ConvertConfig
+from pipelines.conversion.merge import merge
+from pipelines.conversion.run import ConvertConfig
 from pipelines.errors import DataError, FormatError, UsageError
-from pipelines.layout import MODE_RAW, About, Stored
-from pipelines.merge import merge
-from pipelines.shards import Quarantined, Shard, cut, parse_shard, read_shard
+from pipelines.formats.beton import read_index
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.layout import MODE_RAW, About, Stored
+from pipelines.formats.shards import Quarantined, Shard, cut, parse_shard, read_shard
 
 Run = Callable[..., tuple[int, str, str]]
 

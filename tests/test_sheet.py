@@ -15,16 +15,16 @@ import typer
 from matplotlib.font_manager import fontManager
 from PIL import Image
 
-from fastft.cli_show import show
-from fastft.config import ShowConfig
-from fastft.sheet import EPOCHS, Cell, Sheet, choose, fit, make_sheet
-from fastft.show_sheet import Lettering, draw_sheet
-from pipelines.encode import decode
+from fastft.cli.show import show
+from fastft.config.commands import ShowConfig
+from fastft.datasets.contact_sheet import Lettering, draw_sheet
+from fastft.datasets.show import EPOCHS, Cell, Sheet, choose, fit, make_sheet
 from pipelines.errors import DataError, UsageError
+from pipelines.formats.encode import decode
+from pipelines.formats.source import open_source
 from pipelines.loaders import make_loader
 from pipelines.plan import make_plan
 from pipelines.reference import render
-from pipelines.source import open_source
 
 # As in test_loaders.
 TOLERANCE = {"torchvision": (0, 0), "ffcv": (0, 0), "dali": (0.25, 16), "resident": (0, 0)}
@@ -210,7 +210,8 @@ def test_any_name_can_be_drawn(tmp_path: Path) -> None:
 
 def test_what_no_font_has_is_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
     brought = [entry for entry in fontManager.ttflist if entry.name[:4] in ("STIX", "Last")]
-    monkeypatch.setattr("fastft.show_sheet.fontManager", SimpleNamespace(ttflist=brought))
+    manager = SimpleNamespace(ttflist=brought)
+    monkeypatch.setattr("fastft.datasets.contact_sheet.fontManager", manager)
     lettering = Lettering(["\u2317", "犬\n$"])
     assert lettering.clean("\u2317 犬\n$") == "\u2317 \u25a1\u25a1$"
     assert lettering.families == ["DejaVu Sans", "STIXGeneral"]
@@ -270,7 +271,7 @@ def test_nothing_is_left_of_a_failure(data: Path, tmp_path: Path, monkeypatch: A
         path.write_text("half")
         raise DataError(path, "disk full")
 
-    monkeypatch.setattr("fastft.show_sheet.save_figure", full)
+    monkeypatch.setattr("fastft.datasets.contact_sheet.save_figure", full)
     with pytest.raises(DataError, match=f"^{out}: disk full"):
         draw_sheet(sheet, out)
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}

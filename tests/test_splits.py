@@ -8,18 +8,18 @@ from records import write_rec
 from runs import Command
 from zips import write_zip
 
-from fastft.data import (
+from fastft.datasets.splits import (
     asked_split,
     describe_folders_beside,
     evaluation_split,
     find_splits,
     training_split,
 )
-from pipelines.convert import ConvertConfig, convert
+from pipelines.conversion.inputs import open_listings
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
-from pipelines.listing import open_listings
-from pipelines.source import open_source
-from pipelines.splits import WORDS, Layout, read_layout, split_of
+from pipelines.formats.source import open_source
+from pipelines.formats.splits import WORDS, Layout, read_layout, split_of
 
 #: What people call train and test, or val: beside the fixture's own names.
 PAIRS = [

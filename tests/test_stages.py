@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from fastft import stages
-from fastft.bench_config import Task
-from fastft.stages import find_spots, measure_stages, throughput
-from pipelines.beton import read_index
-from pipelines.convert import ConvertConfig, convert
-from pipelines.encode import decode
+from fastft.bench import stages
+from fastft.bench.stages import find_spots, measure_stages, throughput
+from fastft.config.bench import Task
+from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
-from pipelines.loaders.alone import Copying, Decoding, Kernel
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.source import open_source
+from pipelines.loaders.stages import Copying, Decoding, Kernel
 from pipelines.plan import make_plan
 from pipelines.reference import render_batch
-from pipelines.source import open_source
 
 SIZE = 40
 

@@ -15,9 +15,9 @@ from loader_kinds import KINDS, LIBRARIES, LONG_S, make_kind
 from processes import run_program
 from start_methods import LEFT_OUT, STARTING, STATES
 
-from pipelines.beton import read_index
 from pipelines.errors import UsageError
 from pipelines.forks import explain_start, here, start_method
+from pipelines.formats.beton import read_index
 
 ALL = [
     kind

@@ -19,9 +19,9 @@ from steps import (
 from torch import nn
 from torchvision import models
 
-from fastft.loss import Loss
-from fastft.optim import WeightAverage
-from fastft.world import ALONE, World
+from fastft.model.loss import Loss
+from fastft.model.optim import WeightAverage
+from fastft.train.distributed import ALONE, World
 
 
 def test_steps_change_the_weights() -> None:

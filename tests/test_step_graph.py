@@ -7,11 +7,11 @@ import torch
 from steps import Batch, Recorder, is_same, learn, make_batches, make_resnet, make_small
 from torch import nn
 
-from fastft import step as step_module
-from fastft.loss import Loss
-from fastft.optim import WeightAverage, make_optimizer, set_learning_rate
-from fastft.step import TrainStep
-from fastft.world import ALONE
+from fastft.model.loss import Loss
+from fastft.model.optim import WeightAverage, make_optimizer, set_learning_rate
+from fastft.train import step as step_module
+from fastft.train.distributed import ALONE
+from fastft.train.step import TrainStep
 
 CPU = torch.device("cpu")
 BATCH, SIZE = 8, 16

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from fastft import step_log
-from fastft.loss import Loss
-from fastft.metrics import EpochMetrics, StepMetrics
-from fastft.readings import Reading
-from fastft.step_log import StepLog
-from fastft.world import ALONE
+from fastft.model.loss import Loss
+from fastft.runs.metrics import EpochMetrics, StepMetrics
+from fastft.train import step_log
+from fastft.train.distributed import ALONE
+from fastft.train.readings import Reading
+from fastft.train.step_log import StepLog
 from pipelines.errors import DataError
 
 #: Readings in order: begun or read, by number.

@@ -19,8 +19,8 @@ from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from fastft.sync_bn import synchronize_batch_norm
-from fastft.world import ALONE, World
+from fastft.model.sync_bn import synchronize_batch_norm
+from fastft.train.distributed import ALONE, World
 
 MICRO_BATCHES = (0, 1, 2, 3)
 #: So many processes train a resnet18, too: on 2, 2 and 1 images, then on 1, 1 and 0.

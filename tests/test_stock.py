@@ -8,7 +8,7 @@ import pytest
 from effort import choose
 from processes import SERVER, send_interpreted
 
-from fastft.stock import STOCK, SUSPECT_P, compare_stock
+from fastft.parity.stock import STOCK, SUSPECT_P, compare_stock
 from pipelines.errors import DataError
 
 LIBRARIES = {"torchvision": "torchvision", "ffcv": "ffcv", "dali": "nvidia.dali"}
@@ -21,9 +21,9 @@ def test_stock_pipelines(
     if find_spec(LIBRARIES[name].split(".")[0]) is None:
         pytest.skip(f"{LIBRARIES[name]} is not installed")
     # The other process is forked from one that has loaded torch.
-    monkeypatch.setattr("fastft.stock.get_context", lambda method: SERVER)
+    monkeypatch.setattr("fastft.parity.stock.get_context", lambda method: SERVER)
     if name == "ffcv" and choose(True, False):
-        monkeypatch.setattr("fastft.stock._send_comparison", send_interpreted)
+        monkeypatch.setattr("fastft.parity.stock._send_comparison", send_interpreted)
     row = compare_stock(name, data / "train.beton", 32, 0)
     assert row.evaluation.images == 33
     # torchvision's transforms are the reference's; the others resize and cut in their own ways.

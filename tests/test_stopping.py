@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastft.stopping import Interruptions, Stopped
+from fastft.system.signals import Interruptions, Stopped
 
 
 @pytest.fixture

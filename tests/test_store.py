@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional
 
-from pipelines.beton import Index, read_index
-from pipelines.beton_writer import BetonWriter
 from pipelines.errors import UsageError
-from pipelines.folder import read_folder
+from pipelines.formats.beton import Index, read_index
+from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.folder import read_folder
+from pipelines.formats.layout import MODE_RAW, About, Stored
+from pipelines.formats.source import FolderSource
 from pipelines.kernels import cpu
-from pipelines.layout import MODE_RAW, About, Stored
-from pipelines.source import FolderSource
-from pipelines.store import KINDS, TAIL, StoreFormat, fingerprint, lay_out
+from pipelines.resident.store import KINDS, TAIL, StoreFormat, fingerprint, lay_out
 
 RANDOM = np.random.default_rng(5)
 #: Height and width, even and odd.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from stores import KEY, OTHER, SAMPLES, got, held, layout_of, put
 
-from pipelines import shared_file, store_memory
 from pipelines.errors import DataError
-from pipelines.store_memory import (
+from pipelines.resident import shared_file, store_memory
+from pipelines.resident.store_memory import (
     FileMemory,
     GroupMemory,
     PrivateMemory,

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import shared_file
 from pipelines.errors import DataError
-from pipelines.store import Layout, StoreFormat, lay_out
-from pipelines.store_memory import FileMemory
+from pipelines.resident import shared_file
+from pipelines.resident.store import Layout, StoreFormat, lay_out
+from pipelines.resident.store_memory import FileMemory
 
 KEY = b"k" * 32
 

@@ -14,18 +14,18 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from pipelines import decoder
-from pipelines.encode import decode
 from pipelines.errors import DataError
-from pipelines.folder import read_folder
+from pipelines.formats.encode import decode
+from pipelines.formats.folder import read_folder
+from pipelines.formats.layout import MODE_JPG, MODE_RAW, Stored
+from pipelines.formats.source import FolderSource
+from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.kernels import cpu
-from pipelines.layout import MODE_JPG, MODE_RAW, Stored
 from pipelines.loaders import make_loader
 from pipelines.plan import VIEWS
 from pipelines.reference import MEAN, STD, render_batch
-from pipelines.source import FolderSource
-from pipelines.store import KINDS, TAIL, Layout, PixelWriter, StoreFormat, lay_out
+from pipelines.resident.store import KINDS, TAIL, Layout, PixelWriter, StoreFormat, lay_out
 from pipelines.transfer import normalizing_factors
-from pipelines.turbojpeg import load_turbojpeg
 
 RANDOM = np.random.default_rng(5)
 #: Height and width: tiny, odd, thin; chroma of 1, 2, 3 and many columns.

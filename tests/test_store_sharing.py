@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from stores import KEY, OTHER, SAMPLES, got, held, layout_of, put
 
-from pipelines import shared_file
 from pipelines.errors import DataError
-from pipelines.store_memory import (
+from pipelines.resident import shared_file
+from pipelines.resident.store_memory import (
     MAX_GROUP,
     FileMemory,
     GroupMemory,
@@ -227,8 +227,8 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from types import SimpleNamespace
-from pipelines.store import StoreFormat, lay_out
-from pipelines.store_memory import FileMemory, GroupMemory
+from pipelines.resident.store import StoreFormat, lay_out
+from pipelines.resident.store_memory import FileMemory, GroupMemory
 
 signal.alarm(120)  # whatever becomes of who has started it
 samples, side = int(sys.argv[1]), int(sys.argv[2])

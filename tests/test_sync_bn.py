@@ -6,8 +6,8 @@ from processes import run_processes
 from torch import nn
 from torchvision import models
 
-from fastft.sync_bn import GpuSyncBatchNorm, SyncBatchNorm, synchronize_batch_norm
-from fastft.world import World
+from fastft.model.sync_bn import GpuSyncBatchNorm, SyncBatchNorm, synchronize_batch_norm
+from fastft.train.distributed import World
 
 #: Images of each process.
 SHARES = (4, 0, 3)

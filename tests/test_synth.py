@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastft import synth
-from fastft.synth import MARKER, SynthConfig, write_synth
-from fastft.synth_draw import draw_jpeg
-from fastft.synth_motif import FAMILIES, calibrate, unit_outline
+from fastft.datasets import synth
+from fastft.datasets.synth import MARKER, SynthConfig, write_synth
+from fastft.datasets.synth_draw import draw_jpeg
+from fastft.datasets.synth_motif import FAMILIES, calibrate, unit_outline
 from pipelines.errors import DataError, UsageError
 
 SMALL: dict[str, Any] = {"classes": 2, "per_class": 6, "size": (64, 48), "workers": 1}

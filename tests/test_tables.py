@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from runs import Command
 
-from fastft.describe import Picked, _classes, pick_classes
-from fastft.tables import conversion_table
-from pipelines.tally import Report
+from fastft.cli.tables import conversion_table
+from fastft.datasets.inspect import Picked, _classes, pick_classes
+from pipelines.conversion.report import Report
 
 
 def text_of(table: Table) -> list[str]:

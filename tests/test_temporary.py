@@ -19,12 +19,12 @@ from sites import get, serve
 from stores import KEY, layout_of, make_resident
 from zips import STORED, zip_folder
 
-from fastft import decoding
-from fastft.child import run_child
-from fastft.part import Part
+from fastft.datasets.part import Part
+from fastft.doctor import dali_decoding as decoding
+from fastft.system.isolated import run_child
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError
-from pipelines.store_memory import FileMemory, GroupMemory
+from pipelines.resident.store_memory import FileMemory, GroupMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 #: 128 bits in hexadecimal digits, by `secrets`.

@@ -15,15 +15,15 @@ from PIL import Image
 from rich.console import Console
 from torch.nn import functional
 
-from fastft.checkpoint import load_checkpoint
-from fastft.config import PredictConfig
-from fastft.evaluate import Evaluation, evaluate
-from fastft.metrics import read_metrics
-from fastft.model import build_model, restore_model
-from fastft.predict import predict
-from fastft.step import TrainStep
-from fastft.train import train
-from fastft.train_config import TrainConfig
+from fastft.config.commands import PredictConfig
+from fastft.config.train import TrainConfig
+from fastft.evaluate.predict import predict
+from fastft.model.classifier import build_model, restore_model
+from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.metrics import read_metrics
+from fastft.train.evaluate import Evaluation, evaluate
+from fastft.train.run import train
+from fastft.train.step import TrainStep
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import make_loader
 
@@ -48,7 +48,7 @@ def finished(
     """A run of two epochs, with its curves."""
     out = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastft.curves.draw_curves", draw_curves)
+        patch.setattr("fastft.runs.curves.draw_curves", draw_curves)
         run(data, out, loader="torchvision", epochs=2)
     return out
 
@@ -317,7 +317,7 @@ def test_patience_ends_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     def scripted(*_: object, **__: object) -> Evaluation:
         return Evaluation(1.0, next(accuracies), 6)
 
-    monkeypatch.setattr("fastft.trainer.evaluate", scripted)
+    monkeypatch.setattr("fastft.train.loop.evaluate", scripted)
     result = run(data, tmp_path / "run", epochs=5, patience=2)
     assert [row.eval_accuracy for row in result.epochs] == [0.5, 0.7, 0.6, 0.7]
     assert load_checkpoint(tmp_path / "run" / "best.pt").epoch == 2

@@ -11,11 +11,11 @@ from odd_images import picture
 from PIL import Image, ImageOps, features
 from spoiled import scans_kept
 
-from pipelines.encode import EncodePolicy, Encoder, decode
-from pipelines.jpeg import read_header
-from pipelines.layout import MODE_JPG, MODE_RAW, Note, Stored
-from pipelines.turbojpeg import load_turbojpeg
-from pipelines.turning import UPRIGHT, read_orientation, turn_jpeg, turn_pixels
+from pipelines.formats.encode import EncodePolicy, Encoder, decode
+from pipelines.formats.layout import MODE_JPG, MODE_RAW, Note, Stored
+from pipelines.images.jpeg import read_header
+from pipelines.images.turbojpeg import load_turbojpeg
+from pipelines.images.turning import UPRIGHT, read_orientation, turn_jpeg, turn_pixels
 
 PLAIN = photo()
 XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description "
@@ -231,7 +231,7 @@ def test_a_photo_is_not_turned_by_the_tables_of_another() -> None:
 
 
 def test_without_the_library_pixels_are_turned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.turning._load_transformer", lambda: None)
+    monkeypatch.setattr("pipelines.images.turning._load_transformer", lambda: None)
     data = lying(6)
     stored, note = upright(data)
     assert (stored.mode, note) == (MODE_RAW, Note.REENCODED | Note.TURNED | Note.GROWN)

@@ -14,8 +14,8 @@ from records import pack, write_rec
 from runs import make_checkpoint
 from sites import Site, serve
 
-from fastft.checkpoint import save_checkpoint
-from pipelines.beton import read_index
+from fastft.runs.checkpoint import save_checkpoint
+from pipelines.formats.beton import read_index
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--size", 40, "--batch-size", 11, "--epochs", 1, "--amp", "off", "--loader", "resident"]

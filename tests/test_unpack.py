@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from fastft.fetch import FetchConfig, FetchResult, fetch
-from fastft.unpack import MARKER
+from fastft.datasets.fetch import FetchConfig, FetchResult, fetch
+from fastft.datasets.unpack import MARKER
 from pipelines.errors import DataError, FormatError, UsageError
 
 Entry = tuple[str, bytes]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.encode import EncodePolicy, Encoder, decode
 from pipelines.errors import DataError
-from pipelines.source import open_source
-from pipelines.unreadable import explain
+from pipelines.formats.encode import EncodePolicy, Encoder, decode
+from pipelines.formats.source import open_source
+from pipelines.images.unreadable import explain
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from processes import run_program
 
-from fastft.optim import AdamW, make_optimizer
+from fastft.model.optim import AdamW, make_optimizer
 
 _STARTS = """
 import sys
 import torch
-from fastft.train import train
-from fastft.optim import make_optimizer
+from fastft.train.run import train
+from fastft.model.optim import make_optimizer
 
 def is_there():
     return "torch._dynamo" in sys.modules, "sympy" in sys.modules

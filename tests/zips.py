@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.archive import open_archive
 from pipelines.errors import DataError
+from pipelines.formats.archive import open_archive
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 

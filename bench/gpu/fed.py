@@ -24,10 +24,10 @@ from bench.gpu.clocks import Clocks
 from bench.gpu.pixels import set_dali_options
 from bench.gpu.steps import make_batch, make_step
 from bench.gpu.task import Found, Task, answer, per_second, wait
-from fastft.environment import pick_amp
-from fastft.metrics import Waits
-from fastft.train import train
-from fastft.train_config import TrainConfig
+from fastft.config.train import TrainConfig
+from fastft.runs.metrics import Waits
+from fastft.system.environment import pick_amp
+from fastft.train.run import train
 from pipelines.atomic import unguessable
 from pipelines.errors import FastftError
 from pipelines.loaders import Loader, make_loader

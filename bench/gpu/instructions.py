@@ -120,8 +120,8 @@ def count(dtype: str, photos: int) -> dict[str, Any]:
 def draw_rows(photos: int) -> tuple[np.ndarray, np.ndarray]:
     """Geometry int32[B, 2, 4] and order bool[B] of a training epoch's rows."""
     from bench.gpu.kernel import MEAN_SIZE, draw_sides
-    from pipelines.loaders.rendering import make_geometry
     from pipelines.plan import make_plan
+    from pipelines.rendering import make_geometry
 
     widths, heights = draw_sides(MEAN_SIZE, photos)
     plan = make_plan(widths, heights, view="train", size=SIZE)

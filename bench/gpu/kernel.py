@@ -20,7 +20,7 @@ from bench.gpu.machine import copy_rates
 from bench.gpu.task import Found, Task, answer, per_second
 from pipelines.plan import make_plan
 from pipelines.reference import MEAN, STD
-from pipelines.store import StoreFormat, lay_out
+from pipelines.resident.store import StoreFormat, lay_out
 from pipelines.transfer import normalizing_factors
 
 #: Width and height about which photos vary, px.
@@ -71,7 +71,7 @@ def draw_sides(mean: tuple[int, int], photos: int) -> tuple[NDArray[np.int32], N
 def prepare(task: Task, kind: str, dtype: torch.dtype, batch: int) -> tuple[Any, float]:
     """What renders another batch each time it is called, and the bytes that an image moves."""
     from pipelines.kernels import gpu
-    from pipelines.loaders.rendering import make_geometry
+    from pipelines.rendering import make_geometry
 
     photos, device = _PHOTOS if task.on_gpu else _FEW_PHOTOS, torch.device(task.device)
     size = task.size if task.on_gpu else 8

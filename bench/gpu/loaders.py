@@ -12,8 +12,8 @@ from typing import Any
 from bench.gpu.pixels import set_dali_options
 from bench.gpu.task import Found, Task, answer, gpu_bytes, wait
 from bench.peers import Batch, stock_dali, stock_torchvision
-from fastft.gauge import measure_loader
-from fastft.processes import usage_of
+from fastft.bench.worker import measure_loader
+from fastft.system.usage import usage_of
 
 #: What `hw_decoder_load` is tried at: the share of images for the chip's own JPEG decoders.
 HW_LOADS = (0.0, 0.65, 0.9)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.gpu.task import Found, Task, answer, per_second
-from fastft.environment import environment
+from fastft.system.environment import environment
 
 #: More than any cache holds; a rehearsal's.
 _BYTES, _FEW_BYTES = 1 << 30, 1 << 20

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench.gpu.task import Found, Task, answer
-from fastft.synth import SynthConfig, write_synth
-from pipelines.convert import ConvertConfig, convert
+from fastft.datasets.synth import SynthConfig, write_synth
+from pipelines.conversion.run import ConvertConfig, convert
 
 #: The tutorial's: of each of two classes 1,000 photos to learn from, 400 to test, of some size.
 PHOTOS, TEST_PHOTOS, MEAN_SIZE = 1000, 400, (400, 300)

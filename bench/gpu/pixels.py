@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.task import Found, Task, answer
-from fastft.pixels import compare
+from fastft.parity.pixels import compare
+from pipelines.formats.source import open_source
 from pipelines.loaders import make_loader
-from pipelines.source import open_source
 
 _IMAGES, _FEW_IMAGES = 96, 6
 #: Contender -> its loader and what it is asked for.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.task import Found, Task, answer
-from fastft.decoding import try_way
+from fastft.doctor.dali_decoding import try_way
 from pipelines.loaders.dali_decode import (
     REGION,
     WAYS,

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.gpu.parts import PHOTOS, Part
 from bench.gpu.task import Task
-from fastft.child import run_child
+from fastft.system.isolated import run_child
 from pipelines.atomic import write_whole
 
 #: Between looks at what a process has found.

@@ -17,7 +17,7 @@ from bench.gpu.fed import without_end
 from bench.gpu.steps import make_step
 from bench.gpu.task import Found, Task, answer, wait
 from bench.gpu.timeline import summarize
-from fastft.environment import pick_amp
+from fastft.system.environment import pick_amp
 from pipelines.loaders import make_loader
 
 VARIANTS = ("resident", "dali")

@@ -11,12 +11,12 @@ import torch
 
 from bench.gpu.clocks import Clocks
 from bench.gpu.task import Found, Task, answer, gpu_bytes, per_second, wait
-from fastft import step as step_module
-from fastft.loss import Loss
-from fastft.model import build_model
-from fastft.optim import make_optimizer
-from fastft.step import TrainStep
-from fastft.train_config import How
+from fastft.config.train import How
+from fastft.model.classifier import build_model
+from fastft.model.loss import Loss
+from fastft.model.optim import make_optimizer
+from fastft.train import step as step_module
+from fastft.train.step import TrainStep
 
 #: At least as many as the photos have.
 CLASSES = 10

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastft.bench_config import Task as LoaderTask
-from fastft.child import ANSWER
+from fastft.config.bench import Task as LoaderTask
+from fastft.system.isolated import ANSWER
 from pipelines.errors import FastftError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Task:
         return str(Path(self.many) / "train.beton")
 
     def loader(self, name: str, batch_size: int) -> LoaderTask:
-        """The same for `fastft.gauge`, which measures a loader."""
+        """The same for `bench.worker`, which measures a loader."""
         return LoaderTask(
             loader=name, data=self.many_photos, workers=self.workers, view="train", size=self.size,
             batch_size=batch_size, seconds=self.seconds, arch="resnet18", amp="auto",

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UsageError
-from pipelines.layout import Depth
+from pipelines.formats.layout import Depth
+from pipelines.formats.source import Source, open_source, require_prepared
 from pipelines.loaders.base import Loader
-from pipelines.source import Source, open_source, require_prepared
 
 if TYPE_CHECKING:
     import torch

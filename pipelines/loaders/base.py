@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
 from pipelines.forks import here, in_every_fork, keep_for_good, require_main_guard
+from pipelines.formats.source import Source
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.reference import MEAN, STD
-from pipelines.source import Source
 from pipelines.transfer import Normalizer, to_device
 from pipelines.workers import cpu_count
 

@@ -2,9 +2,9 @@
 
 DALI can decode whole images, or regions alone, and enlarge colours as libjpeg-turbo does (`fancy`)
 or plainly. What of it a GPU does, and what falls back to the CPU or crashes, depends on the card,
-the driver and the libraries. So each way is tried once in a process of its own (`fastft.decoding`),
-and what was found is kept for this card and these versions. Plain enlarging gives other pixels than
-the reference: it is tried to learn from, and never taken.
+the driver and the libraries. So each way is tried once in a process of its own
+(`doctor.dali_decoding`), and what was found is kept for this card and these versions. Plain
+enlarging gives other pixels than the reference: it is tried to learn from, and never taken.
 """
 
 from __future__ import annotations

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.beton import Index
-from pipelines.damage import find_stray_bytes
 from pipelines.decoder import Known
-from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError
-from pipelines.jpeg import find_oddity, read_header
-from pipelines.layout import MODE_RAW, Stored
+from pipelines.formats.beton import Index
+from pipelines.formats.encode import LEAVE_OUT, decode
+from pipelines.formats.layout import MODE_RAW, Stored
+from pipelines.formats.source import Source
+from pipelines.images.damage import find_stray_bytes
+from pipelines.images.jpeg import find_oddity, read_header
+from pipelines.images.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.plan import Plan, Rows
-from pipelines.scans import TOO_MANY_SCANS, has_too_many_scans
-from pipelines.source import Source
 
 #: The marker that ends a JPEG, and how many bytes alike before it look like padding: libjpeg says
 #: nothing of fewer.

@@ -23,12 +23,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from pipelines.damage import Checker
-from pipelines.encode import LEAVE_OUT, decode
 from pipelines.errors import DataError, UsageError
 from pipelines.forks import keep_for_good
-from pipelines.jpeg import read_header
-from pipelines.layout import MODE_RAW
+from pipelines.formats.encode import LEAVE_OUT, decode
+from pipelines.formats.layout import MODE_RAW
+from pipelines.formats.source import Source
+from pipelines.images.damage import Checker
+from pipelines.images.jpeg import read_header
 from pipelines.loaders.base import Loader
 from pipelines.loaders.dali_decode import (
     HW_DECODER_LOAD,
@@ -39,7 +40,6 @@ from pipelines.loaders.dali_decode import (
 from pipelines.loaders.dali_feed import Feeder, FeedMaker, FeedsAhead
 from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD
-from pipelines.source import Source
 from pipelines.workers import make_threads
 
 try:

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.beton import Index
 from pipelines.errors import UsageError
+from pipelines.formats.beton import Index
+from pipelines.formats.layout import MODE_RAW
 from pipelines.kernels import cpu
-from pipelines.layout import MODE_RAW
 from pipelines.loaders.base import Loader
-from pipelines.loaders.rendering import Piece, Renderer, Rendering, Worker, compiling, surfacing
 from pipelines.plan import Plan
+from pipelines.rendering import Piece, Renderer, Rendering, Worker, compiling, surfacing
 from pipelines.workers import require_thread_room
 
 _TORCH_THREADS, _NUMBA_THREADS = torch.get_num_threads(), numba.get_num_threads()

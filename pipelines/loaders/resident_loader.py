@@ -2,7 +2,7 @@
 
 In the first epoch samples are decoded as their batches come, and ahead of them by idle threads.
 Where there is a GPU with room for the pixels they live there, else in the machine's memory, one
-copy for all processes of a training; `resident_gpu` is what a GPU does with them. Several GPUs of a
+copy for all processes of a training; `resident.gpu` is what a GPU does with them. Several GPUs of a
 machine are filled by way of such a copy, too, until each of them has all pixels.
 Distance from the reference: none, as long as images keep their size and chroma.
 """
@@ -22,15 +22,15 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.errors import FastftError, UsageError
+from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
-from pipelines.loaders.filling import Filler, HostSink
-from pipelines.loaders.placement import Place, choose_place, require_room
-from pipelines.loaders.rendering import Piece, Renderer, Rendering, Worker
 from pipelines.plan import SHUFFLED, Plan, make_plan
-from pipelines.source import Source
-from pipelines.store import Layout, StoreFormat, fingerprint, lay_out
-from pipelines.store_memory import (
+from pipelines.rendering import Piece, Renderer, Rendering, Worker
+from pipelines.resident.filler import Filler, HostSink
+from pipelines.resident.placement import Place, choose_place, require_room
+from pipelines.resident.store import Layout, StoreFormat, fingerprint, lay_out
+from pipelines.resident.store_memory import (
     MAX_GROUP,
     FileMemory,
     GroupMemory,
@@ -91,7 +91,7 @@ class ResidentLoader(Loader):
         # A fork has the memory already, with all that was decoded before.
         memory = self._memory
         if self.device.type == "cuda" or self._place.on_gpu:
-            from pipelines.loaders.resident_gpu import GpuExecutor  # Triton takes 1 s
+            from pipelines.resident.gpu import GpuExecutor  # Triton takes 1 s
 
             self._executor = GpuExecutor(
                 source, self._layout, memory, self.device, self.size, self.dtype, self.workers,

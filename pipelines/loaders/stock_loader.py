@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2 as transforms
 
-from pipelines.encode import decode
 from pipelines.errors import FastftError, UsageError
 from pipelines.forks import is_daemonic
+from pipelines.formats.encode import decode
+from pipelines.formats.source import Source
 from pipelines.loaders.base import Loader
 from pipelines.loaders.worker_processes import (
     end_workers,
@@ -28,7 +29,6 @@ from pipelines.loaders.worker_processes import (
 )
 from pipelines.plan import Plan, resize_side
 from pipelines.reference import MEAN, STD
-from pipelines.source import Source
 
 
 def stock_transform(view: str, size: int) -> transforms.Transform:

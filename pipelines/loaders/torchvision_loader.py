@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.encode import decode
 from pipelines.errors import FastftError
 from pipelines.forks import is_daemonic
+from pipelines.formats.encode import decode
+from pipelines.formats.source import Source
 from pipelines.loaders.base import Loader
 from pipelines.loaders.worker_processes import (
     end_workers,
@@ -28,7 +29,6 @@ from pipelines.loaders.worker_processes import (
     share,
 )
 from pipelines.plan import Plan, Rows, resized_geometry
-from pipelines.source import Source
 from pipelines.vision import functional
 from pipelines.workers import in_order, make_threads
 

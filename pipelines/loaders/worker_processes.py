@@ -31,8 +31,8 @@ from pipelines.forks import (
     keep_for_good,
     start_method,
 )
-from pipelines.pillow import admit_large_images
-from pipelines.source import Source
+from pipelines.formats.source import Source
+from pipelines.images.pillow import admit_large_images
 from pipelines.workers import OF_TERMINALS, require_thread_room
 
 #: What a worker process has left when it is told to end: more than a step takes.

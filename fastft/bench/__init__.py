@@ -1,0 +1,1 @@
+"""Speed of a data set's loaders and of each stage on this machine."""

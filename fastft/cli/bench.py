@@ -1,0 +1,90 @@
+"""The command line of `fastft bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastft.config.bench import CONTENDERS, BenchConfig
+from fastft.config.checks import defaults
+from fastft.system.progress import make_console
+from pipelines.errors import UsageError
+
+_BENCH = defaults(BenchConfig)
+
+
+def bench(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A .beton, a class folder, or a folder with splits: its train."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for JSON and picture.")] = _BENCH.out,
+    loaders: Annotated[
+        str, typer.Option(help=f"Such as ffcv,resident; by default {', '.join(CONTENDERS)}.")
+    ] = "",
+    workers: Annotated[
+        str, typer.Option(help="Decoding threads or processes; 1,2,4 tries each; 0 is every CPU.")
+    ] = "0",
+    size: Annotated[int, typer.Option(help="Side of the images, px.")] = _BENCH.size,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = _BENCH.batch_size,
+    view: Annotated[
+        str, typer.Option(help="train, recordio, eval or eval-square.")
+    ] = _BENCH.view,
+    seconds: Annotated[
+        float, typer.Option(help="For each loader, once its first epoch is over.")
+    ] = _BENCH.seconds,
+    cold: Annotated[
+        bool,
+        typer.Option("--cold/--no-cold", help="Read from storage, too, not only from memory."),
+    ] = _BENCH.cold,
+    arch: Annotated[str, typer.Option(help="A torchvision classifier, to compare with.")] = (
+        _BENCH.arch
+    ),
+    amp: Annotated[str, typer.Option(help="auto, bf16, fp16 or off.")] = _BENCH.amp,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _BENCH.device,
+) -> None:  # fmt: skip
+    """Find out where the time goes, here and with your photos, and which loader to train with.
+
+    First every stage is measured without the others: reading from storage and from memory, decoding
+    and the kernel that crops and resizes on one core and on all, the copy to a GPU, the model's
+    step. They are the ceilings. Then every loader reads the data in a process of its own: its first
+    epoch, which starts it up, later ones, and with --cold a first one whose photos are not in
+    memory. 'stock' is torchvision's own DataLoader, to compare with. The table says which stage
+    binds each of them and how much of what that allows is reached.
+
+    It ends with one line that says what to train with, and why. Nothing is won by a loader that is
+    faster than the model learns: then the simplest is named. OUT/bench.json holds the figures,
+    OUT/bench.png shows them; fastft report makes a page of both.
+
+    A loader that is not installed, crashes or has no room for its pixels is a line at the end.
+
+    Example: fastft bench data
+
+    Example: fastft bench photos/train --loaders torchvision,resident --workers 1,2,4 --seconds 2
+    """
+    options: dict[str, Any] = {
+        "data": data, "out": out, "loaders": tuple(filter(None, loaders.split(","))),
+        "workers": _read_counts(workers), "size": size, "batch_size": batch_size, "view": view,
+        "seconds": seconds, "cold": cold, "arch": arch, "amp": amp, "device": device,
+    }  # fmt: skip
+    config = BenchConfig(**options)
+    from fastft.bench.plots import print_bench
+    from fastft.bench.run import PICTURE, TABLE, run_bench
+
+    console = make_console()
+    print_bench(run_bench(config, console), console)
+    console.print(f"{out / TABLE}, {out / PICTURE}", markup=False)
+
+
+def _read_counts(text: str) -> tuple[int, ...]:
+    """Numbers of workers.
+
+    Raises:
+        UsageError: something is no number.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError("--workers", repr(text), "a number, or several such as 1,2,4")
+    return tuple(map(int, parts))

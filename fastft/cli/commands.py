@@ -1,0 +1,76 @@
+"""The command line: arguments to a config, a config to one call.
+
+Nothing heavy is imported before a command needs it: `fastft --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from fastft.cli.bench import bench
+from fastft.cli.data import convert, inspect, merge, synth
+from fastft.cli.doctor import doctor
+from fastft.cli.evaluate import evaluate, predict
+from fastft.cli.experiments import compare, sweep
+from fastft.cli.fetch import fetch
+from fastft.cli.parity import parity
+from fastft.cli.report import report
+from fastft.cli.show import show
+from fastft.cli.train import train
+from pipelines.images.pillow import admit_large_images
+
+app = typer.Typer(
+    help="Fine-tune image classifiers with the input path out of the way.\n\n"
+    "A folder of images becomes one .beton file, which any loader feeds to a ResNet-18:\n\n"
+    "  fastft fetch hotdog\n\n"
+    "  fastft convert hotdog data\n\n"
+    "  fastft train --data data --out run\n\n"
+    "  fastft evaluate run --data data\n\n"
+    "  fastft predict run photo.jpg",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+# The class of every complaint about arguments, which typer keeps in a private module.
+ArgumentError: Any = typer.BadParameter.__base__
+#: What typer makes of Ctrl-C.
+_INTERRUPTED = 130
+#: Options that say how much is in memory at once, and what to do with them if it runs out.
+_SPARING = {
+    "batch_size": "a smaller --batch-size", "size": "a smaller --size",
+    "workers": "fewer --workers", "loader": "another --loader", "images": "fewer --images",
+}  # fmt: skip
+
+for command in (
+    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, bench,
+    parity, report, doctor,
+):  # fmt: skip
+    app.command()(command)
+
+
+def run() -> int:
+    """Run what the arguments of this process ask for; gives the exit status.
+
+    Raises:
+        ArgumentError: they ask for nothing that there is.
+        FastftError: what is wrong with the user's input.
+    """
+    admit_large_images()
+    try:
+        status = app(prog_name="fastft", standalone_mode=False) or 0
+    except typer.Abort as error:  # as typer calls the end of a file
+        raise error.__cause__ or error from None
+    if status == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return int(status)
+
+
+def sparing(name: str) -> Iterator[str]:
+    """What of a command's options saves memory, as remedies."""
+    command = getattr(typer.main.get_command(app), "commands", {}).get(name)
+    names = {each.name for each in command.params} if command is not None else set()
+    yield from (remedy for option, remedy in _SPARING.items() if option in names)

@@ -1,0 +1,149 @@
+"""The command lines of `fastft evaluate` and `fastft predict`: what a trained run is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastft.config.checks import defaults
+from fastft.config.commands import EvaluateConfig, PredictConfig
+from fastft.system.progress import make_console
+from pipelines.errors import DataError, one_line
+
+_EVALUATE = defaults(EvaluateConfig)
+_PREDICT = defaults(PredictConfig)
+#: What None stands for in the help.
+_AS_TRAINED = "as trained"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, of which best.pt, or a checkpoint.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="A folder with test or val, a .beton, or a folder of class folders."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder for what is found; an earlier evaluation there is replaced.",
+            show_default="RUN/evaluation, of a checkpoint: evaluation",
+        ),
+    ] = _EVALUATE.out,
+    split: Annotated[
+        str | None,
+        typer.Option(help="The split of --data to evaluate on.", show_default="test or val"),
+    ] = _EVALUATE.split,
+    flip: Annotated[
+        bool,
+        typer.Option(
+            "--flip",
+            help="Average each image's probabilities with its mirror image's; twice the time.",
+        ),
+    ] = _EVALUATE.flip,
+    n: Annotated[int, typer.Option(help="Images in top_losses.png.")] = _EVALUATE.n,
+    loader: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, torchvision, ffcv, dali or resident, see fastft train.",
+            show_default=_AS_TRAINED,
+        ),
+    ] = _EVALUATE.loader,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per forward pass.", show_default=_AS_TRAINED)
+    ] = _EVALUATE.batch_size,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Decoding threads; 0 takes every CPU.", show_default=_AS_TRAINED
+        ),
+    ] = _EVALUATE.workers,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=_AS_TRAINED)
+    ] = _EVALUATE.device,
+    amp: Annotated[
+        str | None, typer.Option(help="auto, bf16, fp16 or off.", show_default=_AS_TRAINED)
+    ] = _EVALUATE.amp,
+) -> None:  # fmt: skip
+    """Judge a trained run by labelled images.
+
+    Prints accuracy with its 95% interval, mean loss, macro F1, precision and recall of the hardest
+    classes and the most frequent mistakes. Writes all of it, a table of every image, the confusion
+    matrix and the images of the highest loss into a folder. The data must have the run's classes.
+
+    Example: fastft evaluate run --data data
+    """
+    config = EvaluateConfig(
+        run=run, data=data, out=out, split=split, flip=flip, n=n, loader=loader,
+        batch_size=batch_size, workers=workers, device=device, amp=amp,
+    )  # fmt: skip
+    from fastft.evaluate.run import run_evaluate
+
+    run_evaluate(config, make_console())
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder, of which best.pt, or a checkpoint.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, folders of them, or quoted patterns such as 'photos/**/*.jpg'."
+        ),
+    ],
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw up to 32 of the images with their predictions, a PNG.")
+    ] = _PREDICT.sheet,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Write all predictions to this file; - prints them and nothing else."),
+    ] = _PREDICT.csv,
+    json: Annotated[
+        Path | None, typer.Option(help="The same, with the probabilities of all classes.")
+    ] = _PREDICT.json,
+    top: Annotated[
+        int, typer.Option(help="Print so many of the likeliest classes.")
+    ] = _PREDICT.top,
+    flip: Annotated[
+        bool,
+        typer.Option("--flip", help="Average each image's probabilities with its mirror image's."),
+    ] = _PREDICT.flip,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = _PREDICT.batch_size,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PREDICT.device,
+) -> None:
+    """Print class and probability of images.
+
+    Images are cut as in evaluation. Where an image's folder bears a class name, the share of right
+    answers is printed too. Of many images a broken one is named and left out; the command then ends
+    with status 1.
+
+    Example: fastft predict run photo.jpg photos/test --sheet sheet.png
+    """
+    config = PredictConfig(
+        run=run, images=tuple(images), sheet=sheet, csv=csv, json=json, top=top, flip=flip,
+        batch_size=batch_size, device=device,
+    )  # fmt: skip
+    from fastft.cli.tables import print_predictions
+    from fastft.evaluate.predict import predict as run_predict
+    from fastft.system.progress import image_progress
+
+    console = make_console()
+    console.stderr = config.writes_stdout  # standard output is then for a program to read
+    broken: list[DataError] = []
+
+    def on_broken(error: DataError) -> None:
+        broken.append(error)
+        console.print(f"left out: {one_line(error.where)}: {error.found}", markup=False)
+
+    with image_progress(console, "predicting") as update:
+        predictions = run_predict(
+            config, on_broken=on_broken,
+            on_progress=lambda done, total: update("images", done, total),
+        )  # fmt: skip
+    if not config.writes_stdout:
+        print_predictions(predictions, console, top=top)
+    for written in config.outputs.values():
+        console.print(str(written), markup=False)
+    if broken:
+        count = len(broken) + len(predictions)
+        raise DataError(f"{len(broken)} of {count} images", "left out, since they cannot be read")

@@ -1,0 +1,156 @@
+"""The command line of `fastft parity`, which has two halves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastft.config.checks import defaults
+from fastft.config.commands import AccuracyConfig, ParityConfig
+from fastft.system.progress import make_console
+from pipelines.errors import UsageError
+
+_PARITY = defaults(ParityConfig)
+_PROOF = defaults(AccuracyConfig)
+# Titles in the help.
+_PIXELS: Any = {"rich_help_panel": "Pixels"}
+_MODELS: Any = {"rich_help_panel": "Models (--accuracy)"}
+
+
+def parity(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A .beton, a class folder, or a folder with splits: its train."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for JSON and picture.")] = _PARITY.out,
+    loaders: Annotated[
+        str, typer.Option(help="Such as ffcv,dali; by default all that are installed.")
+    ] = "",
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the images, px.", show_default=f"{_PARITY.size}, of models {_PROOF.size}"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of crops and flips; of the first run.")] = _PARITY.seed,
+    workers: Annotated[
+        int, typer.Option(help="Decoding threads; 0 takes every CPU.")
+    ] = _PARITY.workers,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PARITY.device,
+    stock: Annotated[
+        bool | None,
+        typer.Option("--stock", help="Look at the libraries' own pipelines, too.", **_PIXELS),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="What DATA was made from, if its pixels are the right ones.", **_PIXELS),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="What the resident loader keeps: rgb or yuv420.", show_default=_PARITY.store,
+            **_PIXELS,
+        ),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(
+            help="Images to look at, evenly from all.", show_default=str(_PARITY.images), **_PIXELS
+        )
+    ] = None,
+    accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--accuracy", help="Compare the models that they train. DATA has splits.", **_MODELS
+        ),
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(
+            help="Runs per loader.", show_default=str(_PROOF.seeds), **_MODELS
+        )
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(
+            help="Epochs of each run.", show_default=str(_PROOF.epochs), **_MODELS
+        )
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(
+            help="Images per step.", show_default="64, or all if fewer", **_MODELS
+        )
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Differences of accuracy below it do not matter, points; "
+            f"{_PROOF.margin:g}.", **_MODELS,
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate.", show_default="0.002, without weights 0.01", **_MODELS
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="warm (one body is trained first, for all runs), imagenet, none, or a file; "
+            f"{_PROOF.weights}.", **_MODELS,
+        ),
+    ] = None,
+    warm_epochs: Annotated[
+        int | None, typer.Option(
+            help="Epochs for that body.", show_default=str(_PROOF.warm_epochs), **_MODELS
+        )
+    ] = None,
+    amp: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, bf16, fp16 or off; a run in another precision is the yardstick of loss "
+            f"curves; {_PROOF.amp}.", **_MODELS,
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Prove that the loaders feed the same pixels, or train the same models.
+
+    By default every loader executes the same crops, and its distance from the reference is told in
+    levels of 255, of its decoder and its resize alone, too. With --accuracy every loader trains
+    from the same weights with the same seeds, and what comes out is tested for equivalence with
+    torchvision's own pipeline. Ends with status 1 if a loader is farther off than it may be.
+
+    Example: fastft parity data --stock
+
+    Example: fastft parity data --accuracy
+    """
+    common: dict[str, Any] = {
+        "data": data, "out": out, "loaders": tuple(filter(None, loaders.split(","))),
+        "seed": seed, "workers": workers, "device": device, "size": size,
+    }  # fmt: skip
+    pixels: dict[str, Any] = {
+        "stock": stock, "reference": reference, "store": store, "images": images,
+    }  # fmt: skip
+    models: dict[str, Any] = {
+        "seeds": seeds, "epochs": epochs, "batch_size": batch_size, "margin": margin, "lr": lr,
+        "weights": weights, "warm_epochs": warm_epochs, "amp": amp,
+    }  # fmt: skip
+    mine, others = (models, pixels) if accuracy else (pixels, models)
+    if given := [name for name, value in others.items() if value is not None]:
+        option = "--" + given[0].replace("_", "-")
+        with_ = "without --accuracy" if accuracy else "with --accuracy"
+        raise UsageError(option, f"given {'with' if accuracy else 'without'} --accuracy", with_)
+    options = {name: value for name, value in {**common, **mine}.items() if value is not None}
+    console = make_console()
+    if accuracy:
+        from fastft.parity.models import run_accuracy
+
+        passed = run_accuracy(AccuracyConfig(**options), console).passed
+    else:
+        from fastft.parity.run import run_pixels
+
+        passed = run_pixels(ParityConfig(**options), console).passed
+    name = "accuracy" if accuracy else "pixels"
+    console.print(f"{out}/{name}.json, {out}/{name}.png", markup=False)
+    if not passed:
+        raise typer.Exit(1)

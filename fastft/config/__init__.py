@@ -1,0 +1,1 @@
+"""What each command does: frozen dataclasses, their checks, recipes."""

@@ -1,0 +1,238 @@
+"""What `fastft train` does, as one frozen dataclass; its defaults live here and nowhere else.
+
+`recipes` has other people's sets of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from fastft.config.checks import choose, defaults, require
+from pipelines.errors import UsageError
+from pipelines.formats.layout import Depth
+
+How = Literal["off", "default", "graph"]
+Compile = Literal["auto", "off", "default", "graph"]
+Amp = Literal["auto", "bf16", "fp16", "off"]
+EvalView = Literal["eval", "eval-square"]
+LossReduction = Literal["mean", "sum"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "constant"]
+StoreKind = Literal["rgb", "yuv420"]
+TrainView = Literal["train", "recordio"]
+
+LOADER_CHOICES = ("auto", "torchvision", "ffcv", "dali", "resident")
+#: Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
+MODEL_PX = (33, 1024)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One fine-tuning run.
+
+    Attributes:
+        data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
+        out: the run folder to make.
+        recipe: where the other values come from, see `recipes`; by itself it does nothing.
+        arch: a classification model of torchvision's by name; `auto` takes the one that `weights`
+            says it is of, else resnet18.
+        weights: `imagenet`, `none`, or a run folder, a checkpoint of ours or a state dict.
+        reuse_head: `class=row`: this class's output row begins as the source model's, whose row is
+            given by its number or, of a checkpoint of ours, by its class name.
+        freeze: nothing (empty), `backbone` (all but the output layer), or `stages:N`, the first N
+            from the input.
+        unfreeze_epoch: from this epoch on (the first is 0) everything learns; 0: never.
+        loader: `auto` takes resident, if the pixels of both splits fit on the GPU beside training;
+            else on a GPU dali, if it is installed; else resident, if they fit into half the free
+            memory, else ffcv, if the data are .beton files and it is installed, else torchvision.
+        store: what the resident loader keeps: `rgb`, or `yuv420` in half the bytes.
+        store_side: images whose shorter side is longer are shrunk to it in the store, px; 0 keeps
+            sizes.
+        store_file: where the resident loader keeps pixels for the next run: `X.store` becomes
+            `X.train.store` and `X.eval.store`.
+        apply_exif: whether images of class folders are turned upright as their EXIF says; None: as
+            a `.beton` says, of folders no.
+        depth: what becomes of their images of more than 8 bits per channel, `clip` or `scale`; None
+            likewise, of folders `clip`.
+        stock: torchvision's own random transforms and shuffling instead of the plan.
+        view: how training images are cut, see `pipelines.plan`.
+        eval_view: how the others are.
+        size: side of the images that the model sees, px.
+        start_size: side in the first epoch; it grows to `size` over two thirds of them, px; 0 is
+            `size` throughout.
+        epochs: passes over the training set.
+        batch_size: images per step of all processes together; None takes `usual_batch_size`, or
+            the whole training set if that is smaller.
+        usual_batch_size: what a recipe asks for where the training set is large enough.
+        optimizer: `sgd` or `adamw`.
+        lr: learning rate at its peak; None takes what suits the optimizer, and whether there are
+            weights, see `model.optim`.
+        head_lr_factor: the new output layer learns this many times faster; None takes 10 on
+            weights, else 1.
+        momentum: of SGD.
+        weight_decay: of either optimizer.
+        schedule: `cosine` rises over `warm_up` of the steps and falls to zero; `constant` stays.
+        warm_up: share of the steps.
+        loss: `mean` or `sum` over the batch.
+        label_smoothing: share of the target that goes to all classes alike.
+        class_weight: how much a class's loss counts: empty, `balanced`, or like `hotdog=6,*=0.5`,
+            where the star is every other class.
+        ema: decay per step of an average of the weights, which is then what is evaluated; 0: none.
+        patience: stop after so many epochs without a better accuracy; 0: never.
+        amp: `auto` takes bfloat16 where the device computes in it, else float16 on a GPU, else
+            float32.
+        compile: how full batches are computed: `off` as torch does; `default` by `torch.compile`,
+            whose last digits differ; `graph` as one CUDA graph a step; `auto` begins with `off` and
+            changes where that earns back what it costs, see `train.compiling`.
+        seed: of the plan and of the new layer's weights.
+        micro_batch: most images that a process puts through the model at once; a step then adds up
+            several. 0: all of its share, or on a GPU as many as fit.
+        sync_bn: batch norm over the batch of all processes.
+        workers: decoding threads or processes of each process; 0 takes every CPU that it may use.
+        device: `auto` takes a GPU if there is one.
+        checkpoint_every: how often last.pt is written within an epoch: so many steps, or a time
+            such as `30s` or `5m`; 0: never. Behind each epoch it always is.
+        tensorboard: write event files, too.
+        overwrite: replace an earlier run in `out`.
+    """
+
+    data: Path
+    out: Path
+    recipe: str = "standard"
+    arch: str = "auto"
+    weights: str = "imagenet"
+    reuse_head: tuple[str, ...] = ()
+    freeze: str = ""
+    unfreeze_epoch: int = 0
+    loader: str = "auto"
+    store: StoreKind = "rgb"
+    store_side: int = 0
+    store_file: Path | None = None
+    apply_exif: bool | None = None
+    depth: Depth | None = None
+    stock: bool = False
+    view: TrainView = "train"
+    eval_view: EvalView = "eval"
+    size: int = 224
+    start_size: int = 0
+    epochs: int = 5
+    batch_size: int | None = None
+    usual_batch_size: int = 128
+    optimizer: Optimizer = "sgd"
+    lr: float | None = None
+    head_lr_factor: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.001
+    schedule: Schedule = "cosine"
+    warm_up: float = 0.1
+    loss: LossReduction = "mean"
+    label_smoothing: float = 0.0
+    class_weight: str = ""
+    ema: float = 0.0
+    patience: int = 0
+    amp: Amp = "auto"
+    compile: Compile = "auto"
+    seed: int = 0
+    workers: int = 0
+    micro_batch: int = 0
+    sync_bn: bool = False
+    device: str = "auto"
+    # Each takes less than a second, beside the training: under 1 % of it.
+    checkpoint_every: str = "60s"
+    tensorboard: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        choose("--loader", self.loader, LOADER_CHOICES)
+        choose("--store", self.store, get_args(StoreKind))
+        if self.depth is not None:
+            choose("--depth", self.depth, get_args(Depth))
+        choose("--view", self.view, get_args(TrainView))
+        choose("--eval-view", self.eval_view, get_args(EvalView))
+        choose("--optimizer", self.optimizer, get_args(Optimizer))
+        choose("--loss", self.loss, get_args(LossReduction))
+        choose("--amp", self.amp, get_args(Amp))
+        choose("--compile", self.compile, get_args(Compile))
+        choose("--schedule", self.schedule, get_args(Schedule))
+        require("--store-side", self.store_side, 0, 65535)
+        require("--size", self.size, *MODEL_PX)
+        require("--epochs", self.epochs, 1, 100_000)
+        require("--unfreeze-epoch", self.unfreeze_epoch, 0, 100_000)
+        require("--seed", self.seed, 0, 2**32 - 1)
+        require("--workers", self.workers, 0, 1024)
+        require("--micro-batch", self.micro_batch, 0, 1 << 20)
+        read_interval(self.checkpoint_every)
+        require("--momentum", self.momentum, 0, 0.9999)
+        require("--weight-decay", self.weight_decay, 0, 10)
+        require("--warm-up", self.warm_up, 0, 1)
+        require("--label-smoothing", self.label_smoothing, 0, 0.9)
+        require("--ema", self.ema, 0, 0.99999)
+        require("--patience", self.patience, 0, 100_000)
+        if self.start_size:
+            require("--start-size", self.start_size, MODEL_PX[0], self.size)
+        require("usual_batch_size", self.usual_batch_size, 1, 1 << 20)
+        if self.batch_size is not None:
+            require("--batch-size", self.batch_size, 1, 1 << 20)
+        if self.lr is not None:
+            require("--lr", self.lr, 1e-12, 1e6)
+        if self.head_lr_factor is not None:
+            require("--head-lr-factor", self.head_lr_factor, 0, 1e6)
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Refuse options that do not go together."""
+        if self.store_options and (self.stock or self.loader not in ("auto", "resident")):
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in self.store_options)
+            what = "--stock" if self.stock else f"--loader {self.loader}"
+            raise UsageError(options, f"with {what}", "--loader resident")
+        if self.stock and self.loader not in ("auto", "torchvision"):
+            raise UsageError("--stock", f"--loader {self.loader}", "--loader torchvision")
+        if self.stock and self.view != "train":
+            raise UsageError("--stock", f"--view {self.view}", "--view train")
+        if self.weights == "none" and self.freeze:
+            raise UsageError(
+                "--freeze", f"{self.freeze} with --weights none", "weights that are worth keeping",
+                "pass --weights imagenet or --weights RUN",
+            )  # fmt: skip
+        if self.weights == "none" and self.reuse_head:
+            raise UsageError("--reuse-head", "given with --weights none", "weights with a head")
+        if self.unfreeze_epoch and not self.freeze:
+            raise UsageError("--unfreeze-epoch", "given without --freeze", "--freeze backbone")
+        if self.freeze and 0 < self.epochs <= self.unfreeze_epoch:
+            found = f"{self.unfreeze_epoch} of {self.epochs} epochs"
+            raise UsageError("--unfreeze-epoch", found, "an earlier one, or 0 for never")
+
+    @property
+    def store_options(self) -> dict[str, Any]:
+        """What was asked of the resident loader's store, as `make_loader` takes it."""
+        options = {name: getattr(self, name) for name in ("store", "store_side", "store_file")}
+        usual = defaults(TrainConfig)
+        return {name: value for name, value in options.items() if value != getattr(usual, name)}
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the run starts from weights."""
+        return self.weights != "none"
+
+    def epoch_size(self, epoch: int) -> int:
+        """Side of training images in an epoch, px: multiples of 16 on the way to `size`."""
+        growing = -(-2 * self.epochs // 3)
+        if not self.start_size or epoch >= growing or self.epochs == 1:
+            return self.size
+        size = self.start_size + (self.size - self.start_size) * epoch / growing
+        return max(self.start_size, min(self.size, 16 * round(size / 16)))
+
+
+def read_interval(text: str) -> tuple[int, float]:
+    """What `--checkpoint-every` asks for: steps and seconds, one of which is 0.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "")
+    if number.isdecimal() and len(number) < 10:
+        return (0, int(number) * _UNITS[unit]) if unit else (int(number), 0.0)
+    raise UsageError("--checkpoint-every", repr(text), "steps such as 500, or a time such as 60s")

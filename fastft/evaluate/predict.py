@@ -1,0 +1,351 @@
+"""Prediction: image files in, class and probability out, preprocessed as in evaluation."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain, dropwhile, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from fastft.config.commands import STDOUT, PredictConfig
+from fastft.model.classifier import restore_model
+from fastft.runs.checkpoint import Checkpoint, load_checkpoint
+from fastft.system.environment import pick_device
+from fastft.train.evaluate import classify
+from pipelines.atomic import AtomicFile
+from pipelines.errors import DataError, UsageError
+from pipelines.formats.encode import EncodePolicy, Encoder, read_stored
+from pipelines.formats.folder import IMAGE_SUFFIXES, folders_around, is_folder
+from pipelines.formats.layout import Stored
+from pipelines.plan import make_plan
+from pipelines.reference import normalize, render
+from pipelines.workers import in_order, make_threads
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one image was taken for.
+
+    Attributes:
+        path: the file.
+        label: the class of the highest probability.
+        probability: that class's.
+        truth: the name of the file's folder, if that is one of the classes.
+        classes: all class names.
+        probabilities: float32[C], one for each of them.
+    """
+
+    path: Path
+    label: str
+    probability: float
+    truth: str | None
+    classes: tuple[str, ...] = field(repr=False)
+    probabilities: NDArray[np.float32] = field(repr=False, compare=False)
+
+    def best(self, count: int) -> list[tuple[str, float]]:
+        """The `count` likeliest classes with their probabilities, the likeliest first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[i], float(self.probabilities[i])) for i in order]
+
+
+def predict(
+    config: PredictConfig,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_broken: Callable[[DataError], None] | None = None,
+) -> list[Prediction]:
+    """Classify images; draws the sheet and writes the CSV and the JSON if asked to.
+
+    Args:
+        config: what to do.
+        on_progress: called with images done and in all, where they are more than a batch.
+        on_broken: called with the error of each image that cannot be read, which is then left out.
+            Without it, of a single image and if nothing is left, the first such error is raised.
+
+    Raises:
+        UsageError: an output that cannot be a file, or no such device.
+        DataError: the run or an image cannot be read, there are no images, an output cannot be
+            written, or what the model says is no number.
+    """
+    for option, out in config.outputs.items():
+        if out.is_dir():
+            raise UsageError(option, f"{out} is a folder", "a file to write", "name a file in it")
+    device = pick_device(config.device)
+    checkpoint, checkpoint_path = open_run(config.run)
+    model = restore_model(checkpoint, checkpoint_path).to(device)
+    paths = list_images(config.images)
+    broken: list[DataError] = []
+    predictions: list[Prediction] = []
+    for batch in _batches(paths, checkpoint, config.batch_size):
+        for cut in batch.values():
+            if isinstance(cut, DataError):
+                if on_broken is None or len(paths) == 1:
+                    raise cut
+                on_broken(cut)
+                broken.append(cut)
+        whole = {path: cut for path, cut in batch.items() if not isinstance(cut, DataError)}
+        if whole:
+            rows = _probabilities(model, np.stack(list(whole.values())), device, config.flip)
+            for path, row in zip(whole, rows, strict=True):
+                predictions.append(_prediction(paths[path], row, checkpoint, checkpoint_path))
+        if on_progress is not None and len(paths) > config.batch_size:
+            on_progress(len(predictions) + len(broken), len(paths))
+    if not predictions:
+        raise broken[0]
+    _write_outputs(config, predictions, checkpoint)
+    return predictions
+
+
+def open_run(run: Path) -> tuple[Checkpoint, Path]:
+    """A run folder's best checkpoint, or a checkpoint file, with its path.
+
+    Raises:
+        DataError: there is no such thing, or it is no checkpoint of ours.
+    """
+    path = run / "best.pt" if run.is_dir() else run
+    return load_checkpoint(path), path
+
+
+def list_images(images: Sequence[Path]) -> list[Path]:
+    """The image files that are meant, in order of their paths within each argument.
+
+    Args:
+        images: files, which are taken as they are; folders, of which all image files below are
+            taken; or patterns such as `photos/**/*.jpg`. What exists is no pattern, whatever
+            its name.
+
+    Raises:
+        DataError: a path does not exist, a pattern matches nothing, or a folder holds no images.
+    """
+    paths: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            found = _below(path)
+        elif path.exists():
+            found = [path]
+        elif glob.has_magic(str(path)):
+            matches = [Path(match) for match in _expand(str(path))]
+            files = (match for match in matches if _is_image(match) and match.is_file())
+            found = sorted({*files, *chain(*(_below(match) for match in matches))})
+        else:
+            expected = "an image or a folder of images"
+            raise DataError(path, "no such file", expected, "check the path")
+        if not found:
+            what = "holds no images" if path.is_dir() else "matches no images"
+            raise DataError(path, what, "image files", "name another folder or pattern")
+        paths += found
+    return paths
+
+
+def cut_image(stored: Stored, view: str, size: int, name: str) -> NDArray[np.uint8]:
+    """uint8[S, S, 3]: an image as evaluation in `view` sees it.
+
+    Raises:
+        DataError: it does not decode.
+    """
+    sides: Any = (np.array([stored.width], np.int32), np.array([stored.height], np.int32))
+    plan = make_plan(*sides, view=view, size=size)
+    return render(stored, plan.rows(plan.order).boxes[0], False, plan, name)
+
+
+def write_text(out: Path, parts: Iterable[str]) -> None:
+    """Write a text file whole or not at all, or to standard output if it is called `-`.
+
+    Raises:
+        DataError: `out` cannot be written.
+    """
+    # A file name that is no UTF-8 arrives as surrogates, which no text file can hold.
+    encoded = (part.encode("utf-8", "backslashreplace") for part in parts)
+    if out == STDOUT:
+        sys.stdout.writelines(part.decode() for part in encoded)
+        return
+    write_bytes(out, encoded)
+
+
+def write_bytes(out: Path, parts: Iterable[bytes]) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DataError: `out` cannot be written.
+    """
+    try:
+        with AtomicFile(out) as target:
+            with open(target.descriptor, "wb", closefd=False) as file:
+                file.writelines(parts)
+            target.publish()
+    except OSError as error:
+        reason = (error.strerror or "cannot be written").lower()
+        raise DataError(out, reason, "a file to write") from error
+
+
+def write_csv(out: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file as `write_text` does.
+
+    Raises:
+        DataError: `out` cannot be written.
+    """
+    write_text(out, map(_csv_line, rows))
+
+
+def _csv_line(row: Sequence[object]) -> str:
+    content = io.StringIO()
+    csv.writer(content).writerow(row)  # quotes what its own line end is of, and no other
+    return content.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """What a pattern matches; `**` follows links, but enters each folder once.
+
+    `glob` follows links that lead back as often as the system lets it: each of two in one folder
+    forty times, which has no end.
+    """
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    tops = glob.iglob(os.sep.join([*parts[:at], ""])) if at else [""]
+    rest = os.sep.join(dropwhile("**".__eq__, parts[at + 1 :]))
+    for top in tops:
+        if not rest:
+            yield top or os.curdir
+            continue
+        for folder, _ in _walk(Path(top)):
+            yield from _expand(os.path.join(glob.escape(str(folder)), rest))
+
+
+def _below(folder: Path) -> list[Path]:
+    """All image files below a folder, none below a file; links are followed, each folder once."""
+    if not folder.is_dir():
+        return []
+    files = (parent / name for parent, names in _walk(folder) for name in names)
+    return sorted(path for path in files if _is_image(path))
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it but hidden ones, each once, with the names of its files.
+
+    Links to folders that it lies in lead back to it, and are not followed.
+    """
+    waiting, seen = [top], {*folders_around(top)}
+    while waiting:
+        folder = waiting.pop()
+        try:
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in seen and folder is not top:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            with os.scandir(folder) as entries:
+                kinds = {entry.name: is_folder(entry) for entry in entries}
+        except OSError as error:
+            found = (error.strerror or "cannot be read").lower()
+            raise DataError(folder, found, "a readable folder") from error
+        yield folder, [name for name, is_dir in kinds.items() if not is_dir]
+        inner = (name for name, is_dir in kinds.items() if is_dir and not name.startswith("."))
+        waiting += (folder / name for name in sorted(inner, reverse=True))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _batches(
+    paths: list[Path], checkpoint: Checkpoint, batch_size: int
+) -> Iterator[dict[int, NDArray[np.uint8] | DataError]]:
+    """Number in `paths` -> uint8[S, S, 3], the image as evaluation cuts it, or its error."""
+    with make_threads() as executor:
+        encoder = _make_encoder(checkpoint)
+        tasks = (partial(_cut, checkpoint, encoder, path) for path in paths)
+        cuts = enumerate(in_order(executor, tasks, ahead=2 * batch_size))
+        while batch := dict(islice(cuts, batch_size)):
+            yield batch
+
+
+def _make_encoder(checkpoint: Checkpoint) -> Encoder:
+    """Prepares images as the model knows them."""
+    return Encoder(EncodePolicy(verify=False, **asdict(checkpoint.prepared)))
+
+
+def _cut(checkpoint: Checkpoint, encoder: Encoder, path: Path) -> NDArray[np.uint8] | DataError:
+    """One image as evaluation cuts it; its error is a value, which ends no other's work."""
+    try:
+        stored = read_stored(str(path), encoder, 0)
+        return cut_image(stored, checkpoint.view, checkpoint.size, str(path))
+    except DataError as error:
+        return error
+
+
+@torch.inference_mode()
+def _probabilities(
+    model: nn.Module, pixels: NDArray[np.uint8], device: torch.device, flip: bool
+) -> Any:
+    """float32[B, C] of uint8[B, S, S, 3]."""
+    images = torch.from_numpy(normalize(pixels)).permute(0, 3, 1, 2).to(device)
+    logits, _ = classify(model, images, None, flip=flip)
+    return logits.softmax(1).cpu().numpy()
+
+
+def _prediction(
+    path: Path, row: NDArray[np.float32], checkpoint: Checkpoint, checkpoint_path: Path
+) -> Prediction:
+    if not np.isfinite(row).all():
+        found = f"what it says of {path} is no number"
+        raise DataError(checkpoint_path, found, "finite weights", "take another checkpoint")
+    classes, best = checkpoint.classes, int(row.argmax())
+    truth = path.absolute().parent.name
+    return Prediction(
+        path, classes[best], float(row[best]), truth if truth in classes else None, classes, row
+    )
+
+
+def _write_outputs(
+    config: PredictConfig, predictions: list[Prediction], checkpoint: Checkpoint
+) -> None:
+    if config.csv is not None:
+        head = ["path", "label", "probability", "truth"]
+        rows = ([p.path, p.label, p.probability, p.truth] for p in predictions)
+        write_csv(config.csv, chain([head], rows))
+    if config.json is not None:
+        items = (json.dumps(_plain(prediction)) for prediction in predictions)
+        write_text(config.json, chain(["[\n", next(items)], (f",\n{i}" for i in items), ["\n]\n"]))
+    if config.sheet is not None:
+        _draw_sheet(config.sheet, predictions, checkpoint)
+
+
+def _plain(each: Prediction) -> dict[str, Any]:
+    probabilities = dict(zip(each.classes, map(float, each.probabilities), strict=True))
+    return {
+        "path": str(each.path), "label": each.label, "probability": each.probability,
+        "truth": each.truth, "probabilities": probabilities,
+    }  # fmt: skip
+
+
+def _draw_sheet(out: Path, predictions: list[Prediction], checkpoint: Checkpoint) -> None:
+    from fastft.evaluate.plots import (  # matplotlib takes 0.7 s
+        SHEET_IMAGES,
+        SHOWN_PX,
+        Shown,
+        draw_sheet,
+    )
+
+    count = min(SHEET_IMAGES, len(predictions))
+    shown, encoder = [], _make_encoder(checkpoint)
+    for each in (predictions[at * len(predictions) // count] for at in range(count)):
+        stored = read_stored(str(each.path), encoder, 0)
+        pixels = cut_image(stored, checkpoint.view, SHOWN_PX, str(each.path))
+        shown.append(Shown(Image.fromarray(pixels), each.label, each.probability, each.truth))
+    write_bytes(out, [draw_sheet(shown)])

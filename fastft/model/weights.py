@@ -1,0 +1,117 @@
+"""Weights from wherever: torchvision's ImageNet ones, a run, a checkpoint, a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import torch
+
+from fastft.runs.checkpoint import is_checkpoint, read_torch_file, unpack_checkpoint
+from fastft.runs.sound import as_state, find_odd_tensor
+from pipelines.errors import DataError, is_no_memory
+from pipelines.vision import models
+
+#: What is built where nothing says otherwise.
+DEFAULT_ARCH = "resnet18"
+_TIMEOUT_S = 20
+#: Where other tools keep the state dict in what they save.
+_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors by name, and what is known of the model that they are of.
+
+    Attributes:
+        where: what an error calls them.
+        state: its state dict.
+        arch: its name in torchvision, if the file says so.
+        classes: its class names by output row, if the file says so.
+    """
+
+    where: str
+    state: Mapping[str, torch.Tensor]
+    arch: str | None = None
+    classes: tuple[str, ...] = ()
+
+
+def load_weights(asked: str, arch: str) -> Weights | None:
+    """What `--weights` names; None for `none`.
+
+    Args:
+        asked: `imagenet`, `none`, or the path of a run folder, a checkpoint or a state dict.
+        arch: whose ImageNet weights to take.
+
+    Raises:
+        DataError: they cannot be had, or are no tensors by name.
+    """
+    if asked == "none":
+        return None
+    if asked == "imagenet":
+        return Weights(f"torchvision's ImageNet weights of {arch}", _imagenet_state(arch), arch)
+    path = checkpoint_path(Path(asked))
+    content = read_torch_file(path)
+    if is_checkpoint(content):
+        checkpoint = unpack_checkpoint(content, path)
+        state = checkpoint.ema or checkpoint.model
+        return Weights(str(path), state, checkpoint.arch, checkpoint.classes)
+    found: object = next((content[key] for key in _KEYS if key in content), content)
+    state = as_state(found) if isinstance(found, dict) else {}
+    if odd := find_odd_tensor(state) or ("" if state else f"a {type(found).__name__} without any"):
+        found = f"holds no tensors by name: {odd}"
+        raise DataError(path, found, "a state dict or a fastft checkpoint")
+    # DistributedDataParallel puts this before each name.
+    return Weights(str(path), {name.removeprefix("module."): t for name, t in state.items()})
+
+
+def find_arch(arch: str, weights: str) -> str:
+    """The model that `--arch` and `--weights` name together.
+
+    Raises:
+        DataError: `auto`, and weights that cannot be read.
+    """
+    if arch != "auto":
+        return arch
+    source = None if weights == "imagenet" else load_weights(weights, DEFAULT_ARCH)
+    return (source.arch if source is not None else None) or DEFAULT_ARCH
+
+
+def checkpoint_path(run: Path) -> Path:
+    """The checkpoint that a run folder or a path stands for.
+
+    Raises:
+        DataError: a folder that holds none.
+    """
+    if not run.is_dir():
+        return run
+    path = run / "best.pt"
+    if not path.exists():
+        raise DataError(run, "holds no best.pt", "a run folder", "name a run or a checkpoint")
+    return path
+
+
+def _imagenet_state(arch: str) -> Mapping[str, torch.Tensor]:
+    # The first ones that were published, as the tutorial takes them; V2's come of longer training
+    # and larger images, and fine-tune no better as fixed features.
+    known = list(models.get_model_weights(arch))
+    if not known:
+        raise DataError(f"--weights imagenet of {arch}", "torchvision has none", "",
+                        "pass --weights none or PATH")  # fmt: skip
+    weights = known[0]
+    name = Path(weights.url).name
+    try:
+        if not (Path(torch.hub.get_dir()) / "checkpoints" / name).exists():
+            # Asked first, since torch announces its download before it knows that it cannot.
+            urlopen(Request(weights.url, method="HEAD"), timeout=_TIMEOUT_S).close()
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:  # no network; a hash that does not match
+        if is_no_memory(error):
+            raise
+        reason = getattr(error, "reason", error)
+        raise DataError(
+            "--weights imagenet", f"cannot download {name} ({reason})",
+            "a network", "pass --weights PATH with that file, or --weights none",
+        ) from error  # fmt: skip

@@ -1,0 +1,1 @@
+"""Proof that loaders feed the same pixels and train the same models."""

@@ -1,0 +1,267 @@
+"""Proof that loaders feed the pixels that the reference defines, and where they do not, why.
+
+Each loader runs three times over the same plan: over the stored samples (`whole`); over the
+reference's own decoded pixels, stored raw, so that only its resize is left (`resize`); and over
+pieces at their own scale, so that only its decoder is (`decode`). `compare` does the work;
+`stock` looks at pipelines that follow no plan.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastft.datasets.splits import usable_loaders
+from fastft.parity.distance import Differences, Distance
+from fastft.parity.material import Material
+from pipelines.atomic import unguessable
+from pipelines.errors import UsageError
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.layout import Stored
+from pipelines.formats.source import Source
+from pipelines.loaders import LOADERS, Loader
+from pipelines.plan import Plan, Rows
+from pipelines.reference import MEAN, STD, render_batch
+
+_VIEWS = ("train", "eval")
+_BATCH = 32
+#: What the row is called that tells of the file, not of a loader.
+AS_STORED = "as stored"
+#: A stage that is this much farther from the reference than the other is what it comes from.
+_DOMINATES = 3.0
+
+MakeLoader = Callable[..., Loader]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One loader's distance in one stage: `decode`, `resize` or `whole`, of one view."""
+
+    loader: str
+    stage: str
+    view: str
+    distance: Distance
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One loader in one sentence.
+
+    Attributes:
+        loader: its name.
+        stated: the mean and the maximum that it promises, or None.
+        passed: whether it kept that, and the plan's order.
+        in_order: whether every label was where the plan has it.
+        cause: where its distance comes from: `nothing`, `decode`, `resize` or `decode and resize`.
+    """
+
+    loader: str
+    stated: tuple[float, int] | None
+    passed: bool
+    in_order: bool
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The sample whose pixels a loader got least right, for the picture.
+
+    Attributes:
+        loader, view: whose and in which view.
+        name: of the sample.
+        distance: its mean, levels.
+        crop: uint8[H, W, 3], what the plan cut, unscaled.
+        wanted, found: uint8[S, S, 3].
+    """
+
+    loader: str
+    view: str
+    name: str
+    distance: float
+    crop: NDArray[np.uint8]
+    wanted: NDArray[np.uint8]
+    found: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What `compare` found."""
+
+    images: int
+    rows: tuple[Row, ...]
+    verdicts: tuple[Verdict, ...]
+    worst: tuple[Worst, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every loader kept its promise."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+
+def pick_loaders(asked: Sequence[str]) -> tuple[str, ...]:
+    """The loaders to look at: those asked for, or all that are installed.
+
+    Raises:
+        UsageError: an unknown one, or one that executes no plan.
+    """
+    known = tuple(name for name in LOADERS if name != "stock")
+    for name in asked:
+        if name not in known:
+            raise UsageError("--loaders", repr(name), f"names out of {', '.join(known)}")
+    # They read a .beton that is made of the source, whatever the source is.
+    return tuple(asked) or usable_loaders(())
+
+
+def compare(
+    source: Source,
+    makers: Mapping[str, MakeLoader],
+    *,
+    reference: Source | None = None,
+    images: int = 256,
+    size: int = 224,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    with_stored: Callable[[Path], None] = lambda path: None,
+) -> Comparison:
+    """Measure each loader's distance from the reference, stage by stage.
+
+    Args:
+        source: the samples.
+        makers: name -> what makes the loader, called as `make_loader` without its name.
+        reference: where the right pixels come from; None takes the stored ones.
+        images: how many samples to look at.
+        size: output side, px.
+        seed: of the plan.
+        device, workers: of the loaders.
+        on_progress: told the loader, stages done, stages in all.
+        with_stored: called at the end with a `.beton` of the samples, which then goes away.
+
+    Raises:
+        DataError: a sample is broken, or the reference does not fit the source.
+    """
+    with tempfile.TemporaryDirectory(prefix=unguessable("fastft-parity.")) as folder:
+        material = Material(source, reference or source, images, Path(folder))
+        runs = [("whole", view, size, material.stored, 0) for view in _VIEWS]
+        runs += [("resize", view, size, material.raw, 0) for view in _VIEWS]
+        runs += [("decode", "native", side, path, side) for side, path in material.pieces.items()]
+        truths: dict[tuple[str, int, int], NDArray[np.uint8]] = {}
+        rows, verdicts, worst = [], [], []
+        for number, (name, maker) in enumerate(makers.items()):
+            counted: dict[tuple[str, str], Differences] = {}
+            in_order, stated = True, None
+            for at, (stage, view, side, path, part) in enumerate(runs):
+                on_progress(name, number * len(runs) + at, len(makers) * len(runs))
+                whole = stage == "whole"
+                with maker(
+                    read_index(path), view=view, size=side, batch_size=_BATCH, seed=seed,
+                    device=device, workers=workers, normalize=whole,
+                ) as loader:  # fmt: skip
+                    key = (view, side, part)
+                    if key not in truths:
+                        truths[key] = _render(material.truth[part], loader.plan)
+                    differences = counted.setdefault((stage, view), Differences())
+                    found = _run(loader, truths[key], differences)
+                    in_order &= found.in_order
+                    stated = loader.stated
+                    if whole:
+                        worst.append(_worst(name, found, material, loader.plan, truths[key]))
+            mine = [Row(name, *key, each.distance()) for key, each in counted.items()]
+            rows += mine
+            verdicts.append(_judge(name, mine, stated, in_order))
+        if reference is not None and reference is not source:
+            rows.append(Row(AS_STORED, "decode", "native", material.stored_distance()))
+        on_progress("", len(makers) * len(runs), len(makers) * len(runs))
+        with_stored(material.stored)
+    return Comparison(len(material.samples), tuple(rows), tuple(verdicts), tuple(worst))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a run over one loader kept: whether labels came in order, and its worst row."""
+
+    in_order: bool
+    row: int = 0
+    distance: float = -1.0
+    pixels: NDArray[np.uint8] | None = None
+
+
+def _run(loader: Loader, truth: NDArray[np.uint8], differences: Differences) -> _Found:
+    """Compare all that a loader gives with `truth`, uint8[N, S, S, 3] in the plan's order."""
+    found, done = _Found(True), 0
+    for images, labels in loader:
+        pixels = _levels(images)
+        wanted = truth[done : done + len(labels)]
+        order = loader.plan.order[done : done + len(labels)]
+        found.in_order &= labels.tolist() == loader.source.labels[order].tolist()
+        means = differences.add(pixels, wanted)
+        at = int(means.argmax())
+        if means[at] > found.distance:
+            found.row, found.distance, found.pixels = done + at, float(means[at]), pixels[at].copy()
+        done += len(labels)
+    found.in_order &= done == len(truth)
+    return found
+
+
+def _levels(images: torch.Tensor) -> NDArray[np.uint8]:
+    """uint8[B, S, S, 3] of a batch, normalized or not."""
+    pixels = images.permute(0, 2, 3, 1)
+    if pixels.dtype != torch.uint8:
+        std, mean = (torch.tensor(each, device=pixels.device) for each in (STD, MEAN))
+        pixels = ((pixels.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels.contiguous().cpu().numpy()
+
+
+def _render(samples: Sequence[Stored], plan: Plan) -> NDArray[np.uint8]:
+    """uint8[N, S, S, 3]: the reference's pixels of a whole plan, in its order."""
+    rendered = (
+        render_batch([samples[sample] for sample in rows.samples], rows, plan)
+        for rows in plan.batches(_BATCH)
+    )
+    return np.concatenate(list(rendered))
+
+
+def _worst(
+    loader: str, found: _Found, material: Material, plan: Plan, truth: NDArray[np.uint8]
+) -> Worst:
+    assert found.pixels is not None
+    sample = int(plan.order[found.row])
+    rows: Rows = plan.rows(np.array([sample]))
+    top, left, height, width = rows.boxes[0]
+    bottom, right = int(np.ceil(top + height)), int(np.ceil(left + width))
+    image = np.asarray(decode(material.truth[0][sample]))
+    crop = image[int(top) : bottom, int(left) : right]
+    if rows.flips[0]:
+        crop = crop[:, ::-1]
+    wanted = truth[found.row]
+    return Worst(
+        loader, plan.view, material.names[sample], found.distance, crop, wanted, found.pixels
+    )
+
+
+def _judge(
+    loader: str, rows: Sequence[Row], stated: tuple[float, int] | None, in_order: bool
+) -> Verdict:
+    whole = [row.distance for row in rows if row.stage == "whole"]
+    kept = stated is None or all(
+        each.mean <= stated[0] and each.most <= stated[1] for each in whole
+    )
+    resize = max(row.distance.mean for row in rows if row.stage == "resize")
+    decoded = max(row.distance.mean for row in rows if row.stage == "decode")
+    if not max(resize, decoded):
+        cause = "nothing"
+    elif resize > _DOMINATES * decoded:
+        cause = "resize"
+    elif decoded > _DOMINATES * resize:
+        cause = "decode"
+    else:
+        cause = "decode and resize"
+    return Verdict(loader, stated, kept and in_order, in_order, cause)

@@ -1,0 +1,141 @@
+"""What a run leaves in its folder as it goes: rows, checkpoints, and in the end its curves.
+
+Of several processes only the first has a folder; to the others a recorder is a place where nothing
+happens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from fastft.config.train import TrainConfig, read_interval
+from fastft.runs.checkpoint import Checkpoint
+from fastft.runs.checkpoint_writer import CheckpointSaver
+from fastft.runs.folder import CONFIG, CURVES, LAST, METRICS, PREVIOUS, plain, write_json
+from fastft.runs.metrics import EpochMetrics, MetricsFile, StepMetrics
+from fastft.system.environment import environment
+from fastft.train.costs import Costs
+from pipelines.errors import FastftError
+
+
+class Recorder:
+    """Writes one run's folder; use as a context manager."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        is_main: bool,
+        keep_bytes: int = 0,
+        first_step: int = 0,
+        costs: Costs | None = None,
+    ) -> None:
+        """Open the files.
+
+        Args:
+            config: the run's settings.
+            is_main: whether this process has a folder at all.
+            keep_bytes: how much of `metrics.jsonl` a run that is continued keeps.
+            first_step: the step it begins with.
+            costs: is told how long the curves take.
+
+        Raises:
+            DataError: `metrics.jsonl` is shorter than that.
+        """
+        self._out, self._is_main = config.out, is_main
+        self._every_steps, self._every_s = read_interval(config.checkpoint_every)
+        self._saved_step, self._saved_s = first_step, time.monotonic()
+        self._board: Any = None
+        self._costs = costs or Costs()
+        if not is_main:
+            return
+        write_json(self._out / CONFIG, {"config": plain(config), "environment": environment()})
+        if config.tensorboard:
+            from fastft.runs.board import Board  # TensorBoard takes seconds
+
+            self._board = Board(self._out / "tensorboard", first_step)
+        also = None if self._board is None else self._board.add
+        self._metrics = MetricsFile(self._out / METRICS, also, keep_bytes)
+        self._saver = CheckpointSaver(self._out, before=self._metrics.sync)
+
+    @property
+    def metrics_bytes(self) -> int:
+        """How much has been written to `metrics.jsonl`."""
+        return self._metrics.size_bytes if self._is_main else 0
+
+    def write(self, row: StepMetrics | EpochMetrics) -> None:
+        """Append a row."""
+        if self._is_main:
+            self._metrics.write(row)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint within an epoch should be made after so many steps of the run.
+
+        Never while the last one is still being written: training does not wait for a slow disk.
+        """
+        if not self._is_main or self._saver.busy:
+            return False
+        if self._every_steps:
+            return step // self._every_steps > self._saved_step // self._every_steps
+        return 0 < self._every_s <= time.monotonic() - self._saved_s
+
+    def reads_at(self, step: int) -> bool:
+        """Whether a checkpoint may be made after just so many steps, whoever makes it."""
+        return self._every_steps > 0 and step % self._every_steps == 0
+
+    def save(
+        self, make: Callable[[], Checkpoint], step: int, *, best: bool = False, wait: bool = False
+    ) -> None:
+        """Write a checkpoint behind the training.
+
+        Args:
+            make: makes it.
+            step: steps of the run behind it.
+            best: whether it is the best so far.
+            wait: whether to return only when it is on disk.
+
+        Raises:
+            DataError: this one, or the one before, cannot be written.
+        """
+        if not self._is_main:
+            return
+        self._saver.save(make(), best=best)
+        if wait:
+            self._saver.wait()
+        self._saved_step, self._saved_s = step, time.monotonic()
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint; the one before it is needed no more.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        if self._is_main:
+            self._saver.wait()
+            (self._out / PREVIOUS).unlink(missing_ok=True)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        """Close the files, and draw the curves: of an interrupted run, too."""
+        if not self._is_main:
+            return
+        try:
+            if kind is None:
+                self._saver.close()
+            else:
+                with suppress(FastftError):  # what ended the run is what is told
+                    self._saver.close()
+        finally:
+            self._metrics.close()
+            if self._board is not None:
+                self._board.close()
+            if (self._out / LAST).exists():
+                with self._costs.of("curves"):
+                    from fastft.runs.curves import draw_curves  # matplotlib takes 0.7 s
+
+                    draw_curves(self._out / METRICS, self._out / CURVES)

@@ -1,0 +1,333 @@
+"""A training from its beginning or from where it was left: inputs, model, loop, run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fastft.config.recipes import read_plain
+from fastft.config.train import TrainConfig
+from fastft.datasets.splits import describe_folders_beside
+from fastft.model.classifier import BuiltModel, build_model, set_training
+from fastft.model.optim import HEAD_LR_FACTOR, peak_lr
+from fastft.runs.folder import (
+    CONFIG,
+    CURVES,
+    METRICS,
+    PREVIOUS,
+    SUMMARY,
+    check_folder,
+    make_folder,
+    write_json,
+)
+from fastft.system.environment import pick_amp, pick_device
+from fastft.system.signals import StopSignals
+from fastft.train.bottleneck import find_bottleneck
+from fastft.train.costs import Costs
+from fastft.train.distributed import World, join_world
+from fastft.train.inputs import Inputs, check_store_file, open_inputs, open_sources, resolve_inputs
+from fastft.train.loop import Trainer, TrainResult
+from fastft.train.resume import Continued, holds_run, note_changes, read_run
+from fastft.train.run_state import identify, require_same_data
+from pipelines.errors import DataError, one_line
+from pipelines.formats.source import Source
+
+#: The splits, as a run's state names them.
+_SPLITS = ("train", "eval")
+
+
+def train(
+    config: TrainConfig,
+    console: Console,
+    stop: StopSignals | None = None,
+    *,
+    or_resume: bool = False,
+    costs: Costs | None = None,
+) -> TrainResult:
+    """Run one fine-tuning to its end, together with the other processes if there are any.
+
+    Args:
+        config: what to do.
+        console: where progress and notes go; the first process's alone.
+        stop: who says that it is time to end; None: nobody.
+        or_resume: if the run folder holds a run of these very settings, go on with it.
+        costs: what has been spent before; see `costs`.
+
+    Raises:
+        UsageError: settings that do not fit each other, the data or this machine.
+        DataError: data or weights that cannot be read, a loss that is no number, or another
+            process that is gone.
+        Stopped: it was asked to end, and has saved where it stands.
+    """
+    started, costs = time.perf_counter(), costs or Costs()
+    with ExitStack() as stack:
+        with costs.of("device"):
+            pick_amp(config.amp, pick_device(config.device))  # what is not there is refused at once
+            world = stack.enter_context(join_world(config.device, stop))
+            _begin_on(world.device)
+        console = console if world.is_main else Console(quiet=True)
+        goes_on = or_resume and world.is_main and holds_run(config.out)
+        if world.gather([goes_on])[0][0]:
+            given = {name: getattr(config, name) for name in TrainConfig.__slots__}
+            run = read_run(config.out, given, world, console)
+        else:
+            if world.is_main:
+                check_folder(config.out, config.overwrite)
+            run = Continued(config, None, None)
+        return _run(run, world, console, stop, started, costs)
+
+
+def resume(
+    out: Path,
+    given: Mapping[str, Any],
+    console: Console,
+    stop: StopSignals | None = None,
+    *,
+    costs: Costs | None = None,
+) -> TrainResult:
+    """Go on with a run where its last checkpoint was written; exactly, on the same hardware.
+
+    Args:
+        out: its folder.
+        given: settings that were asked for, by field of `TrainConfig`; those that would make it
+            another run are refused.
+        console, stop, costs: as in `train`.
+
+    Raises:
+        As `train`, and
+        UsageError: other settings or data than it was begun with.
+        DataError: no run is there, or none of its checkpoints can be read.
+    """
+    started, costs = time.perf_counter(), costs or Costs()
+    device = str(given.get("device") or _begun_on(out))
+    with ExitStack() as stack:
+        with costs.of("device"):
+            world = stack.enter_context(join_world(device, stop))
+            _begin_on(world.device)
+        console = console if world.is_main else Console(quiet=True)
+        run = read_run(out, given, world, console)
+        return _run(run, world, console, stop, started, costs)
+
+
+def _begin_on(device: torch.device) -> None:
+    """Make a GPU's context, so that its seconds are not taken for those of what comes first."""
+    if device.type == "cuda":
+        torch.zeros(1, device=device)
+        torch.cuda.synchronize(device)
+
+
+def _run(
+    run: Continued,
+    world: World,
+    console: Console,
+    stop: StopSignals | None,
+    started: float,
+    costs: Costs,
+) -> TrainResult:
+    config, state = run.config, run.state
+    if state is not None and state.is_done:
+        result = TrainResult(config.out, tuple(state.rows), state.best[0], state.seconds)
+        if world.is_main:
+            _complete(result)
+        console.print(f"{config.out} is complete: {len(state.rows)} epochs", markup=False)
+        return result
+    with ExitStack() as stack:
+        with costs.of("data"):
+            check_store_file(config)
+            sources = open_sources(config)
+            beside = describe_folders_beside(config.data)
+            _require_agreement(config, sources, run, world)
+        with costs.of("model"):
+            built = _build_or_rebuild(config, sources[0].classes, run)
+        with costs.of("data"):
+            config = resolve_inputs(config, sources, world)
+            inputs = stack.enter_context(open_inputs(config, sources, world))
+        result = fit(
+            config, inputs, built, console, find_limits=True, stop=stop,
+            run=replace(run, config=config), costs=costs,
+        )  # fmt: skip
+    if beside:
+        console.print(beside, markup=False)
+    if len(sources[0].classes) == 1:
+        lone = one_line(sources[0].classes[0])
+        remedy = "put the images of each class into a folder of its own"
+        console.print(f"only one class, {lone}: nothing to tell apart; {remedy}", markup=False)
+    before_s = 0.0 if state is None else state.seconds
+    seconds = before_s + time.perf_counter() - started
+    result = replace(result, seconds=seconds, costs_s=costs.as_dict())
+    if world.is_main:
+        write_json(config.out / SUMMARY, _summary(result))
+    return result
+
+
+def _build_or_rebuild(config: TrainConfig, classes: Sequence[str], run: Continued) -> BuiltModel:
+    """The model that a config asks for, or one like a checkpoint's, to take its weights."""
+    if run.checkpoint is None:
+        return build(config, classes)
+    return build_model(
+        classes, "none", seed=config.seed, arch=run.checkpoint.arch, size=config.size
+    )
+
+
+def _begun_on(out: Path) -> str:
+    """The device that a run was begun with, where its folder is at hand."""
+    try:
+        return str(read_plain(out / CONFIG).get("device", "auto"))
+    except DataError:
+        return "auto"
+
+
+def _require_agreement(
+    config: TrainConfig, sources: Sequence[Source], run: Continued, world: World
+) -> None:
+    """Refuse data that are not those of the run, or not those of the other processes."""
+    found = {name: identify(source) for name, source in zip(_SPLITS, sources, strict=True)}
+    if run.state is not None:
+        for source, name in zip(sources, _SPLITS, strict=True):
+            begun = dict(run.state.data.get(name) or {})
+            require_same_data(source.path, found[name], begun, f"the run {config.out}")
+    keys = [int(found[name]["content"][:12], 16) for name in _SPLITS]
+    keys += [int(found[name]["labels"][:12], 16) for name in _SPLITS]
+    for rank, others in enumerate(world.gather(keys)):
+        if others != keys:
+            raise DataError(
+                config.data, f"is not the same in processes {world.rank + 1} and {rank + 1}",
+                "the same files on all machines", "copy them anew",
+            )  # fmt: skip
+
+
+def build(config: TrainConfig, classes: Sequence[str]) -> BuiltModel:
+    """The model that a config asks for; see `build_model`."""
+    return build_model(
+        classes, config.weights, seed=config.seed, arch=config.arch, size=config.size,
+        reuse_head=config.reuse_head,
+    )  # fmt: skip
+
+
+def fit(
+    config: TrainConfig,
+    inputs: Inputs,
+    built: BuiltModel,
+    console: Console,
+    *,
+    find_limits: bool = False,
+    stop: StopSignals | None = None,
+    run: Continued | None = None,
+    costs: Costs | None = None,
+) -> TrainResult:
+    """Train a model on inputs that are open already, and write its run folder.
+
+    Args:
+        config: filled in by `resolve_inputs`.
+        inputs: opened for this config, or for one that differs in nothing they depend on.
+        built: the model.
+        console: where progress and notes go.
+        find_limits: try what loader and model could do alone, in the end.
+        stop: who says that it is time to end; None: nobody.
+        run: what to go on from; None: the beginning.
+        costs: is told where the seconds go.
+
+    Raises:
+        As `train`.
+    """
+    config, costs = resolve_rates(config), costs or Costs()
+    with costs.of("model"):
+        trainer = Trainer(config, inputs, built, console, stop, costs)
+    folder: AbstractContextManager[None] = nullcontext()
+    if run is not None and run.checkpoint is not None and run.state is not None:
+        note_changes(run.state.how, trainer.state.how, console)
+        trainer.restore(run.checkpoint, run.state)
+    elif inputs.world.is_main:
+        folder = make_folder(config.out)
+    with folder:
+        _announce(console, config, inputs, built, trainer)
+        result = trainer.run()
+    if find_limits:
+        with costs.of("bottleneck"):
+            set_training(built.model, trainer.frozen)  # after an evaluation
+            found = find_bottleneck(
+                result.epochs, inputs.train,
+                lambda images, labels: trainer.step(images, labels, config.batch_size),
+                loader_name="stock" if config.stock else config.loader, world=inputs.world,
+            )  # fmt: skip
+        result = replace(result, bottleneck=found)
+    return result
+
+
+def resolve_rates(config: TrainConfig) -> TrainConfig:
+    """Fill in the learning rates."""
+    lr, factor = config.lr, config.head_lr_factor
+    if lr is None:
+        lr = peak_lr(config.optimizer, pretrained=config.pretrained)
+    if factor is None:
+        factor = HEAD_LR_FACTOR if config.pretrained else 1.0
+    return replace(config, lr=lr, head_lr_factor=factor)
+
+
+def _complete(result: TrainResult) -> None:
+    """Leave what a run leaves that was not killed between its last checkpoint and its end."""
+    out = result.out
+    (out / PREVIOUS).unlink(missing_ok=True)
+    if not (out / CURVES).exists():
+        from fastft.runs.curves import draw_curves  # matplotlib takes 0.7 s
+
+        draw_curves(out / METRICS, out / CURVES)
+    if not (out / SUMMARY).exists():
+        write_json(out / SUMMARY, _summary(result))
+
+
+def _summary(result: TrainResult) -> dict[str, Any]:
+    """How a run ended, as JSON values."""
+    found = result.bottleneck
+    return {
+        "epochs": len(result.epochs),
+        "best_accuracy": result.best_accuracy,
+        "seconds": round(result.seconds, 3),
+        "costs_s": dict(result.costs_s),
+        "bottleneck": None if found is None else {**asdict(found), "verdict": str(found)},
+    }
+
+
+def _announce(
+    console: Console, config: TrainConfig, inputs: Inputs, built: BuiltModel, trainer: Trainer
+) -> None:
+    """Say what is about to happen, and all that was not taken from the weights."""
+    amp = str(inputs.amp_dtype).removeprefix("torch.") if inputs.amp_dtype else "float32"
+    name = "torchvision (stock)" if config.stock else config.loader
+    size = f"{config.start_size} to {config.size}" if config.start_size else f"{config.size}"
+    world, state = inputs.world, trainer.state
+    idle = torch.cuda.device_count() - world.local_size if inputs.device.type == "cuda" else 0
+    on = f"{inputs.device.type}" if world.size == 1 else f"{world.size} x {inputs.device.type}"
+    lines = [
+        f"{len(inputs.train.source):,} training and {len(inputs.evaluation.source):,} evaluation "
+        f"images, {len(inputs.classes)} classes; {name} loader at {size} px, {on}, {amp}"
+        f"; {built.arch}, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer}, "
+        f"lr {config.lr:g} (output layer x{config.head_lr_factor:g})"
+    ]
+    if idle > 0:
+        lines.append(f"{idle} more GPUs are here: --nproc gpu takes all of them")
+    if state.epoch or state.consumed:
+        lines.append(f"goes on from the checkpoint {state}")
+    if trainer.step.micro_batch:
+        lines.append(f"each process takes {trainer.step.micro_batch} images at once")
+    if built.left_out:
+        lines.append(f"not taken from {config.weights}: {', '.join(built.left_out)}")
+    for cls, row in built.reused.items():
+        lines.append(f"{cls} begins as output row {row} of {config.weights}")
+    if trainer.frozen:
+        parameters = list(built.model.parameters())
+        learning = sum(p.numel() for p in parameters if p.requires_grad)
+        until = f" until epoch {config.unfreeze_epoch}" if config.unfreeze_epoch else ""
+        lines.append(
+            f"frozen{until}: {config.freeze}; {learning:,} of "
+            f"{sum(p.numel() for p in parameters):,} weights learn"
+        )
+    for line in lines:
+        console.print(line, markup=False)

@@ -1,0 +1,189 @@
+"""Where a run stands: what a checkpoint holds beside weights, so that it can be continued exactly.
+
+Of randomness nothing needs to be kept: crops, flips and order are the plan's, a function of seed,
+epoch and sample; what the network draws is a function of seed, step and process; rates are a
+function of the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from fastft.config.train import How
+from fastft.runs.metrics import EpochMetrics, fill
+from fastft.train.step_log import Sums
+from pipelines.errors import FormatError, UsageError
+from pipelines.formats.beton import Index
+from pipelines.formats.source import Source
+
+#: What `identify` gives.
+_IDENTITY = {"images": int, "classes": list, "labels": str, "content": str}
+#: What JSON makes of the types of a state, where that is something else.
+_ALIKE: dict[type, tuple[type, ...]] = {float: (int, float), tuple: (list, tuple)}
+
+
+@dataclass(slots=True)
+class RunState:
+    """Where a run stands.
+
+    Attributes:
+        data: what the run learns from and is judged by, see `identify`.
+        how: what numbers also depend on, beside the settings: for a word of warning.
+        epoch: the present epoch.
+        consumed: how many of its samples have been trained on, by all processes together.
+        sums: of its steps.
+        rows: the epochs that are over.
+        best: accuracy and negative loss of the best of them.
+        best_epoch: which one that is.
+        averaged: steps that the weights' average has seen.
+        metrics_bytes: how much of `metrics.jsonl` belongs to this state.
+        seconds: how long the run has taken.
+        is_done: whether there is nothing left to do.
+        compiled: how its steps are computed, see `compiling`.
+    """
+
+    data: Mapping[str, Any]
+    how: Mapping[str, Any]
+    epoch: int = 0
+    consumed: int = 0
+    sums: Sums = field(default_factory=Sums)
+    rows: list[EpochMetrics] = field(default_factory=list)
+    best: tuple[float, float] = (-1.0, 0.0)
+    best_epoch: int = 0
+    averaged: int = 0
+    metrics_bytes: int = 0
+    seconds: float = 0.0
+    is_done: bool = False
+    compiled: str = "off"
+
+    def __str__(self) -> str:
+        """Which state this is, for people."""
+        if self.consumed:
+            return f"of epoch {self.epoch + 1} after {self.sums.steps} steps"
+        return f"of epoch {self.epoch}"
+
+    def finish_epoch(self, row: EpochMetrics, *, epochs: int, patience: int) -> None:
+        """Stand at the beginning of the next epoch, or at the end.
+
+        Args:
+            row: what came of the epoch.
+            epochs: how many there are at most.
+            patience: end after so many without a better accuracy; 0: never.
+        """
+        self.rows.append(row)
+        # Of epochs with the same accuracy the one with the lower loss.
+        if (row.eval_accuracy, -row.eval_loss) > self.best:
+            self.best, self.best_epoch = (row.eval_accuracy, -row.eval_loss), self.epoch
+        out_of_patience = patience > 0 and self.epoch - self.best_epoch >= patience
+        self.epoch, self.consumed, self.sums = self.epoch + 1, 0, Sums()
+        self.is_done = out_of_patience or self.epoch == epochs
+
+    def pack(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        packed: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return packed
+
+
+def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
+    """The state that a checkpoint holds.
+
+    Raises:
+        FormatError: it is none.
+    """
+    try:
+        state = RunState(**packed)
+        for name, usual in asdict(RunState({}, {})).items():
+            kind = type(getattr(state, name))
+            if kind not in _ALIKE.get(type(usual), (type(usual),)):
+                raise TypeError(f"{name} is of type {kind.__name__}")
+        state.sums = fill(Sums, packed["sums"])
+        state.rows = [fill(EpochMetrics, row) for row in packed["rows"]]
+        accuracy, negative_loss = packed["best"]
+        if not {type(accuracy), type(negative_loss)} <= {*_ALIKE[float]}:
+            raise TypeError("best is no pair of numbers")
+        state.best = (float(accuracy), float(negative_loss))
+        if odd := _find_odd(state):
+            raise ValueError(odd)
+    except (TypeError, ValueError, KeyError) as error:
+        found = f"does not say where its run stood ({error!s:.200})"
+        raise FormatError(path, found, "a last.pt of this version", "train again") from error
+    return state
+
+
+def _find_odd(state: RunState) -> str:
+    """Which numbers of a state cannot be; '' if all can."""
+    for name in ("epoch", "consumed", "averaged", "metrics_bytes", "best_epoch", "seconds"):
+        if not 0 <= getattr(state, name) < 1 << 63:  # not NaN either
+            return f"{name} is {getattr(state, name)}"
+    if state.compiled not in get_args(How):
+        return f"compiled is {state.compiled!r:.80}"
+    if len(state.rows) != state.epoch or any(row.epoch != i for i, row in enumerate(state.rows)):
+        return f"epoch is {state.epoch}, with rows of other epochs"
+    if state.best_epoch > max(0, state.epoch - 1):
+        return f"best_epoch is {state.best_epoch} of {state.epoch}"
+    if (state.consumed > 0) != (state.sums.steps > 0):
+        return f"consumed is {state.consumed} after {state.sums.steps} steps"
+    for split in ("train", "eval"):
+        data = state.data.get(split)
+        kinds = {name: type(value) for name, value in data.items()} if type(data) is dict else {}
+        if kinds != _IDENTITY or not all(
+            type(name) is str for name in state.data[split]["classes"]
+        ):
+            return f"data do not tell {split} from others"
+    odd = [name for name, value in state.how.items() if type(value) not in (str, int, type(None))]
+    return f"how has {odd[0]!r:.80}, which is no text" if odd else ""
+
+
+def identify(source: Source) -> dict[str, Any]:
+    """What tells a data set from another, wherever it lies, as JSON values."""
+    digest = hashlib.sha256()
+    for column in (source.widths, source.heights):
+        digest.update(column.tobytes())
+    if isinstance(source, Index) and source.checksums is not None:
+        digest.update(source.checksums.tobytes())
+    elif isinstance(source, Index):
+        digest.update(source.sizes.tobytes())
+    else:
+        for sample in range(len(source)):
+            digest.update(source.name(sample).encode("utf-8", "surrogateescape") + b"\0")
+    return {
+        "images": len(source),
+        "classes": list(source.classes),
+        "labels": hashlib.sha256(source.labels.tobytes()).hexdigest(),
+        "content": digest.hexdigest(),
+    }
+
+
+def require_same_data(
+    path: Path | str, found: Mapping[str, Any], begun: Mapping[str, Any], whose: str
+) -> None:
+    """Refuse other data than a run was begun with.
+
+    Args:
+        path: where the data are.
+        found, begun: what `identify` says of them, and said then.
+        whose: who was begun with the others.
+
+    Raises:
+        UsageError: with what differs.
+    """
+    if found == begun:
+        return
+
+    def described(data: Mapping[str, Any]) -> str:
+        if found.get("images") != begun.get("images"):
+            return f"{data['images']:,} images"
+        if found.get("classes") != begun.get("classes"):
+            return f"classes {', '.join(data['classes'])}"
+        what = "labels" if found.get("labels") != begun.get("labels") else "contents"
+        return f"{what} {str(data[what.removesuffix('s') if what == 'contents' else what])[:8]}"
+
+    raise UsageError(
+        path, f"has {described(found)}", f"{described(begun)}, which {whose} was begun with",
+        "pass its --data, or train anew into another --out",
+    )  # fmt: skip

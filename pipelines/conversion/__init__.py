@@ -1,0 +1,1 @@
+"""From any listed samples to `.beton` files."""

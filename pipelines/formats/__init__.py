@@ -1,0 +1,1 @@
+"""Where samples lie: class folders, archives, RecordIO and `.beton` files."""

@@ -1,0 +1,396 @@
+"""Reads `.beton` files, ours and stock FFCV's; every offset and size is checked here.
+
+See `layout` for the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import DataError, FormatError
+from pipelines.formats.held_file import HeldFile
+from pipelines.formats.layout import (
+    ALLOCATION,
+    DESCRIPTOR,
+    EXTRA,
+    EXTRA_VERSION,
+    FIELD_NAMES,
+    HEADER,
+    MAGIC,
+    METADATA,
+    METADATA_START,
+    MODE_JPG,
+    MODE_RAW,
+    TYPE_INT,
+    TYPE_RGB,
+    VERSION,
+    About,
+    Preparation,
+    Stored,
+)
+from pipelines.formats.shards import Shard, read_shard
+from pipelines.limits import MAX_FILE_BYTES, MAX_SIDE_PX, MOST_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What a `.beton` holds and where.
+
+    Attributes:
+        path: the file.
+        classes: class names; plain numbers in files that stock FFCV wrote.
+        labels: int64[N].
+        widths, heights: int32[N], px.
+        modes: uint8[N], MODE_JPG or MODE_RAW.
+        pointers, sizes: int64[N], bytes.
+        page_bytes: the page size.
+        fields: names of the image and the label field: any, in files that stock FFCV wrote.
+        checksums: uint32[N] CRC-32 of each sample's bytes, or None (stock FFCV).
+        shard: which part of a conversion this is; None if it is all.
+        preparation: how the pixels were prepared.
+        doubtful: sample -> why its pixels may be wrong.
+        odd: sample -> what decoders say of it that costs no pixel.
+        file: the file, held open.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    widths: NDArray[np.int32]
+    heights: NDArray[np.int32]
+    modes: NDArray[np.uint8]
+    pointers: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    page_bytes: int
+    fields: tuple[str, str]
+    checksums: NDArray[np.uint32] | None
+    shard: Shard | None
+    preparation: Preparation
+    doubtful: Mapping[int, str]
+    odd: Mapping[int, str]
+    _extra: _Extra | None = field(repr=False)
+    file: HeldFile = field(repr=False)
+    _checked: NDArray[np.bool_] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        """A process that is handed an index reads it anew."""
+        return read_index, (self.path,)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the file says where its samples are from; stock FFCV's do not."""
+        return self._extra is not None
+
+    def name(self, sample: int) -> str:
+        """The source file of a sample, relative to the converted folder."""
+        extra = self._extra
+        if extra is None:
+            return f"sample {sample}"
+        # A file that is being destroyed may have lost its names first; an error wants one still.
+        try:
+            before = min(1, sample)
+            ends = self.file.array("<i8", 1 + before, extra.ends_at + 8 * (sample - before))
+            first, last = int(ends[0]) * before, int(ends[-1])
+            if not 0 <= first <= last <= extra.about_at - extra.names_at:
+                return f"sample {sample}"
+            return os.fsdecode(self.file.read(extra.names_at + first, last - first))
+        except DataError:
+            return f"sample {sample}"
+
+    def stored(self, sample: int) -> Stored:
+        """A sample's bytes.
+
+        Raises:
+            DataError: they are not those that were written; see `check`.
+        """
+        data = self._bytes(sample)
+        self._check(sample, data)
+        return Stored(
+            int(self.modes[sample]), int(self.widths[sample]), int(self.heights[sample]), data
+        )
+
+    def read_into(self, sample: int, start: int, target: NDArray[np.uint8]) -> None:
+        """Fill memory with some of a sample's bytes.
+
+        Args:
+            sample: its number.
+            start: the first of its bytes that is wanted.
+            target: uint8[...], contiguous.
+
+        Raises:
+            DataError: as `stored`.
+        """
+        with self._named(sample):
+            self.file.read_into(int(self.pointers[sample]) + start, target)
+        self.check(sample)
+
+    def check(self, sample: int) -> None:
+        """Check a sample's bytes against its checksum, once in this process.
+
+        Many a changed bit still decodes, to other pixels. At 3 GB/s the first look at a photo
+        costs 3 % of its decoding, every further one nothing, unless somebody has written to the
+        file: from then on no earlier look counts. Safe to call from several threads.
+
+        Raises:
+            DataError: the bytes are not those that were written.
+        """
+        if not self._checked[sample] or self.file.has_changed():
+            self._check(sample, self._bytes(sample))
+
+    def _check(self, sample: int, data: bytes) -> None:
+        changed = self.file.has_changed()
+        if self._checked[sample] and not changed:
+            return
+        if self.checksums is None:
+            if changed:  # to what, nobody can tell
+                found, remedy = "has been written to since it was opened", "start again"
+                raise DataError(self.path, found, "the file as it was", remedy)
+        elif zlib.crc32(data) != int(self.checksums[sample]):
+            name = f"{self.path}: {self.name(sample)}"
+            remedy = f"{_REDO}; fastft inspect --verify names all that have"
+            raise DataError(name, "its bytes have changed", "those that were written", remedy)
+        self._checked[sample] = True
+
+    def check_extra(self) -> None:
+        """Check the class names, source names and what a shard says against their checksum.
+
+        Raises:
+            DataError: the file carries no checksums.
+            FormatError: they are not those that were written.
+        """
+        extra = self._extra
+        if extra is None:
+            raise DataError(
+                self.path, "carries no checksums", "a file that fastft wrote", "convert it anew"
+            )
+        if zlib.crc32(self.file.read(extra.at, extra.end - extra.at)) != extra.crc32:
+            raise FormatError(self.path, "its class or source names have changed", "", _REDO)
+
+    def fingerprint(self) -> bytes:
+        """All samples' checksums; where there are none, the file's size and time."""
+        if self.checksums is not None:
+            return hashlib.sha256(self.checksums.tobytes()).digest()
+        state = os.stat(self.path)
+        return f"{state.st_size} {state.st_mtime_ns}".encode()
+
+    def _bytes(self, sample: int) -> bytes:
+        with self._named(sample):
+            return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
+
+    @contextmanager
+    def _named(self, sample: int) -> Iterator[None]:
+        """Lets what goes wrong with the file be said of a sample."""
+        try:
+            yield
+        except DataError as error:
+            name = f"{self.path}: {self.name(sample)}"
+            raise DataError(name, error.found, error.expected, error.remedy) from error
+
+    def damaged(self) -> Iterator[int | None]:
+        """Check every sample against its checksum.
+
+        Yields:
+            For each sample in turn: its number if its bytes have changed, else None.
+
+        Raises:
+            DataError: the file carries no checksums, or the class and source names have changed.
+        """
+        self.check_extra()
+        assert self.checksums is not None
+        for sample in range(len(self)):
+            crc = zlib.crc32(self._bytes(sample))
+            yield sample if crc != int(self.checksums[sample]) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Extra:
+    """Where the parts of our extra block lie in the file, and the checksum of all of it."""
+
+    at: int
+    ends_at: int
+    names_at: int
+    about_at: int
+    end: int
+    crc32: int
+
+
+_REDO = "rerun fastft convert"
+
+
+def read_index(path: Path) -> Index:
+    """Read the tables of a `.beton`, ours or stock FFCV's; the samples stay on disk.
+
+    Every offset and size is checked against the file here, so that no later reader need be.
+
+    Raises:
+        FormatError: `path` is no `.beton`, is of another version, cut short or inconsistent.
+        DataError: it does not exist, cannot be read or holds no samples.
+    """
+    file = _open(path)
+    size = file.size
+    if size < METADATA_START:
+        raise FormatError(path, f"{size:,} bytes long", "a .beton file", _REDO)
+    header = file.array(HEADER, 1, 0)[0]
+    version, samples, page = (
+        int(header["version"]),
+        int(header["samples"]),
+        int(header["page_size"]),
+    )
+    if version != VERSION:
+        hint = "a .beton file" if version > 64 else f"format version {VERSION}"
+        raise FormatError(path, f"format version {version}", hint, _REDO)
+    if page < 1 or page & (page - 1):
+        raise FormatError(path, f"page size {page}", "a power of two", _REDO)
+    descriptors = file.array(DESCRIPTOR, 2, HEADER.itemsize)
+    types = [int(t) for t in descriptors["type"]]
+    names = [bytes(name).split(b"\0")[0] for name in descriptors["name"]]
+    if int(header["fields"]) != 2 or types != [TYPE_RGB, TYPE_INT]:
+        raise FormatError(
+            path, f"{int(header['fields'])} fields of types {types}",
+            "an RGBImageField and an IntField", "write it with fastft convert",
+        )  # fmt: skip
+    if not all(name.isascii() for name in names) or names[0] == names[1]:
+        found = f"fields called {names[0]!r} and {names[1]!r}"  # FFCV finds them by these
+        raise FormatError(path, found, "two names in ASCII", _REDO)
+    if samples == 0:
+        raise DataError(path, "holds no samples", "at least one", _REDO)
+    table, metadata_end = int(header["table"]), METADATA_START + samples * METADATA.itemsize
+    if metadata_end > size or not metadata_end <= table <= size - samples * ALLOCATION.itemsize:
+        raise FormatError(
+            path, f"cut short at {size:,} bytes", f"{samples:,} samples and their tables", _REDO
+        )
+    metadata = file.array(METADATA, samples, METADATA_START)
+    if (size - table) % ALLOCATION.itemsize:
+        raise FormatError(path, "its allocation table ends in the middle", "whole entries", _REDO)
+    allocation = file.array(ALLOCATION, (size - table) // ALLOCATION.itemsize, table)
+    pointers = metadata["pointer"]
+    sizes = _allocated_sizes(path, pointers, allocation)
+    _check_bounds(path, metadata, sizes, metadata_end, table)
+    extra = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
+    parts: dict[str, Any] = dict.fromkeys(("checksums", "shard", "_extra"))
+    parts |= {"preparation": Preparation(), "doubtful": {}, "odd": {}}
+    classes: tuple[str, ...] = ()
+    if extra["magic"] == MAGIC:
+        if int(extra["version"]) != EXTRA_VERSION:
+            found = f"extra data of version {int(extra['version'])}"
+            raise FormatError(path, found, f"version {EXTRA_VERSION}", _REDO)
+        if zlib.crc32(allocation, zlib.crc32(metadata)) != int(extra["tables_crc32"]):
+            raise FormatError(path, "its tables have changed", "their checksum to hold", _REDO)
+        if names != list(FIELD_NAMES):
+            raise FormatError(path, "its fields' names have changed", "", _REDO)
+        classes, parts = _read_extra(file, extra, samples, metadata_end, table)
+    elif extra["magic"]:  # stock FFCV leaves zeros there
+        raise FormatError(path, "its extra data are not marked as such", "", _REDO)
+    labels = metadata["label"].astype(np.int64)
+    known = len(classes) if classes else MAX_SIDE_PX
+    if labels.min() < 0 or labels.max() >= known:
+        found = f"labels from {labels.min()} to {labels.max()}"
+        raise FormatError(path, found, f"0 to {known - 1}", _REDO)
+    return Index(
+        path=path,
+        classes=classes or tuple(str(label) for label in range(int(labels.max()) + 1)),
+        labels=labels,
+        widths=metadata["width"].astype(np.int32),
+        heights=metadata["height"].astype(np.int32),
+        modes=metadata["mode"].copy(),
+        pointers=pointers.astype(np.int64),
+        sizes=sizes.astype(np.int64),
+        page_bytes=page,
+        fields=(names[0].decode(), names[1].decode()),
+        file=file,
+        _checked=np.zeros(samples, np.bool_),
+        **parts,
+    )
+
+
+def _open(path: Path) -> HeldFile:
+    remedy = "name another"
+    try:
+        if path.is_dir():
+            found, expected, remedy = "is a folder", "a .beton file", "name a file in it"
+        else:
+            return HeldFile(path)
+    except FileNotFoundError:
+        found, expected, remedy = "no such file", "a .beton file", "make it by fastft convert"
+    except PermissionError:
+        found, expected, remedy = "cannot be read", "read permission", "see its owner and mode"
+    except OSError as error:
+        found, expected = (error.strerror or type(error).__name__).lower(), "a .beton file"
+    raise DataError(path, found, expected, remedy)
+
+
+def _allocated_sizes(path: Path, pointers: NDArray[Any], allocation: NDArray[Any]) -> NDArray[Any]:
+    """uint64[N]: how many bytes the allocation table gives each sample's pointer."""
+    order = np.argsort(allocation["pointer"], kind="stable")
+    starts = allocation["pointer"][order]
+    at = np.minimum(np.searchsorted(starts, pointers), len(starts) - 1)
+    lost = np.flatnonzero(starts[at] != pointers)
+    if lost.size:
+        raise FormatError(path, f"sample {lost[0]} is not in the allocation table", "", _REDO)
+    return allocation["size"][order][at]
+
+
+def _check_bounds(
+    path: Path, metadata: NDArray[Any], sizes: NDArray[Any], start: int, end: int
+) -> None:
+    pointers, modes = metadata["pointer"], metadata["mode"]
+    # Written without a sum of two file values, which could wrap around.
+    outside = (pointers < start) | (pointers > end) | (sizes > np.uint64(end) - pointers)
+    pixels = metadata["height"].astype(np.uint64) * metadata["width"] * np.uint64(3)
+    checks = {
+        "lies outside the file's pages": outside | (sizes == 0),
+        "has no pixels": pixels == 0,
+        # A few bytes of JPEG may stand for any number of pixels, for which room would be made.
+        f"has more than {MOST_PIXELS:,} pixels": (modes == MODE_JPG) & (pixels > MOST_PIXELS * 3),
+        f"has more than {MAX_FILE_BYTES:,} bytes": (modes == MODE_JPG) & (sizes > MAX_FILE_BYTES),
+        f"has a mode other than {MODE_JPG} (jpg) and {MODE_RAW} (raw)": modes > MODE_RAW,
+        "has a raw size that is not height x width x 3": (modes == MODE_RAW) & (sizes != pixels),
+    }
+    for what, wrong in checks.items():
+        if wrong.any():
+            raise FormatError(path, f"sample {int(np.argmax(wrong))} {what}", "", _REDO)
+
+
+def _read_extra(
+    file: HeldFile, extra: Any, samples: int, start: int, end: int
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The class names, and the fields of Index that our extra block holds."""
+    path, pointer, names_bytes = file.path, int(extra["pointer"]), int(extra["names_bytes"])
+    ends_at = pointer + 4 * samples
+    names_at = ends_at + 8 * samples
+    about_at = names_at + names_bytes
+    block_end = about_at + int(extra["about_bytes"])
+    if not (start <= pointer and block_end <= end):
+        raise FormatError(path, "its extra data lie outside the file", "", _REDO)
+    name_ends = file.array("<i8", samples, ends_at)
+    # Compared, not subtracted: a difference could wrap around.
+    if name_ends[0] < 0 or (name_ends[1:] < name_ends[:-1]).any() or name_ends[-1] != names_bytes:
+        raise FormatError(path, "its source names are out of order", "", _REDO)
+    try:
+        about = About.decode(file.read(about_at, block_end - about_at), samples)
+        shard = None if about.shard is None else read_shard(about.shard)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError(path, "its class names cannot be read", "", _REDO) from None
+    return about.classes, {
+        "shard": shard,
+        "preparation": about.preparation,
+        "doubtful": about.doubtful,
+        "odd": about.odd,
+        "checksums": file.array("<u4", samples, pointer),
+        "_extra": _Extra(
+            pointer, ends_at, names_at, about_at, block_end, int(extra["block_crc32"])
+        ),
+    }

@@ -1,0 +1,172 @@
+"""Writes `.beton` files: samples in order, tables at the end, into place by one rename.
+
+See `layout` for the bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.atomic import AtomicFile
+from pipelines.errors import DataError
+from pipelines.formats.layout import (
+    ALLOCATION,
+    DESCRIPTOR,
+    EXTRA,
+    EXTRA_VERSION,
+    HEADER,
+    MAGIC,
+    MAX_PAGE_BYTES,
+    METADATA,
+    METADATA_START,
+    PAGE_BYTES,
+    TYPE_INT,
+    TYPE_RGB,
+    VERSION,
+    About,
+    Stored,
+)
+
+#: What is read at once of what was left.
+_CHUNK_BYTES = 1 << 20
+
+
+class BetonWriter(AtomicFile):
+    """Writes one `.beton` beside its final place, then puts it there whole or not at all.
+
+    Use as a context manager: `append` samples in order, `finish`, `publish`. What is written
+    depends on the samples alone.
+    """
+
+    def __init__(self, path: Path, capacity: int, temporary: Path | None = None) -> None:
+        """Open a temporary file in `path`'s folder with room for `capacity` samples' metadata.
+
+        Args:
+            path: the output.
+            capacity: samples at most.
+            temporary: where to write until then, and what another writer of the same samples may
+                have left; see `adopt`.
+        """
+        super().__init__(path, temporary)
+        self._metadata = np.zeros(capacity, METADATA)
+        self._sizes = np.zeros(capacity, np.uint64)
+        self._checksums = np.zeros(capacity, np.uint32)
+        self._names: list[bytes] = []
+        self._end = METADATA_START + capacity * METADATA.itemsize
+        self._page = PAGE_BYTES
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def append(self, stored: Stored, label: int, name: str, checksum: int) -> None:
+        """Write one sample.
+
+        Raises:
+            DataError: the sample is larger than a page can be.
+        """
+        size = len(stored.data)
+        if size > MAX_PAGE_BYTES:
+            found = f"{size:,} bytes as stored"
+            raise DataError(name, found, f"at most {MAX_PAGE_BYTES:,}", "see --max-side")
+        pointer = self._place(size)
+        _write_at(self.descriptor, stored.data, pointer)
+        self._note((stored.mode, stored.width, stored.height, pointer, label), size, checksum, name)
+
+    def adopt(
+        self, mode: int, sides: tuple[int, int], size: int, label: int, name: str, checksum: int
+    ) -> bool:
+        """Take over the next sample from the temporary file, if its bytes are there.
+
+        Args:
+            mode: how it is stored.
+            sides: width and height, px.
+            size: bytes.
+            label, name: as for `append`.
+            checksum: CRC-32 that the bytes must have.
+        """
+        before = self._end, self._page
+        pointer = self._place(size)
+        if size > MAX_PAGE_BYTES or _crc_at(self.descriptor, pointer, size) != checksum:
+            self._end, self._page = before
+            return False
+        self._note((mode, *sides, pointer, label), size, checksum, name)
+        return True
+
+    def go_on(self) -> None:
+        """Drop from the temporary file what was not taken over."""
+        os.ftruncate(self.descriptor, self._end)
+
+    def finish(self, about: About) -> int:
+        """Write the tables and force everything to disk; returns the file's size in bytes."""
+        samples = len(self._names)
+        metadata, names = self._metadata[:samples], b"".join(self._names)
+        allocation = np.empty(samples, ALLOCATION)
+        allocation["sample"] = np.arange(samples)
+        allocation["pointer"], allocation["size"] = metadata["pointer"], self._sizes[:samples]
+        ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
+        words = about.encode()
+        block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, words))
+        extra = np.zeros(1, EXTRA)
+        extra[0] = (
+            MAGIC, EXTRA_VERSION, zlib.crc32(allocation, zlib.crc32(metadata)),
+            zlib.crc32(block), len(words), self._end, len(names),
+        )  # fmt: skip
+        descriptors = np.zeros(2, DESCRIPTOR)
+        for descriptor, kind, name in zip(
+            descriptors, (TYPE_RGB, TYPE_INT), (b"image", b"label"), strict=True
+        ):
+            descriptor["type"] = kind
+            descriptor["name"][: len(name)] = np.frombuffer(name, np.uint8)
+        descriptors["arguments"][0, : EXTRA.itemsize] = extra.view(np.uint8)
+        header = np.zeros(1, HEADER)
+        header[0] = (VERSION, 2, self._page, samples, self._end + len(block))
+        _write_at(self.descriptor, block, self._end)
+        _write_at(self.descriptor, allocation.tobytes(), self._end + len(block))
+        _write_at(self.descriptor, header.tobytes() + descriptors.tobytes() + metadata.tobytes(), 0)
+        os.fsync(self.descriptor)
+        return self._end + len(block) + allocation.nbytes
+
+    def _note(self, row: tuple[int, ...], size: int, checksum: int, name: str) -> None:
+        sample = len(self._names)
+        self._metadata[sample] = row
+        self._sizes[sample], self._checksums[sample] = size, checksum
+        self._names.append(os.fsencode(name))
+
+    def _place(self, size: int) -> int:
+        """Where the next `size` bytes go, such that they cross no multiple of the page size.
+
+        The final page size is known only when the last sample is. A sample larger than the first
+        page size therefore starts at a multiple of the power of two that holds it: then it lies
+        within one page of any size from that power on.
+        """
+        page = max(PAGE_BYTES, 1 << (size - 1).bit_length()) if size > 1 else PAGE_BYTES
+        self._page = max(self._page, page)
+        start = self._end
+        if start // page != (start + size - 1) // page:
+            start = -(-start // page) * page
+        self._end = start + size
+        return start
+
+
+def _write_at(file: int, data: bytes | NDArray[np.uint8], offset: int) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _crc_at(file: int, offset: int, size: int) -> int | None:
+    """CRC-32 of some bytes of a file; None where it ends before."""
+    crc, end = 0, offset + size
+    while offset < end:
+        chunk = os.pread(file, min(_CHUNK_BYTES, end - offset), offset)
+        if not chunk:
+            return None
+        crc = zlib.crc32(chunk, crc)
+        offset += len(chunk)
+    return crc

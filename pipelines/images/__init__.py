@@ -1,0 +1,1 @@
+"""The bytes of one image file: markers, damage, orientation, depth."""

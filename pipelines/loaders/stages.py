@@ -1,0 +1,116 @@
+"""The loaders' parts, each without the others: what no loader can be faster than.
+
+Who measures them has the clock and the threads: a part makes workers, one for each thread, that are
+told again and again which of the samples to take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.decoder import Decoder
+from pipelines.formats.source import Source
+from pipelines.kernels import cpu
+from pipelines.plan import Plan
+from pipelines.reference import MEAN, STD
+from pipelines.rendering import make_geometry
+from pipelines.resident.store import PixelWriter, StoreFormat, lay_out
+from pipelines.transfer import BatchPool, PinnedSlot, normalizing_factors
+from pipelines.workers import make_threads
+
+#: Does a part's work on some of its samples, which are given by their places; what it gives is
+#: memory of the worker's own, which the next call writes anew.
+Work = Callable[[slice], object]
+
+
+class Decoding:
+    """Samples to pixels, into one buffer that is used again: as `ffcv` decodes."""
+
+    def __init__(self, source: Source, samples: NDArray[np.int64]) -> None:
+        self._source, self._samples = source, samples
+        areas = source.heights[samples].astype(np.int64) * source.widths[samples]
+        self._largest_bytes = 3 * int(areas.max())
+
+    def worker(self) -> Work:
+        """One thread's; gives the last sample's pixels, raises DataError if one is broken."""
+        decoder, room = Decoder(self._source), np.empty(self._largest_bytes, np.uint8)
+
+        def decode(part: slice) -> NDArray[np.uint8]:
+            for sample in self._samples[part].tolist():
+                decoder.to_rgb(sample, room)
+            return room
+
+        return decode
+
+
+class Kernel:
+    """Decoded pixels to rows of a batch: crop, resize, flip, normalize; as `resident` renders."""
+
+    def __init__(
+        self, source: Source, samples: NDArray[np.int64], plan: Plan, *, normalize: bool = True
+    ) -> None:
+        """Decode the samples; all of their pixels are kept.
+
+        Args:
+            source: where they are.
+            samples: which.
+            plan: of an epoch.
+            normalize: to float32; else rows are uint8.
+
+        Raises:
+            DataError: a sample is broken.
+        """
+        held = np.zeros(len(source), np.bool_)
+        held[samples] = True
+        layout = lay_out(source, StoreFormat(), held)
+        pixels = np.empty(layout.total, np.uint8)
+
+        def fill(some: NDArray[np.int64]) -> None:
+            writer = PixelWriter(source, layout)
+            for sample in some.tolist():
+                writer.write(sample, pixels[layout.place(sample)])
+
+        with make_threads() as threads:
+            list(threads.map(fill, np.array_split(samples, min(16, len(samples)))))
+        sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
+        self._frames = cpu.Frames(
+            pixels, layout.offsets[samples], layout.pitches[samples], sides.astype(np.int64)
+        )
+        rows = plan.rows(samples)
+        self._flips, self._size = rows.flips, plan.size
+        self._geometry, self._down_first = make_geometry(rows, plan)
+        self._written: type[np.generic] = np.float32 if normalize else np.uint8
+
+    def worker(self, most: int) -> Work:
+        """One thread's, for at most so many samples at once."""
+        size, (pixels, *places) = self._size, self._frames
+        factors = normalizing_factors(size, MEAN, STD)
+        scratch = cpu.fit_scratch(None, self._geometry, size, False)
+        out = BatchPool((most, size, size * 3), self._written).take().numpy()
+
+        def render(part: slice) -> NDArray[Any]:
+            geometry = self._geometry[part]
+            cpu.render_rows(
+                cpu.Frames(pixels, *(each[part] for each in places)), False, geometry,
+                self._flips[part], self._down_first[part], *factors, scratch, out[: len(geometry)],
+            )  # fmt: skip
+            return out[: len(geometry)]
+
+        return render
+
+
+class Copying:
+    """A batch of uint8 pixels from pinned memory to a device."""
+
+    def __init__(self, device: torch.device, bytes_: int) -> None:
+        self._slot, self._bytes = PinnedSlot(device), bytes_
+        self._slot.prepare(bytes_)
+
+    def __call__(self) -> torch.Tensor:
+        """Begin a copy, which is there when the device has been waited for."""
+        return self._slot.send(self._bytes)

@@ -1,0 +1,352 @@
+"""Rows of the plan to batches by the compiled kernel, on threads of our own.
+
+Knows how work is shared out and when the kernel is compiled; a subclass knows where a row's pixels
+come from. A batch is cut into pieces that any idle thread takes, also while an earlier batch is
+being finished, so that no core waits at a batch's end.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+
+from pipelines.decoder import Decoder, Known
+from pipelines.forks import hold_while_forking
+from pipelines.formats.source import Source
+from pipelines.kernels import cpu
+from pipelines.memory import require_blas_room
+from pipelines.plan import Plan, Rows, resized_geometry
+from pipelines.reference import MEAN, STD
+from pipelines.transfer import BatchPool, normalizing_factors
+
+#: Rows of a piece at most: 8 ms of a core where they are decoded, long against handing it out and
+#: short against an epoch.
+_PIECE_ROWS = 8
+#: A decoded image larger than this (11 megapixels) gives its memory back: each thread may meet the
+#: few large ones of a set, and none should hold on to their size.
+_KEEP_BYTES = 32 << 20
+_compiling = threading.RLock()
+hold_while_forking(_compiling)  # numba's own locks are held with it
+#: The one that is installed, which the reference is.
+_PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
+#: What the kernel writes for a dtype; bfloat16, which NumPy lacks, as its bits.
+_WRITTEN: dict[torch.dtype | None, type[np.generic]] = {
+    None: np.uint8,
+    torch.bfloat16: np.uint16,
+}
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Compile or load a kernel in this block, or change what numba then sees: one thread at a time.
+
+    Raises:
+        MemoryError: there is no room for what numba loads.
+    """
+    with _compiling:
+        require_blas_room()
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of a batch.
+
+    Attributes:
+        part: which.
+        samples: int64[B].
+        geometry: int32[B, 2, 4], see `cpu.START`.
+        flips, down_first: bool[B].
+    """
+
+    part: slice
+    samples: NDArray[np.int64]
+    geometry: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+    down_first: NDArray[np.bool_]
+
+    def cut(self, part: slice) -> Piece:
+        """A part of it, as a piece of the same batch."""
+        arrays = (self.samples, self.geometry, self.flips, self.down_first)
+        return Piece(part, *(each[part] for each in arrays))  # type: ignore[arg-type]
+
+
+class Worker:
+    """What one thread works with; its memory grows to what the thread meets."""
+
+    def __init__(self, source: Source, known: Known | None = None) -> None:
+        self._source, self._known = source, known
+        self.pixels = np.empty(0, np.uint8)
+        self._size, self._factors = 0, normalizing_factors(0, MEAN, STD)
+        self._scratch: cpu.Scratch | None = None
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Made when it is first needed: not all sources of pixels decode here."""
+        return Decoder(self._source, self._known)
+
+    def room(self, bytes_: int) -> NDArray[np.uint8]:
+        """uint8[...] for a frame of so many bytes, and for what the kernel reads behind it."""
+        if self.pixels.size < bytes_ + cpu.READ_PAST:
+            self.pixels = np.empty(bytes_ + cpu.READ_PAST, np.uint8)
+        return self.pixels
+
+    def fit(
+        self, geometry: NDArray[np.int32], size: int, planar: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], cpu.Scratch]:
+        """Scale, bias, and scratch that is large enough for these rows, see `cpu.render_rows`.
+
+        The size is the batch's, whatever the renderer's is by now: one that nobody waits for any
+        more may still be in the making.
+        """
+        if size != self._size:
+            self._size, self._factors = size, normalizing_factors(size, MEAN, STD)
+            self._scratch = None
+        self._scratch = cpu.fit_scratch(self._scratch, geometry, size, planar)
+        return *self._factors, self._scratch
+
+    def relax(self) -> None:
+        """Give back what only a very large image needed."""
+        if self.pixels.nbytes > _KEEP_BYTES:
+            self.pixels = np.empty(0, np.uint8)
+
+
+class Renderer(ABC):
+    """Renders rows of one source at one size at a time, on threads.
+
+    Attributes:
+        pool: of batches [B, S, S, 3].
+        threads: that render.
+        known: what they have found out about samples.
+    """
+
+    def __init__(
+        self, source: Source, size: int, dtype: torch.dtype | None, *, batch: int, workers: int
+    ) -> None:
+        """Prepare, and begin to load the kernel; memory comes with the first batch.
+
+        Args:
+            source: the samples.
+            size: output side S, px.
+            dtype: of normalized batches: float32, bfloat16 or float16; None for uint8.
+            batch: rows of a batch at most.
+            workers: threads.
+        """
+        self._source, self._dtype, self._batch = source, dtype, batch
+        self.known = Known(source)
+        self._written = _WRITTEN.get(dtype, np.float32)
+        self.set_size(size)
+        self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
+        self._local = threading.local()
+        self.threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-render")
+        # Takes 0.3 s when it is on disk already, while the caller is still building his model.
+        self._compiled = self.threads.submit(self._compile)
+
+    def set_size(self, size: int) -> None:
+        """Render at another size from the next `submit` on.
+
+        What has been submitted keeps to the old one; its memory goes with the last batch on it.
+        """
+        self.pool = BatchPool((self._batch, size, size, 3), self._written)
+
+    def submit(self, rows: Rows, plan: Plan) -> Rendering:
+        """Start rendering `rows`; safe from any one thread at a time.
+
+        Raises:
+            ValueError: the plan is of another size, or a box reaches out of its image.
+        """
+        if plan.size != self.pool.shape[1]:  # the kernel would read and write anywhere
+            raise ValueError(f"a plan of {plan.size} px, batches of {self.pool.shape[1]}")
+        geometry, down_first = make_geometry(rows, plan)
+        whole = Piece(slice(None), rows.samples, geometry, rows.flips, down_first)
+        step = self._piece_rows
+        pieces = [
+            whole.cut(slice(at, min(at + step, len(rows)))) for at in range(0, len(rows), step)
+        ]
+        return Rendering(self, pieces, len(rows))
+
+    def close(self) -> None:
+        """End the threads; what has not been started never is."""
+        self.threads.shutdown(cancel_futures=True)
+
+    def worker(self) -> Worker:
+        """The calling thread's own."""
+        try:
+            worker: Worker = self._local.worker
+        except AttributeError:
+            worker = self._local.worker = Worker(self._source, self.known)
+        return worker
+
+    def as_tensor(self, images: torch.Tensor) -> torch.Tensor:
+        """What the kernel has written, as the dtype that was asked for."""
+        if self._dtype is None:
+            return images
+        return images.view(torch.bfloat16) if self._written == np.uint16 else images.to(self._dtype)
+
+    def render(self, piece: Piece, out: NDArray[Any]) -> None:
+        """Render a piece into the batch's memory [B, S, S, 3]."""
+        worker, size = self.worker(), out.shape[1]
+        self._draw(piece, worker, out[piece.part].reshape(-1, size, size * 3))
+        worker.relax()
+
+    @abstractmethod
+    def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+        """Render a piece.
+
+        Args:
+            piece: the rows.
+            worker: of the calling thread.
+            out: [B, S, S * 3], see `cpu.render_rows`.
+
+        Raises:
+            DataError: a sample is broken.
+        """
+
+    def _render_rows(
+        self,
+        frames: cpu.Frames,
+        piece: Piece,
+        worker: Worker,
+        out: NDArray[Any],
+        planar: bool = False,
+    ) -> None:
+        """Call the kernel on decoded pixels."""
+        self._compiled.result()
+        self._call(frames, piece, worker, out, planar)
+
+    def _call(
+        self, frames: cpu.Frames, piece: Piece, worker: Worker, out: NDArray[Any], planar: bool
+    ) -> None:
+        cpu.render_rows(
+            frames, planar, piece.geometry, piece.flips, piece.down_first,
+            *worker.fit(piece.geometry, out.shape[1], planar), out,
+        )  # fmt: skip
+
+    def _compile(self) -> None:
+        """Compile the kernel, or load it from numba's cache, once in a process.
+
+        Two threads at once would trip over each other, and FFCV over both (see `ffcv_loader`).
+        """
+        nothing, flags = np.empty(0, np.int64), np.empty(0, np.bool_)
+        piece = Piece(slice(0), nothing, np.empty((0, 2, 4), np.int32), flags, flags)
+        worker = self.worker()
+        frames = cpu.Frames(worker.room(0), *(np.empty((0, n), np.int64) for n in (3, 2, 2)))
+        out = np.empty((0, 1, 3), self._written)
+        with compiling():
+            self._call(frames, piece, worker, out, planar=False)
+
+
+class Rendering:
+    """A batch in the making."""
+
+    def __init__(self, renderer: Renderer, pieces: Sequence[Piece], rows: int) -> None:
+        """Hand all pieces to the threads; the batch's memory is taken when the first one starts."""
+        self._renderer, self._pool, self._rows = renderer, renderer.pool, rows
+        self._lock = threading.Lock()
+        self._images: torch.Tensor | None = None
+        self._futures = [renderer.threads.submit(self._run, each) for each in pieces]
+
+    def result(self) -> torch.Tensor:
+        """Wait for [B, S, S, 3], the caller's for good.
+
+        Raises:
+            DataError: a sample is broken.
+        """
+        wait_for(self._futures)
+        return self._renderer.as_tensor(self._memory()[: self._rows])
+
+    def cancel(self) -> None:
+        """Forget what has not been started."""
+        for future in self._futures:
+            future.cancel()
+
+    def _run(self, piece: Piece) -> None:
+        try:
+            self._renderer.render(piece, self._memory().numpy())
+        except Exception:
+            raise
+        except BaseException as error:
+            raise surfacing(error) from error
+
+    def _memory(self) -> torch.Tensor:
+        with self._lock:
+            if self._images is None:
+                self._images = self._pool.take()
+            return self._images
+
+
+def surfacing(error: BaseException) -> Exception:
+    """What the caller is told of an error in a thread: what would end a thread must not end him."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"{type(error).__name__} in a thread of the loader: {error}")
+
+
+def wait_for(futures: Sequence[Future[None]]) -> None:
+    """Wait until all are done; after the first error, what has not been started never is."""
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def make_geometry(rows: Rows, plan: Plan) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Each row's box as the kernels take it, checked against its image.
+
+    Returns:
+        int32[B, 2, 4], see `cpu.START`; bool[B], whether the vertical pass comes first.
+
+    Raises:
+        ValueError: a box reaches out of its image, which no plan's does.
+    """
+    sides = np.stack((plan.heights[rows.samples], plan.widths[rows.samples]), axis=1).astype(
+        np.int64
+    )
+    geometry = np.empty((len(rows), 2, 4), np.int32)
+    if plan.clips_at_box:
+        geometry[..., cpu.START] = rows.boxes[:, :2]
+        geometry[..., cpu.LENGTH] = rows.boxes[:, 2:]
+        geometry[..., cpu.RESIZED], geometry[..., cpu.OFFSET] = plan.size, 0
+    else:
+        resized, corner = resized_geometry(rows.boxes, sides, plan.size)
+        geometry[..., cpu.START], geometry[..., cpu.LENGTH] = 0, sides
+        geometry[..., cpu.RESIZED], geometry[..., cpu.OFFSET] = resized, corner
+    start, length, resized, offset = np.moveaxis(geometry.astype(np.int64), -1, 0)
+    inside = (start >= 0) & (length > 0) & (start + length <= sides)
+    inside &= (offset >= 0) & (offset + plan.size <= resized)
+    if not inside.all():
+        raise ValueError(f"box {rows.boxes[np.argmin(inside.all(1))]} reaches out of its image")
+    return geometry, goes_down_first(length, resized, _PILLOW)
+
+
+def goes_down_first(
+    length: NDArray[np.int64], resized: NDArray[np.int64], pillow: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which rows a Pillow resizes down before across; the other order rounds otherwise.
+
+    Args:
+        length, resized: int64[B, 2] height and width before and after, px.
+        pillow: its version, two numbers at least.
+
+    Source: pull requests 9524 (Pillow 12.2) and 9549 (13.0) of python-pillow/Pillow.
+    """
+    down, across = (length - resized).T
+    first = np.zeros(len(length), np.bool_)
+    if pillow >= (13, 0):
+        first = down > np.maximum(0, 2 * across)
+    elif pillow >= (12, 2):
+        first = (length[:, 0] > 100 * length[:, 1]) & (down > 0)
+    return first

@@ -1,0 +1,1 @@
+"""Pixels that are decoded once and kept: in RAM, in a file, on a GPU."""
