@@ -1,0 +1,80 @@
+"""The count of what tests try, and README's table of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import soak
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: The suite's own count and mark, without what a session of it loads.
+CONFTEST = f"""
+from importlib.util import module_from_spec, spec_from_file_location
+
+spec = spec_from_file_location("suite", {str(ROOT / "tests" / "conftest.py")!r})
+suite = module_from_spec(spec)
+spec.loader.exec_module(suite)
+tried, pytest_itemcollected = suite.tried, suite.pytest_itemcollected
+"""
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_one(number, tried):
+    tried("disks pulled out", number)
+
+def test_another(tried):
+    tried("disks pulled out")
+    tried("plugs pulled out", 1000)
+
+def test_that_fails(tried):
+    tried("cables cut", 4)
+    assert not tried
+
+def test_that_is_skipped(tried):
+    pytest.skip("no saw")
+
+def test_that_tries_nothing():
+    pass
+"""
+
+
+def test_what_is_tried_is_counted_over_all_processes(tmp_path: Path) -> None:
+    (tmp_path / "test_faults.py").write_text(TESTS)
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    out = tmp_path / "toll.json"
+    ended = subprocess.run(
+        [sys.executable, ROOT / "tests/support/soak.py", "--hours", "0.5", "--out", out, "--",
+         tmp_path, "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider"],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    results = json.loads(out.read_text())
+    assert {what: each["times"] for what, each in results["tried"].items()} == {
+        "cables cut": 4, "disks pulled out": 6, "plugs pulled out": 1000,
+    }  # fmt: skip
+    assert results["passed"] == 3
+    assert [name.rpartition("::")[2] for name in results["failed"]] == ["test_that_fails (call)"]
+    assert "no saw" in results["skipped"][0]
+    text = soak.render(results)
+    assert "| plugs pulled out | 1,000 |" in text
+    assert "| **failures** | **1** | |" in text
+    assert text in ended.stdout
+
+
+def test_readmes_table_is_what_its_file_says() -> None:
+    text = (ROOT / "README.md").read_text()
+    within = text.partition(soak.BEGIN)[2].partition(soak.END)[0]
+    first, _, rest = within.strip().partition("\n")
+    name = first.removeprefix(soak.OF).removesuffix("-->").strip()
+    results = json.loads((ROOT / name).read_text())
+    sums = soak.sum_up(results)
+    assert rest.strip() == soak.render(sums).strip()
+    assert soak.OTHERS not in sums["tried"]
+    assert sum(each["times"] for each in sums["tried"].values()) == sum(
+        each["times"] for each in results["tried"].values()
+    )
+    assert not results["failed"]
