@@ -47,15 +47,15 @@ def bench(
 ) -> None:  # fmt: skip
     """Find out where the time goes, here and with your photos, and which loader to train with.
 
-    First every stage is measured without the others: reading from storage and from memory, decoding
-    and the kernel that crops and resizes on one core and on all, the copy to a GPU, the model's
-    step. They are the ceilings. Then every loader reads the data in a process of its own: its first
-    epoch, which starts it up, later ones, and with --cold a first one whose photos are not in
-    memory. 'stock' is torchvision's own DataLoader, to compare with. The table says which stage
-    binds each of them and how much of what that allows is reached.
+    First it measures every stage alone: reading from storage and from memory, decoding and the
+    kernel that crops and resizes on one core and on all, the copy to a GPU, the model's step.
+    These are the ceilings. Then every loader reads the data in a process of its own: its first
+    epoch, later ones, and with --cold a first epoch whose photos are not in memory. 'stock' is
+    torchvision's own DataLoader. The table says which stage binds each loader and how much of
+    that bound it reaches.
 
-    It ends with one line that says what to train with, and why. Nothing is won by a loader that is
-    faster than the model learns: then the simplest is named. OUT/bench.json holds the figures,
+    It ends with the loader to train with, and why. Where the model is the bottleneck, a faster
+    loader gains nothing: then it names the simplest. OUT/bench.json holds the figures,
     OUT/bench.png shows them; fastft report makes a page of both.
 
     A loader that is not installed, crashes or has no room for its pixels is a line at the end.

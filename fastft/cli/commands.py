@@ -5,7 +5,8 @@ Nothing heavy is imported before a command needs it: `fastft --help` loads no to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from inspect import getdoc
 from typing import Any
 
 import typer
@@ -39,17 +40,29 @@ app = typer.Typer(
 ArgumentError: Any = typer.BadParameter.__base__
 #: What typer makes of Ctrl-C.
 _INTERRUPTED = 130
+#: How a paragraph of a docstring begins that is an example.
+_EXAMPLE = "Example: "
 #: Options that say how much is in memory at once, and what to do with them if it runs out.
 _SPARING = {
     "batch_size": "a smaller --batch-size", "size": "a smaller --size",
     "workers": "fewer --workers", "loader": "another --loader", "images": "fewer --images",
 }  # fmt: skip
 
+
+def help_of(command: Callable[..., Any]) -> str:
+    """A command's docstring as help: paragraphs in one line each, its examples as one block."""
+    paragraphs = (getdoc(command) or "").split("\n\n")
+    joined = [" ".join(each.split()) for each in paragraphs]
+    examples = [each.removeprefix(_EXAMPLE) for each in joined if each.startswith(_EXAMPLE)]
+    text = [each for each in joined if not each.startswith(_EXAMPLE)]
+    return "\n\n".join([*text, "\n".join(["Examples:", *(f"$ {each}" for each in examples)])])
+
+
 for command in (
     synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, bench,
     parity, report, doctor,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(help=help_of(command))(command)
 
 
 def run() -> int:

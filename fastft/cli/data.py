@@ -155,8 +155,8 @@ def convert(
 
     Example: fastft convert photos data --shard 2/8
 
-    What a conversion that was killed has left is gone on with if the same command is given with
-    --resume, and removed without it. Errors and Ctrl-C leave nothing.
+    The same command with --resume continues a conversion that was killed; without it, what that
+    left is removed. Errors and Ctrl-C leave nothing.
 
     Example: fastft convert photos data --resume
     """
@@ -198,7 +198,7 @@ def merge(
 ) -> None:
     """Put the shards of a conversion together: byte for byte what convert writes without --shard.
 
-    That every shard is there, whole and of the same conversion is checked first, and every image's
+    Checks first that every shard is there, whole and of the same conversion, and every image's
     checksum while it is copied. The output appears whole or not at all.
 
     Example: fastft merge data --remove-shards

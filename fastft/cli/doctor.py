@@ -18,11 +18,11 @@ def doctor(
     """Say what this machine is, what works here, and what installs what does not.
 
     Every loader decodes two small images, in a process of its own that may crash or hang (it is
-    killed after 2 minutes), and its pixels are held against the reference. A note is something
-    that one may do without; a problem is not. Both come with the line that mends them.
+    killed after 2 minutes), and its pixels are held against the reference. A note is about
+    something optional, a problem is not. Both come with the command that solves them.
 
-    Ends with status 0 if torch can be imported and at least one loader works, else with 1. Send
-    what --json prints along with a report of a bug.
+    Exit status 0 if torch can be imported and at least one loader works, else 1. Add the output
+    of --json to a bug report.
 
     Example: fastft doctor
     """

@@ -113,9 +113,9 @@ def predict(
 ) -> None:
     """Print class and probability of images.
 
-    Images are cut as in evaluation. Where an image's folder bears a class name, the share of right
-    answers is printed too. Of many images a broken one is named and left out; the command then ends
-    with status 1.
+    Images are prepared as in evaluation. If an image's folder has the name of a class, the
+    share of right answers is printed, too. A broken one of many images is named and left out;
+    the exit status is then 1.
 
     Example: fastft predict run photo.jpg photos/test --sheet sheet.png
     """

@@ -64,7 +64,7 @@ def sweep(
 ) -> None:
     """Train with several learning rates, from weights and from scratch: a table and a picture.
 
-    With --weights none, from scratch alone.
+    With --weights none, only from scratch.
 
     Example: fastft sweep --data data --weights source --lr 1e-4,1e-3,1e-2 --out swept
     """

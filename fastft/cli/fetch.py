@@ -39,9 +39,10 @@ def fetch(
 ) -> None:
     """Download a data set, check its hash, unpack it.
 
-    A download that was cut off continues where it ended when run again; what is there whole is not
-    fetched twice. Archives whose files lie in one folder give DIR/that folder, others DIR/their
-    own name; what is no archive stays a file. hotdog is 2,000 photos to train on and 800 to test.
+    A download that was cut off continues when the command is run again; what is complete is not
+    fetched twice. An archive whose files lie in one folder becomes DIR/that folder, any other
+    DIR/its own name; a file that is no archive stays a file. hotdog is 2,000 photos to train on
+    and 800 to test.
 
     Example: fastft fetch hotdog
     """

@@ -115,10 +115,11 @@ def parity(
 ) -> None:  # fmt: skip
     """Prove that the loaders feed the same pixels, or train the same models.
 
-    By default every loader executes the same crops, and its distance from the reference is told in
-    levels of 255, of its decoder and its resize alone, too. With --accuracy every loader trains
-    from the same weights with the same seeds, and what comes out is tested for equivalence with
-    torchvision's own pipeline. Ends with status 1 if a loader is farther off than it may be.
+    By default every loader executes the same crops; printed is its distance from the reference
+    in levels of 255, as a whole and for its decoder and its resize alone. With --accuracy every
+    loader trains from the same weights with the same seeds, and the models are tested for
+    equivalence with torchvision's own pipeline. Exit status 1 if a loader is farther off than
+    it states.
 
     Example: fastft parity data --stock
 

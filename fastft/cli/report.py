@@ -29,7 +29,7 @@ def report(
     """Write one HTML page of what other commands measured; it needs no other file and no network.
 
     Throughput, what each stage allows, how cost grows, parity, the curves of trainings,
-    evaluations, machines: whatever the sources hold. What they are is told by their content.
+    evaluations, machines: whatever the sources hold. Sources are recognized by their content.
     Several of a kind are shown side by side: the curves of runs in one chart, with the settings
     that differ. Below each chart are its figures.
 

@@ -84,7 +84,7 @@ def _training(
     ] = None,
     eval_view: Annotated[
         str | None,
-        _option("How the others are: eval (shorter side, then centre) or eval-square.",
+        _option("How evaluation images are cut: eval (shorter side, then centre) or eval-square.",
                 _TRAIN.eval_view, _DATA),
     ] = None,
     apply_exif: Annotated[
@@ -135,7 +135,7 @@ def _training(
         str | None, _option("cosine (with a warm-up) or constant.", _TRAIN.schedule, _LEARNING)
     ] = None,
     warm_up: Annotated[
-        float | None, _option("Share of the steps that it takes.", _TRAIN.warm_up, _LEARNING)
+        float | None, _option("Share of the steps for the warm-up.", _TRAIN.warm_up, _LEARNING)
     ] = None,
     loss: Annotated[
         str | None, _option("mean or sum over the batch.", _TRAIN.loss, _LEARNING)
@@ -199,7 +199,7 @@ def _training(
     ] = None,
     micro_batch: Annotated[
         int | None,
-        _option("Most images that a process puts through the model at once; a step adds up several "
+        _option("Most images of one forward pass of a process; a step adds up several "
                 "of them.", "all of its share; on a GPU, as many as fit", _SPEED),
     ] = None,
     sync_bn: Annotated[
@@ -212,7 +212,7 @@ def _training(
                 "as 30s or 5m; 0: never.", _TRAIN.checkpoint_every, _RUN),
     ] = None,
     seed: Annotated[
-        int | None, _option("Of crops, flips, order and new weights.", _TRAIN.seed, _RUN)
+        int | None, _option("Seed of crops, flips, order and new weights.", _TRAIN.seed, _RUN)
     ] = None,
     tensorboard: Annotated[
         bool | None,
@@ -276,7 +276,7 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the run in this folder, where its last checkpoint was written. "
+            help="Continue the run in this folder from its last checkpoint. "
             "Options that would make it another run are refused.",
             show_default=False,
             rich_help_panel=_RUN,
@@ -286,8 +286,8 @@ def train(
         bool,
         typer.Option(
             "--auto-resume",
-            help="If --out holds a run of these options, go on with it, else begin it: for jobs "
-            "that a scheduler starts again.",
+            help="Continue the run in --out if it has these options, else begin one: for jobs "
+            "that a scheduler restarts.",
             rich_help_panel=_RUN,
         ),
     ] = False,
@@ -310,10 +310,9 @@ def train(
 ) -> None:
     """Fine-tune a classifier and write a run folder.
 
-    The folder holds config.json, metrics.jsonl, last.pt, best.pt, curves.png and summary.json. At
-    the end it is said where the time went, and whether another loader would pay. Ctrl-C,
-    SIGTERM and a lost terminal save where the run stands; it goes on from there to the same
-    weights.
+    The folder holds config.json, metrics.jsonl, last.pt, best.pt, curves.png and summary.json.
+    It ends with where the time went, and whether another loader would be faster. Ctrl-C,
+    SIGTERM and a closed terminal save the run; --resume continues it, to the same weights.
 
     Example: fastft train --data data --out run --epochs 5
 

@@ -48,7 +48,7 @@ def test_help_teaches(fastft: Run) -> None:
     for command in ("synth", "convert", "merge", "inspect", "train", "predict", "parity"):
         status, text, _ = fastft(command, "--help")
         assert status == 0
-        assert f"Example: fastft {command}" in text
+        assert f"$ fastft {command}" in text
         # Square brackets in a help text would be taken for markup and vanish.
         assert not re.search(r" \.\s", text)
 

@@ -123,7 +123,7 @@ def test_help_names_every_command_and_option(fastft: Run) -> None:
     for command in ("fetch", "show", "evaluate", "compare", "sweep"):
         status, text, _ = fastft(command, "--help")
         assert status == 0
-        assert f"Example: fastft {command}" in text
+        assert f"$ fastft {command}" in text
         assert not re.search(r" \.\s", text)  # what square brackets would leave of a text
     # What trains many times takes what training takes; of a rate it has an option of its own.
     for command in ("train", "compare", "sweep"):

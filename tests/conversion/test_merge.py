@@ -164,5 +164,5 @@ def test_the_commands(fastft: Run, mixed: Path, whole: dict[str, str], tmp_path:
     assert "shard" not in text
     for command in ("merge", "convert"):
         status, text, _ = fastft(command, "--help")
-        assert f"Example: fastft {command}" in text
+        assert f"$ fastft {command}" in text
         assert "--shard" in text

@@ -321,6 +321,6 @@ def test_a_problem_has_a_remedy() -> None:
 def test_help_teaches_and_loads_no_torch(fastft: Run) -> None:
     status, text, _ = fastft("doctor", "--help")
     assert (status, cli_doctor.doctor.__name__) == (0, "doctor")
-    assert "Example: fastft doctor" in text
+    assert "$ fastft doctor" in text
     program = "import sys, fastft.cli.main, fastft.doctor.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -192,7 +192,7 @@ def test_what_is_printed(
     (line,) = (line for line in out.splitlines() if str(image) in line)
     assert all(f"{name} {probability:.3f}" in line for name, probability in only.best(2))
     _, out, _ = fastft("predict", "--help")
-    assert "Example: fastft predict run photo.jpg" in out
+    assert "$ fastft predict run photo.jpg" in out
 
 
 def test_names_that_are_hard_to_print(

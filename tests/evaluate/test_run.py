@@ -284,4 +284,4 @@ def test_the_command_prints_what_it_found(fastft: Command, run: Path, data: Path
     assert "precision" in text
     assert str(run / "evaluation" / "confusion.png") in text
     _, text, _ = fastft("evaluate", "--help")
-    assert "Example: fastft evaluate run --data data" in text
+    assert "$ fastft evaluate run --data data" in text
