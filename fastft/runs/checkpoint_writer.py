@@ -34,18 +34,21 @@ class CheckpointSaver:
     to be used from several threads.
     """
 
-    def __init__(self, folder: Path, before: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, before: Callable[[], None] | None = None, *, trusts_last: bool = False
+    ) -> None:
         """Start nothing yet.
 
         Args:
             folder: the run folder.
             before: called in the writing thread before a last.pt takes its place.
+            trusts_last: whether last.pt has been read, and is whole; else it is read first.
         """
         self._folder, self._before = folder, before
         self._copy = HostCopy()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._trusts_last = False
+        self._trusts_last = trusts_last
 
     @property
     def busy(self) -> bool:

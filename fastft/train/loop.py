@@ -177,8 +177,12 @@ class Trainer:
         self._compiling.restore(state.compiled)
         self._last_good = f"; {self._config.out / LAST} is that {state}"
 
-    def run(self) -> TrainResult:
-        """Train what is left of all epochs; what has been reached is in the run folder."""
+    def run(self, *, trusts_last: bool = False) -> TrainResult:
+        """Train what is left of all epochs; what has been reached is in the run folder.
+
+        Args:
+            trusts_last: whether the run goes on from last.pt, which then is known to be whole.
+        """
         config, state = self._config, self.state
         first = state.epoch * self._per_epoch + state.sums.steps
         self._begun_s = time.perf_counter() - state.seconds
@@ -188,6 +192,7 @@ class Trainer:
             keep_bytes=state.metrics_bytes,
             first_step=first,
             costs=self._costs,
+            trusts_last=trusts_last,
         ) as recorder:
             try:
                 while not state.is_done:

@@ -32,6 +32,7 @@ class Recorder:
         keep_bytes: int = 0,
         first_step: int = 0,
         costs: Costs | None = None,
+        trusts_last: bool = False,
     ) -> None:
         """Open the files.
 
@@ -41,6 +42,7 @@ class Recorder:
             keep_bytes: how much of `metrics.jsonl` a run that is continued keeps.
             first_step: the step it begins with.
             costs: is told how long the curves take.
+            trusts_last: whether last.pt has been read, and is whole.
 
         Raises:
             DataError: `metrics.jsonl` is shorter than that.
@@ -59,7 +61,7 @@ class Recorder:
             self._board = Board(self._out / "tensorboard", first_step)
         also = None if self._board is None else self._board.add
         self._metrics = MetricsFile(self._out / METRICS, also, keep_bytes)
-        self._saver = CheckpointSaver(self._out, before=self._metrics.sync)
+        self._saver = CheckpointSaver(self._out, before=self._metrics.sync, trusts_last=trusts_last)
 
     @property
     def metrics_bytes(self) -> int:

@@ -40,11 +40,13 @@ class Continued:
         config: its settings.
         checkpoint: its weights and optimizer; None if it had not come to save any.
         state: where it stands.
+        is_last: whether that is what last.pt says.
     """
 
     config: TrainConfig
     checkpoint: Checkpoint | None
     state: RunState | None
+    is_last: bool = False
 
 
 def holds_run(out: Path) -> bool:
@@ -65,8 +67,10 @@ def read_run(out: Path, given: Mapping[str, Any], world: World, console: Console
         DataError: there is no run, or none of its checkpoints can be read.
         UsageError: what was asked for is another run, with what differs.
     """
-    read = _read(out, console) if world.is_main else None
-    content = torch.load(io.BytesIO(world.share(read)), weights_only=True)
+    content = _read(out, console) if world.is_main else {}
+    if world.size > 1:
+        content = _share(content, world)
+    is_last = content.pop("is_last", False)
     if "settings" in content:  # it was begun, and has not come to its first checkpoint
         saved, arch = as_settings(content["settings"], out / CONFIG), ""
         checkpoint, state = None, None
@@ -82,7 +86,7 @@ def read_run(out: Path, given: Mapping[str, Any], world: World, console: Console
     _require_same(given, saved, arch, out)
     kept = {name: value for name, value in given.items() if name in _FREE}
     config = TrainConfig(**{**saved, **kept, "out": out})
-    return Continued(config, checkpoint, state)
+    return Continued(config, checkpoint, state, is_last)
 
 
 def require_fit(
@@ -167,9 +171,8 @@ def _read_settings(checkpoint: Checkpoint, state: RunState, out: Path) -> dict[s
     return saved
 
 
-def _read(out: Path, console: Console) -> bytes:
-    """A checkpoint, or the settings of a run that has none yet, as `torch.save` writes them."""
-    box = io.BytesIO()
+def _read(out: Path, console: Console) -> dict[str, Any]:
+    """A checkpoint's fields and whether last.pt held them, or the settings of a run without one."""
     if not out.is_dir() or not holds_run(out):
         found = "holds no run" if out.is_dir() else "no such folder"
         raise DataError(out, found, "a run of fastft train", "check --resume")
@@ -178,10 +181,18 @@ def _read(out: Path, console: Console) -> bytes:
         checkpoint, remark = load_last(out)
         if remark:
             console.print(remark, markup=False)
-        torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, box)
-    else:
-        torch.save({"settings": read_plain(out / CONFIG)}, box)
-    return box.getvalue()
+        fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
+        return {**fields, "is_last": not remark}
+    return {"settings": read_plain(out / CONFIG)}
+
+
+def _share(content: Mapping[str, Any], world: World) -> dict[str, Any]:
+    """Rank 0's content, in every process."""
+    box = io.BytesIO()
+    if world.is_main:
+        torch.save(dict(content), box)
+    shared = world.share(box.getvalue() if world.is_main else None)
+    return dict(torch.load(io.BytesIO(shared), weights_only=True))
 
 
 def _require_same(given: Mapping[str, Any], saved: Mapping[str, Any], arch: str, out: Path) -> None:

@@ -248,7 +248,7 @@ def fit(
         folder = make_folder(config.out)
     with folder:
         _announce(console, config, inputs, built, trainer)
-        result = trainer.run()
+        result = trainer.run(trusts_last=run is not None and run.is_last)
     if find_limits:
         with costs.of("bottleneck"):
             set_training(built.model, trainer.frozen)  # after an evaluation

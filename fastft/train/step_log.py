@@ -7,7 +7,7 @@ the GPU goes on meanwhile with what is queued. On a CPU nothing is queued, and i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -214,12 +214,3 @@ class StepLog:
             train_s=round(sums.seconds, 4),
             eval_s=round(eval_s, 4),
         )
-
-
-def read_sums(values: Mapping[str, float]) -> Sums:
-    """The sums of a checkpoint.
-
-    Raises:
-        TypeError: they are not what `Sums` holds.
-    """
-    return Sums(**values)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from processes import run_program
 from rich.console import Console
 
 from fastft.config.train import TrainConfig
+from fastft.runs import checkpoint as checkpoint_module
 from fastft.runs.checkpoint import load_checkpoint
 from fastft.runs.folder import BEST, LAST, METRICS, PREVIOUS
 from fastft.runs.metrics import read_metrics
@@ -397,3 +398,15 @@ def test_what_may_change_may_change(begun: Path, data: Path) -> None:
     text = console.export_text()
     assert "not to the bit what it would have been: begun with loader resident, now" in text
     assert load_checkpoint(begun / LAST).config["loader"] == "torchvision"
+
+
+def test_a_checkpoint_is_read_once(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, read = checkpoint_module.read_torch_file, []
+
+    def note(path: Path) -> Any:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(checkpoint_module, "read_torch_file", note)
+    resume(begun, {}, QUIET)
+    assert read.count(LAST) == 1
