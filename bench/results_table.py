@@ -1,8 +1,8 @@
-"""README's table of results, from the suites' JSON: python -m bench.results_table FILE.json ...
+"""The table of results, from the suites' JSON: python -m bench.results_table FILE.json ...
 
 A row for each of what the suites measure, as far as it is in the files; nothing is filled in. Runs
 on synthetic photos make the table; one on real photos stands beside it in brackets. Where two files
-hold the same benchmark, the first one counts. With `--write README.md` the table takes the place of
+hold the same benchmark, the first one counts. With `--write FILE.md` the table takes the place of
 what stands between its two markers.
 """
 
@@ -23,6 +23,11 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 #: What the table is preceded by in a file: the names of its JSON.
 OF = "<!-- of"
 HEAD = ("what", "fastft", "baseline in the same run", "ratio")
+#: The rows of a short table.
+BRIEF = (
+    "convert, every image checked", "loader `torchvision`", "loader `dali`", "loader `ffcv`",
+    "loader `resident`",
+)  # fmt: skip
 SYNTHETIC = "synthetic"
 #: What makes all of this anew.
 COMMAND = "./dev results"
@@ -30,13 +35,13 @@ COMMAND = "./dev results"
 Results = Mapping[str, Any]
 
 
-def render(files: Sequence[Results]) -> str:
-    """The table and what stands beneath it, as Markdown."""
+def render(files: Sequence[Results], *, is_brief: bool = False) -> str:
+    """The table and what stands beneath it, as Markdown; a brief one has only the rows of BRIEF."""
     main = [each for each in files if not _is_real(each)]
     real = [each for each in files if _is_real(each)]
     if not main:  # real photos alone need no brackets
         main, real = real, []
-    rows = _rows_of(main)
+    rows = [row for row in _rows_of(main) if not is_brief or row.what in BRIEF]
     beside = {row.what: row for row in _rows_of(real)}
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     lines += [_line(row.cells(beside.get(row.what))) for row in rows]
@@ -81,10 +86,11 @@ def _line(cells: Sequence[str]) -> str:
 
 def _beneath(main: Sequence[Results], real: Sequence[Results]) -> Iterator[str]:
     """What was measured with what, on which machine, and how it is done again."""
-    yield f"Measured by `{COMMAND}`{_day(main)}: {_photos(main[0])}; {_machine(main[0])}."
+    photos, machine = describe_photos(main[0]), describe_machine(main[0])
+    yield f"Measured by `{COMMAND}`{_day(main)}: {photos}; {machine}."
     if real:
         again = f"{COMMAND} DIR"
-        yield f"In brackets the same on {_photos(real[0])} (`{again}`{_day(real)})."
+        yield f"In brackets the same on {describe_photos(real[0])} (`{again}`{_day(real)})."
     yield (
         "A ratio is the median of pairs of rounds that follow each other, their range in "
         "parentheses."
@@ -96,7 +102,8 @@ def _day(files: Sequence[Results]) -> str:
     return f" on {' and '.join(days)}" if days else ""
 
 
-def _photos(results: Results) -> str:
+def describe_photos(results: Results) -> str:
+    """The photos of a run in words: how many, how large."""
     facts = results.get("photos") or {}
     if "images" not in facts:
         return "photos of the suites' own"
@@ -107,7 +114,8 @@ def _photos(results: Results) -> str:
     )
 
 
-def _machine(results: Results) -> str:
+def describe_machine(results: Results) -> str:
+    """The machine and the versions of a run in words."""
     found = results.get("machine_info") or {}
     versions = ", ".join(
         f"{name} {each}" for name, each in found.get("versions", {}).items() if each
@@ -123,11 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or write it; the exit status is 1 if a file is broken."""
     parser = argparse.ArgumentParser(prog="python -m bench.results_table", description=__doc__)
     parser.add_argument("json", type=Path, nargs="+")
-    parser.add_argument("--write", type=Path, metavar="README.md")
+    parser.add_argument("--write", type=Path, metavar="FILE.md")
+    parser.add_argument("--brief", action="store_true", help="five rows, for the first page")
     asked = parser.parse_args(arguments)
     try:
         try:
-            text = render([read_results(path) for path in asked.json])
+            text = render([read_results(path) for path in asked.json], is_brief=asked.brief)
         except KeyError as error:
             names = ", ".join(map(str, asked.json))
             remedy = f"write it anew by {COMMAND}"

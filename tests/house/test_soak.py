@@ -66,7 +66,7 @@ def test_what_is_tried_is_counted_over_all_processes(tmp_path: Path) -> None:
 
 
 def test_readmes_table_is_what_its_file_says() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "tests" / "README.md").read_text()
     within = text.partition(soak.BEGIN)[2].partition(soak.END)[0]
     first, _, rest = within.strip().partition("\n")
     name = first.removeprefix(soak.OF).removesuffix("-->").strip()
