@@ -132,8 +132,7 @@ def check(photos: Photos, render: Callable[[NDArray[Any]], None]) -> None:
         height, width = int(photos.plan.heights[sample]), int(photos.plan.widths[sample])
         pixels = photos.pixels[photos.layout.place(sample)]
         stored = Stored(MODE_RAW, width, height, pixels.tobytes())
-        flip = bool(photos.rows.flips[row])
-        wanted = reference.render(stored, photos.rows.boxes[row], flip, photos.plan)
+        wanted = reference.render(stored, photos.rows, row)
         assert np.array_equal(found[row].reshape(wanted.shape), wanted)
 
 

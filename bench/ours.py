@@ -83,9 +83,7 @@ class Ours:
         loader, epoch = self._loader, self._loader.plan.epoch
         images, labels = next(batch for batch in self._batches if loader.plan.epoch > epoch)
         rows = loader.plan.rows(loader.plan.order[: len(labels)])
-        wanted = render_batch(
-            [loader.source.stored(int(sample)) for sample in rows.samples], rows, loader.plan
-        )
+        wanted = render_batch([loader.source.stored(int(sample)) for sample in rows.samples], rows)
         scaled = images.permute(0, 2, 3, 1).float().numpy() * np.float32(STD) + np.float32(MEAN)
         differences = Differences()
         differences.add(np.rint(scaled * 255).clip(0, 255).astype(np.uint8), wanted)

@@ -8,7 +8,7 @@ This is the only place that draws augmentation randomness; loaders execute rows 
   `sample * 64 + k` of one SplitMix64 stream, which can be computed anywhere without the others.
   Removing a sample, resuming, or asking for one rank's samples shifts nothing.
 
-Views (S the output side; all boxes float64 in source pixels, top, left, height, width):
+Views (S the output side):
 
 - `train`: torchvision's RandomResizedCrop and horizontal flip; whole-pixel boxes.
 - `recordio`: MXNet ImageRecordIter's: shorter side scaled to 0.75-1.5 times 256/224 S (never
@@ -18,8 +18,9 @@ Views (S the output side; all boxes float64 in source pixels, top, left, height,
 - `native`: an S x S piece from anywhere, at its own scale: what a decoder alone makes of an image.
   An image with a side under S gives what it has, enlarged.
 
-The resize filter of `train` and `native` ends at the box (crop, then resize); the other views' ends
-at the image (resize, then crop), and `resized_geometry` gives their whole-pixel form back exactly.
+A row's geometry is whole numbers: a crop of the image is resized, and S x S pixels are cut out of
+that. The resize filter ends at the crop. It is the box in `train` and `native`, and the whole image
+in the other views.
 """
 
 from __future__ import annotations
@@ -56,16 +57,37 @@ class Rows:
 
     Attributes:
         samples: int64[B].
-        boxes: float64[B, 4] top, left, height, width, source px.
+        crops: int32[B, 4] top, left, height, width of what is resized, source px.
+        resized: int32[B, 2] height and width that it is resized to, px.
+        corners: int32[B, 2] top and left of the output in that, px.
         flips: bool[B].
+        size: output side S, px.
     """
 
     samples: Ints
-    boxes: Floats
+    crops: NDArray[np.int32]
+    resized: NDArray[np.int32]
+    corners: NDArray[np.int32]
     flips: NDArray[np.bool_]
+    size: int
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def take(self, part: slice) -> Rows:
+        """Some of the rows."""
+        return Rows(
+            self.samples[part], self.crops[part], self.resized[part], self.corners[part],
+            self.flips[part], self.size,
+        )  # fmt: skip
+
+    @property
+    def boxes(self) -> Floats:
+        """float64[B, 4] top, left, height, width: what the output shows of the image, source px."""
+        start, extent = self.crops[:, :2], self.crops[:, 2:]
+        scale = extent / self.resized
+        shown = np.where(self.resized == self.size, extent, self.size * scale)
+        return np.concatenate((start + self.corners * scale, shown), axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,34 +111,32 @@ class Plan:
     widths: NDArray[np.int32]
     heights: NDArray[np.int32]
 
-    @property
-    def clips_at_box(self) -> bool:
-        """Whether the resize filter ends at the box; else it reaches to the image's border."""
-        return self.view in ("train", "native")
-
     def __len__(self) -> int:
         return len(self.order)
 
     def rows(self, samples: Ints) -> Rows:
         """The rows of any samples, in the order given."""
         samples = np.asarray(samples)  # of an order that is computed, too
-        boxes = np.empty((len(samples), 4))
-        flips = np.zeros(len(samples), np.bool_)
+        count = len(samples)
+        crops = np.empty((count, 4), np.int32)
+        resized, corners = np.full((count, 2), self.size, np.int32), np.zeros((count, 2), np.int32)
+        flips = np.zeros(count, np.bool_)
         key = _key(self.seed, self.epoch)
-        for start in range(0, len(samples), BLOCK):
+        for start in range(0, count, BLOCK):
             part = slice(start, start + BLOCK)
             chosen = samples[part]
             height = self.heights[chosen].astype(np.float64)
             width = self.widths[chosen].astype(np.float64)
             if self.view == "train":
-                boxes[part] = _random_resized_crops(key, chosen, height, width)
+                crops[part] = _random_resized_crops(key, chosen, height, width)
             elif self.view == "native":
-                boxes[part] = self._native_crops(key, chosen, height, width)
+                crops[part] = self._native_crops(key, chosen, height, width)
             else:
-                boxes[part] = self._resized_crops(key, chosen, height, width)
+                crops[part, :2], crops[part, 2], crops[part, 3] = 0, height, width
+                resized[part], corners[part] = self._resize(key, chosen, height, width)
             if self.view in SHUFFLED:
                 flips[part] = _uniform(key, chosen, _FLIP_DRAW) < 0.5
-        return Rows(samples, boxes, flips)
+        return Rows(samples, crops, resized, corners, flips, self.size)
 
     def batches(
         self,
@@ -166,9 +186,10 @@ class Plan:
         left = np.floor(_uniform(key, samples, 1) * (width - crop_w + 1))
         return np.stack((top, left, crop_h, crop_w), axis=1)
 
-    def _resized_crops(
+    def _resize(
         self, key: np.uint64, samples: Ints, height: Floats, width: Floats
-    ) -> Floats:
+    ) -> tuple[Floats, Floats]:
+        """[B, 2] resized height and width, px; [B, 2] top and left of the output in that."""
         side = resize_side(self.size)
         if self.view == "eval-square":
             resized_h = resized_w = np.full(len(samples), float(side))
@@ -189,10 +210,7 @@ class Plan:
         else:
             # torchvision's center_crop: int(round(d / 2.0)), which rounds halves to even.
             top, left = np.rint(slack_h / 2), np.rint(slack_w / 2)
-        scale_h, scale_w = height / resized_h, width / resized_w
-        return np.stack(
-            (top * scale_h, left * scale_w, self.size * scale_h, self.size * scale_w), axis=1
-        )
+        return np.stack((resized_h, resized_w), axis=1), np.stack((top, left), axis=1)
 
 
 def make_plan(
@@ -230,25 +248,6 @@ def make_plan(
 def resize_side(size: int) -> int:
     """The side that evaluation resizes to before a crop of `size`: 256 for 224."""
     return int(size * 256 / 224)
-
-
-def resized_geometry(boxes: Floats, sides: Ints, size: int) -> tuple[Ints, Ints]:
-    """Resize-then-crop boxes in whole pixels: what to resize to, and where the crop begins.
-
-    Exact for every box that such a view plans: the doubles of the box are within 1e-15 of the
-    quotients that the whole numbers had.
-
-    Args:
-        boxes: float64[..., 4] top, left, height, width, source px; one row's or many rows'.
-        sides: int64[..., 2] the image's height and width, px.
-        size: side of the crop, px.
-
-    Returns:
-        int64[..., 2] resized height and width; int64[..., 2] top and left of the crop in it.
-    """
-    scale = boxes[..., 2:] / size
-    resized, corner = np.rint(sides / scale), np.rint(boxes[..., :2] / scale)
-    return resized.astype(np.int64), corner.astype(np.int64)
 
 
 def _random_resized_crops(key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:

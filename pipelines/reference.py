@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.formats.encode import decode
 from pipelines.formats.layout import Stored
 from pipelines.images.pillow import crop
-from pipelines.plan import Plan, Rows, resized_geometry
+from pipelines.plan import Rows
 
 #: ImageNet's channel means and deviations, of pixels scaled to 0-1: what torchvision's pretrained
 #: weights were trained with.
@@ -22,16 +22,12 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def render(
-    stored: Stored, box: NDArray[np.float64], flip: bool, plan: Plan, name: str = "image"
-) -> NDArray[np.uint8]:
+def render(stored: Stored, rows: Rows, row: int, name: str = "image") -> NDArray[np.uint8]:
     """The pixels of one row.
 
     Args:
-        stored: the sample.
-        box: float64[4] top, left, height, width, source px.
-        flip: whether to mirror left and right.
-        plan: gives the output side S and how far the resize filter reaches.
+        stored: the row's sample.
+        rows, row: its geometry and flip.
         name: what an error calls the sample.
 
     Returns:
@@ -40,31 +36,26 @@ def render(
     Raises:
         DataError: the sample does not decode.
     """
-    image = cut(decode(stored, name), box, plan.size, plan.clips_at_box)
-    if flip:
+    image = cut(decode(stored, name), rows, row)
+    if rows.flips[row]:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image)
 
 
-def cut(image: Image.Image, box: NDArray[np.float64], size: int, clips_at_box: bool) -> Image.Image:
-    """The S x S image that `box` makes of a decoded image."""
-    if clips_at_box:
-        top, left, height, width = (int(edge) for edge in box)
-        cropped = crop(image, left, top, width, height)
-        return cropped.resize((size, size), Image.Resampling.BILINEAR)
-    resized_to, corner = resized_geometry(box, np.array((image.height, image.width)), size)
-    (height, width), (top, left) = resized_to.tolist(), corner.tolist()
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
+def cut(image: Image.Image, rows: Rows, row: int) -> Image.Image:
+    """The S x S image that a row makes of a decoded image, before it is flipped."""
+    top, left, height, width = rows.crops[row].tolist()
+    if (height, width) != (image.height, image.width):
+        image = crop(image, left, top, width, height)
+    height, width = rows.resized[row].tolist()
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    top, left = rows.corners[row].tolist()
+    return image.crop((left, top, left + rows.size, top + rows.size))
 
 
-def render_batch(stored: list[Stored], rows: Rows, plan: Plan) -> NDArray[np.uint8]:
+def render_batch(stored: list[Stored], rows: Rows) -> NDArray[np.uint8]:
     """uint8[B, S, S, 3]: the pixels of several rows, `stored[i]` being row i's sample."""
-    rendered = (
-        render(sample, box, bool(flip), plan)
-        for sample, box, flip in zip(stored, rows.boxes, rows.flips, strict=True)
-    )
-    return np.stack(list(rendered))
+    return np.stack([render(sample, rows, row) for row, sample in enumerate(stored)])
 
 
 def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

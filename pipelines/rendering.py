@@ -26,7 +26,7 @@ from pipelines.forks import hold_while_forking
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.memory import require_blas_room
-from pipelines.plan import Plan, Rows, resized_geometry
+from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD
 from pipelines.transfer import BatchPool, normalizing_factors
 
@@ -316,19 +316,13 @@ def make_geometry(rows: Rows, plan: Plan) -> tuple[NDArray[np.int32], NDArray[np
         np.int64
     )
     geometry = np.empty((len(rows), 2, 4), np.int32)
-    if plan.clips_at_box:
-        geometry[..., cpu.START] = rows.boxes[:, :2]
-        geometry[..., cpu.LENGTH] = rows.boxes[:, 2:]
-        geometry[..., cpu.RESIZED], geometry[..., cpu.OFFSET] = plan.size, 0
-    else:
-        resized, corner = resized_geometry(rows.boxes, sides, plan.size)
-        geometry[..., cpu.START], geometry[..., cpu.LENGTH] = 0, sides
-        geometry[..., cpu.RESIZED], geometry[..., cpu.OFFSET] = resized, corner
+    geometry[..., cpu.START], geometry[..., cpu.LENGTH] = rows.crops[:, :2], rows.crops[:, 2:]
+    geometry[..., cpu.RESIZED], geometry[..., cpu.OFFSET] = rows.resized, rows.corners
     start, length, resized, offset = np.moveaxis(geometry.astype(np.int64), -1, 0)
     inside = (start >= 0) & (length > 0) & (start + length <= sides)
     inside &= (offset >= 0) & (offset + plan.size <= resized)
     if not inside.all():
-        raise ValueError(f"box {rows.boxes[np.argmin(inside.all(1))]} reaches out of its image")
+        raise ValueError(f"row {np.argmin(inside.all(1))}'s crop reaches out of its image")
     return geometry, goes_down_first(length, resized, _PILLOW)
 
 

@@ -112,7 +112,7 @@ def _judge(loader: Loader, pixels: NDArray[np.uint8], labels: list[int]) -> dict
 
     rows = loader.plan.rows(loader.plan.order)
     samples = [int(sample) for sample in rows.samples]
-    truth = render_batch([loader.source.stored(sample) for sample in samples], rows, loader.plan)
+    truth = render_batch([loader.source.stored(sample) for sample in samples], rows)
     differences = Differences()
     differences.add(pixels, truth)
     found = differences.distance()

@@ -159,7 +159,7 @@ def cut_image(stored: Stored, view: str, size: int, name: str) -> NDArray[np.uin
     """
     sides: Any = (np.array([stored.width], np.int32), np.array([stored.height], np.int32))
     plan = make_plan(*sides, view=view, size=size)
-    return render(stored, plan.rows(plan.order).boxes[0], False, plan, name)
+    return render(stored, plan.rows(plan.order), 0, name)
 
 
 def write_text(out: Path, parts: Iterable[str]) -> None:

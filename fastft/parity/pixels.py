@@ -223,7 +223,7 @@ def _levels(images: torch.Tensor) -> NDArray[np.uint8]:
 def _render(samples: Sequence[Stored], plan: Plan) -> NDArray[np.uint8]:
     """uint8[N, S, S, 3]: the reference's pixels of a whole plan, in its order."""
     rendered = (
-        render_batch([samples[sample] for sample in rows.samples], rows, plan)
+        render_batch([samples[sample] for sample in rows.samples], rows)
         for rows in plan.batches(_BATCH)
     )
     return np.concatenate(list(rendered))

@@ -197,7 +197,7 @@ def _rendered(index: Index, view: str, size: int, seed: int, epochs: int) -> Ite
     for epoch in range(epochs):
         plan = make_plan(index.widths, index.heights, view=view, size=size, seed=seed, epoch=epoch)
         for rows in plan.batches(_BATCH):
-            yield render_batch([index.stored(int(sample)) for sample in rows.samples], rows, plan)
+            yield render_batch([index.stored(int(sample)) for sample in rows.samples], rows)
 
 
 def _torchvision(index: Index, view: str, size: int, seed: int, epochs: int) -> Iterator[Pixels]:

@@ -26,7 +26,7 @@ from pipelines.formats.source import Source
 from pipelines.images.damage import find_stray_bytes
 from pipelines.images.jpeg import find_oddity, read_header
 from pipelines.images.scans import TOO_MANY_SCANS, has_too_many_scans
-from pipelines.plan import Plan, Rows
+from pipelines.plan import Rows
 
 #: The marker that ends a JPEG, and how many bytes alike before it look like padding: libjpeg says
 #: nothing of fewer.
@@ -138,24 +138,21 @@ class FeedMaker:
         #: sample -> the parts of its bytes that are left out
         self._cuts: dict[int, tuple[slice, ...]] = {}
 
-    def make(self, rows: Rows, plan: Plan) -> Feed:
+    def make(self, rows: Rows) -> Feed:
         """Encoded bytes, region to decode, region to resize (relative to the former), flip.
 
         Raises:
             DataError: a sample cannot be had, or the reference decoder refuses it.
         """
         source, samples = self._source, rows.samples
-        sides = np.stack((source.heights[samples], source.widths[samples]), axis=1)
-        top_left, extent = rows.boxes[:, :2], rows.boxes[:, 2:]
-        if plan.clips_at_box:
-            start = top_left.astype(np.int32)
-            end = (top_left + extent).astype(np.int32)
-        else:
-            # The triangle filter reaches one output pixel beyond the box, never less than one
-            # source pixel; one more for rounding.
-            reach = np.maximum(extent / plan.size, 1) + 1
-            start = np.maximum(np.floor(top_left - reach), 0).astype(np.int32)
-            end = np.minimum(np.ceil(top_left + extent + reach), sides).astype(np.int32)
+        boxes, first = rows.boxes, rows.crops[:, :2]
+        top_left, extent = boxes[:, :2], boxes[:, 2:]
+        # The triangle filter reaches one output pixel beyond the box, never less than one source
+        # pixel, and ends at the crop; one more for rounding.
+        reach = np.maximum(extent / rows.size, 1) + 1
+        start = np.maximum(np.floor(top_left - reach), first).astype(np.int32)
+        last = first + rows.crops[:, 2:]
+        end = np.minimum(np.ceil(top_left + extent + reach), last).astype(np.int32)
         roi_start = (top_left - start).astype(np.float32)
         roi_end = (top_left + extent - start).astype(np.float32)
         encoded: list[NDArray[np.uint8]] = []

@@ -16,7 +16,6 @@ import atexit
 import weakref
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -100,11 +99,11 @@ class DaliLoader(Loader):
         feeder.error = None
         while True:
             try:
-                yield from self._run(rows, plan)
+                yield from self._run(rows)
             except RuntimeError as error:  # DALI's own; the pipeline is of no further use
                 self._pipe = None
                 waiting, coming = [feed.rows for feed in feeder.in_flight], self._take_back()
-                self._settle(waiting, plan, error)
+                self._settle(waiting, error)
                 # Behind a batch that could not be made, none is.
                 rows = chain(waiting, coming, rows) if feeder.error is None else iter(waiting)
             else:
@@ -115,13 +114,13 @@ class DaliLoader(Loader):
                 self._drain()
 
     def _run(
-        self, rows: Iterator[Rows], plan: Plan
+        self, rows: Iterator[Rows]
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Batches of these rows until DALI fails at one."""
         # Built with the first epoch: a loader that is only asked for its plan costs nothing.
         pipe = self._pipe = self._pipe or self._build(self._feeder)
         self._thread = self._thread or make_threads(1, "fastft-dali-feed")
-        self._ahead = FeedsAhead(self._thread, partial(self._maker.make, plan=plan), rows)
+        self._ahead = FeedsAhead(self._thread, self._maker.make, rows)
         self._feeder.feeds = self._ahead
         pipe.schedule_run()
         while not pipe.empty():
@@ -134,12 +133,11 @@ class DaliLoader(Loader):
         ahead, self._ahead = self._ahead, None
         return ahead.take_back() if ahead is not None else []
 
-    def _settle(self, waiting: list[Rows], plan: Plan, error: RuntimeError) -> None:
+    def _settle(self, waiting: list[Rows], error: RuntimeError) -> None:
         """Let the reference decoder decode what DALI refuses, and give up on anything else.
 
         Args:
             waiting: the batches of which one made DALI fail.
-            plan: what they are of.
             error: what DALI said.
 
         Raises:
@@ -151,7 +149,7 @@ class DaliLoader(Loader):
         _raise_if_no_memory(error)
         settled = 0
         for rows in waiting:
-            for sample, said in self._find_refused(rows, plan):
+            for sample, said in self._find_refused(rows):
                 self._give_up_on(sample, said)
                 settled += 1
         if not settled:
@@ -160,22 +158,21 @@ class DaliLoader(Loader):
             remedy = "take --loader torchvision, ffcv or resident"
             raise DataError(where, f"DALI failed: {_said(error)}", "", remedy) from error
 
-    def _find_refused(self, rows: Rows, plan: Plan) -> Iterator[tuple[int, str]]:
+    def _find_refused(self, rows: Rows) -> Iterator[tuple[int, str]]:
         """The samples that DALI fails at by themselves, by halves, and what it says of each."""
-        if not len(rows) or (said := self._try(rows, plan)) is None:
+        if not len(rows) or (said := self._try(rows)) is None:
             return
         if len(rows) == 1:
             yield int(rows.samples[0]), said
             return
         middle = len(rows) // 2
         for part in (slice(middle), slice(middle, None)):
-            half = Rows(rows.samples[part], rows.boxes[part], rows.flips[part])
-            yield from self._find_refused(half, plan)
+            yield from self._find_refused(rows.take(part))
 
-    def _try(self, rows: Rows, plan: Plan) -> str | None:
+    def _try(self, rows: Rows) -> str | None:
         """Run a few rows in a pipeline of their own; gives what DALI says, None if all is well."""
         try:
-            pipe = self._build(Feeder([self._maker.make(rows, plan)]))
+            pipe = self._build(Feeder([self._maker.make(rows)]))
             pipe.run()
         except RuntimeError as error:
             _raise_if_no_memory(error)

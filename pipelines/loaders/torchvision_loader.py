@@ -28,7 +28,7 @@ from pipelines.loaders.worker_processes import (
     raise_errors,
     share,
 )
-from pipelines.plan import Plan, Rows, resized_geometry
+from pipelines.plan import Plan, Rows
 from pipelines.vision import functional
 from pipelines.workers import in_order, make_threads
 
@@ -41,7 +41,7 @@ class TorchvisionLoader(Loader):
 
     def _begin(self) -> None:
         self._sampler = _RowSampler()
-        self._dataset = _PlanDataset(self.source, self.plan.clips_at_box)
+        self._dataset = _PlanDataset(self.source)
         self._workers: DataLoader[Any] = DataLoader(
             self._dataset,
             batch_size=None,
@@ -56,19 +56,17 @@ class TorchvisionLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        items = ((rows, plan.size) for rows in self._rows(plan, start))
+        items = self._rows(plan, start)
         if is_daemonic():
             yield from self._to_device(self._decode_here(items))
             return
         self._sampler.items = items
         yield from self._to_device(raise_errors(self.source, self._workers))
 
-    def _decode_here(
-        self, items: Iterator[tuple[Rows, int]]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _decode_here(self, items: Iterator[Rows]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Decode in threads, where there may be no processes: of what Pillow does, most is C."""
         with make_threads(self.workers, "fastft-decode") as threads:
-            tasks = (partial(self._dataset.render, *item) for item in items)
+            tasks = (partial(self._dataset.render, rows) for rows in items)
             for pixels, labels in in_order(threads, tasks, ahead=self.workers):
                 yield pixels, torch.from_numpy(labels)
 
@@ -80,55 +78,51 @@ class TorchvisionLoader(Loader):
 class _RowSampler:
     """Hands the rows of the current epoch to DataLoader, which asks anew each epoch."""
 
-    items: Iterator[tuple[Rows, int]] = iter(())
+    items: Iterator[Rows] = iter(())
 
-    def __iter__(self) -> Iterator[tuple[Rows, int]]:
+    def __iter__(self) -> Iterator[Rows]:
         return self.items
 
 
 class _PlanDataset(Dataset[Any]):
-    """Indexed by rows and their output side, px: one item is a whole batch."""
+    """Indexed by rows: one item is a whole batch."""
 
-    def __init__(self, source: Source, clips_at_box: bool) -> None:
-        self._source, self._clips_at_box = source, clips_at_box
+    def __init__(self, source: Source) -> None:
+        self._source = source
 
-    def __getitem__(
-        self, item: tuple[Rows, int]
-    ) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
+    def __getitem__(self, item: Rows) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
         # Errors travel as values: DataLoader would rebuild an exception from its text alone.
         try:
-            pixels, labels = self.render(*item)
+            pixels, labels = self.render(item)
             return share(pixels), labels
         except FastftError as error:
             return error
         except MemoryError:
             return out_of_memory(self._source)
 
-    def render(self, rows: Rows, size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    def render(self, rows: Rows) -> tuple[torch.Tensor, NDArray[np.int64]]:
         """uint8[B, S, S, 3] and int64[B].
 
         Raises:
             DataError: a sample is broken.
         """
-        pixels = np.empty((len(rows), size, size, 3), np.uint8)
-        for row, sample in enumerate(rows.samples):
-            box, flip = rows.boxes[row], bool(rows.flips[row])
-            pixels[row] = self._render(int(sample), box, flip, size)
+        pixels = np.empty((len(rows), rows.size, rows.size, 3), np.uint8)
+        for row in range(len(rows)):
+            pixels[row] = self._render(rows, row)
         return torch.from_numpy(pixels), self._source.labels[rows.samples]
 
-    def _render(self, sample: int, box: NDArray[np.float64], flip: bool, size: int) -> Any:
+    def _render(self, rows: Rows, row: int) -> Any:
         """A Pillow image of the output size."""
+        sample = int(rows.samples[row])
         name = f"{self._source.path}: {self._source.name(sample)}"
         image = decode(self._source.stored(sample), name)
-        if self._clips_at_box:
-            top, left, height, width = (int(edge) for edge in box)
-            image = functional.resized_crop(image, top, left, height, width, [size, size])
-        else:
-            sides = np.array((image.height, image.width))
-            resized, corner = resized_geometry(box, sides, size)
-            image = functional.resize(image, resized.tolist())
-            image = functional.crop(image, *corner.tolist(), size, size)
-        return functional.hflip(image) if flip else image
+        crop, corner = rows.crops[row].tolist(), rows.corners[row].tolist()
+        if crop[2:] != [image.height, image.width]:
+            image = functional.crop(image, *crop)
+        image = functional.resize(image, rows.resized[row].tolist())
+        if rows.resized[row].tolist() != [rows.size, rows.size]:
+            image = functional.crop(image, *corner, rows.size, rows.size)
+        return functional.hflip(image) if rows.flips[row] else image
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -52,7 +52,7 @@ def test_the_kernel_gives_the_reference_pixels(view: str, data: Path) -> None:
     plan = make_plan(source.widths, source.heights, view=view, size=SIZE)
     samples = plan.order[[5, 0, 3]]
     rows = plan.rows(samples)
-    wanted = render_batch([source.stored(sample) for sample in samples], rows, plan)
+    wanted = render_batch([source.stored(sample) for sample in samples], rows)
     work = Kernel(source, samples, plan, normalize=False).worker(2)
     for part in (slice(0, 2), slice(1, 3), slice(2, 3)):
         assert np.array_equal(work(part).reshape(-1, SIZE, SIZE, 3), wanted[part])

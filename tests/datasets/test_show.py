@@ -114,7 +114,7 @@ def test_crops_are_what_training_sees(name: str, view: str, odd_beton: Path) -> 
         shrunk = np.array(original.pixels.shape[:2]) / (stored.height, stored.width)
         for at, plan in enumerate(plans):
             cell, rows = next(cells), plan.rows(np.array([sample]))
-            wanted = render(stored, rows.boxes[0], bool(rows.flips[0]), plan)
+            wanted = render(stored, rows, 0)
             own = cell.pixels[::3, ::3]
             assert np.array_equal(cell.pixels, own.repeat(3, 0).repeat(3, 1))
             apart.append(np.abs(own.astype(int) - wanted))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipelines import rendering
 from pipelines.images.turbojpeg import load_turbojpeg
-from pipelines.plan import VIEWS, Plan, Rows, make_plan, resized_geometry
+from pipelines.plan import VIEWS, Rows, make_plan
 from pipelines.reference import MEAN, STD, cut
 
 #: Of `gpu`, which loads Triton.
@@ -42,16 +42,10 @@ def smooth(height: int, width: int) -> np.ndarray:
     return np.clip(127.5 + 140 * waves, 0, 255).astype(np.uint8)
 
 
-def geometry_of(plan: Plan, rows: Rows) -> np.ndarray:
-    """int32[B, 2, 4]: the boxes, as the loaders hand them to a kernel."""
-    sides = np.stack((plan.heights[rows.samples], plan.widths[rows.samples]), axis=1)
-    columns: tuple[np.ndarray, ...]
-    if plan.clips_at_box:
-        resized = np.full((len(rows), 2), plan.size)
-        columns = (rows.boxes[:, :2], rows.boxes[:, 2:], resized, 0 * resized)
-    else:
-        columns = (0 * sides, sides, *resized_geometry(rows.boxes, sides, plan.size))
-    return np.stack(columns, axis=-1).astype(np.int32)
+def geometry_of(rows: Rows) -> np.ndarray:
+    """int32[B, 2, 4]: the rows, as the loaders hand them to a kernel."""
+    columns = (rows.crops[:, :2], rows.crops[:, 2:], rows.resized, rows.corners)
+    return np.stack(columns, axis=-1)
 
 
 def whole(images: Sequence[np.ndarray], size: int) -> np.ndarray:
@@ -167,11 +161,11 @@ def test_pixels_are_pillows(
     rows = plan.rows(plan.order)
     flips = np.arange(len(rows)) % 2 == 0  # in views that do not flip, too
     chosen = [images[sample] for sample in rows.samples]
-    geometry = geometry_of(plan, rows)
+    geometry = geometry_of(rows)
     found = render(gpu, device, [[each] for each in chosen], geometry, size, flips=flips).numpy()
-    for image, box, flip, pixels in zip(chosen, rows.boxes, flips, found, strict=True):
-        wanted = np.asarray(cut(Image.fromarray(image), box, size, plan.clips_at_box))
-        assert np.array_equal(pixels, wanted[:, ::-1] if flip else wanted), (image.shape, box)
+    for row, (image, flip, pixels) in enumerate(zip(chosen, flips, found, strict=True)):
+        wanted = np.asarray(cut(Image.fromarray(image), rows, row))
+        assert np.array_equal(pixels, wanted[:, ::-1] if flip else wanted), (image.shape, row)
     tried("rows of interpreted kernels against Pillow", len(rows))
 
 

@@ -252,7 +252,7 @@ def test_plan_reaches_the_output(data: Path) -> None:
                 loader.set_epoch(epoch)
                 rows = next(iter(loader.plan.batches(33)))
                 stored = [source.stored(int(sample)) for sample in rows.samples]
-                wanted = render_batch(stored, rows, loader.plan)
+                wanted = render_batch(stored, rows)
                 ((images, batch_labels),) = loader
                 pixels = images.permute(0, 2, 3, 1).numpy().astype(int)
                 direct = np.abs(pixels - wanted).mean((1, 2, 3))

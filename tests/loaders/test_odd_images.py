@@ -69,7 +69,7 @@ def _look(
             if not references:
                 for rows in rows_of:
                     stored = [source.stored(int(sample)) for sample in rows.samples]
-                    references.append(render_batch(stored, rows, batches.plan))
+                    references.append(render_batch(stored, rows))
             for (images, labels), rows, wanted in zip(batches, rows_of, references, strict=True):
                 assert labels.tolist() == source.labels[rows.samples].tolist()
                 pixels = images.permute(0, 2, 3, 1).numpy()

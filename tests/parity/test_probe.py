@@ -121,7 +121,7 @@ def rendered(
         rows = plan.rows(plan.order)
         if change is not None:
             change(rows)  # type: ignore[arg-type]
-        yield render_batch([probes.stored(int(sample)) for sample in rows.samples], rows, plan)
+        yield render_batch([probes.stored(int(sample)) for sample in rows.samples], rows)
 
 
 def suspects(output: Iterator[np.ndarray]) -> set[str]:
@@ -135,10 +135,10 @@ def test_other_distributions_are_told_apart(probes: Source) -> None:
         rows.flips[:] = True
 
     def to_the_top(rows: Crops) -> None:
-        rows.boxes[:, 0] = 0
+        rows.crops[:, 0] = 0
 
     def squares(rows: Crops) -> None:
-        rows.boxes[:, 2:] = rows.boxes[:, 2:].min(1, keepdims=True)
+        rows.crops[:, 2:] = rows.crops[:, 2:].min(1, keepdims=True)
 
     assert suspects(rendered(probes, flip_all)) == {"flips"}
     assert suspects(rendered(probes, to_the_top)) == {"top"}

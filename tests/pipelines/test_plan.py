@@ -11,7 +11,7 @@ from torchvision.transforms.functional import _compute_resized_output_size
 
 from pipelines import order as orders
 from pipelines.errors import UsageError
-from pipelines.plan import VIEWS, Plan, make_plan, resize_side, resized_geometry
+from pipelines.plan import VIEWS, Plan, make_plan, resize_side
 
 SHAPES = [
     (400, 300), (300, 400), (224, 224), (256, 256), (1, 1), (1, 2), (2, 3), (5000, 20), (20, 5000),
@@ -232,14 +232,14 @@ def test_eval_geometry_is_torchvisions(view: str, size: int) -> None:
     rows = plan.rows(plan.order)
     assert not rows.flips.any()
     side = resize_side(size)
-    resized, corners = resized_geometry(rows.boxes, np.stack((HEIGHTS, WIDTHS), 1), size)
-    for (width, height), found in zip(SHAPES, np.hstack((resized, corners)), strict=True):
+    geometry = np.hstack((rows.crops, rows.resized, rows.corners))
+    for (width, height), found in zip(SHAPES, geometry, strict=True):
         if view == "eval":
             wanted = _compute_resized_output_size((height, width), [side])
         else:
             wanted = [side, side]
         top, left = (round((edge - size) / 2.0) for edge in wanted)
-        assert found.tolist() == [*wanted, top, left]
+        assert found.tolist() == [0, 0, height, width, *wanted, top, left]
     assert Resize(256).size == resize_side(224)
     assert CenterCrop(224).size == (224, 224)
 
@@ -250,8 +250,8 @@ def test_recordio_scales_then_crops_at_random() -> None:
     plan = make_plan(*sides, view="recordio")
     rows = plan.rows(np.arange(count))
     shorts, tops, lefts = [], [], []
-    for box in rows.boxes:
-        resized, corner = resized_geometry(box, np.array((200, 300)), 224)
+    assert (rows.crops == (0, 0, 200, 300)).all()
+    for resized, corner in zip(rows.resized, rows.corners, strict=True):
         (height, width), (top, left) = resized.tolist(), corner.tolist()
         assert width == math.floor(height * 300 / 200)
         assert 0 <= top <= height - 224

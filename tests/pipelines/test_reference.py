@@ -23,13 +23,13 @@ def pil(source: Source, sample: int) -> Image.Image:
 def check_train(source: Source) -> None:
     plan = make_plan(source.widths, source.heights, view="train", size=SIZE, epoch=2)
     rows = plan.rows(plan.order)
-    for sample, box, flip in zip(rows.samples, rows.boxes, rows.flips, strict=True):
-        top, left, height, width = (int(edge) for edge in box)
+    for row, sample in enumerate(rows.samples):
+        top, left, height, width = rows.crops[row].tolist()
         image = pil(source, sample)
         theirs = functional.resized_crop(image, top, left, height, width, [SIZE, SIZE])
-        if flip:
+        if rows.flips[row]:
             theirs = functional.hflip(theirs)
-        ours = render(source.stored(sample), box, bool(flip), plan)
+        ours = render(source.stored(sample), rows, row)
         assert np.array_equal(ours, np.asarray(theirs)), source.name(sample)
 
 
@@ -38,8 +38,8 @@ def check_eval(source: Source, view: str) -> None:
     transform = transforms.Compose([resize, transforms.CenterCrop(SIZE)])
     plan = make_plan(source.widths, source.heights, view=view, size=SIZE)
     rows = plan.rows(plan.order)
-    for sample, box in zip(rows.samples, rows.boxes, strict=True):
-        ours = render(source.stored(sample), box, False, plan)
+    for row, sample in enumerate(rows.samples):
+        ours = render(source.stored(sample), rows, row)
         assert np.array_equal(ours, np.asarray(transform(pil(source, sample)))), source.name(sample)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,16 @@ def render(index: Index, plan: Plan, rows: Rows) -> torch.Tensor:
         renderer.close()
 
 
+def rows_of(boxes: Sequence[Sequence[int]], size: int, flip: bool = False) -> Rows:
+    """Rows of the only sample, which crop these boxes of it."""
+    count = len(boxes)
+    resized, corners = np.full((count, 2), size, np.int32), np.zeros((count, 2), np.int32)
+    crops, flips = np.array(boxes, np.int32), np.full(count, flip)
+    return Rows(np.zeros(count, np.int64), crops, resized, corners, flips, size)
+
+
 def wanted(index: Index, plan: Plan, rows: Rows) -> np.ndarray:
-    return render_batch([index.stored(int(sample)) for sample in rows.samples], rows, plan)
+    return render_batch([index.stored(int(sample)) for sample in rows.samples], rows)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +118,7 @@ def test_every_crop_of_an_image(tmp_path: Path) -> None:
         if top + height <= 23 and left + width <= 31
     ]
     for flip in (False, True):
-        samples = np.zeros(len(boxes), np.int64)
-        rows = Rows(samples, np.array(boxes, float), np.full(len(boxes), flip))
+        rows = rows_of(boxes, 16, flip)
         assert np.array_equal(render(index, plan, rows).numpy(), wanted(index, plan, rows))
 
 
@@ -164,7 +172,7 @@ def test_a_jpeg_of_another_size_is_refused(stored_as: tuple[int, int], tmp_path:
 def test_a_box_outside_its_image_never_reaches_compiled_code(shapes: Index) -> None:
     plan = make_plan(shapes.widths, shapes.heights, view="train", size=32)
     for box in ((-1, 0, 1, 1), (0, 0, 2, 1), (0, 0, 1, 2), (0, 0, 0, 1), (1, 0, 1, 1)):
-        rows = Rows(np.zeros(1, np.int64), np.array([box], float), np.zeros(1, bool))
+        rows = rows_of([box], 32)
         with pytest.raises(ValueError, match="reaches out of its image"):
             make_geometry(rows, plan)
 

@@ -267,7 +267,7 @@ def test_a_planar_store_is_rendered_as_the_reference_does_it(view: str) -> None:
         ) as loader:  # fmt: skip
             ((images, _),) = loader
             rows = loader.plan.rows(loader.plan.order)
-            wanted = render_batch([samples[at] for at in rows.samples], rows, loader.plan)
+            wanted = render_batch([samples[at] for at in rows.samples], rows)
             assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(wanted))
 
 

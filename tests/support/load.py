@@ -116,7 +116,7 @@ class Wanted:
                 )  # fmt: skip
                 assert sorted(plan.order.tolist()) == everyone.tolist()
                 self._plans[epoch, size] = plan
-                self._pixels[epoch, size] = render_batch(stored, plan.rows(everyone), plan)
+                self._pixels[epoch, size] = render_batch(stored, plan.rows(everyone))
 
     def shares(self, epoch: int, rank: int, world: int) -> list[np.ndarray]:
         """A rank's samples of an epoch, batch by batch."""

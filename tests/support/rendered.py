@@ -42,7 +42,7 @@ def check_pixels(
             assert images.is_contiguous(memory_format=torch.channels_last)
             assert labels.tolist() == source.labels[rows.samples].tolist()
             stored = [source.stored(int(sample)) for sample in rows.samples]
-            wanted = render_batch(stored, rows, loader.plan)
+            wanted = render_batch(stored, rows)
             apart = np.abs(images.permute(0, 2, 3, 1).numpy().astype(int) - wanted)
             assert apart.max() <= most, source.name(
                 int(rows.samples[apart.max((1, 2, 3)).argmax()])

@@ -55,4 +55,4 @@ def wanted_of(loader: Any) -> np.ndarray:
     """What the reference makes of that epoch."""
     rows = loader.plan.rows(loader.plan.order)
     stored = [loader.source.stored(int(sample)) for sample in rows.samples]
-    return render_batch(stored, rows, loader.plan)
+    return render_batch(stored, rows)

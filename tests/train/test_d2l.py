@@ -39,9 +39,9 @@ def plain_batches(source: Source, epoch: int) -> Iterator[tuple[torch.Tensor, to
     plan = make_plan(source.widths, source.heights, view="train", size=SIZE, seed=SEED, epoch=epoch)
     for rows in plan.batches(BATCH):
         images = []
-        for sample, box, flip in zip(rows.samples, rows.boxes, rows.flips, strict=True):
+        for sample, crop, flip in zip(rows.samples, rows.crops, rows.flips, strict=True):
             image = decode(source.stored(int(sample)))
-            top, left, height, width = (int(edge) for edge in box)
+            top, left, height, width = crop.tolist()
             image = functional.resized_crop(image, top, left, height, width, [SIZE, SIZE])
             image = functional.hflip(image) if flip else image
             images.append(
