@@ -32,7 +32,7 @@ LAYERS = (
     ("pipelines.findings", "pipelines.plan", "pipelines.transfer", "pipelines.workers"),
     ("pipelines.forks", "pipelines.images"),
     ("pipelines.formats",),
-    ("pipelines.conversion", "pipelines.decoder", "pipelines.reference"),
+    ("pipelines.conversion", "pipelines.decoder", "pipelines.encode", "pipelines.reference"),
     ("pipelines.rendering",),
     ("pipelines.resident",),
     ("pipelines.loaders",),
