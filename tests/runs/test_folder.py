@@ -57,3 +57,21 @@ def test_a_folder_that_has_got_somewhere_stays(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lost the others"):
         fail(tmp_path, LAST)
     assert os.listdir(tmp_path) == [LAST]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda run: run.mkdir(), "holds no run, expected a run of fastft train"),
+        (lambda run: None, "no such folder, expected a run of fastft train"),
+    ],
+    ids=["empty", "missing"],
+)
+def test_a_folder_without_a_run_is_refused(
+    make: Callable[[Path], None], said: str, tmp_path: Path, fastft: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    make(run)
+    status, out, err = fastft("train", "--resume", run)
+    assert (status, out) == (1, "")
+    assert err == f"{run}: {said}; check --resume\n"

@@ -361,24 +361,6 @@ def test_other_data_are_refused(begun: Path, data: Path, photos: Path, tmp_path:
     assert (status, err) == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda run: run.mkdir(), "holds no run, expected a run of fastft train"),
-        (lambda run: None, "no such folder, expected a run of fastft train"),
-    ],
-    ids=["empty", "missing"],
-)
-def test_a_folder_without_a_run_is_refused(
-    make: Callable[[Path], None], said: str, tmp_path: Path, fastft: Command
-) -> None:
-    run = tmp_path / "run"
-    make(run)
-    status, out, err = fastft("train", "--resume", run)
-    assert (status, out) == (1, "")
-    assert err == f"{run}: {said}; check --resume\n"
-
-
 def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(begun: Path) -> None:
     content = torch.load(begun / LAST, weights_only=True)
     for progress, said in (
