@@ -49,9 +49,9 @@ def test_an_output_that_cannot_be_written_is_no_success(
 
 #: A command whose text is still in Python's buffers when it ends.
 _PRINTS = """
-from fastft import cli, commands
+from fastft.cli import commands, main
 commands.run = lambda: print("text") or 0
-cli.main()
+main.main()
 """
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records import MAGIC, MAGIC_BYTES, frame, pack, part, write_rec
+from records import JPEG, MAGIC, MAGIC_BYTES, frame, pack, part, write_photos, write_rec
 
 from fastft.cli import data as cli_data
 from pipelines.conversion.inputs import open_listings
@@ -16,7 +16,7 @@ from pipelines.formats.beton import read_index
 from pipelines.formats.recordio import open_records
 from pipelines.formats.source import open_source
 
-JPEG, PNG = b"\xff\xd8\xff\xe0 a photo", b"\x89PNG\r\n a drawing"
+PNG = b"\x89PNG\r\n a drawing"
 
 
 def read_all(path: Path, classes: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:
@@ -237,16 +237,6 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path, parted: bool) 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
     assert "no such file" in failure(tmp_path / "none.rec")
-
-
-def write_photos(folder: Path, rec: Path) -> list[Path]:
-    """Every photo below a folder as a record, labels as of class folders; gives the files."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    classes = sorted({file.parent.name for file in files})
-    rec.parent.mkdir(exist_ok=True)
-    rows = [pack(f.read_bytes(), classes.index(f.parent.name), i) for i, f in enumerate(files)]
-    write_rec(rec, rows, range(len(files)))
-    return files
 
 
 def test_a_rec_converts_as_the_folder_does(odd: Path, odd_beton: Path, tmp_path: Path) -> None:

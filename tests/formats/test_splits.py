@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from records import write_rec
+from records import JPEG, pack, write_photos, write_rec
 from runs import Command
 from zips import write_zip
 
@@ -92,8 +92,6 @@ def test_splits_are_known_by_any_name(
 
 @pytest.mark.parametrize("other", ["hotdog_Test", "x_Validation", "dev", "X-EVAL"])
 def test_records_are_splits_by_any_name(other: str, photos: Path, tmp_path: Path) -> None:
-    from test_recordio import write_photos
-
     src, out = tmp_path / "src", tmp_path / "out"
     write_photos(photos / "train", src / "hotdog_Training.rec")
     write_photos(photos / "test", src / f"{other}.REC")
@@ -121,8 +119,6 @@ def test_two_folders_for_one_split_are_refused(names: str, said: str, tmp_path: 
 
 
 def test_two_files_for_one_split_are_refused(data: Path, photos: Path, tmp_path: Path) -> None:
-    from test_recordio import JPEG, pack
-
     for name in ("train.rec", "x_val.rec", "x_Valid.rec"):
         write_rec(tmp_path / name, [pack(JPEG)])
     assert "holds x_Valid.rec and x_val.rec, expected one file for val" in refusal(tmp_path)

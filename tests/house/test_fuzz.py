@@ -15,7 +15,7 @@ FUZZ = Path(__file__).parents[1] / "support" / "fuzz.py"
 _UNGUARDED = """
 import pathlib, sys
 import fuzz
-from fastft import recipes
+from fastft.config import recipes
 recipes._as = lambda kind, value, where: value // 0
 fuzz._work("config", 1.0, 3, pathlib.Path(sys.argv[1]), False)
 """

@@ -202,6 +202,6 @@ def test_no_other_place_makes_any() -> None:
                 assert text.endswith(", 384)"), where  # 0o600
                 seen.add(file.name)
     assert seen == {
-        "accuracy.py", "atomic.py", "child.py", "decoding.py", "fetch.py", "part.py", "pixels.py",
-        "shared_file.py", "show_report.py", "show_sheet.py", "stock.py", "synth.py",
+        "atomic.py", "contact_sheet.py", "dali_decoding.py", "fetch.py", "isolated.py",
+        "models.py", "part.py", "pixels.py", "plots.py", "shared_file.py", "stock.py", "synth.py",
     }  # fmt: skip

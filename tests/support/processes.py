@@ -28,8 +28,6 @@ PRELOADED = [
     "torchvision",
     "torch._dynamo",  # for DistributedDataParallel
     "torch.distributed.run",
-    "numba.np.linalg",  # for any compiled function
-    "scipy.linalg",
     "fastft.runs.checkpoint_writer",
     "fastft.train.step",
     "fastft.model.sync_bn",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
+#: No photo, but it begins like one.
+JPEG = b"\xff\xd8\xff\xe0 a photo"
 
 
 def pack(image: bytes, label: float = 0, key: int = 0, labels: Sequence[float] = ()) -> bytes:
@@ -43,3 +45,13 @@ def write_rec(path: Path, records: Iterable[bytes], keys: Sequence[int] | None =
         lines = [f"{key}\t{start}\n" for key, start in zip(keys, starts, strict=True)]
         path.with_suffix(".idx").write_text("".join(lines))
     return starts
+
+
+def write_photos(folder: Path, rec: Path) -> list[Path]:
+    """Every photo below a folder as a record, labels as of class folders; gives the files."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    classes = sorted({file.parent.name for file in files})
+    rec.parent.mkdir(exist_ok=True)
+    rows = [pack(f.read_bytes(), classes.index(f.parent.name), i) for i, f in enumerate(files)]
+    write_rec(rec, rows, range(len(files)))
+    return files

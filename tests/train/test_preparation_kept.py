@@ -205,7 +205,7 @@ def _stop_after_one(out: Path) -> Any:
 
     real = Trainer.run
 
-    def run(self: Any) -> Any:
+    def run(self: Any, **options: Any) -> Any:
         tell = self._tell
 
         def end(row: Any) -> None:
@@ -213,7 +213,7 @@ def _stop_after_one(out: Path) -> Any:
             raise Ended
 
         self._tell = end
-        return real(self)
+        return real(self, **options)
 
     return run
 
