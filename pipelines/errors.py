@@ -1,4 +1,4 @@
-"""What goes wrong with a user's input, each as one line.
+"""Errors in a user's input, each told in one line.
 
 Every deliberate error of this project is a `DataError` (what was read is wrong: exit status 1)
 or a `UsageError` (what was asked is wrong: exit status 2). Both say where, what was found, what

@@ -1,4 +1,4 @@
-"""How large an image may be: to be stored, to be decoded, to be read at all."""
+"""Limits of an image's size: to be stored, to be decoded, to be read at all."""
 
 #: Width and height are 16-bit numbers.
 MAX_SIDE_PX = 65535

@@ -1,4 +1,4 @@
-"""How much memory a process may still take: the machine's, or its container's if that is less.
+"""The memory that a process may still take: the machine's, or its container's if that is less.
 
 And its own address space, as far as a limit of it makes libraries wait without end.
 """

@@ -53,7 +53,7 @@ _DRAWS, _FLIP_DRAW = 64, 63
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What to do with a few samples.
+    """The plan's rows of a few samples.
 
     Attributes:
         samples: int64[B].

@@ -83,7 +83,7 @@ class Piece:
 
 
 class Worker:
-    """What one thread works with; its memory grows to what the thread meets."""
+    """The scratch memory of one thread; it grows with the images that the thread meets."""
 
     def __init__(self, source: Source, known: Known | None = None) -> None:
         self._source, self._known = source, known

@@ -1,4 +1,4 @@
-"""What follows from what stages and loaders can do: who binds whom, and which loader to take."""
+"""Conclusions from the rates of stages and loaders: what binds, and which loader to take."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to train with.
+    """The loader to train with, and why.
 
     Attributes:
         loader, workers: which.

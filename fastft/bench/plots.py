@@ -1,4 +1,4 @@
-"""What `fastft bench` found, as tables and as a picture."""
+"""The findings of `fastft bench` as tables and as a picture."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from fastft.config.bench import BenchConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """What is known of the data before anything is measured.
+    """Facts of the data that are known before anything is measured.
 
     Attributes:
         split: the `.beton` or class folder that is read.
@@ -69,7 +69,7 @@ class Bench:
         return self.config.device != "cpu"
 
     def as_json(self) -> dict[str, Any]:
-        """What bench.json holds."""
+        """The content of bench.json."""
         data, config = self.data, asdict(self.config)
         return {
             "kind": "fastft bench",

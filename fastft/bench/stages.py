@@ -1,4 +1,4 @@
-"""What each stage on the way from storage to weights can do alone: the ceilings of what can be.
+"""Measures each stage on the way from storage to weights alone: the ceilings.
 
 Reading, decoding, the kernel, the copy to a GPU, the model's step, each without the others.
 `ceilings` says what follows for loaders. A process of its own runs this: a process whose

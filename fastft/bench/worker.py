@@ -1,4 +1,4 @@
-"""What `fastft bench` runs in a process of its own: one loader, or the stages without any.
+"""One measurement of `fastft bench` in a process of its own: one loader, or the stages.
 
 Nothing heavy is imported before the clock runs that measures its import.
 """

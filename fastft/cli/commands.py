@@ -83,7 +83,7 @@ def run() -> int:
 
 
 def sparing(name: str) -> Iterator[str]:
-    """What of a command's options saves memory, as remedies."""
+    """Options of a command that save memory, as remedies."""
     command = getattr(typer.main.get_command(app), "commands", {}).get(name)
     names = {each.name for each in command.params} if command is not None else set()
     yield from (remedy for option, remedy in _SPARING.items() if option in names)

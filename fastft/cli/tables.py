@@ -35,7 +35,7 @@ _CLASSES, _FIRST, _RAREST = 10, 5, 3
 
 
 def conversion_table(reports: Sequence[Report]) -> Table:
-    """What `fastft convert` did: a column per output."""
+    """The closing table of `fastft convert`: a column per output."""
     return _by_output(
         reports,
         {
@@ -104,7 +104,7 @@ def _subject(reports: Sequence[Report], note: Note, one: str, many: str) -> str:
 
 
 def merge_table(reports: Sequence[Merged]) -> Table:
-    """What `fastft merge` did: a column per output."""
+    """The closing table of `fastft merge`: a column per output."""
     return _by_output(
         reports,
         {

@@ -1,4 +1,4 @@
-"""What `fastft bench` does, and each of its processes; defaults live here and nowhere else."""
+"""Settings of `fastft bench` and of each of its processes; the only place of their defaults."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class BenchConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """What a process is to measure, as JSON on its command line.
+    """The task of one measuring process, as JSON on its command line.
 
     Attributes:
         loader: its name; empty for the stages.

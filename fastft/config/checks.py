@@ -1,4 +1,4 @@
-"""What every config checks its values by; an error names the command line's option."""
+"""Checks of values that configs share; an error names the command line's option."""
 
 from __future__ import annotations
 

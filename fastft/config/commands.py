@@ -1,4 +1,4 @@
-"""What each command does, as one frozen dataclass; defaults live here and nowhere else.
+"""Settings of each command, as one frozen dataclass; the only place of their defaults.
 
 `ConvertConfig` lives with the conversion in `conversion.run`, `SynthConfig` with `datasets.synth`,
 since both serve without the application.

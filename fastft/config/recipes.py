@@ -128,7 +128,7 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def read_plain(file: Path) -> dict[str, Any]:
-    """What a TOML file says, or a run's config.json of its settings.
+    """Reads the settings in a TOML file, or in a run's config.json.
 
     Raises:
         DataError: the file cannot be read or is no such file.

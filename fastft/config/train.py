@@ -1,4 +1,4 @@
-"""What `fastft train` does, as one frozen dataclass; its defaults live here and nowhere else.
+"""Settings of `fastft train`, as one frozen dataclass; the only place of their defaults.
 
 `recipes` has other people's sets of them.
 """
@@ -207,7 +207,7 @@ class TrainConfig:
 
     @property
     def store_options(self) -> dict[str, Any]:
-        """What was asked of the resident loader's store, as `make_loader` takes it."""
+        """Options of the resident loader's store, as `make_loader` takes them."""
         options = {name: getattr(self, name) for name in ("store", "store_side", "store_file")}
         usual = defaults(TrainConfig)
         return {name: value for name, value in options.items() if value != getattr(usual, name)}
@@ -227,7 +227,7 @@ class TrainConfig:
 
 
 def read_interval(text: str) -> tuple[int, float]:
-    """What `--checkpoint-every` asks for: steps and seconds, one of which is 0.
+    """Reads `--checkpoint-every`: steps and seconds, one of which is 0.
 
     Raises:
         UsageError: it is neither.

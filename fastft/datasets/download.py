@@ -70,7 +70,7 @@ def show_url(url: str) -> str:
 
 
 def origin(url: str) -> str:
-    """What tells this address from others in files, without giving a password away."""
+    """A name for this address in files, without its password."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 

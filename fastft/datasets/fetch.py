@@ -50,7 +50,7 @@ KNOWN = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchConfig:
-    """What to fetch.
+    """Settings of `fastft fetch`.
 
     Attributes:
         source: the name of a known data set, or an http or https address.

@@ -1,4 +1,4 @@
-"""What a `.beton` holds, as tables: the `fastft inspect` command."""
+"""Tables of the content of a `.beton`: the `fastft inspect` command."""
 
 from __future__ import annotations
 

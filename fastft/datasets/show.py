@@ -206,7 +206,7 @@ def fit(image: Image.Image, width_px: int, height_px: int) -> Image.Image:
 
 
 def render(loader: Loader, samples: Samples) -> tuple[Pixels, Rows]:
-    """What a loader makes of these samples in its present epoch, and what the plan says of them.
+    """Renders these samples by a loader in its present epoch; gives their rows of the plan, too.
 
     Args:
         loader: of uint8 images.

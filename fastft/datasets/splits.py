@@ -1,4 +1,4 @@
-"""What commands ask of a data folder: its splits, and which loaders can read them here."""
+"""The splits of a data folder, and the loaders that can read them here."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def require_two_classes(source: Source) -> None:
 
 
 def pick_batch_size(asked: int | None, usual: int, source: Source) -> int:
-    """What was asked for, or the usual size, or all samples if they are fewer.
+    """The batch size that was asked for, or the usual one, or all samples if they are fewer.
 
     Raises:
         UsageError: a larger batch was asked for than there are samples.
@@ -120,7 +120,7 @@ def training_split(data: Path) -> Path:
 
 
 def evaluation_split(data: Path, split: str | None, classes: tuple[str, ...]) -> Path:
-    """What there is to evaluate on in `data`: a split of it, or `data` itself.
+    """Finds the split of `data` to evaluate on, or takes `data` itself.
 
     Args:
         data: a folder with splits, a `.beton` or a class folder.

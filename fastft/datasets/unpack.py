@@ -87,7 +87,7 @@ class Archive:
 
     @property
     def files(self) -> int:
-        """How many files it holds."""
+        """The number of files in it."""
         return sum(not member.is_folder for member in self.members)
 
     @property

@@ -1,4 +1,4 @@
-"""What works on this machine, and what installs what does not; `tables` shows it.
+"""Finds out what works on this machine, and what installs the rest; `tables` shows it.
 
 This process loads neither torch nor any loader: `worker` does, one process for each, which
 may crash or hang. That a loader works is found by decoding two images with it.

@@ -1,4 +1,4 @@
-"""What `fastft doctor` found, as a table or as JSON."""
+"""The findings of `fastft doctor` as a table or as JSON."""
 
 from __future__ import annotations
 

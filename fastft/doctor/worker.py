@@ -1,4 +1,4 @@
-"""What `fastft doctor` runs in a process of its own: one trial of one library.
+"""One trial of one library, in a process that `fastft doctor` starts for it.
 
 A library that crashes, hangs or changes thread settings does so here alone. The answer is a JSON
 file, as libraries print what they like. Nothing heavy is imported before its own trial needs it.
@@ -168,7 +168,7 @@ def _driver_version() -> str | None:
 
 
 def _try_decoding(limit_s: float) -> dict[str, Any]:
-    """How DALI decodes on the first GPU; kept for the loader, which acts on it."""
+    """Tries DALI's ways to decode on the first GPU; the findings are kept for the loader."""
     import torch
 
     from fastft.doctor.dali_decoding import try_decoding

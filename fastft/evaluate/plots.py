@@ -1,4 +1,4 @@
-"""How `fastft evaluate` shows its findings: tables, and pictures as the bytes of a PNG.
+"""The findings of `fastft evaluate` as tables, and as pictures in the bytes of a PNG.
 
 Class names come from folders and may hold anything: dollar signs, which are no formulas here, and
 letters that no font here has, which become boxes.
@@ -60,7 +60,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """What the model said of a sample.
+    """The model's prediction for one sample.
 
     Attributes:
         name: the sample's.

@@ -38,7 +38,7 @@ from pipelines.workers import in_order, make_threads
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one image was taken for.
+    """The prediction for one image.
 
     Attributes:
         path: the file.
@@ -208,7 +208,7 @@ def _csv_line(row: Sequence[object]) -> str:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """What a pattern matches; `**` follows links, but enters each folder once.
+    """Expands a pattern; `**` follows links, but enters each folder once.
 
     `glob` follows links that lead back as often as the system lets it: each of two in one folder
     forty times, which has no end.

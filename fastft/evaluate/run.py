@@ -52,7 +52,7 @@ FILES = ("evaluation.json", "predictions.csv", "confusion.png", "top_losses.png"
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """How the images are read and the model is run."""
+    """Settings for reading the images and running the model."""
 
     loader: str
     batch_size: int
@@ -197,7 +197,7 @@ def _require_classes(path: Path, found: tuple[str, ...], wanted: tuple[str, ...]
 def _settle(
     config: EvaluateConfig, trained: Mapping[str, Any], size: int, source: Source
 ) -> _Setting:
-    """What was asked for, else what the run was trained with, else what suits this machine."""
+    """Settles on what was asked for, else on the run's own, else on what suits this machine."""
 
     def of_run(name: str, kind: type) -> Any:
         value = trained.get(name)

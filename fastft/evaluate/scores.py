@@ -1,4 +1,4 @@
-"""What a classifier's outputs say of it: counts, rates and losses, in numpy.
+"""Scores of a classifier from its outputs: counts, rates and losses, in numpy.
 
 Arrays of N samples and C classes in, numbers out; where the outputs come from and how the numbers
 are shown is left to others. Definitions are the textbook's, in float64:
@@ -26,7 +26,7 @@ _Z_95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What was found for each sample.
+    """The findings for each sample.
 
     Attributes:
         labels: int64[N], the truth.
@@ -47,7 +47,7 @@ class Samples:
 
     @property
     def right(self) -> int:
-        """How many predictions are the truth."""
+        """The number of right predictions."""
         return int((self.labels == self.predicted).sum())
 
     def worst(self, count: int) -> Ints:
@@ -57,7 +57,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """How well each class is told from the others.
+    """Precision, recall and F1 of each class.
 
     Attributes:
         precision, recall, f1: float64[C].

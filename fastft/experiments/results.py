@@ -1,4 +1,4 @@
-"""What several runs show together: accuracies with intervals, differences, a rate to take.
+"""Results of several runs together: accuracies with intervals, differences, a rate to take.
 
 Knows nothing of how runs are made (`run`, `lr_find`) nor shown (`plots`).
 """

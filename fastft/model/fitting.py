@@ -31,7 +31,7 @@ _SCALER: dict[str, tuple[float, float]] = {
 
 
 def find_misfit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
-    """What of a state dict is not as in a model's own, name by name; '' if nothing."""
+    """The first difference of a state dict from a model's own; '' if there is none."""
     for name, tensor in own.items():
         if name not in state:
             return f"no {name}"
@@ -43,7 +43,7 @@ def find_misfit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tenso
 def find_misfit_of_optimizer(
     saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, *, has_stepped: bool
 ) -> str:
-    """What of an optimizer's state does not belong to this one, just made; '' if nothing.
+    """The first part of an optimizer's state that does not fit this new one; '' if there is none.
 
     Args:
         saved: its state dict, of plain values and sound tensors.
@@ -75,7 +75,7 @@ def find_misfit_of_optimizer(
 
 
 def find_misfit_of_scaler(saved: Mapping[str, Any]) -> str:
-    """What is wrong with the state of a loss scaler, which is empty where none was used."""
+    """The fault in a loss scaler's state, which is empty where none was used; or empty."""
     if saved and saved.keys() != _SCALER.keys():
         return f"{', '.join(map(str, saved)):.200}, expected {', '.join(_SCALER)}"
     for name, value in saved.items():
@@ -132,7 +132,7 @@ def _find_in_kept(
 
 
 def _find_other(found: torch.Tensor, wanted: torch.Tensor) -> str:
-    """How a tensor differs from one that it should be like."""
+    """The difference of a tensor from one that it should be like."""
     if found.shape != wanted.shape:
         return f"of shape {_shown(found.shape)} instead of {_shown(wanted.shape)}"
     if found.dtype != wanted.dtype:

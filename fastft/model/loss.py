@@ -46,7 +46,7 @@ class Loss:
     def __call__(
         self, logits: torch.Tensor, labels: torch.Tensor, count: int | None = None
     ) -> torch.Tensor:
-        """What to minimize, a scalar: of a part of a batch, its part of the whole one's loss.
+        """Computes the loss, a scalar; of a part of a batch, its share of the whole batch's loss.
 
         Args:
             logits: float[b, C]; b may be 0.
@@ -71,7 +71,7 @@ class Loss:
 def class_weights(
     asked: str, classes: Sequence[str], labels: NDArray[np.int64]
 ) -> NDArray[np.float32] | None:
-    """How much each class's loss counts.
+    """Computes the weight of each class in the loss.
 
     Args:
         asked: empty for none; `balanced`, which makes all classes count the same in sum and an

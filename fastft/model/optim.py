@@ -167,7 +167,7 @@ class WeightAverage:
 
     @property
     def steps(self) -> int:
-        """How many it has seen."""
+        """The number of steps that it has averaged."""
         return self._steps
 
     def restore(self, state: Mapping[str, torch.Tensor], steps: int) -> None:

@@ -39,7 +39,7 @@ class Weights:
 
 
 def load_weights(asked: str, arch: str) -> Weights | None:
-    """What `--weights` names; None for `none`.
+    """Reads the weights that `--weights` names; None for `none`.
 
     Args:
         asked: `imagenet`, `none`, or the path of a run folder, a checkpoint or a state dict.

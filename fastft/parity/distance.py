@@ -1,4 +1,4 @@
-"""How far pixels are apart, in levels of 255: counted once, then told in several ways."""
+"""Distances of pixels in levels of 255: counted once, summed up in several ways."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Differences:
         return means
 
     def distance(self) -> Distance:
-        """What has been counted so far.
+        """The distance over all that has been counted so far.
 
         Raises:
             ValueError: nothing has.

@@ -1,4 +1,4 @@
-"""What a comparison of loaders finds, and the statistics behind it.
+"""Findings of a comparison of loaders, and the statistics behind them.
 
 A usual test cannot show that two things are alike: with few runs it finds nothing, whatever is
 true. Two one-sided tests turn this round: that the means differ by the margin or more is what has
@@ -38,7 +38,7 @@ _EARLY_STEPS = (4, 16)
 
 @dataclass(frozen=True, slots=True)
 class Equivalence:
-    """What the paired differences say.
+    """Statistics of paired differences.
 
     Attributes:
         n: pairs.
@@ -68,7 +68,7 @@ class Equivalence:
 
 @dataclass(frozen=True, slots=True)
 class CurveMatch:
-    """How far a loader's loss curves lie from the reference's, step by step.
+    """The distance of a loader's loss curves from the reference's, step by step.
 
     Attributes:
         first: the largest difference at the first step: equal weights, so pixels alone.
@@ -91,7 +91,7 @@ class CurveMatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """What all runs together say.
+    """The result of all runs together.
 
     Attributes:
         matrix: trained with -> evaluated with -> mean accuracy, in points.

@@ -69,7 +69,7 @@ class Material:
                 self.truth[side] = [truth[at] for at in part]
 
     def stored_distance(self) -> Distance:
-        """How far the stored samples are from the reference, whatever loader reads them."""
+        """The distance of the stored samples from the reference, whatever loader reads them."""
         differences = Differences()
         for stored, right in zip(self.samples, self.truth[0], strict=True):
             pixels, wanted = (np.asarray(decode(each)) for each in (stored, right))

@@ -1,4 +1,4 @@
-"""How a comparison of loaders is shown: tables for the terminal, one picture, one JSON."""
+"""A comparison of loaders as tables for the terminal, as one picture and as JSON."""
 
 from __future__ import annotations
 

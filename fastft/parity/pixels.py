@@ -92,7 +92,7 @@ class Worst:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What `compare` found."""
+    """The findings of `compare`."""
 
     images: int
     rows: tuple[Row, ...]

@@ -29,7 +29,7 @@ _EDGE_PX = 3
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """What was recovered from some output images.
+    """Crops and flips that were recovered from some output images.
 
     Attributes:
         samples: int64[N], numbers of the probes.

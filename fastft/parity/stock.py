@@ -162,7 +162,7 @@ def compare_crops(output: Iterator[Pixels], size: int) -> tuple[Likeness, ...]:
 
 
 def _geometry(boxes: NDArray[np.float64], sides: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-    """What a crop's distribution is described by."""
+    """Numbers that describe the distribution of crops."""
     area = boxes[:, 2] * boxes[:, 3] / (sides[:, 0] * sides[:, 1])
     room = sides - boxes[:, 2:]
     free = room > _ROOM_PX

@@ -40,7 +40,7 @@ _TEMPLATES = files("fastft.report") / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What is on a page.
+    """The content of a page.
 
     Attributes:
         title: at its head.

@@ -1,4 +1,4 @@
-"""What a page is made of, and how its numbers are written: the same in a chart and in its table."""
+"""Parts of a page, and the format of its numbers: the same in a chart and in its table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Table:
 
     @property
     def left_out(self) -> int:
-        """How many rows are not shown."""
+        """The number of rows that are not shown."""
         return len(self.rows) - len(self.shown)
 
 

@@ -1,4 +1,4 @@
-"""What `fastft bench` measured: loaders, and the stages that bound them.
+"""Results of `fastft bench`: loaders, and the stages that bound them.
 
 Reads its JSON into dataclasses; `loaders` shows them.
 """

@@ -1,4 +1,4 @@
-"""What `parity` and `evaluate` found: distances of pixels, equivalence of models, mistakes.
+"""Results of `parity` and `evaluate`: distances of pixels, equivalence of models, mistakes.
 
 Reads their JSON into dataclasses; `proof` shows them.
 """

@@ -1,4 +1,4 @@
-"""What trainings left: single runs, and the runs of `compare` and `sweep`.
+"""Results of trainings: single runs, and the runs of `compare` and `sweep`.
 
 Reads their files into dataclasses; `training` shows them.
 """
@@ -18,7 +18,7 @@ _POINTS = 240
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """What an epoch came to; None is a number that is none."""
+    """The numbers of one epoch; None stands for NaN."""
 
     epoch: int
     size: int

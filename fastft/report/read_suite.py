@@ -1,4 +1,4 @@
-"""What the benchmark suites measured under pytest-benchmark.
+"""Results of the benchmark suites, as pytest-benchmark wrote them.
 
 Reads their JSON into dataclasses; `suites` shows them.
 """

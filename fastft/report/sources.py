@@ -1,4 +1,4 @@
-"""What a page is made from: files and folders of other commands, recognized by what they hold."""
+"""Sources of a page: files and folders of other commands, recognized by their content."""
 
 from __future__ import annotations
 

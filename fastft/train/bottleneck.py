@@ -1,4 +1,4 @@
-"""Where a run's time went: what its loader and its model could do alone, and which of them binds.
+"""The bottleneck of a run: what its loader and its model could do alone, and which of them binds.
 
 Both are tried when the run is over, on its own loader, model and batch size: for as long as it
 takes to tell, and at most a twentieth of what the run took.
@@ -26,7 +26,7 @@ _BOUND = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """Where the time of training steps went.
+    """Shares of the time of training steps.
 
     Attributes:
         img_per_s: what the run did.

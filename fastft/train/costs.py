@@ -1,4 +1,4 @@
-"""Where a run's seconds go, from its process's start to its end: start-up counts in short runs."""
+"""Seconds of a run by what they were spent on, from the start of its process to its end."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from pipelines.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the model said of each sample, in the order in which the samples came.
+    """The model's outputs for each sample, in the order in which the samples came.
 
     Attributes:
         logits: float32[N, C], whose softmax are the probabilities.

@@ -20,7 +20,7 @@ from pipelines.loaders import Loader, make_loader
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a run is fed from.
+    """Splits and loaders of a run.
 
     Attributes:
         train, evaluation: the loaders of both splits.

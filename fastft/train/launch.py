@@ -18,7 +18,7 @@ _STARTED_HERE, _PARENT = "FASTFT_NPROC", "FASTFT_PARENT"
 
 
 def count_processes(nproc: str) -> int:
-    """How many processes `--nproc` asks for here; 1 in a process that was started as one of many.
+    """Number of processes that `--nproc` asks for; 1 in a process that is one of many.
 
     Raises:
         UsageError: neither a number nor `gpu`, or there is no GPU.

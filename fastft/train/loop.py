@@ -49,7 +49,7 @@ _PACKAGES = ("torch", "cpu", "gpu")
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Where the run lies and how it ended.
+    """The folder of a run, and its end.
 
     Attributes:
         out: the run folder.

@@ -1,4 +1,4 @@
-"""How many images a GPU has room for at once, found by trying.
+"""Finds by trying how many images a GPU has room for at once.
 
 What a step needs depends on the model, the images' size, the precision, and on what the libraries
 choose to do; no formula knows it. So a share of a batch that may be too large is rehearsed, and

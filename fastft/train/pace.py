@@ -1,4 +1,4 @@
-"""How far the host runs ahead of the device, and how long the device takes for what is queued.
+"""The host's lead over the device, and the device's time for what is queued.
 
 On a GPU a step is queued in less time than it takes. Nobody waits for its end; but a host that ran
 ahead without bounds would fill the GPU's memory with batches. On a CPU nothing runs ahead, and all

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder as it goes: rows, checkpoints, and in the end its curves.
+"""Writes the folder of a run as it goes: rows, checkpoints, and in the end its curves.
 
 Of several processes only the first has a folder; to the others a recorder is a place where nothing
 happens.
@@ -65,7 +65,7 @@ class Recorder:
 
     @property
     def metrics_bytes(self) -> int:
-        """How much has been written to `metrics.jsonl`."""
+        """The bytes that have been written to `metrics.jsonl`."""
         return self._metrics.size_bytes if self._is_main else 0
 
     def write(self, row: StepMetrics | EpochMetrics) -> None:

@@ -1,4 +1,4 @@
-"""Where a run stands: what a checkpoint holds beside weights, so that it can be continued exactly.
+"""The state of a run beside its weights: what a checkpoint needs to continue it exactly.
 
 Of randomness nothing needs to be kept: crops, flips and order are the plan's, a function of seed,
 epoch and sample; what the network draws is a function of seed, step and process; rates are a

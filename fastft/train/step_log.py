@@ -31,7 +31,7 @@ _Row = tuple[int, float, float, float]
 
 @dataclass(slots=True)
 class Sums:
-    """What has come together of an epoch: over `steps` steps of all processes.
+    """Sums over the first `steps` steps of an epoch, of all processes.
 
     Attributes:
         steps, samples, right: how many steps, images and right answers.
@@ -87,7 +87,7 @@ class StepLog:
 
     @property
     def steps(self) -> int:
-        """How many steps of the epoch are behind, read or not."""
+        """The number of steps of the epoch that were taken, read or not."""
         coming = 0 if self._coming is None else len(self._coming[0])
         return self.sums.steps + coming + len(self._rows)
 

@@ -1,4 +1,4 @@
-"""What can be converted, whatever it lies in: class folders, a zip of them, or RecordIO.
+"""The inputs of a conversion: class folders, a zip of them, or RecordIO.
 
 A listing says which samples there are, what they are called and labelled, and hands out their
 bytes as they are; what the bytes mean is the encoder's business.
@@ -43,7 +43,7 @@ class Listing(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each sample is called: its class, `/`, and what is unique within it."""
+        """The name of each sample: its class, `/`, and a name that is unique within it."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""How far a conversion has come, so that one that was killed can go on.
+"""The journal of a conversion, from which one that was killed is resumed.
 
 Beside a conversion's temporary file lies its journal: what is converted, then an entry for each
 sample in order. Both stay when the process is killed. Of a power cut either may have lost its end,
@@ -46,7 +46,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of one sample.
+    """The outcome of one sample.
 
     Attributes:
         mode: how it is stored, a mode of `formats.layout`; None if it is left out.
@@ -111,7 +111,7 @@ class Journal:
             del self._waiting[: os.write(self._descriptor, self._waiting)]
 
     def close(self, *, remove: bool) -> None:
-        """Give up the lock, and remove the file before if it is not to be gone on with."""
+        """Give up the lock; before that remove the file, unless it is to be resumed from."""
         if remove:
             with suppress(OSError):  # gone with its folder, or the next conversion's to remove
                 os.unlink(self.path)

@@ -46,7 +46,7 @@ _STRIDE_BYTES, _AHEAD = 4 << 20, 2
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What became of one output's shards."""
+    """The result of merging one output's shards."""
 
     out: Path
     shards: int

@@ -1,4 +1,4 @@
-"""Where a conversion writes: which files, whether they may be replaced, whether they fit.
+"""The outputs of a conversion: which files, whether they may be replaced, whether they fit.
 
 And how they appear, together at the end, and what is said where the system refuses to write.
 """

@@ -1,4 +1,4 @@
-"""What becomes of a conversion's samples: counted, reported, and when too many are broken."""
+"""Counts and reports of a conversion's samples, and the limit of broken ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.formats.shards import Quarantined
 
 @dataclass(slots=True)
 class Report:
-    """What one conversion did.
+    """The report of one conversion.
 
     Attributes:
         kept: label -> whole images.
@@ -57,7 +57,7 @@ class Report:
 
 
 class Tally:
-    """What has become of a part's samples so far.
+    """Counts of a part's samples so far.
 
     Attributes:
         report: of them.
@@ -139,7 +139,7 @@ class Tally:
 
 
 def allowed_bad(max_bad: str, images: int) -> int:
-    """How many of `images` may be broken under `--max-bad`.
+    """The number of `images` that may be broken under `--max-bad`.
 
     Raises:
         UsageError: `max_bad` is neither a number nor a percentage.

@@ -44,7 +44,7 @@ _TASK_IMAGES, _TASK_BYTES = 32, 4 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvertConfig:
-    """What `fastft convert` does; see `EncodePolicy` for how images are stored.
+    """Settings of `fastft convert`; see `EncodePolicy` for how images are stored.
 
     Attributes:
         src: a folder of class folders, a zip of them or a `.rec`, or what holds one of each

@@ -44,7 +44,7 @@ from pipelines.limits import MAX_FILE_BYTES, MAX_SIDE_PX, MOST_PIXELS
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a `.beton` holds and where.
+    """The index of a `.beton`: what it holds and where.
 
     Attributes:
         path: the file.

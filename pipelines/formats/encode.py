@@ -51,7 +51,7 @@ _PLAIN = Note(0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodePolicy:
-    """How images are stored.
+    """The policy of storing images.
 
     Attributes:
         mode: `passthrough` keeps JPEGs and stores the rest raw; `jpg` stores the rest as JPEG;
@@ -85,7 +85,7 @@ class EncodePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What became of one image file.
+    """The outcome of encoding one image file.
 
     Attributes:
         stored: what to store; None if the image is broken.

@@ -96,7 +96,7 @@ Depth = Literal["clip", "scale"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """How pixels differ from what the files alone say; a model must meet other photos alike.
+    """The preparation of pixels beyond decoding; a model must meet other photos prepared alike.
 
     Attributes:
         apply_exif: whether images were turned upright as their EXIF orientation says.

@@ -41,7 +41,7 @@ _REDO = "fetch it or write it anew"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Where records are, N of them, in sample order.
+    """Positions of N records, in sample order.
 
     Attributes:
         numbers: int64[N], which record of the file each one is.

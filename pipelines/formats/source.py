@@ -1,4 +1,4 @@
-"""Where samples come from: a `.beton` or a class folder, alike to every loader."""
+"""The source of samples: a `.beton` or a class folder, alike to every loader."""
 
 from __future__ import annotations
 

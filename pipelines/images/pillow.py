@@ -1,4 +1,4 @@
-"""How Pillow is asked to read an image: which formats, how large, and who hears its complaints.
+"""Reads images by Pillow: which formats, how large, and who hears its complaints.
 
 Every image that this project reads by Pillow goes through `open_image`. Pillow's own limit on
 pixels, its warnings and libtiff's lines on standard error belong to the process, which may be

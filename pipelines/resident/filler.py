@@ -25,7 +25,7 @@ _AHEAD_SAMPLES = 4
 
 
 class Sink(Protocol):
-    """Where samples are decoded to; safe to use from several threads."""
+    """A sink for decoded samples; safe to use from several threads."""
 
     def holds(self, sample: int) -> bool:
         """Whether a sample is there already, from another process or an earlier run."""

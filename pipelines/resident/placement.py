@@ -1,4 +1,4 @@
-"""Where a store goes: the GPU's memory, the machine's, or nowhere, with the arithmetic."""
+"""The place of a store: the GPU's memory, the machine's, or nowhere, with the arithmetic."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GpuRoom:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a store goes.
+    """The place of a store.
 
     Attributes:
         on_gpu: the GPU's memory; else the machine's.
@@ -54,7 +54,7 @@ class Place:
 
 
 def gpu_room(device: torch.device, *, batch: int, size: int) -> GpuRoom:
-    """How much of a GPU is free, and left to training.
+    """Bytes of a GPU that are free, and that are left to training.
 
     Args:
         device: the GPU.

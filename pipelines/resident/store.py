@@ -32,7 +32,7 @@ TAIL = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreFormat:
-    """What of a sample is kept.
+    """The format in which samples are kept.
 
     Attributes:
         kind: one of KINDS.
@@ -56,7 +56,7 @@ class StoreFormat:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where samples lie in the buffer.
+    """Places of samples in the buffer.
 
     Attributes:
         format: see there.

@@ -1,4 +1,4 @@
-"""What a store's buffer lies in: this process's memory, or a file that processes share.
+"""The memory of a store's buffer: this process's own, or a file that processes share.
 
 A file is the one copy on a machine: in `/dev/shm` for as long as a process has it, or where the
 user asked for it, where the next run finds it filled. Whoever decodes a sample claims it, and says
