@@ -82,7 +82,7 @@ def _read_counts(text: str) -> tuple[int, ...]:
     """Numbers of workers.
 
     Raises:
-        UsageError: something is no number.
+        UsageError: a part is not a number.
     """
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):

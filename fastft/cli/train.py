@@ -330,7 +330,7 @@ def train(
     if lr_find and (resume is not None or auto_resume or nproc != "1"):
         raise UsageError(
             "--lr-find",
-            "given for several processes or a run to go on with",
+            "given for several processes or a run to continue",
             "a process alone, and --out",
             "leave out the other option",
         )

@@ -79,7 +79,7 @@ def predict(
     Raises:
         UsageError: an output that cannot be a file, or no such device.
         DataError: the run or an image cannot be read, there are no images, an output cannot be
-            written, or what the model says is no number.
+            written, or its outputs are not finite.
     """
     for option, out in config.outputs.items():
         if out.is_dir():
@@ -303,7 +303,7 @@ def _prediction(
     path: Path, row: NDArray[np.float32], checkpoint: Checkpoint, checkpoint_path: Path
 ) -> Prediction:
     if not np.isfinite(row).all():
-        found = f"what it says of {path} is no number"
+        found = f"its output for {path} is not finite"
         raise DataError(checkpoint_path, found, "finite weights", "take another checkpoint")
     classes, best = checkpoint.classes, int(row.argmax())
     truth = path.absolute().parent.name

@@ -72,7 +72,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
         UsageError: a folder that holds something else, a split that is not there, settings that do
             not fit this machine.
         DataError: a checkpoint or data that cannot be read or do not belong together, outputs that
-            are no numbers, or files that cannot be written.
+            are not finite, or files that cannot be written.
     """
     started = time.perf_counter()
     out = find_out(config)
@@ -256,13 +256,13 @@ def _judge(outputs: Outputs, source: Source, order: Ints, path: Path) -> Finding
     """Judge the outputs, if they can be.
 
     Raises:
-        DataError: they are no numbers.
+        DataError: they are not finite.
     """
     bad = np.flatnonzero(~np.isfinite(outputs.logits).all(1))
     if len(bad):
         name = source.name(int(order[bad[0]]))
         found = (
-            f"its outputs for {len(bad):,} of {len(order):,} images, first {name}, are no numbers"
+            f"its outputs for {len(bad):,} of {len(order):,} images, first {name}, are not finite"
         )
         raise DataError(path, found, "", "take another checkpoint, or try --amp off")
     return judge(outputs.logits, outputs.labels, outputs.plain)

@@ -48,7 +48,7 @@ def compare(
 
     Raises:
         UsageError: options that the comparison itself sets, or that do not fit.
-        DataError: data or weights that cannot be read, or a loss that is no number.
+        DataError: data or weights that cannot be read, or a loss of NaN.
     """
     for name in ("freeze", "unfreeze_epoch"):
         if options.get(name):

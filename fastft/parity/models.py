@@ -60,7 +60,7 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
 
     Raises:
         UsageError: settings that do not fit each other, the data or this machine.
-        DataError: data or weights that cannot be read, or a loss that is no number.
+        DataError: data or weights that cannot be read, or a loss of NaN.
     """
     started = time.perf_counter()
     device = pick_device(config.device)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 from pipelines.errors import DataError, FormatError
 
 T = TypeVar("T")
-_REMEDY = "free some of the disk, then go on with fastft train --resume"
+_REMEDY = "free some of the disk, then continue with fastft train --resume"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

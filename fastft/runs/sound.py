@@ -125,7 +125,7 @@ class _Search:
         if tensor.is_floating_point() and tensor.numel():
             least, most = tensor.detach().aminmax()  # NaN if there is one
             if not (math.isfinite(least) and math.isfinite(most)):
-                return "a number that is none"
+                return "NaN or infinity"
         return ""
 
 

@@ -167,7 +167,7 @@ def join_world(device: str, stop: StopSignals | None = None) -> Iterator[World]:
         _let_others_speak(stop)
         raise DataError(
             f"process {world.rank + 1} of {world.size}", "lost the others", "",
-            "one of them says why; go on with fastft train --resume",
+            "one of them says why; continue with fastft train --resume",
         ) from error  # fmt: skip
     finally:
         os.sched_setaffinity(0, affinity)
@@ -209,7 +209,7 @@ def _read_environment(device: str) -> World:
         rank, size, local_rank, local_size = (int(os.environ[name]) for name in names)
     except (KeyError, ValueError) as error:
         raise UsageError(
-            "the environment", f"WORLD_SIZE is set, and {error} is missing or no number",
+            "the environment", f"WORLD_SIZE is set, and {error} is missing or not a number",
             "what torchrun sets", "start it by torchrun or --nproc",
         ) from error  # fmt: skip
     picked = pick_device(device)

@@ -72,7 +72,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
         for rank, code in ((rank, failures[rank].exitcode) for rank in failures):
             if code < 0 and -code not in told:
                 name = signal.Signals(-code).name
-                remedy = "go on with fastft train --resume"
+                remedy = "continue with fastft train --resume"
                 if name == "SIGKILL":
                     remedy = f"if memory ran out, take fewer --workers; {remedy}"
                 found = f"was ended by {name}"

@@ -332,7 +332,7 @@ class Trainer:
         if not signal:
             return
         self._save(recorder, wait=True)
-        said = f"stopped{self._last_good}; go on with fastft train --resume {self._config.out}"
+        said = f"stopped{self._last_good}; continue with fastft train --resume {self._config.out}"
         raise Stopped(signal, said if self._world.is_main else "")
 
     def _save(self, recorder: Recorder, *, best: bool = False, wait: bool = False) -> None:

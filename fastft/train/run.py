@@ -57,12 +57,12 @@ def train(
         config: what to do.
         console: where progress and notes go; the first process's alone.
         stop: who says that it is time to end; None: nobody.
-        or_resume: if the run folder holds a run of these very settings, go on with it.
+        or_resume: if the run folder holds a run of these very settings, continue it.
         costs: what has been spent before; see `costs`.
 
     Raises:
         UsageError: settings that do not fit each other, the data or this machine.
-        DataError: data or weights that cannot be read, a loss that is no number, or another
+        DataError: data or weights that cannot be read, a loss of NaN, or another
             process that is gone.
         Stopped: it was asked to end, and has saved where it stands.
     """
@@ -314,7 +314,7 @@ def _announce(
     if idle > 0:
         lines.append(f"{idle} more GPUs are here: --nproc gpu takes all of them")
     if state.epoch or state.consumed:
-        lines.append(f"goes on from the checkpoint {state}")
+        lines.append(f"continues from the checkpoint {state}")
     if trainer.step.micro_batch:
         lines.append(f"each process takes {trainer.step.micro_batch} images at once")
     if built.left_out:

@@ -124,14 +124,14 @@ def open_journaled(
 ) -> Iterator[tuple[BetonWriter, Journal]]:
     """A writer of `out` and its journal; both files are gone when the block ends unpublished.
 
-    They stay if what ends it is neither an error nor Ctrl-C. What killed processes have left of the
-    same output is gone, too, or is gone on with.
+    They stay if neither an error nor Ctrl-C ends it. Leftovers of killed processes of the same
+    output are removed, or resumed from.
 
     Args:
         out: the output.
         capacity: its samples at most.
         identity: 32 bytes that tell this conversion from others.
-        resume: go on with what was left, if anything was.
+        resume: continue from what was left, if anything was.
 
     Raises:
         DataError: there is no place to write it.

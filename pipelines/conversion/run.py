@@ -57,7 +57,7 @@ class ConvertConfig:
             folders have names, and take none.
         shard: `i/n` converts the i-th of n parts, to be merged by `merge`; '' all.
         max_pixels: an image of more counts as broken.
-        resume: go on with what a killed conversion of the same images, by the same options, has
+        resume: continue from what a killed conversion of the same images, by the same options, has
             left; its bytes are checked, so that the output is the same.
     """
 

@@ -98,7 +98,7 @@ def test_metrics_that_do_not_fit_are_named_and_keep_the_rows_that_do(
     path = tmp_path / "place" / "metrics.jsonl"
     status, _, err = begin(["train"], tmp_path, _measures, path).end()
     refused(status, err, tmp_path / "place")
-    assert err.endswith("free some of the disk, then go on with fastft train --resume\n")
+    assert err.endswith("free some of the disk, then continue with fastft train --resume\n")
     whole = path.read_text().splitlines()[:-1]
     assert len(whole) > 3
     tried("train on a full disk", 1)

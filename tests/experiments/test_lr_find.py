@@ -44,7 +44,7 @@ def test_without_running_away_the_lowest_is_suggested() -> None:
     assert found.ran_away is None
     assert found.suggestion == found.lowest == lrs[-1]
     assert "never ran away" in str(found)
-    # A loss that is no number has run away, too.
+    # A loss of NaN has run away, too.
     broken = np.append(2 - np.linspace(0, 1, 59), np.nan)
     assert suggest(lrs, broken, "run").ran_away == lrs[-1]
 

@@ -90,7 +90,7 @@ def commands(checkpoint: Path, data: Path, photos: Path, out: Path) -> list[list
 @pytest.mark.parametrize(
     ("part", "value", "said"),
     [
-        ("ema", {"fc.weight": torch.full((3, 1024), float("nan"))}, "a number that is none"),
+        ("ema", {"fc.weight": torch.full((3, 1024), float("nan"))}, "NaN or infinity"),
         ("model", {"fc.weight": torch.zeros(1).expand(3, 1024)}, "larger than what is stored"),
         ("optimizer", {"state": {0: {"x": {"y": [object]}}}}, "not readable as a checkpoint"),
         ("scaler", {"scale": [[[]]], 3: float}, "not readable as a checkpoint"),

@@ -91,8 +91,8 @@ def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
     status, _, err = process.end()
     assert status == 1
     assert err == (
-        "process 2 of 2: was ended by SIGKILL; if memory ran out, take fewer --workers; go on with "
-        "fastft train --resume\n"
+        "process 2 of 2: was ended by SIGKILL; if memory ran out, take fewer --workers; "
+        "continue with fastft train --resume\n"
     )
 
 

@@ -187,8 +187,8 @@ def test_a_real_signal_is_heard_at_the_keyboard(
     status, _, err = fastft("train", "--data", data, "--out", out, "--weights", "none", "--size",
                             40, "--batch-size", 10, "--arch", "mobilenet_v3_small")  # fmt: skip
     assert status == 130
-    wanted = f"fastft: stopped; {out}/last.pt is that of epoch 1 after 1 steps; go on with fastft"
-    assert err == f"{wanted} train --resume {out}\n"
+    said = f"fastft: stopped; {out}/last.pt is that of epoch 1 after 1 steps"
+    assert err == f"{said}; continue with fastft train --resume {out}\n"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 

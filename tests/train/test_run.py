@@ -202,7 +202,7 @@ def test_a_broken_sample_ends_the_run_and_leaves_nothing(photos: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path) -> None:
+def test_a_loss_of_nan_ends_the_run(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"step \d+: .*loss (nan|inf).*a number; lower --lr"):
         run(data, tmp_path / "run", lr=1e5, epochs=5, schedule="constant")
 
