@@ -36,14 +36,14 @@ def ceiling(loader: str, workers: int = 4, on_gpu: bool = False, **rates: float 
     return find_ceiling(loader, workers, {**RATES, **rates}, cores=4, on_gpu=on_gpu)
 
 
-def test_who_decodes_takes_decoding_and_kernel_one_after_the_other() -> None:
+def test_decoding_loaders_pay_decoding_and_kernel() -> None:
     for loader in ("ffcv", "torchvision", "stock", "dali"):
         found = ceiling(loader)
         assert found.binds == "decode_all_cores"
         assert found.img_per_s == pytest.approx(3200)  # 1 / (1/4000 + 1/16000)
 
 
-def test_few_workers_have_few_cores_and_many_no_more_than_there_are() -> None:
+def test_workers_use_at_most_all_cores() -> None:
     one = ceiling("ffcv", 1)
     assert (one.binds, one.img_per_s) == ("decode_one_core", pytest.approx(800))
     # Three of four cores decode 3000, and cut 12000.
@@ -62,7 +62,7 @@ def test_a_machine_of_one_core() -> None:
     assert (found.binds, found.img_per_s) == ("decode_one_core", pytest.approx(800))
 
 
-def test_who_has_decoded_is_bound_by_the_kernel_whatever_storage_does() -> None:
+def test_decoded_loaders_are_bound_by_the_kernel() -> None:
     assert ceiling("resident", read_warm=1.0) == Ceiling("kernel_all_cores", 16_000)
 
 
@@ -81,7 +81,7 @@ def test_nothing_is_known_of_what_a_gpu_does() -> None:
     assert ceiling("resident", on_gpu=True) == ceiling("dali", on_gpu=True) == Ceiling(GPU, None)
 
 
-def test_a_training_on_a_gpu_is_as_fast_as_the_slower_one() -> None:
+def test_gpu_training_follows_the_slower_side() -> None:
     assert training_rate(50, 100, shares_cores=False) == pytest.approx(50)
     assert training_rate(400, 100, shares_cores=False) == pytest.approx(100)
 
@@ -97,7 +97,7 @@ def test_the_first_epoch_and_imports_count() -> None:
     assert training_seconds(row, 2000, None, shares_cores=True) == pytest.approx(3 + 20 + 4 * 2)
 
 
-def test_the_loader_with_which_training_ends_first_is_taken() -> None:
+def test_the_quickest_whole_training_wins() -> None:
     rows = [
         measured("torchvision", 700),
         measured("ffcv", 2000),
@@ -112,7 +112,7 @@ def test_the_loader_with_which_training_ends_first_is_taken() -> None:
     assert "with torchvision 7.1 s" in found.reason
 
 
-def test_what_nobody_would_notice_is_won_by_the_simplest_with_the_fewest_workers() -> None:
+def test_near_ties_go_to_the_simplest() -> None:
     rows = [
         measured("ffcv", 2000), measured("torchvision", 700),
         measured("torchvision", 650, workers=2), measured("resident", 13_000, 1700),
@@ -130,7 +130,7 @@ def test_too_slow_a_loader_is_said_to_be() -> None:
     assert found.reason.startswith("input binds even so, by decode all cores")
 
 
-def test_the_yardstick_is_taken_only_if_it_is_alone() -> None:
+def test_stock_is_taken_only_alone() -> None:
     rows = [measured("stock", 900), measured("torchvision", 700)]
     assert recommend(rows, 1000, 900, shares_cores=False).loader == "torchvision"
     assert recommend(rows[:1], 1000, None, shares_cores=False).line == (

@@ -102,7 +102,7 @@ def test_the_json_has_what_reports_read(
     assert {path.name for path in out.iterdir()} == {"bench.json", "bench.png"}
 
 
-def test_every_number_of_workers_is_tried_and_cold_once(
+def test_each_worker_count_is_tried(
     answers: Answers, fastft: Run, data: Path, tmp_path: Path
 ) -> None:
     loaders = "resident,ffcv,resident"
@@ -117,7 +117,7 @@ def test_every_number_of_workers_is_tried_and_cold_once(
     assert "about" in text
 
 
-def test_what_is_in_memory_for_good_is_not_measured_cold(
+def test_files_on_tmpfs_are_not_cold(
     answers: Answers, fastft: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "evict", lambda files: 0.5)

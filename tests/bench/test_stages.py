@@ -58,7 +58,7 @@ def test_the_kernel_gives_the_reference_pixels(view: str, data: Path) -> None:
         assert np.array_equal(work(part).reshape(-1, SIZE, SIZE, 3), wanted[part])
 
 
-def test_a_broken_sample_is_an_error_of_every_part(data: Path, tmp_path: Path) -> None:
+def test_broken_samples_fail_every_stage(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "broken.beton"
     content = bytearray((data / "test.beton").read_bytes())
     index = read_index(data / "test.beton")
@@ -92,7 +92,7 @@ def test_every_sample_is_taken_once_if_asked_for(samples: int, threads: int) -> 
     assert rate > 0
 
 
-def test_samples_are_taken_round_and_round_until_the_time_is_over(
+def test_samples_repeat_until_time_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = iter(range(1000))
@@ -119,7 +119,7 @@ def test_every_stage_of_a_beton(data: Path) -> None:
     assert found["model_step"]["note"] == "squeezenet1_1, float32, batches of 4"
 
 
-def test_one_image_of_one_class_whose_pixels_are_stored(
+def test_one_raw_image_of_one_class(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only = tmp_path / "photos" / "only"
@@ -144,15 +144,13 @@ def test_what_stays_in_memory_is_not_cold(data: Path, monkeypatch: pytest.Monkey
     assert warm.img_per_s is not None
 
 
-def test_no_such_model_is_an_error_before_anything_is_measured(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_models_fail_before_measuring(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_measure_reading", None)
     with pytest.raises(UsageError, match="--arch"):
         measure_stages(task(data / "test.beton", arch="resnet19"))
 
 
-def test_a_batch_that_does_not_fit_is_a_note(data: Path) -> None:
+def test_batches_that_do_not_fit_are_noted(data: Path) -> None:
     def step(*_: torch.Tensor) -> None:
         raise torch.OutOfMemoryError
 

@@ -58,7 +58,7 @@ def test_the_first_epoch_and_whole_later_ones(
     assert all(len(samples) == 33 for _, samples in read)
 
 
-def test_of_a_long_first_epoch_what_was_seen_is_read_again(
+def test_long_first_epochs_are_read_in_part(
     data: Path, read: list[tuple[int, np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gauge, "FIRST_EPOCH", -1.0)
@@ -69,14 +69,12 @@ def test_of_a_long_first_epoch_what_was_seen_is_read_again(
     assert all(np.array_equal(samples, first) for _, samples in later)
 
 
-def test_of_a_cold_one_only_the_first_epoch_is_read(
-    data: Path, read: list[tuple[int, np.ndarray]]
-) -> None:
+def test_cold_runs_read_one_epoch(data: Path, read: list[tuple[int, np.ndarray]]) -> None:
     assert measure_loader(task(data, cold=True, seconds=60)).keys() == FIRST
     assert [epoch for epoch, _ in read] == [0]
 
 
-def test_of_a_loader_without_a_plan_no_more_is_read_than_was_seen() -> None:
+def test_planless_loaders_reread_what_was_seen() -> None:
     batches = repeat((torch.empty(0), torch.zeros(8)))
     assert gauge._read(batches, 16) == 16
     assert gauge._read([next(batches)] * 2, 33) == 16

@@ -37,7 +37,7 @@ def full() -> int:
 @pytest.mark.parametrize(
     ("make", "said"), [(broken, ""), (full, FULL)], ids=["whose reader left", "that is full"]
 )
-def test_an_output_that_cannot_be_written_is_no_success(
+def test_an_unwritable_output_is_no_success(
     make: Callable[[], int], said: str, name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
     descriptor = make()
@@ -56,7 +56,7 @@ main.main()
 
 
 @pytest.mark.parametrize(("make", "said"), [(broken, ""), (full, FULL)])
-def test_what_cannot_be_written_at_the_very_end_is_no_success(
+def test_a_failed_last_flush_is_no_success(
     make: Callable[[], int], said: str, tmp_path: Path, tried: Tried
 ) -> None:
     descriptor = make()
@@ -67,9 +67,7 @@ def test_what_cannot_be_written_at_the_very_end_is_no_success(
 
 
 @pytest.mark.parametrize("make", [broken, full], ids=["whose reader left", "that is full"])
-def test_an_error_that_cannot_be_told_is_one_all_the_same(
-    make: Callable[[], int], tmp_path: Path, tried: Tried
-) -> None:
+def test_untold_errors_still_fail(make: Callable[[], int], tmp_path: Path, tried: Tried) -> None:
     descriptor = make()
     living = begin_alone(["inspect"], tmp_path, stderr=descriptor)
     os.close(descriptor)
@@ -108,7 +106,7 @@ def _without_standard_files() -> None:
     _close((0, 1, 2))
 
 
-def test_what_was_closed_is_not_taken_for_the_next_file(tmp_path: Path, tried: Tried) -> None:
+def test_closed_streams_are_not_reused_as_files(tmp_path: Path, tried: Tried) -> None:
     assert begin(["inspect"], tmp_path, _without_standard_files).end() == (0, "", "")
     assert (tmp_path / "first").read_bytes() == b"checkpoint"
     tried("standard files that are closed")

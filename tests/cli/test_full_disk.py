@@ -43,7 +43,7 @@ def refused(status: int, err: str, place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", effort.choose(("synth", "fetch", "show", "train"), WRITING))
-def test_a_file_that_does_not_fit_is_named_and_leaves_nothing(
+def test_files_that_do_not_fit_leave_nothing(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
     failures = 0
@@ -92,9 +92,7 @@ def _measures(path: Path) -> None:
     program.run = run
 
 
-def test_metrics_that_do_not_fit_are_named_and_keep_the_rows_that_do(
-    tmp_path: Path, tried: Tried
-) -> None:
+def test_metrics_keep_rows_that_fit(tmp_path: Path, tried: Tried) -> None:
     path = tmp_path / "place" / "metrics.jsonl"
     status, _, err = begin(["train"], tmp_path, _measures, path).end()
     refused(status, err, tmp_path / "place")

@@ -38,7 +38,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_is_told_to_end_leaves_nothing_half_done(
+def test_interrupted_commands_leave_nothing_half_done(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
     draw = random.Random(name)
@@ -194,7 +194,7 @@ def _late() -> None:
     atexit.register(lambda: None)
 
 
-def test_ctrl_c_at_the_very_end_is_one_line(tmp_path: Path, tried: Tried) -> None:
+def test_ctrl_c_at_the_end_is_one_line(tmp_path: Path, tried: Tried) -> None:
     living = begin(["doctor"], tmp_path, _late)
     assert living.end()[::2] == (130, "fastft: interrupted\n")
     tried("Ctrl-C at the very end")
@@ -243,7 +243,7 @@ def _tells_workers() -> None:
     worker._worker_loop = told
 
 
-def test_a_loader_process_outlives_signals_from_its_first_moment_on(
+def test_loader_processes_ignore_signals_from_birth(
     cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
     living = begin(
@@ -254,9 +254,7 @@ def test_a_loader_process_outlives_signals_from_its_first_moment_on(
     tried("signals to a loader's process as it begins", 2)
 
 
-def test_a_process_that_is_killed_while_drawing_is_told(
-    cases: Cases, tmp_path: Path, tried: Tried
-) -> None:
+def test_a_process_killed_while_drawing_is_told(cases: Cases, tmp_path: Path, tried: Tried) -> None:
     arguments = cases["synth"].call(tmp_path / "place")
     arguments[arguments.index("60")] = "20000"
     living = begin(arguments, tmp_path)

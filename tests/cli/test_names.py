@@ -151,7 +151,7 @@ def in_text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def test_files_whose_names_are_options_and_patterns_are_predicted(
+def test_odd_file_names_are_predicted(
     run: Path, photos: Path, tmp_path: Path, says: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -266,7 +266,7 @@ def test_classes_that_are_one_elsewhere_are_refused(
     tried("class names that are one elsewhere", 6)
 
 
-def test_outputs_may_have_names_as_long_as_the_disk_takes(
+def test_outputs_may_have_the_longest_names(
     photos: Path, tmp_path: Path, says: Callable[..., str], refuses: Callable[..., None],
     tried: Callable[..., None],
 ) -> None:  # fmt: skip
@@ -304,7 +304,7 @@ def test_files_of_others_may_have_such_classes(
     check_pixels("torchvision", tmp_path / "x.beton", "eval")
 
 
-def test_a_name_is_found_in_the_form_that_it_has(named: Path) -> None:
+def test_names_keep_their_unicode_form(named: Path) -> None:
     """No reader composes or decomposes: the path that it gives must open the file."""
     folder = read_folder(named / "train")
     assert {os.fsencode(name) for name in folder.classes} == set(map(os.fsencode, NAMES))

@@ -60,7 +60,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("who", ERRORS)
-def test_whoever_gets_no_memory_the_remedy_is_the_commands(
+def test_lack_of_memory_names_the_commands_remedies(
     who: str, fastft: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch,
     tried: Tried,
 ) -> None:  # fmt: skip

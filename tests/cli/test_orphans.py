@@ -55,9 +55,7 @@ def test_what_a_killed_command_has_started_ends(
         tried(f"{name} killed by kill -9: processes that stay", 1)
 
 
-def test_a_process_that_outlived_its_parent_before_it_could_tell_ends(
-    tmp_path: Path, tried: Tried
-) -> None:
+def test_an_early_orphan_ends(tmp_path: Path, tried: Tried) -> None:
     arguments = ["-c", _PROGRAM, "1", str(tmp_path), "none", str(tmp_path)]
     ended = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, timeout=100, check=False
@@ -82,9 +80,7 @@ with make_loader("torchvision", sys.argv[1], batch_size=2, workers=2) as loader:
 """
 
 
-def test_a_worker_whose_parent_ended_before_it_looked_ends(
-    data: Path, tmp_path: Path, tried: Tried
-) -> None:
+def test_an_early_orphaned_worker_ends(data: Path, tmp_path: Path, tried: Tried) -> None:
     living = begin_alone([str(data / "train.beton")], tmp_path, ("-c", _LATE))
     assert living.ends(PATIENCE_S)
     killed(living)
@@ -101,9 +97,7 @@ process.wait()
 """
 
 
-def test_a_process_of_a_training_hears_that_its_launcher_is_gone(
-    tmp_path: Path, tried: Tried
-) -> None:
+def test_ranks_notice_a_dead_launcher(tmp_path: Path, tried: Tried) -> None:
     living = begin_alone([], tmp_path, ("-c", _RANK))
     until(lambda: (tmp_path / "stdout").stat().st_size > 0, living)
     killed(living)
@@ -111,7 +105,7 @@ def test_a_process_of_a_training_hears_that_its_launcher_is_gone(
 
 
 @pytest.mark.skipif(not effort.SOAK_H, reason="takes 10 s of two cores: see ./dev soak")
-def test_the_processes_of_a_training_save_and_end_when_their_launcher_is_killed(
+def test_ranks_save_when_their_launcher_is_killed(
     cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
     for number in range(effort.scale(1, 5)):

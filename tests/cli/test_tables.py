@@ -21,7 +21,7 @@ def text_of(table: Table) -> list[str]:
     return [line.strip("│ ") for line in console.file.getvalue().splitlines() if "│" in line]
 
 
-def test_few_classes_are_all_shown_and_of_many_some() -> None:
+def test_few_classes_are_shown_many_sampled() -> None:
     counts = np.array([5, 1, 9, 2, 7, 2, 3, 1])
     assert pick_classes(counts, 8, 3, 2) == Picked(tuple(range(8)), (), 0)
     assert pick_classes(counts, 7, 3, 2) == Picked((0, 1, 2), (7, 3), 3)

@@ -28,7 +28,7 @@ def test_command_line_beats_file_beats_recipe_beats_defaults(tmp_path: Path) -> 
     assert make_config(PATHS, recipe="standard", file=file).loss == "mean"
 
 
-def test_from_scratch_has_its_own_settings_wherever_it_is_asked_for(tmp_path: Path) -> None:
+def test_from_scratch_has_its_own_settings(tmp_path: Path) -> None:
     file = write(tmp_path, 'weights = "none"\n')
     for config in (
         make_config({**PATHS, "weights": "none"}, recipe="d2l"),

@@ -212,7 +212,7 @@ def test_a_folder_that_may_not_be_written_to(
 
 
 @pytest.mark.parametrize("what", ["gone", "a file", "a link to nothing"])
-def test_a_folder_that_goes_while_it_is_written_to(
+def test_output_folder_vanishes_while_written(
     what: str, fastft: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     tried: Tried,
 ) -> None:  # fmt: skip
@@ -284,7 +284,7 @@ def test_too_little_memory(mb: int, large: Path, tmp_path: Path, tried: Tried) -
     assert os.listdir(tmp_path) == ["out.beton"] * (not status)
 
 
-def test_memory_that_runs_out_is_no_fault_of_the_image(
+def test_lack_of_memory_blames_no_image(
     fastft: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Tried
 ) -> None:
     real = Encoder.encode
@@ -303,9 +303,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_image(
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_killed_for_its_memory_it_goes_on_where_there_is_more(
-    large: Path, tmp_path: Path, tried: Tried
-) -> None:
+def test_resumes_after_an_out_of_memory_kill(large: Path, tmp_path: Path, tried: Tried) -> None:
     out = tmp_path / "out"
     arguments = ("convert", large, out / "x.beton", "--workers", 1)
     with little_memory(100 << 20) as group:

@@ -110,7 +110,7 @@ def test_asked_to_end_at_random_moments(
     ("ending", "stays"),
     [(Stopped(signal.SIGTERM), True), (KeyboardInterrupt(), False), (OSError("bad disk"), False)],
 )
-def test_only_what_is_no_error_leaves_something_to_go_on_with(
+def test_errors_leave_nothing_to_resume(
     ending: BaseException, stays: bool, photos: Path, tmp_path: Path, tried: Tried
 ) -> None:
     def end_in_test(split: str, *_: int) -> None:

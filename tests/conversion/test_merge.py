@@ -108,7 +108,7 @@ def test_any_source_and_policy(
     assert not list(tmp_path.glob("*-of-*"))
 
 
-def test_a_class_may_be_missing_from_a_shard_but_not_from_all(tmp_path: Path) -> None:
+def test_a_class_may_miss_from_one_shard(tmp_path: Path) -> None:
     src, out = tmp_path / "src", tmp_path / "out.beton"
     for name in ("a", "b", "c"):
         one_pixel(src / name, "1234")

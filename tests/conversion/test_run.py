@@ -67,7 +67,7 @@ def test_real_photos_convert_with_nothing_lost(hymenoptera: Path, tmp_path: Path
     assert files == len([f for f in hymenoptera.rglob("*") if f.is_file()])
 
 
-def test_stock_ffcv_reads_a_converted_folder_and_a_shard(
+def test_stock_ffcv_reads_folders_and_shards(
     data: Path, photos: Path, tmp_path: Path, read_by_stock_ffcv: Callable[..., Any]
 ) -> None:
     run(photos / "train", tmp_path / "a.beton", shard="2/4")
@@ -157,7 +157,7 @@ def test_an_unreadable_file_is_quarantined(photos: Path, tmp_path: Path) -> None
     assert report.quarantined[0].reason == "No such file or directory"
 
 
-def test_a_class_that_loses_its_last_image_is_an_error(tmp_path: Path) -> None:
+def test_a_class_losing_all_images_is_an_error(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "src" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "src" / name / "1.png")

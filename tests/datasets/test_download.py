@@ -127,7 +127,7 @@ def test_a_part_that_does_not_fit_is_dropped(
     assert names(tmp_path) == ["x.bin"]
 
 
-def test_a_part_of_another_address_is_dropped_when_that_answers(site: Site, tmp_path: Path) -> None:
+def test_parts_of_another_address_are_dropped(site: Site, tmp_path: Path) -> None:
     start(site, tmp_path)
     site.statuses = [404]
     with pytest.raises(DataError, match="404"):
@@ -137,7 +137,7 @@ def test_a_part_of_another_address_is_dropped_when_that_answers(site: Site, tmp_
     assert site.asked == [None, None]
 
 
-def test_a_part_that_is_whole_is_not_fetched_again(site: Site, tmp_path: Path) -> None:
+def test_whole_parts_are_not_fetched_again(site: Site, tmp_path: Path) -> None:
     start(site, tmp_path, len(BODY) - 1)
     with (tmp_path / "x.bin.part").open("ab") as file:
         file.write(BODY[-1:])

@@ -46,7 +46,7 @@ def picks(labels: list[int], count: int, classes: str, n: int) -> dict[str, tupl
     return {c.name: (c.samples.tolist(), c.which) for c in choose(source, tuple(classes), n)}
 
 
-def test_the_first_of_each_class_and_the_last_of_the_last() -> None:
+def test_first_of_each_class_last_of_last() -> None:
     labels = [2, 0, 1, 0, 1, 2, 1, 0, 2, 1]  # a: 1 3 7, b: 2 4 6 9, c: 0 5 8
     found = picks(labels, 3, "", 2)
     assert found == {"a": ([1, 3], "first"), "b": ([2, 4], "first"), "c": ([5, 8], "last")}

@@ -80,7 +80,7 @@ def test_what_auto_takes_on_a_gpu(
     assert fastest(stored, GPU) == "resident"
 
 
-def test_a_package_whose_parent_is_missing_is_not_installed() -> None:
+def test_missing_parent_packages_count_as_absent() -> None:
     assert not data_module._is_installed("no_such_package.at_all")
     assert data_module._is_installed("torch.nn")
 

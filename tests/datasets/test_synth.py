@@ -230,7 +230,7 @@ def test_bad_values(tmp_path: Path, values: dict[str, Any], option: str) -> None
         SynthConfig(out=tmp_path / "out", **values)
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_nonempty_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("dear to someone")
     for overwrite in (False, True):
         with pytest.raises(DataError, match=r"not empty|thesis\.txt"):

@@ -101,7 +101,7 @@ def test_a_loader_that_is_installed_works(
     assert (answer["most"] == 0) or name != "torchvision"
 
 
-def test_a_trial_takes_no_module_of_the_current_folder(
+def test_trials_ignore_modules_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit(9)")
@@ -219,7 +219,7 @@ def test_nothing_is_tried_without_torch(answers: dict[str, dict[str, Any]]) -> N
 
 
 @pytest.mark.usefixtures("answers")
-def test_json_holds_the_rows_and_nothing_else_is_printed(fastft: Run) -> None:
+def test_json_prints_only_the_rows(fastft: Run) -> None:
     status, out, _ = fastft("doctor", "--json")
     found = json.loads(out)
     assert (status, found["works"]) == (0, True)
@@ -288,7 +288,7 @@ def test_dalis_ways_to_decode_are_rows(answers: dict[str, dict[str, Any]]) -> No
     assert found.problems == ()
 
 
-def test_a_driver_that_torch_cannot_use_is_a_problem(answers: dict[str, dict[str, Any]]) -> None:
+def test_an_unusable_driver_is_a_problem(answers: dict[str, dict[str, Any]]) -> None:
     answers["torch"] = {**TORCH, "driver": "11.4", "warning": "The NVIDIA driver is too old\nx"}
     found = row(diagnose(), "machine", "CUDA driver")
     assert found.status == "problem"

@@ -200,7 +200,7 @@ def test_other_classes_are_named(
     assert not (run / "evaluation").exists()
 
 
-def test_a_file_without_images_of_a_class_is_refused(
+def test_a_class_without_images_is_refused(
     run: Path, trained: Checkpoint, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = read_index(data / "test.beton")

@@ -26,9 +26,7 @@ def curve(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_suggestion_lies_between_the_lowest_loss_and_where_it_ran_away(
-    noise: float, seed: int
-) -> None:
+def test_the_suggested_rate_is_below_divergence(noise: float, seed: int) -> None:
     lrs, losses = curve(noise, seed)
     end = int(np.argmax((losses > 4 * 0.5) & (lrs > 0.2))) + 1  # the search ends there
     found = suggest(lrs[:end], losses[:end], "run")

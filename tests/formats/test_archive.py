@@ -49,7 +49,7 @@ def test_an_output_folder_gets_the_zips_name(odd: Path, tmp_path: Path) -> None:
     assert len(read_index(tmp_path / "some.photos.beton")) == sum(1 for _ in odd.glob("*/*"))
 
 
-def test_order_labels_and_what_is_ignored_are_the_folders(tmp_path: Path) -> None:
+def test_zips_list_exactly_like_folders(tmp_path: Path) -> None:
     names = "b/2.jpg b/10.JPG b/sub/1.png b/sub-x/1.jpg b/a.webp a/z.jpeg C/1.bmp a/sub/deep/3.jpg"
     names += " b/sub/deep/2.jpg"
     junk = "a/notes.txt a/x.TXT a/none a/.hidden/1.jpg a/.hidden/2.jpg a/._z.jpeg .git/1.jpg 1.jpg"
@@ -147,7 +147,7 @@ def test_a_name_is_not_cut_at_a_nul(tmp_path: Path) -> None:
     assert "has a member named 'a/1.jpg\\x00evil'" in str(failure(path))
 
 
-def test_names_without_utf8_are_read_as_zipfile_reads_them(tmp_path: Path) -> None:
+def test_names_without_utf8_follow_zipfile(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"aXb/1.jpg": b"photo"})
     path.write_bytes(path.read_bytes().replace(b"aXb", b"a\x81b"))
     assert read_all(path) == {"aüb/1.jpg": b"photo"}

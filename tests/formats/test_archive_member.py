@@ -88,7 +88,7 @@ def test_other_damage_to_a_member_is_named(three: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_bomb_is_inflated_no_further_than_it_declares(tmp_path: Path) -> None:
+def test_bombs_inflate_no_further_than_declared(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"a/1.jpg": b"1", "a/2.jpg": bytes(100_000_000)}, DEFLATED)
     patch(path, SIZE, 1_000_000)
     with open_archive(path) as listings:

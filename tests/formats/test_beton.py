@@ -97,7 +97,7 @@ def test_we_read_stock_ffcvs(tmp_path: Path, fields: Any) -> None:
         next(index.damaged())
 
 
-def test_no_sample_crosses_a_page_and_the_page_grows(tmp_path: Path) -> None:
+def test_samples_never_cross_pages_that_grow(tmp_path: Path) -> None:
     for page, sizes in ((8, (3, 4, 2, 8, 1, 7, 2)), (32, (3, 6, 17, 1, 9, 1, 8))):
         path = tmp_path / f"{page}.beton"
         with BetonWriter(path, len(sizes)) as writer:

@@ -96,7 +96,7 @@ def test_links_that_lead_back_end(tmp_path: Path, tried: Callable[..., None]) ->
     tried("links that lead back", 10)
 
 
-def test_folders_that_links_lead_to_are_read_as_torchvision_does(tmp_path: Path) -> None:
+def test_linked_folders_are_read_like_torchvision(tmp_path: Path) -> None:
     root = make(tmp_path / "train", "a/1.jpg", "c/4.jpg")
     make(tmp_path / "others", "cats/2.jpg", "cats/deep/3.jpg", "more/5.jpg")
     link(root / "b", tmp_path / "others" / "cats")
@@ -161,7 +161,7 @@ def bind(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_what_is_no_plain_file_is_named_and_waited_for_by_nobody(
+def test_special_files_are_named_without_waiting(
     name: str, run: Path, photos: Path, tmp_path: Path, fastft: Command, tried: Callable[..., None]
 ) -> None:
     reason, place = SPECIAL[name]
@@ -183,7 +183,7 @@ def test_what_is_no_plain_file_is_named_and_waited_for_by_nobody(
     tried("pipes, devices and dangling links among photos", 3)
 
 
-def test_an_archive_that_is_a_pipe_is_waited_for_by_nobody(
+def test_nobody_waits_for_a_piped_archive(
     tmp_path: Path, refuses: Callable[..., None], tried: Callable[..., None]
 ) -> None:
     (tmp_path / "split").mkdir()

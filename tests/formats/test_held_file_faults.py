@@ -82,7 +82,7 @@ def meet(
 @pytest.mark.parametrize("harm", HARMFUL, ids=lambda each: each.__name__)
 @pytest.mark.parametrize("stored", choose(["jpeg", "raw"], ["jpeg", "raw", "stock"]))
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_is_harmed_while_it_is_read(
+def test_a_file_harmed_while_read(
     kind: str,
     stored: str,
     harm: Callable[[Path], None],
@@ -119,7 +119,7 @@ def test_a_file_that_is_harmed_while_it_is_read(
 
 @pytest.mark.parametrize("harm", HARMLESS, ids=["replace", "unlink"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_whose_name_is_taken_is_read_to_its_end(
+def test_replaced_files_are_read_to_their_end(
     kind: str, harm: Callable[[Path], None], betons: dict[str, Path], tmp_path: Path, tried: Tried
 ) -> None:
     path = tmp_path / "train.beton"
@@ -134,7 +134,7 @@ def test_a_file_whose_name_is_taken_is_read_to_its_end(
     tried("a .beton deleted or replaced while a loader reads it")
 
 
-def test_what_was_checked_once_is_checked_again_when_the_file_has_changed(
+def test_changed_files_are_checked_again(
     betons: dict[str, Path], tmp_path: Path, tried: Tried
 ) -> None:
     path = tmp_path / "train.beton"
@@ -161,7 +161,7 @@ def test_what_was_checked_once_is_checked_again_when_the_file_has_changed(
 
 
 @pytest.mark.parametrize("end", [-1, 1 << 40])
-def test_an_error_has_a_name_though_the_names_are_gone(
+def test_errors_name_samples_after_names_vanish(
     end: int, betons: dict[str, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "train.beton"
@@ -212,7 +212,7 @@ PHOTO_HARMS: list[Callable[[Path], None]] = choose(
 
 @pytest.mark.parametrize("harm", PHOTO_HARMS, ids=lambda each: each.__name__)
 @pytest.mark.parametrize("kind", OF_FOLDERS)
-def test_a_photo_that_is_harmed_while_its_folder_is_read(
+def test_a_photo_harmed_while_read(
     kind: str, harm: Callable[[Path], None], photos: Path, tmp_path: Path, tried: Tried
 ) -> None:
     """It is named, whichever it is; all others stay as they are."""

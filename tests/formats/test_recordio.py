@@ -155,7 +155,7 @@ def test_what_is_wrong_is_said(rec: Path, content: Callable[[bytes], bytes], sai
     assert said in message
 
 
-def test_a_label_that_nothing_has_is_named_without_classes(tmp_path: Path) -> None:
+def test_unused_labels_are_named_without_classes(tmp_path: Path) -> None:
     path = tmp_path / "x.rec"
     write_rec(path, [pack(JPEG, label) for label in (0, 1, 16_000_000)])
     assert "label 2 has no records, expected each of 16000001" in failure(path)
@@ -185,7 +185,7 @@ def test_an_index_that_disagrees_is_refused(rec: Path, index: str, said: str) ->
     assert "remove it to take the order of x.rec" in message
 
 
-def test_an_index_that_nothing_is_written_to_is_not_waited_for(rec: Path) -> None:
+def test_nobody_waits_for_a_piped_index(rec: Path) -> None:
     os.mkfifo(rec.with_suffix(".idx"))
     assert (
         failure(rec)
@@ -193,7 +193,7 @@ def test_an_index_that_nothing_is_written_to_is_not_waited_for(rec: Path) -> Non
     )
 
 
-def test_an_index_is_only_asked_for_labels_of_its_own(rec: Path) -> None:
+def test_an_index_gives_only_its_own_labels(rec: Path) -> None:
     rec.write_bytes(rec.read_bytes() + frame(pack(JPEG, labels=[1, 2])))
     assert "so many labels" in failure(rec)
     rec.with_suffix(".idx").write_text("0\t0\n1\t44\n")

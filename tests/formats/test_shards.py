@@ -71,7 +71,7 @@ def test_more_shards_than_images(photos: Path, tmp_path: Path) -> None:
     assert report.images == report.shards == 6
 
 
-def test_jobs_may_run_at_once_in_a_folder_that_none_has_made(photos: Path, tmp_path: Path) -> None:
+def test_concurrent_jobs_share_a_new_folder(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "data"
     with ThreadPoolExecutor(4) as executor:
         list(executor.map(lambda i: run(photos, out, shard=f"{i}/4"), range(1, 5)))
@@ -82,7 +82,7 @@ def test_jobs_may_run_at_once_in_a_folder_that_none_has_made(photos: Path, tmp_p
     merge(out)
 
 
-def test_a_share_of_bad_images_is_of_the_shards_own(tmp_path: Path) -> None:
+def test_max_bad_holds_per_shard(tmp_path: Path) -> None:
     one_pixel(tmp_path / "src" / "a", "123456789x")
     for name in "34":
         size = (tmp_path / "src" / "a" / f"{name}.png").stat().st_size

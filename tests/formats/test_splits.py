@@ -245,7 +245,7 @@ def test_classes_that_are_splits_are_refused(
             assert refusal(path).startswith(f"{path}: up/{where}")
 
 
-def test_what_is_opened_as_classes_may_be_no_splits(tmp_path: Path) -> None:
+def test_splits_are_not_opened_as_classes(tmp_path: Path) -> None:
     make(tmp_path, "a/Test/x/1.jpg", "b/train/x/1.jpg", "b/dev/x/1.jpg", "b/zoo/x/1.jpg")
     for name, first in (("a", "Test"), ("b", "train")):
         with pytest.raises(DataError, match=f"; name {tmp_path / name / first} instead"):

@@ -36,7 +36,7 @@ def test_nothing_is_found(target: str, tmp_path: Path, tried: Callable[..., None
     tried(TARGETS[target].fuzzed, inputs)
 
 
-def test_what_a_reader_does_not_cope_with_is_found(tmp_path: Path) -> None:
+def test_fuzzing_finds_an_unguarded_reader(tmp_path: Path) -> None:
     program, keep = tmp_path / "unguarded.py", tmp_path / "keep"
     program.write_text(_UNGUARDED)
     keep.mkdir()

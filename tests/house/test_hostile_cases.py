@@ -137,7 +137,7 @@ def test_each_kept_file_has_its_reason() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_refused_by_a_line_that_says_why(name: str, tmp_path: Path) -> None:
+def test_hostile_files_are_refused_with_a_reason(name: str, tmp_path: Path) -> None:
     (tmp_path / "box" / "in").mkdir(parents=True)
     target, said = TARGETS[name.partition(".")[0]], CASES[name]
     with warnings.catch_warnings():

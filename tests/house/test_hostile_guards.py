@@ -102,7 +102,7 @@ def test_a_member_is_where_its_directory_says(
     assert read_all(path) == {"a/1.jpg": said}
 
 
-def test_an_xz_of_several_pieces_is_read_whole_and_again(tmp_path: Path) -> None:
+def test_multi_stream_xz_is_read_twice(tmp_path: Path) -> None:
     whole = tar_of(*(f"set/{i}.jpg" for i in range(500)), mode="w:")
     path, padding = tmp_path / "x.tar.xz", bytes(4)
     path.write_bytes(lzma.compress(whole[:700]) + padding + lzma.compress(whole[700:]) + padding)

@@ -161,7 +161,7 @@ def test_no_link_is_followed(tmp_path: Path, shm: Path, tried: Callable[..., Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_a_part_of_somebody_else_is_not_taken_up(tmp_path: Path) -> None:
+def test_foreign_download_parts_are_refused(tmp_path: Path) -> None:
     part = tmp_path / "x.part"
     part.write_bytes(b"theirs")
     os.chown(part, 65534, 65534)

@@ -108,7 +108,7 @@ SIGNS = {
 
 
 @pytest.mark.parametrize("kind", SIGNS)
-def test_a_scan_out_of_step_is_not_called_whole(kind: str) -> None:
+def test_a_desynchronized_scan_is_not_whole(kind: str) -> None:
     verdict = check(SIGNS[kind])
     assert verdict.broken or verdict.doubtful
     assert not verdict.odd
@@ -147,7 +147,7 @@ def test_runs_of_zeros_are_in_blank_pictures() -> None:
     assert bytes(64) in blank(optimize=True)
 
 
-def test_a_verdict_does_not_depend_on_the_photo_before() -> None:
+def test_verdicts_ignore_the_photo_before() -> None:
     """Tables of its own are what the one before has; the standard's are meant where none are."""
     before = photo(2, optimize=True, quality=30)
     special = {
@@ -165,7 +165,7 @@ def test_a_verdict_does_not_depend_on_the_photo_before() -> None:
         assert (not alone.broken) == is_whole, name
 
 
-def test_decoded_pixels_do_not_depend_on_the_photo_before(tmp_path: Path) -> None:
+def test_pixels_ignore_the_photo_before(tmp_path: Path) -> None:
     files = [
         photo(2, optimize=True, quality=30),
         without(WHOLE, HUFFMAN),
@@ -182,7 +182,7 @@ def test_decoded_pixels_do_not_depend_on_the_photo_before(tmp_path: Path) -> Non
             assert pixels.tobytes() == image.convert("RGB").tobytes()
 
 
-def test_what_is_missing_of_a_progressive_image_is_found() -> None:
+def test_missing_progressive_scans_are_found() -> None:
     assert not is_incomplete(WHOLE)
     assert not is_incomplete(PROGRESSIVE)
     assert not is_incomplete(photo(progressive=True, subsampling=0))

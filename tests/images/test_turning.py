@@ -90,7 +90,7 @@ def test_exif_that_cannot_be_read_counts_as_none(name: str) -> None:
         assert (stored.width, stored.height, note) == (30, 20, Note.REENCODED), kind
 
 
-def test_no_cut_and_no_changed_byte_is_too_much() -> None:
+def test_damaged_exif_never_fails() -> None:
     whole, rng = with_segments(PLAIN, segment(EXIF + tiff(6, ">"))), np.random.default_rng(2)
     for end in range(120):
         assert read_orientation(whole[:end]) in (1, 6)
@@ -194,7 +194,7 @@ def test_blocks_that_do_not_fit_become_pixels() -> None:
         assert (stored.mode, note) == (MODE_JPG, Note.REENCODED | Note.TURNED)
 
 
-def test_an_incomplete_photo_becomes_the_pixels_that_the_reference_shows() -> None:
+def test_incomplete_photos_become_the_references_pixels() -> None:
     plain = scans_kept(photo(progressive=True), 4)
     data = with_segments(plain, segment(EXIF + tiff(6)))
     stored, note = upright(data)
@@ -204,7 +204,7 @@ def test_an_incomplete_photo_becomes_the_pixels_that_the_reference_shows() -> No
 
 
 @needs_turbojpeg
-def test_an_edge_that_stays_an_edge_may_be_cut() -> None:
+def test_edges_that_stay_edges_may_be_cut() -> None:
     assert upright(lying(6, width=97, height=64))[0].mode == MODE_JPG
     assert upright(lying(8, width=96, height=61))[0].mode == MODE_JPG
     assert upright(lying(5, width=97, height=61))[0].mode == MODE_JPG
@@ -221,7 +221,7 @@ def test_damage_is_found_in_photos_that_lie(verify: bool) -> None:
 
 
 @needs_turbojpeg
-def test_a_photo_is_not_turned_by_the_tables_of_another() -> None:
+def test_turning_uses_the_photos_own_tables() -> None:
     good, other = lying(6, quality=20, subsampling=0), lying(6, quality=95, subsampling=0)
     at = other.index(b"\xff\xdb")
     bare = other[:at] + other[other.index(b"\xff\xc0") :]  # no quantization tables

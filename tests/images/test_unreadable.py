@@ -107,7 +107,7 @@ def test_damage_as_stored_is_sent_to_convert() -> None:
         decode(stored, "data.beton: a/1.jpg")
 
 
-def test_convert_says_it_in_its_lines_and_its_list(tmp_path: Path, fastft: Command) -> None:
+def test_convert_names_it_in_lines_and_list(tmp_path: Path, fastft: Command) -> None:
     folder = tmp_path / "photos" / "a"
     folder.mkdir(parents=True)
     (folder / "0.jpg").write_bytes(saved("JPEG"))

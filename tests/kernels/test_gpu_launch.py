@@ -166,7 +166,7 @@ def test_a_listing_is_cut_where_it_branches() -> None:
     ]  # fmt: skip
 
 
-def test_the_way_is_the_one_that_does_the_work() -> None:
+def test_the_counted_path_does_the_work() -> None:
     code = Code(tuple(read_blocks(LISTING.splitlines(), "first_pass")), 8)
     assert code.shortest(0, 0) == 2
     assert code.shortest(2, 2) == 2 + 1 + 5

@@ -104,7 +104,7 @@ def test_verify_finds_every_flip_and_names_the_sample(tmp_path: Path, tried: Tri
     tried("a flipped bit against inspect --verify", flips)
 
 
-def test_a_file_of_ours_is_never_taken_for_one_of_stock_ffcv(tmp_path: Path, tried: Tried) -> None:
+def test_our_file_never_passes_for_stock(tmp_path: Path, tried: Tried) -> None:
     """That has no checksums: nothing would be held against them any more."""
     path, content = tmp_path / "x.beton", beton_of(1, ("x",))
     at = content.index(MAGIC)
@@ -115,9 +115,7 @@ def test_a_file_of_ours_is_never_taken_for_one_of_stock_ffcv(tmp_path: Path, tri
     tried("a flipped bit against inspect --verify", 8 * len(MAGIC))
 
 
-def test_a_file_of_stock_ffcv_is_never_taken_for_what_it_is_not(
-    tmp_path: Path, tried: Tried
-) -> None:
+def test_a_stock_file_never_passes_for_ours(tmp_path: Path, tried: Tried) -> None:
     """No checksum covers its tables: what is wrong in them is refused, or harms no other sample."""
     path = tmp_path / "x.beton"
     whole = without_extra(beton_of(3))
@@ -170,7 +168,7 @@ def places(index: Index, content: bytes, count: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("stored", ["passthrough", "raw"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flip_is_an_error_that_names_the_sample_or_harms_nothing(
+def test_bit_flips_are_named_or_harmless(
     kind: str, stored: str, tmp_path: Path, tried: Tried
 ) -> None:
     """The sample with the flip is refused, by its name; all others are the very pixels."""

@@ -70,9 +70,7 @@ def test_foreseen_refusals_need_no_failure(beton: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("unforeseen")
-def test_an_error_of_no_single_photo_is_one_line(
-    beton: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_of_no_single_photo_are_told(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.loaders.dali_loader.DaliLoader._try", lambda *_: None)
     with make("dali", beton, batch_size=4, view="eval") as loader, pytest.raises(DataError) as met:
         list(loader)

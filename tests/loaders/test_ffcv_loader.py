@@ -123,9 +123,7 @@ def test_an_error_in_ffcvs_thread_reaches_the_caller(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_death_of_ffcvs_thread_is_an_error_not_a_hang(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_ffcv_thread_is_an_error(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ffcv_loader, "_LOOK_S", 0.01)
     with make_loader("ffcv", data / "train.beton", size=32, batch_size=8, workers=2) as loader:
 
@@ -137,7 +135,7 @@ def test_the_death_of_ffcvs_thread_is_an_error_not_a_hang(
             list(loader)
 
 
-def test_memory_of_a_batch_comes_back_when_it_is_dropped(data: Path) -> None:
+def test_dropped_batches_return_their_memory(data: Path) -> None:
     with make_loader("ffcv", data / "train.beton", size=32, batch_size=4, workers=2) as loader:
         addresses = set()
         for epoch in range(6):

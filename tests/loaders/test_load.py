@@ -184,7 +184,7 @@ def native_threads() -> int:
     return psutil.Process().num_threads()
 
 
-def test_dali_lets_go_of_its_threads_whatever_is_still_held(few: Path, tmp_path: Path) -> None:
+def test_dali_frees_threads_despite_held_batches(few: Path, tmp_path: Path) -> None:
     """Of a loader that is closed: an iteration, or the error that ended the last one."""
     if not is_here("dali"):
         pytest.skip("nvidia.dali is not installed")

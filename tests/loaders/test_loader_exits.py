@@ -48,9 +48,7 @@ def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
     return found
 
 
-def test_a_program_that_leaves_a_loader_open_ends_as_without_it(
-    found: dict[str, dict[str, Any]], tried: Tried
-) -> None:
+def test_programs_end_despite_open_loaders(found: dict[str, dict[str, Any]], tried: Tried) -> None:
     """Its own exit status, no word of the loader's, no process, no name in /dev/shm, no hang."""
     for case, each in found.items():
         way = case.split(":")[1]
@@ -65,7 +63,7 @@ def test_a_program_that_leaves_a_loader_open_ends_as_without_it(
         tried("a program left with a loader open")
 
 
-def test_memory_that_runs_out_is_an_error_and_the_loader_goes_on_when_there_is_some(
+def test_loaders_recover_from_lack_of_memory(
     found: dict[str, dict[str, Any]], tried: Tried
 ) -> None:
     for case, each in found.items():

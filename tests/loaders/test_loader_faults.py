@@ -241,7 +241,7 @@ def test_scans_are_counted_as_libjpeg_turbo_counts_them(frame: int, tried: Tried
     tried("a JPEG of very many scans", 4)
 
 
-def test_scans_behind_one_of_all_components_need_not_be_counted() -> None:
+def test_scans_behind_a_full_one_are_uncounted() -> None:
     """Decoders stop at the second one."""
     target = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(target, "JPEG")
@@ -264,7 +264,7 @@ def test_convert_decodes_none_of_very_many_scans(frame: int, mode: Any, verify: 
 
 @pytest.mark.parametrize("frame", [0xC0, 0xC2])
 @pytest.mark.parametrize("kind", [*OF_FOLDERS, "stock"])
-def test_an_image_of_very_many_scans_is_refused_by_its_name(
+def test_images_of_many_scans_are_refused(
     kind: str, frame: int, of_many_scans: Any, tmp_path: Path, tried: Tried
 ) -> None:
     """By the decoders that have no limit of their own, too."""
@@ -277,7 +277,7 @@ def test_an_image_of_very_many_scans_is_refused_by_its_name(
     tried("a JPEG of very many scans")
 
 
-def test_a_store_that_is_cut_short_is_an_error(data: Path, tmp_path: Path, tried: Tried) -> None:
+def test_a_truncated_store_is_an_error(data: Path, tmp_path: Path, tried: Tried) -> None:
     """To read or write the memory that was mapped to it would end the process."""
     path = tmp_path / "pixels.store"
     for epochs_before in range(2):
@@ -319,7 +319,7 @@ def test_a_low_limit_of_open_files_is_named(
      RuntimeError("Too many open files. Communication with the workers is no longer possible. P")],
     ids=str,
 )  # fmt: skip
-def test_what_torch_says_of_open_files_is_one_line(
+def test_torchs_open_files_error_is_one_line(
     error: Exception, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> object:
@@ -332,7 +332,7 @@ def test_what_torch_says_of_open_files_is_one_line(
     assert "raise the limit by ulimit -n 4096" in text
 
 
-def test_a_long_path_for_temporary_files_harms_no_worker(
+def test_long_temporary_paths_harm_no_worker(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("long" * 30)
@@ -343,7 +343,7 @@ def test_a_long_path_for_temporary_files_harms_no_worker(
         assert len(list(loader)) == len(loader)
 
 
-def test_too_few_open_files_are_named_in_one_line(data: Path, tmp_path: Path) -> None:
+def test_too_few_open_files_are_named(data: Path, tmp_path: Path) -> None:
     status, _, err = execute(
         "train", "--data", data, "--out", tmp_path / "run", "--loader", "torchvision",
         "--weights", "none", "--arch", "shufflenet_v2_x0_5", "--size", 40, "--batch-size", 8,

@@ -196,9 +196,7 @@ def test_a_broken_sample_is_named(name: str, damaged: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_a_broken_sample_beyond_an_early_exit_harms_nobody(
-    name: str, damaged: tuple[Path, str]
-) -> None:
+def test_broken_samples_beyond_an_exit_are_harmless(name: str, damaged: tuple[Path, str]) -> None:
     path, _ = damaged
     with make(name, path, view="eval", batch_size=4) as loader:
         first = next(iter(loader))
@@ -233,7 +231,7 @@ list(batches)
 """
 
 
-def test_a_killed_worker_is_an_error_not_a_hang(data: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_an_error(data: Path, tmp_path: Path) -> None:
     """In a process of its own: torch raises the error from a signal handler, wherever that is."""
     program = tmp_path / "killer.py"
     program.write_text(_KILLER)

@@ -67,7 +67,7 @@ def renderer_of(loader: Any) -> Any:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @every_loader
-def test_batches_are_those_of_a_loader_made_at_that_size(
+def test_resized_loaders_give_a_new_loaders_batches(
     name: str, options: dict[str, Any], variant: str, data: Path, odd_beton: Path
 ) -> None:
     if name == "stock" and variant == "bytes":
@@ -292,7 +292,7 @@ def test_batches_of_the_old_size_are_given_back(name: str, data: Path) -> None:
         assert [each() for each in old] == [None] * len(old)
 
 
-def test_dalis_pipeline_of_the_old_size_is_given_back(data: Path) -> None:
+def test_dali_frees_the_old_sizes_pipeline(data: Path) -> None:
     with make("dali", data / "train.beton") as loader:
         list(loader)
         assert vars(loader)["_pipe"] is not None
@@ -300,7 +300,7 @@ def test_dalis_pipeline_of_the_old_size_is_given_back(data: Path) -> None:
         assert vars(loader)["_pipe"] is None
 
 
-def test_scratch_of_the_old_size_goes_with_a_threads_next_piece(data: Path) -> None:
+def test_scratch_of_the_old_size_is_freed(data: Path) -> None:
     worker = Worker(open_source(data / "train.beton"))
     geometry = np.array([[[0, 90, 64, 0], [0, 70, 64, 0]]], np.int32)
     for size in (64, 23, 64):
@@ -319,9 +319,7 @@ def test_scratch_of_the_old_size_goes_with_a_threads_next_piece(data: Path) -> N
 # What is still in the making.
 
 
-def test_what_nobody_waits_for_any_more_keeps_its_size(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_batches_keep_their_size(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread may have begun a piece when its iteration ended: compiled code checks no bounds."""
     run, draw = Rendering._run, _CpuExecutor._draw
     reached, opened = threading.Event(), threading.Event()
@@ -358,7 +356,7 @@ def test_what_nobody_waits_for_any_more_keeps_its_size(
 
 
 @rendering_loaders
-def test_a_plan_of_another_size_never_reaches_compiled_code(name: str, data: Path) -> None:
+def test_another_sizes_plan_never_reaches_compiled_code(name: str, data: Path) -> None:
     with make(name, data / "train.beton") as loader:
         plan, renderer = loader.plan, renderer_of(loader)
         renderer.set_size(65)

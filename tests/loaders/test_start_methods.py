@@ -111,7 +111,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_fork_starts_a_fork_server_of_its_own(tmp_path: Path) -> None:
+def test_forks_start_their_own_fork_server(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_OWN_SERVER)
     ended = subprocess.run(
@@ -176,7 +176,7 @@ print(sum(len(labels) for _, labels in loader))
 """
 
 
-def test_a_script_without_a_main_guard_is_told_so(data: Path, tmp_path: Path) -> None:
+def test_a_missing_main_guard_is_named(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_NO_GUARD)
     ended = run_program(script, data / "train.beton", folder=tmp_path, within_s=4 * LONG_S)

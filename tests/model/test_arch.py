@@ -171,7 +171,7 @@ def resnet() -> BuiltModel:
     return build_model(2, "none", size=64)
 
 
-def test_a_frozen_backbone_learns_nothing_and_keeps_its_statistics(resnet: BuiltModel) -> None:
+def test_frozen_backbone_keeps_weights_and_statistics(resnet: BuiltModel) -> None:
     frozen = freeze(resnet, "backbone")
     learning = {name for name, p in resnet.model.named_parameters() if p.requires_grad}
     assert learning == {"fc.weight", "fc.bias"}

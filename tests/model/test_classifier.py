@@ -36,7 +36,7 @@ def test_model_is_channels_last() -> None:
     assert not built.pretrained
 
 
-def test_a_state_dict_of_another_task_gives_its_body(tmp_path: Path) -> None:
+def test_another_tasks_state_dict_gives_its_body(tmp_path: Path) -> None:
     source = resnet18(num_classes=1000)
     torch.save(source.state_dict(), tmp_path / "r.pth")
     built = build_model(4, str(tmp_path / "r.pth"))

@@ -25,7 +25,7 @@ def test_without_options_it_is_cross_entropy() -> None:
     assert Loss().per_image(value, 6) == value
 
 
-def test_class_weights_multiply_an_images_loss_and_nothing_else() -> None:
+def test_class_weights_multiply_the_loss_alone() -> None:
     logits, labels = batch()
     weights = torch.tensor([1.0, 0.5, 6.0])
     by_hand = sum(
@@ -35,7 +35,7 @@ def test_class_weights_multiply_an_images_loss_and_nothing_else() -> None:
     assert found.item() == pytest.approx(float(by_hand) / 6, rel=1e-5)
 
 
-def test_the_drafts_loss_weighs_hot_dogs_six_to_one() -> None:
+def test_draft_weighs_hot_dogs_six_to_one() -> None:
     """(1 + 5 y) / 5 times cross-entropy, averaged over the batch."""
     logits, labels = batch()
     weights = class_weights("hotdog=1.2,*=0.2", CLASSES, LABELS)

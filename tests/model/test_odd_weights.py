@@ -57,7 +57,7 @@ def test_positions_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path
 
 
 @pytest.mark.parametrize("bias", [torch.zeros(3), torch.tensor(0.5), torch.zeros(1000, 2)])
-def test_a_row_is_not_reused_of_half_a_layer(bias: torch.Tensor, tmp_path: Path) -> None:
+def test_half_a_layer_gives_no_row(bias: torch.Tensor, tmp_path: Path) -> None:
     state = models.get_model("squeezenet1_1").state_dict()
     path = saved({**state, "classifier.1.bias": bias}, tmp_path / "w.pt")
     with pytest.raises(DataError, match=r"has no classifier\.1\.weight, expected a model with"):
@@ -115,7 +115,7 @@ def test_every_command_refuses_an_odd_checkpoint(
     tried("odd states of checkpoints refused", len(asked))
 
 
-def test_a_run_of_a_million_workers_is_evaluated_by_as_many_as_there_are(data: Path) -> None:
+def test_a_million_workers_become_as_many_as_exist(data: Path) -> None:
     config = EvaluateConfig(run=Path("run"), data=data)
     source = open_source(data / "test.beton")
     for workers in (1 << 40, -1, True, "x"):

@@ -29,7 +29,7 @@ def test_the_output_layer_learns_faster() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])
-def test_cosine_rises_then_falls_and_never_stops_the_run(steps: int) -> None:
+def test_cosine_schedule_rises_then_falls(steps: int) -> None:
     shares = [cosine_share(step, steps) for step in range(steps)]
     peak = shares.index(1.0)
     assert shares[: peak + 1] == sorted(shares[: peak + 1])

@@ -218,7 +218,7 @@ def test_a_single_value_has_no_variance_anywhere(ranks: list[dict[str, Any]]) ->
     }
 
 
-def test_layers_in_eval_mode_are_plain_and_stay_the_same_objects(
+def test_eval_mode_layers_stay_plain_and_identical(
     ranks: list[dict[str, Any]],
 ) -> None:
     images, _ = make_batch(CASES["images"])
@@ -283,7 +283,7 @@ def test_on_a_gpu_it_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert layers[1](images).equal(nn.BatchNorm2d(5).eval()(images))
 
 
-def test_an_empty_share_of_half_precision_tells_nothing_in_float32(
+def test_an_empty_half_precision_share_counts_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """torch's would gather float16 from it and float32 from the others."""

@@ -212,7 +212,7 @@ def test_all_runs_start_from_one_body(data: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_model")
-def test_a_loader_of_other_pixels_within_a_level_passes(data: Path, add_loader: Any) -> None:
+def test_a_loader_within_one_level_passes(data: Path, add_loader: Any) -> None:
     add_loader(altered(noise, "train", "eval"))
     result = run_accuracy(config(data, loaders=("altered",), amp="bf16", margin=50), QUIET)
     match = result.findings.curves["altered"]

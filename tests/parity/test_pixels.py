@@ -168,7 +168,7 @@ def test_the_worst_sample_is_the_one(photos: Path) -> None:
         assert worst.distance > 20
 
 
-def test_a_loader_without_a_promise_is_reported_not_judged(photos: Path) -> None:
+def test_loaders_without_a_promise_are_only_reported(photos: Path) -> None:
     class Unknown(Wrong):
         stated = None
 

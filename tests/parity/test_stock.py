@@ -37,6 +37,6 @@ def test_stock_pipelines(
     tried("stock pipelines compared")
 
 
-def test_an_error_in_the_other_process_is_this_ones(tmp_path: Path) -> None:
+def test_errors_of_the_other_process_surface(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.beton: no such file"):
         compare_stock("torchvision", tmp_path / "nothing.beton", 32, 0)

@@ -75,7 +75,7 @@ def test_left_unpublished_leaves_what_was(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_what_a_killed_process_left_goes_when_the_file_is_written_next(
+def test_next_write_removes_a_killed_processs_leftovers(
     tmp_path: Path, begin: Callable[..., Any], tried: Tried
 ) -> None:
     a, b = tmp_path / "a.json", tmp_path / "b.json"
@@ -124,7 +124,7 @@ def test_only_what_is_ours_goes(tmp_path: Path, begin: Callable[..., Any], tried
     assert elsewhere.read_text() == "years of work"
 
 
-def test_names_are_not_to_be_guessed_and_nothing_there_is_taken(
+def test_temporary_names_are_unguessable_and_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = set()
@@ -150,9 +150,7 @@ def test_names_are_not_to_be_guessed_and_nothing_there_is_taken(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_one_that_is_taken_for_left_behind_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_swept_temporary_file_is_remade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, taken = fcntl.flock, []
 
     def flock(descriptor: int, how: int) -> None:
@@ -167,7 +165,7 @@ def test_one_that_is_taken_for_left_behind_is_made_anew(
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_where_there_are_no_locks_files_are_written_and_none_is_swept(
+def test_without_locks_nothing_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[..., Any]
 ) -> None:
     begin(tmp_path / "a").kill()

@@ -42,7 +42,7 @@ def test_without_groups_it_is_the_machines(tmp_path: Path) -> None:
     assert free_memory(*tell(tmp_path, None)) == wanted
 
 
-def test_a_machine_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
+def test_missing_memavailable_is_an_error(tmp_path: Path) -> None:
     proc, cgroup = tell(tmp_path, None)
     (proc / "meminfo").write_text("MemTotal: 1 kB\nMemFree: 1 kB\n")
     with pytest.raises(RuntimeError, match="meminfo reports no MemAvailable"):
@@ -58,7 +58,7 @@ def test_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
     assert free_memory(proc, cgroup) == wanted
 
 
-def test_a_limit_that_is_none_is_passed_over_and_its_parents_are_not(tmp_path: Path) -> None:
+def test_unlimited_groups_are_skipped_not_their_parents(tmp_path: Path) -> None:
     proc, cgroup = tell(tmp_path, "0::/job/task\n")
     limit(cgroup / "job/task", "max", 4_000_000_000)
     limit(cgroup / "job", "max", 4_000_000_000)
@@ -67,7 +67,7 @@ def test_a_limit_that_is_none_is_passed_over_and_its_parents_are_not(tmp_path: P
     assert free_memory(proc, cgroup) == FreeMemory(2_000_000_000, "of this container's 6.0 GB")
 
 
-def test_a_limit_above_what_the_machine_has_changes_nothing(tmp_path: Path) -> None:
+def test_limits_above_the_machines_memory_change_nothing(tmp_path: Path) -> None:
     proc, cgroup = tell(tmp_path, "0::/job\n")
     limit(cgroup / "job", 4 * MACHINE_BYTES, 1 << 30)
     assert free_memory(proc, cgroup) == FreeMemory(MACHINE_BYTES, "of this machine")

@@ -109,7 +109,7 @@ def test_it_is_indexed_as_an_array(order: ComputedOrder) -> None:
 
 
 @pytest.mark.parametrize("at", [10, -11, [3, 10], [-11], 1.5, [True] * 10, "x", None])
-def test_what_it_does_not_have_is_an_index_error(at: object) -> None:
+def test_missing_positions_are_index_errors(at: object) -> None:
     for order in (KeyedOrder(10, 0, 0), FiledOrder(10)):
         with pytest.raises(IndexError):
             order[at]
@@ -237,7 +237,7 @@ def test_statistics_are_those_of_numpys_shuffle() -> None:
 # --- which order a plan has --------------------------------------------------------------------
 
 
-def test_sets_up_to_the_limit_are_shuffled_as_ever() -> None:
+def test_small_sets_are_shuffled_as_before() -> None:
     for count, seed, epoch in ((1, 0, 0), (1000, 0, 0), (4097, 5, 2)):
         wanted = np.arange(count)
         bits = np.random.Philox(np.random.SeedSequence((seed, epoch, 1)))
@@ -248,7 +248,7 @@ def test_sets_up_to_the_limit_are_shuffled_as_ever() -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_limit_is_where_it_is_said_to_be(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_exact(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
     above = plan_of(WHOLE_LIMIT + 1, view).order
     kind = KeyedOrder if view in ("train", "recordio") else FiledOrder
     assert type(above) is kind

@@ -152,7 +152,7 @@ def test_any_world_gets_the_same_data(world: int) -> None:
 
 
 @pytest.mark.parametrize("view", ["train", "eval"])
-def test_a_rank_of_a_huge_set_takes_little_memory(view: str) -> None:
+def test_one_rank_of_many_takes_little_memory(view: str) -> None:
     tracemalloc.start()
     try:
         plan = uniform(HUGE, view=view, epoch=1)
@@ -190,7 +190,7 @@ def test_train_boxes_are_distributed_as_torchvisions(width: int, height: int) ->
         assert stats.ks_2samp(ours_of, theirs_of).pvalue > 1e-4
 
 
-def test_boxes_lie_in_the_image_and_are_whole_pixels() -> None:
+def test_train_boxes_are_whole_pixels_inside() -> None:
     for epoch in range(200):
         boxes = (
             make_plan(WIDTHS, HEIGHTS, view="train", epoch=epoch).rows(np.arange(len(SHAPES))).boxes

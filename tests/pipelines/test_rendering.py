@@ -169,7 +169,7 @@ def test_a_jpeg_of_another_size_is_refused(stored_as: tuple[int, int], tmp_path:
         render(index, plan, plan.rows(plan.order))
 
 
-def test_a_box_outside_its_image_never_reaches_compiled_code(shapes: Index) -> None:
+def test_outside_boxes_never_reach_compiled_code(shapes: Index) -> None:
     plan = make_plan(shapes.widths, shapes.heights, view="train", size=32)
     for box in ((-1, 0, 1, 1), (0, 0, 2, 1), (0, 0, 1, 2), (0, 0, 0, 1), (1, 0, 1, 1)):
         rows = rows_of([box], 32)

@@ -48,7 +48,7 @@ def test_no_more_than_ahead_wait() -> None:
             assert len(taken) <= i + 6
 
 
-def test_an_error_is_raised_and_the_rest_never_starts() -> None:
+def test_after_an_error_nothing_starts() -> None:
     started = []
 
     def task(i: int):  # type: ignore[no-untyped-def]

@@ -72,7 +72,7 @@ def test_a_source_is_known_by_what_it_holds(kind: str, tmp_path: Path) -> None:
         assert page_of(path.rename(path.with_name("source.json"))) == page
 
 
-def test_what_stands_on_the_page_is_what_was_measured(tmp_path: Path) -> None:
+def test_the_page_shows_the_measured_numbers(tmp_path: Path) -> None:
     sources = [write(tmp_path / kind) for kind, write in WRITERS.items()]
     page = page_of(*sources)
     throughput = tables(page, "throughput")
@@ -250,7 +250,7 @@ def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         write_report([run], run)
 
 
-def test_a_page_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+def test_an_unwritable_page_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="expected a file to write"):
         write_report([write_run(tmp_path / "run")], tmp_path / "file" / "report.html")

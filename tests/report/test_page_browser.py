@@ -183,7 +183,7 @@ def test_all_is_in_its_place(name: str, request: pytest.FixtureRequest, open_pag
     assert found == {width: [] for width in WIDTHS}
 
 
-def test_all_sections_are_to_be_seen_and_in_the_contents(report: Path, open_page: Open) -> None:
+def test_all_sections_are_visible_and_listed(report: Path, open_page: Open) -> None:
     page = open_page(report, 360)
     titles = ["Throughput", "Stage ceilings", "Growth", "Parity", "Training", "Evaluation",
               "Machine and versions"]  # fmt: skip
@@ -199,7 +199,7 @@ def test_all_sections_are_to_be_seen_and_in_the_contents(report: Path, open_page
         .every((link) => document.getElementById(link.hash.slice(1)).matches("section"))""")
 
 
-def test_every_number_of_a_chart_is_in_its_table(report: Path, open_page: Open) -> None:
+def test_tables_hold_every_charted_number(report: Path, open_page: Open) -> None:
     count, untold = open_page(report).evaluate(FIND_UNTOLD)
     assert untold == []
     assert count > 150

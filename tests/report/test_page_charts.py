@@ -38,7 +38,7 @@ def test_scales_end_and_are_marked_at_round_values(
     assert scale.share(scale.high) == 1
 
 
-def test_a_bar_is_as_long_as_its_share_of_the_longest() -> None:
+def test_bars_are_proportional_to_the_longest() -> None:
     chart = row_chart("", [Row("a", 50.0, "50"), Row("b", 200.0, "200"), Row("c", None, "none")])
     assert re.findall(r'class="bar"[^>]*width="([^"]*)"', chart) == ["25%", "100%"]
     assert re.findall(r'class="value"[^>]*>([^<]*)<', chart) == ["50", "200", "none"]

@@ -112,9 +112,7 @@ def pair(request: pytest.FixtureRequest, shm: Path, tmp_path: Path) -> Pair:
     )
 
 
-def test_who_wants_what_another_rank_decodes_waits_for_it(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_wait_for_another_ranks_decoding(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     decoding, waits, go_on = threading.Event(), threading.Event(), threading.Event()
     decoded: list[int] = []
 
@@ -170,9 +168,7 @@ def test_claims_to_a_files_samples_leave_nothing(shm: Path, tmp_path: Path) -> N
     assert list(shm.iterdir()) == []
 
 
-def test_a_file_is_filled_where_there_is_no_place_for_claims(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_filled_without_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "no folder").touch()
     monkeypatch.setattr(shared_file, "SHM", tmp_path / "no folder")
     memory = FileMemory(tmp_path / "pixels.store", layout_of(), KEY, is_shared=True)

@@ -134,7 +134,7 @@ def crowd() -> Iterator[Pool]:
 # What is asked for.
 
 
-def test_what_is_asked_for_is_written_in_order_and_once(sink: CountingSink, pool: Pool) -> None:
+def test_requests_are_written_once_in_order(sink: CountingSink, pool: Pool) -> None:
     filler = Filler(sink, SAMPLES, pool, 1)
     assert not filler.has(some(3))
     filler.ensure(some(3, 1, 3))
@@ -180,7 +180,7 @@ def watched(sink: CountingSink, pool: Pool, patch: pytest.MonkeyPatch) -> tuple[
     return filler, condition.waits
 
 
-def test_who_asks_for_what_another_is_decoding_waits_for_it(
+def test_requests_wait_for_another_threads_decoding(
     sink: CountingSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(sink, 5)
@@ -202,9 +202,7 @@ def test_who_asks_for_what_another_is_decoding_waits_for_it(
     assert sink.asked[5] == 1
 
 
-def test_an_error_reaches_whoever_asks_each_time_and_nobody_else(
-    sink: CountingSink, pool: Pool
-) -> None:
+def test_errors_reach_each_request_alone(sink: CountingSink, pool: Pool) -> None:
     sink.broken = {2}
     filler = Filler(sink, SAMPLES, pool, 1)
     for _ in range(2):
@@ -298,7 +296,7 @@ def test_running_ahead_passes_over_what_is_broken(sink: CountingSink, pool: Pool
         filler.ensure(some(5, 6))
 
 
-def test_a_pause_ends_it_after_what_is_at_hand(sink: CountingSink, pool: Pool) -> None:
+def test_a_pause_finishes_current_work(sink: CountingSink, pool: Pool) -> None:
     gate, filler = Gate(sink, 0), Filler(sink, SAMPLES, pool, 1)
     filler.run_ahead(EVERY)
     gate.wait_until_reached()
@@ -348,7 +346,7 @@ def source_of(pictures: list[np.ndarray]) -> Any:
     )  # fmt: skip
 
 
-def test_samples_come_to_their_places_and_are_then_held(pool: Pool) -> None:
+def test_samples_land_in_their_places(pool: Pool) -> None:
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (3 + at, 5, 3), np.uint8) for at in range(4)]
     for kind, resampled in (("rgb", 0), ("yuv420", 3)):
@@ -376,7 +374,7 @@ def test_each_thread_has_a_writer_of_its_own(pool: Pool) -> None:
     assert (writers.own(), pool.submit(writers.own).result(LONG_S)) == (mine, theirs)
 
 
-def test_a_sample_is_not_held_before_it_is_whole() -> None:
+def test_incomplete_samples_are_not_held() -> None:
     source = source_of([np.zeros((4, 4, 3), np.uint8)])
     layout = lay_out(source, StoreFormat())
     memory = PrivateMemory(layout)

@@ -73,7 +73,7 @@ def test_odd_images(view: str, place: str, first: int, executor: Any, odd_beton:
 
 
 @pytest.mark.parametrize("place", ["gpu", "ram"])
-def test_a_store_file_spares_a_gpus_next_run_the_decoding(
+def test_a_store_file_spares_the_next_decoding(
     place: str, executor: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"size": 5, "store_file": tmp_path / "pixels.store"}
@@ -132,7 +132,7 @@ def test_batches_of_a_gpu_follow_the_contract(executor: Any, tiny: Path) -> None
             assert all(torch.equal(a, b[0]) for (a, _), b in zip(loader, batches, strict=True))
 
 
-def test_an_error_of_a_thread_reaches_who_waits_for_the_gpu(
+def test_thread_errors_reach_who_waits(
     executor: Any, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:

@@ -143,7 +143,7 @@ def test_a_machine_decodes_each_sample_once(
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_memory_is_given_back_when_every_gpu_has_all(ranks: Ranks, few: Path, shm: Path) -> None:
+def test_shared_copy_is_freed_once_gpus_filled(ranks: Ranks, few: Path, shm: Path) -> None:
     first, second = ranks(few, 2)
     memories = [loader._executor._memory for loader in (first, second)]
     assert list(shm.iterdir()) == []  # it has no name left
@@ -156,9 +156,7 @@ def test_memory_is_given_back_when_every_gpu_has_all(ranks: Ranks, few: Path, sh
     assert len(epochs_of([first, second], 1)) == SAMPLES // 2  # batches come as before
 
 
-def test_memory_stays_for_a_rank_that_has_not_come(
-    ranks: Ranks, few: Path, decoded: list[int]
-) -> None:
+def test_shared_copy_stays_for_late_ranks(ranks: Ranks, few: Path, decoded: list[int]) -> None:
     loaders = ranks(few, 2, come=1)
     complete(loaders)
     assert loaders[0]._executor._memory.holds(0)
@@ -174,9 +172,7 @@ def test_a_gpu_alone_keeps_no_copy_in_memory(ranks: Ranks, few: Path) -> None:
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_a_rank_that_evaluates_keeps_no_copy_in_memory(
-    ranks: Ranks, few: Path, decoded: list[int]
-) -> None:
+def test_evaluating_gpu_ranks_keep_no_copy(ranks: Ranks, few: Path, decoded: list[int]) -> None:
     loaders = ranks(few, 2, view="eval")
     assert [loader._executor._memory for loader in loaders] == [None, None]
     epochs_of(loaders, 2)
@@ -184,7 +180,7 @@ def test_a_rank_that_evaluates_keeps_no_copy_in_memory(
 
 
 @pytest.mark.usefixtures("unrendered")
-def test_idle_threads_fill_a_ranks_part_of_the_set_next(
+def test_idle_threads_fill_the_ranks_part(
     ranks: Ranks, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[int]] = []
@@ -200,7 +196,7 @@ def test_idle_threads_fill_a_ranks_part_of_the_set_next(
     assert asked == shares
 
 
-def test_without_room_to_share_each_rank_decodes_for_itself(
+def test_without_room_each_rank_decodes_alone(
     ranks: Ranks, few: Path, shm: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "free_memory", lambda: FreeMemory(0, "of this machine"))
@@ -218,7 +214,7 @@ def test_without_room_to_share_each_rank_decodes_for_itself(
 
 
 @pytest.mark.parametrize(("count", "which"), [(1, "the"), (2, "each")])
-def test_what_does_not_fit_on_gpus_is_kept_in_ram_and_that_is_said(
+def test_sets_too_large_for_gpus_stay_in_ram(
     count: int, which: str, ranks: Ranks, few: Path, decoded: list[int], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -239,7 +235,7 @@ def test_what_does_not_fit_on_gpus_is_kept_in_ram_and_that_is_said(
         assert loader.remarks[1] == f"{said}kept in {path}"
 
 
-def test_what_fits_neither_on_gpus_nor_in_ram_is_refused(
+def test_sets_too_large_everywhere_are_refused(
     ranks: Ranks, few: Path, shm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place(on_gpu=False, gpu_bytes=3_210_000_000)

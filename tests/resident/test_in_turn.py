@@ -44,7 +44,7 @@ def make_tensors(count: int = 2) -> list[torch.Tensor]:
     ]
 
 
-def test_a_tensor_waits_for_what_read_it_and_no_more(recorded: list[int]) -> None:
+def test_a_tensor_waits_for_its_readers(recorded: list[int]) -> None:
     """The step on the batch before is still queued: rendering goes on beside it."""
     stream, tensors = Stream(), make_tensors()
     turns = InTurn(tensors, stream)

@@ -48,7 +48,7 @@ def test_a_gpus_room_is_what_training_leaves(monkeypatch: pytest.MonkeyPatch) ->
     assert gpu_room(GPU, batch=128, size=448).for_pixels == 0
 
 
-def test_pixels_go_to_a_gpu_where_they_fit_to_the_byte(free: Callable[[int], None]) -> None:
+def test_pixels_fit_a_gpu_to_the_byte(free: Callable[[int], None]) -> None:
     free(LAYOUT.total)
     assert choose() == choose("gpu") == Place(on_gpu=True)
     assert choose("ram") == Place(on_gpu=False)
@@ -58,7 +58,7 @@ def test_pixels_go_to_a_gpu_where_they_fit_to_the_byte(free: Callable[[int], Non
         choose("gpu")
 
 
-def test_all_ranks_take_the_place_that_has_room_for_each(free: Callable[[int], None]) -> None:
+def test_all_ranks_take_the_same_place(free: Callable[[int], None]) -> None:
     """Each asks for the least of what all have told."""
     rooms = [LAYOUT.total + 5, LAYOUT.total - 7, LAYOUT.total + 9]
     told: list[float] = []
@@ -75,7 +75,7 @@ def test_all_ranks_take_the_place_that_has_room_for_each(free: Callable[[int], N
     assert choose(least=lambda spare: min(spare, 5)) == Place(on_gpu=True)
 
 
-def test_nobody_is_asked_where_there_is_nothing_to_agree_on(free: Callable[[int], None]) -> None:
+def test_single_ranks_ask_nobody(free: Callable[[int], None]) -> None:
     def fail(spare: float) -> float:
         raise AssertionError("asked")
 
@@ -86,7 +86,7 @@ def test_nobody_is_asked_where_there_is_nothing_to_agree_on(free: Callable[[int]
     assert not choose_place(LAYOUT, "auto", cpu, batch=8, size=64, least=fail).on_gpu
 
 
-def test_what_only_all_gpus_together_could_hold_is_refused_with_the_sums(data: Path) -> None:
+def test_sets_for_all_gpus_together_are_refused(data: Path) -> None:
     source = open_source(data / "train.beton")
     layout = lay_out(source, StoreFormat())
     memory = FreeMemory(0, "of this machine")

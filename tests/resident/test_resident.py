@@ -64,7 +64,7 @@ def test_yuv420_says_what_it_loses(odd_beton: Path) -> None:
 
 
 @pytest.mark.parametrize("view", ["train", "eval"])
-def test_a_shrunken_store_is_what_pillow_makes_of_it(view: str, odd_beton: Path) -> None:
+def test_a_shrunken_store_equals_pillows(view: str, odd_beton: Path) -> None:
     source = open_source(odd_beton)
     with make_resident(source, view=view, store_side=30) as loader:
         plan, found = loader.plan, pixels_of(loader)
@@ -78,7 +78,7 @@ def test_a_shrunken_store_is_what_pillow_makes_of_it(view: str, odd_beton: Path)
             assert np.array_equal(pixels, expected[:, ::-1] if rows.flips[row] else expected)
 
 
-def test_the_first_batch_comes_before_the_rest_is_decoded(
+def test_first_batch_precedes_remaining_decoding(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_source(data / "train.beton")
@@ -119,7 +119,7 @@ def test_each_sample_is_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch
         assert sorted(decoded) == list(range(33))
 
 
-def test_a_store_file_spares_the_next_run_the_decoding(
+def test_store_files_spare_the_next_decoding(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "pixels.store"
@@ -220,7 +220,7 @@ def test_ranks_share_one_copy(data: Path, tmp_path: Path) -> None:
     assert not list(Path("/dev/shm").glob(f"fastft-{os.getuid()}-{name:08x}-*"))
 
 
-def test_a_rank_that_only_evaluates_holds_its_own_share(data: Path) -> None:
+def test_evaluating_ranks_hold_their_share(data: Path) -> None:
     sizes = []
     for rank in range(2):
         with make_resident(data / "train.beton", view="eval", rank=rank, world=2) as loader:
@@ -242,9 +242,7 @@ def test_ranks_that_evaluate_share_a_store_file(data: Path, tmp_path: Path) -> N
         assert one._executor._memory.ready.all()
 
 
-def test_what_does_not_fit_is_refused_with_the_arithmetic(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_large_sets_are_refused_with_sums(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(data / "train.beton")
     total = lay_out(source, StoreFormat()).total
 
@@ -311,7 +309,7 @@ def test_options_are_the_resident_loaders_alone(data: Path) -> None:
         make_loader("torchvision", data / "train.beton", store="rgb")
 
 
-def test_a_broken_sample_harms_no_batch_but_its_own(data: Path, tmp_path: Path) -> None:
+def test_broken_samples_harm_only_their_batch(data: Path, tmp_path: Path) -> None:
     """Idle threads meet it first, and say nothing."""
     index = read_index(data / "train.beton")
     content = bytearray((data / "train.beton").read_bytes())

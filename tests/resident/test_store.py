@@ -69,7 +69,7 @@ def test_rgb_is_three_bytes_a_pixel() -> None:
     assert layout.total == 192 + 1728 + TAIL
 
 
-def test_yuv420_is_luma_and_two_quarters_of_even_sides() -> None:
+def test_yuv420_has_even_sided_quarter_planes() -> None:
     layout = lay_out(sides_of((1, 1), (4, 6), (17, 33)), StoreFormat(kind="yuv420"))
     assert layout.sizes.tolist() == [6, 36, 18 * 34 * 3 // 2]
     assert layout.pitches.tolist() == [[2, 1], [6, 3], [34, 17]]
@@ -103,7 +103,7 @@ def test_a_store_beyond_4_gb_is_addressed() -> None:
     assert (shrunk.heights[0], shrunk.widths[0]) == (39999, 39999 * 65535 // 40000)
 
 
-def test_sides_shrink_as_torchvisions_resize_has_them_and_never_grow() -> None:
+def test_sides_shrink_like_torchvision_never_grow() -> None:
     # Sides of photos, and small ones, where quotients come out even.
     shapes = np.concatenate(
         [RANDOM.integers(1, most, (2000, 2)) for most in (20, 700)] + [np.array([(1, 9000)])]
@@ -137,7 +137,7 @@ def test_the_same_samples_have_the_same_name(tmp_path: Path) -> None:
     assert len(names.pop()) == 32
 
 
-def test_a_store_is_named_by_its_samples_and_format(tmp_path: Path) -> None:
+def test_samples_and_format_name_a_store(tmp_path: Path) -> None:
     picture, other = noise(4, 6), noise(4, 6)
     changed = picture.copy()
     changed[2, 3, 1] ^= 1
@@ -158,7 +158,7 @@ def test_a_store_is_named_by_its_samples_and_format(tmp_path: Path) -> None:
     assert len(names) == len(sets) * len(formats)
 
 
-def test_without_checksums_it_is_the_file_that_names_a_store(tmp_path: Path) -> None:
+def test_without_checksums_the_file_names_it(tmp_path: Path) -> None:
     index = replace(write(tmp_path / "a.beton", [raw(noise(4, 6))]), checksums=None)
     before = fingerprint(index, StoreFormat())
     assert fingerprint(index, StoreFormat()) == before
@@ -170,7 +170,7 @@ def test_without_checksums_it_is_the_file_that_names_a_store(tmp_path: Path) -> 
     assert len({before, later, fingerprint(index, StoreFormat())}) == 3
 
 
-def test_a_shrunk_store_is_named_by_the_pillow_that_shrinks(
+def test_pillows_version_names_a_shrunk_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = write(tmp_path / "a.beton", [raw(noise(4, 6))])

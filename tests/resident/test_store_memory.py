@@ -75,7 +75,7 @@ def test_closing_gives_private_memory_back() -> None:
     assert pixels() is None
 
 
-def test_what_is_promised_falls_as_samples_come_and_ends_with_the_memory() -> None:
+def test_promised_bytes_fall_as_samples_come() -> None:
     layout = layout_of()
     assert promised_bytes() == 0
     first, second = PrivateMemory(layout), PrivateMemory(layout)
@@ -124,7 +124,7 @@ def test_a_file_is_made_whole_and_empty(path: Path) -> None:
     memory.close()
 
 
-def test_a_file_is_found_again_as_far_as_it_was_filled(path: Path) -> None:
+def test_partly_filled_files_are_found_again(path: Path) -> None:
     leave(path, 1, 3)
     inode = path.stat().st_ino
     again = FileMemory(path, layout_of(), KEY)
@@ -147,7 +147,7 @@ def test_whoever_has_the_file_sees_what_others_decode(path: Path) -> None:
     second.close()
 
 
-def test_a_sample_that_was_harmed_is_not_held_until_it_is_decoded_anew(path: Path) -> None:
+def test_harmed_samples_are_decoded_anew(path: Path) -> None:
     layout = layout_of()
     leave(path, *range(SAMPLES))
     pixels_at = path.stat().st_size - layout.total
@@ -161,7 +161,7 @@ def test_a_sample_that_was_harmed_is_not_held_until_it_is_decoded_anew(path: Pat
     again.close()
 
 
-def test_samples_do_not_reach_into_each_others_flags_and_sums(path: Path) -> None:
+def test_samples_keep_separate_flags_and_sums(path: Path) -> None:
     """As many as fill whole lines of flags, and one more or less."""
     for samples in (1, 63, 64, 65, 1024):
         layout = layout_of(samples, side=1)
@@ -184,7 +184,7 @@ def test_closing_gives_a_file_back(path: Path) -> None:
     assert not is_locked(path)
 
 
-def test_closing_lets_go_of_a_file_of_which_a_slice_is_still_in_use(path: Path) -> None:
+def test_closing_frees_a_file_despite_slices(path: Path) -> None:
     memory = FileMemory(path, layout_of(), KEY)
     put(memory, 0, 1)
     kept = memory.pixels[layout_of().place(0)]
@@ -202,9 +202,7 @@ def test_a_file_that_is_dropped_is_given_back(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "samples"), [(OTHER, SAMPLES), (KEY, SAMPLES + 1)])
-def test_a_file_of_other_samples_is_replaced_when_nobody_has_it(
-    key: bytes, samples: int, path: Path
-) -> None:
+def test_unused_files_of_other_samples_are_replaced(key: bytes, samples: int, path: Path) -> None:
     leave(path, 0, 2)
     layout = layout_of(samples)
     memory = FileMemory(path, layout, key)
@@ -214,7 +212,7 @@ def test_a_file_of_other_samples_is_replaced_when_nobody_has_it(
     memory.close()
 
 
-def test_a_closed_store_can_be_replaced_while_its_object_lives(path: Path) -> None:
+def test_closed_stores_can_be_replaced(path: Path) -> None:
     memory = FileMemory(path, layout_of(), KEY)
     memory.close()
     assert KEY in path.read_bytes()
@@ -236,7 +234,7 @@ def test_a_store_that_was_cut_short_is_replaced(length: int, path: Path) -> None
 
 
 @pytest.mark.parametrize("key", [OTHER, KEY])
-def test_a_file_in_use_with_other_samples_is_refused(key: bytes, path: Path) -> None:
+def test_files_in_use_elsewhere_are_refused(key: bytes, path: Path) -> None:
     memory = FileMemory(path, layout_of(), KEY)
     put(memory, 0, 1)
     layout = layout_of(SAMPLES + (key == KEY))
@@ -249,9 +247,7 @@ def test_a_file_in_use_with_other_samples_is_refused(key: bytes, path: Path) -> 
     memory.close()
 
 
-def test_a_file_that_is_let_go_within_the_patience_is_replaced(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_freed_in_time_are_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(path)
     holder = os.open(path, os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_SH)
@@ -271,7 +267,7 @@ def test_a_file_that_is_let_go_within_the_patience_is_replaced(
 
 
 @pytest.mark.parametrize("by", ["nothing", "another"])
-def test_a_file_that_is_replaced_while_it_is_opened_is_opened_anew(
+def test_files_replaced_while_opened_are_reopened(
     by: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process takes the name between the opening and the lock."""
@@ -295,9 +291,7 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_opened_anew(
     again.close()
 
 
-def test_a_new_store_is_not_taken_for_the_old_one_that_it_replaced(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_stores_are_not_mistaken_for_old(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process replaces an old file between the look at it and its removal."""
     leave(path)
     real, new = fcntl.flock, []

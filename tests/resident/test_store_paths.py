@@ -40,7 +40,7 @@ def identity(path: Path) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("kind", NO_STORES)
-def test_what_is_no_store_is_refused_and_left_alone(kind: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_untouched(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "it"
     FileMemory(tmp_path / "target", layout_of(), KEY).close()
     NO_STORES[kind](path)
@@ -65,9 +65,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
         FileMemory(tmp_path / ("x" * 300), layout_of(), KEY)
 
 
-def test_a_folder_that_is_a_link_to_nothing_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dangling_folder_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to("nothing")
     real, tries = shared_file._make_file, []
 
@@ -83,7 +81,7 @@ def test_a_folder_that_is_a_link_to_nothing_is_refused(
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+def test_unwritable_folders_are_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(DataError, match="permission denied, expected a file to make"):
@@ -93,7 +91,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read anything")
-def test_a_file_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+def test_unwritable_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "pixels"
     FileMemory(path, layout_of(), KEY).close()
     path.chmod(0o400)
@@ -108,9 +106,7 @@ def fail(number: int) -> Callable[..., None]:
     return call
 
 
-def test_a_full_disk_is_told_and_nothing_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "posix_fallocate", fail(errno.ENOSPC))
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(DataError, match=r"GB are free, expected room for \d+\.\d\d GB; ") as error:
@@ -132,7 +128,7 @@ def test_whatever_else_fails_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_asked_for_in_dev_shm_does_not_run_out_of_memory_later(
+def test_dev_shm_files_reserve_memory_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing to a page for which there is none would end the process."""

@@ -246,7 +246,7 @@ def test_without_libturbojpeg_rgb_is_the_same(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("coder", [jpeg, gray_jpeg])
-def test_planes_of_a_jpeg_are_shown_as_pillow_decodes_it(coder: Any) -> None:
+def test_jpeg_planes_equal_pillows_pixels(coder: Any) -> None:
     require_turbojpeg()
     samples = [coder(noise(*shape)) for shape in SHAPES]
     layout, pixels, writer = fill(samples, YUV)
@@ -256,7 +256,7 @@ def test_planes_of_a_jpeg_are_shown_as_pillow_decodes_it(coder: Any) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_planar_store_is_rendered_as_the_reference_does_it(view: str) -> None:
+def test_planar_stores_render_like_the_reference(view: str) -> None:
     require_turbojpeg()
     samples = [coder(noise(*shape)) for shape in SHAPES for coder in (jpeg, gray_jpeg)]
     source: Any = Samples(samples)
@@ -377,7 +377,7 @@ def test_a_harmless_warning_is_no_damage(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 @pytest.mark.parametrize("now", [(30, 50), (50, 40), (20, 20), (40, 30)])
-def test_a_file_that_has_changed_its_size_is_named_and_writes_nowhere_else(
+def test_samples_of_another_size_are_refused(
     now: tuple[int, int], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Since the folder was read: its place in the store is of the old size."""

@@ -42,7 +42,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
 
 
-def test_a_group_shares_memory_whose_name_goes_when_all_have_it(shm: Path) -> None:
+def test_group_memory_loses_its_name_once_shared(shm: Path) -> None:
     first = GroupMemory(layout_of(), KEY, "group", 0, 3)
     put(first, 0, 1)
     third = GroupMemory(layout_of(), KEY, "group", 2, 3)
@@ -59,7 +59,7 @@ def test_a_group_shares_memory_whose_name_goes_when_all_have_it(shm: Path) -> No
         memory.close()
 
 
-def test_a_file_to_which_nobody_else_comes_goes_with_who_has_it(shm: Path) -> None:
+def test_an_unshared_group_file_goes_with_its_owner(shm: Path) -> None:
     """Two loaders of the same samples in each of two processes, one of which is late."""
     early = [GroupMemory(layout_of(), KEY, "group", 0, 2) for _ in range(2)]
     late = [GroupMemory(layout_of(), KEY, "group", 1, 2) for _ in range(2)]
@@ -71,7 +71,7 @@ def test_a_file_to_which_nobody_else_comes_goes_with_who_has_it(shm: Path) -> No
     assert names_in(shm) == []
 
 
-def test_the_largest_group_does_not_write_over_the_flags(shm: Path) -> None:
+def test_the_largest_group_spares_the_flags(shm: Path) -> None:
     members = [GroupMemory(layout_of(), KEY, "g", rank, MAX_GROUP) for rank in (0, MAX_GROUP - 1)]
     assert held(members[0]) == [False] * SAMPLES
     assert len(names_in(shm)) == 1
@@ -79,7 +79,7 @@ def test_the_largest_group_does_not_write_over_the_flags(shm: Path) -> None:
         memory.close()
 
 
-def test_other_groups_and_other_samples_have_memory_of_their_own(shm: Path) -> None:
+def test_other_groups_have_their_own_memory(shm: Path) -> None:
     first = GroupMemory(layout_of(), KEY, "group", 0, 2)
     put(first, 0, 1)
     others = [
@@ -115,9 +115,7 @@ def test_a_groups_memory_is_taken_sample_by_sample(
     memory.close()
 
 
-def test_a_sample_for_which_there_is_no_memory_is_refused(
-    shm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_without_memory_are_refused(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = GroupMemory(layout_of(), KEY, "group", 0, 2)
 
     def fail(*arguments: int) -> None:
@@ -129,9 +127,7 @@ def test_a_sample_for_which_there_is_no_memory_is_refused(
     memory.close()
 
 
-def test_a_group_for_which_there_is_no_memory_is_refused(
-    shm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_without_memory_are_refused(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = int(layout_of().sizes.sum())
     room = SimpleNamespace(f_bavail=needed - 1, f_frsize=1)
     monkeypatch.setattr(os, "statvfs", lambda path: room)
@@ -154,7 +150,7 @@ def left_behind(shm: Path, name: str) -> Path:
     return path
 
 
-def test_what_killed_processes_have_left_is_swept_away_and_nothing_else(shm: Path) -> None:
+def test_only_leftovers_of_killed_processes_are_swept(shm: Path) -> None:
     left = [left_behind(shm, name) for name in ("one", "two")]
     others = [shm / f"fastft-{os.getuid() + 1}-x", shm / "fastft-bench.x", shm / "other"]
     for path in others:
@@ -178,9 +174,7 @@ def test_what_is_in_use_is_not_swept_away(shm: Path) -> None:
     late.close()
 
 
-def test_sweeping_spares_a_file_that_has_just_come_in_place_of_an_old_one(
-    shm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweeping_spares_a_new_file(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process of the group is sweeping, too: it was faster, and has made its own."""
     killed = GroupMemory(layout_of(), KEY, "group", 0, 2)
     (file,) = shm.iterdir()
@@ -204,9 +198,7 @@ def test_sweeping_spares_a_file_that_has_just_come_in_place_of_an_old_one(
     second.close()
 
 
-def test_sweeping_is_at_ease_with_another_that_is_faster(
-    shm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweeping_tolerates_a_faster_sweeper(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was listed may be gone when it is looked at, or opened."""
     left, real = left_behind(shm, "one"), Path.glob
 
@@ -327,7 +319,7 @@ def test_two_processes_share_what_either_decodes(children: list[Child]) -> None:
     assert named(key) == []
 
 
-def test_what_a_killed_process_leaves_is_swept_away_by_the_next(children: list[Child]) -> None:
+def test_next_process_sweeps_a_killed_ones_file(children: list[Child]) -> None:
     killed, late = children
     key, other = own_key(), own_key()
     killed.ask("group", key, "group", 0, 2)
@@ -343,9 +335,7 @@ def test_what_a_killed_process_leaves_is_swept_away_by_the_next(children: list[C
     assert named(other) == named(key) == []
 
 
-def test_processes_that_make_a_file_at_once_agree_on_it(
-    children: list[Child], tmp_path: Path
-) -> None:
+def test_concurrent_makers_agree_on_one_file(children: list[Child], tmp_path: Path) -> None:
     old = SAMPLES + 1
     for number in range(12):
         path = tmp_path / str(number)
@@ -360,9 +350,7 @@ def test_processes_that_make_a_file_at_once_agree_on_it(
     assert len(names_in(tmp_path)) == 12
 
 
-def test_a_file_that_another_process_has_is_refused_until_it_ends(
-    children: list[Child], path: Path
-) -> None:
+def test_files_in_use_are_refused_until_freed(children: list[Child], path: Path) -> None:
     holder, _ = children
     holder.ask("file", KEY.hex(), path)
     holder.ask("put", 0, 1)

@@ -109,7 +109,7 @@ def test_anything_added_is_noticed(tmp_path: Path) -> None:
         assert_refused(path)
 
 
-def test_what_others_wrote_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+def test_foreign_checkpoints_are_read_like_torch(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     assert read_torch_file(path)["a"].tolist() == [1, 1, 1]
@@ -134,7 +134,7 @@ def test_the_last_checkpoint_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "found"), [("missing", "no such file"), ("empty", "not readable"), ("bit", "damaged")]
 )
-def test_the_one_before_it_is_taken_if_it_is_damaged(tmp_path: Path, how: str, found: str) -> None:
+def test_previous_replaces_a_damaged_last(tmp_path: Path, how: str, found: str) -> None:
     save_checkpoint(tmp_path / "previous.pt", replace(SAVED, epoch=1))
     last = tmp_path / "last.pt"
     if how != "missing":

@@ -51,7 +51,7 @@ def trained(optimizer: str = "sgd") -> tuple[nn.Module, Any, Callable[[int], Che
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_what_is_written_is_what_was_at_the_time(
+def test_checkpoints_hold_the_state_when_saved(
     optimizer: str, saver: CheckpointSaver, tmp_path: Path
 ) -> None:
     model, rule, checkpoint = trained(optimizer)
@@ -130,9 +130,7 @@ def test_buffers_are_not_used_before_they_are_written(
     assert order == ["take 1", "write 1", "take 2", "write 2"]
 
 
-def test_before_is_called_when_the_file_is_on_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_before_is_called_after_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     fsync, replace_ = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
@@ -188,7 +186,7 @@ def test_a_full_disk_is_said_once(
     assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
 
 
-def test_an_error_of_ones_own_surfaces_and_nothing_hangs(tmp_path: Path) -> None:
+def test_own_errors_surface_without_hanging(tmp_path: Path) -> None:
     def fails() -> None:
         raise KeyError("metrics")
 
@@ -201,7 +199,7 @@ def test_an_error_of_ones_own_surfaces_and_nothing_hangs(tmp_path: Path) -> None
     assert not [each for each in threading.enumerate() if each.name.startswith("checkpoint")]
 
 
-def test_what_would_not_be_read_back_is_not_written(saver: CheckpointSaver) -> None:
+def test_unreadable_values_are_not_written(saver: CheckpointSaver) -> None:
     group = {"param_groups": [{"lr": np.float64(0.1)}]}
     with pytest.raises(TypeError, match=r"optimizer\.param_groups\.0\.lr: a float64"):
         saver.save(replace(small(1), optimizer=group))

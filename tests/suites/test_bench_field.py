@@ -96,7 +96,7 @@ def make_field(told: list, *, fails: dict | None = None, **kinds) -> tuple[Field
     return field, remotes
 
 
-def test_a_round_times_each_once_and_warm_rounds_do_not_count():
+def test_each_round_times_every_contender_once():
     told: list[tuple[str, str]] = []
     field, remotes = make_field(told, a={}, b={"side": "fastft"}, c={"anew": True})
     lines: list[str] = []
@@ -123,7 +123,7 @@ def test_a_round_times_each_once_and_warm_rounds_do_not_count():
     assert all(each.is_closed for each in remotes.values())
 
 
-def test_who_fails_is_out_and_the_others_go_on():
+def test_a_failed_contender_leaves_the_others_running():
     told: list[tuple[str, str]] = []
     fails = {
         "missing": {"ready": MissingError("missing: no library")},
@@ -175,7 +175,7 @@ FIELD = field_of(
 )
 
 
-def test_the_best_is_of_its_side_and_data_and_reads_on():
+def test_best_is_per_side_and_data():
     best = {
         (side, reads): fastest(side, reads)(FIELD)
         for side in ("stock", "fastft")
@@ -190,7 +190,7 @@ def test_the_best_is_of_its_side_and_data_and_reads_on():
     assert fastest("stock", "jpeg")({}) is None
 
 
-def test_verdicts_name_both_sides_and_leave_out_who_is_not_there():
+def test_verdicts_name_both_present_sides():
     goals = (
         Goal("our best / best peer", fastest("fastft", "jpeg"), fastest("stock", "jpeg"), 1.4),
         Goal("ours / slow", named("ours"), named("slow"), 2),
@@ -212,7 +212,7 @@ def test_what_the_json_says():
     }  # fmt: skip
 
 
-def test_the_table_goes_from_slow_to_fast_against_both():
+def test_table_goes_from_slow_to_fast():
     head, *rows = table(FIELD, "slow")
     assert [row[0] for row in rows] == [
         "slow", "quick", "ours", "raw", "ours, raw", "ours, first epoch",
@@ -254,7 +254,7 @@ def test_crops_are_drawn_as_the_plan_draws_them():
 @pytest.mark.parametrize(
     ("shape", "box"), [((20, 300), (0, 136, 20, 27)), ((300, 20), (136, 0, 27, 20))]
 )
-def test_an_image_that_no_crop_fits_is_cut_in_its_middle(shape, box, monkeypatch):
+def test_an_extreme_image_is_cropped_centrally(shape, box, monkeypatch):
     monkeypatch.setattr("bench.peers.TRIES", 0)
     assert random_crop(*shape) == box
 

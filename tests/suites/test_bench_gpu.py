@@ -115,9 +115,7 @@ def test_the_trainer_counts_from_its_second_epoch(
     assert fed.train_through("resident", task, 4)["img_per_s"] == [1, 2]
 
 
-def test_a_round_waits_for_the_device_at_its_ends(
-    task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rounds_synchronize_at_both_ends(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(fed, "wait", lambda device: seen.append("wait"))
     batches = iter([(torch.zeros(1), torch.zeros(1))] * 9)
@@ -216,7 +214,7 @@ def test_tests_of_a_gpu_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads(line) == {"what": "collected", "tests": 4}
 
 
-def test_a_suite_that_is_ended_says_where_it_was() -> None:
+def test_an_ended_suite_names_its_test() -> None:
     events = [
         {"what": "collected", "tests": 9}, {"what": "began", "test": "a"},
         {"what": "passed", "test": "a", "when": "setup", "seconds": 0.1, "said": ""},

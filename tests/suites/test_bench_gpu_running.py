@@ -40,7 +40,7 @@ def test_both_runs_have_every_part_once() -> None:
     assert sorted([*RUNS["1"], *RUNS["2"]]) == sorted(part.name for part in PARTS)
 
 
-def test_a_limit_is_start_up_and_three_times_what_is_expected() -> None:
+def test_limit_is_startup_plus_three_times_expected() -> None:
     part = Part(name="x", seconds=10, times=3, processes=2, variants=("a", "b"), apart=True)
     assert part.limit_s == 3 * (2 * parts.START_UP_S + 3 * 10)
     assert part.limit_in_all_s == 2 * part.limit_s
@@ -243,7 +243,7 @@ def results() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_table_says_what_was_measured_and_what_failed() -> None:
+def test_table_shows_results_and_failures() -> None:
     rows = {
         what: (figure, beside, goal)
         for what, figure, beside, goal in table.find_rows(results()["parts"])

@@ -78,7 +78,7 @@ def test_a_process_is_read_by_number():
     assert not psutil.pid_exists(process.pid)
 
 
-def test_a_look_counts_labels_and_a_restart_begins_anew():
+def test_restart_counts_labels_anew():
     with Remote("fake", partial(batches, 3)) as process:
         look = process.look(2)
         assert look.labels == Counter({4: 1, 5: 2, 6: 1})

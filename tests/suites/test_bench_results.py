@@ -82,7 +82,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
 CONVERT = duel("convert", "fastft convert", "ffcv DatasetWriter", 5.079)
 
 
-def test_a_duel_is_a_row_and_its_range_stands_beside_the_ratio():
+def test_a_duel_row_shows_ratio_and_range():
     rows = rows_of(results_table.render([results(CONVERT)]))
     assert rows == {
         "convert, every image checked": [
@@ -111,13 +111,13 @@ def test_real_photos_stand_in_brackets_whatever_comes_first():
     assert "[" not in results_table.render([real])
 
 
-def test_the_first_file_counts_where_two_hold_the_same():
+def test_first_file_wins_over_duplicates():
     other = results(duel("convert", "fastft convert", "ffcv DatasetWriter", 9))
     rows = rows_of(results_table.render([results(CONVERT), other]))
     assert rows["convert, every image checked"][0] == "5,080 img/s"
 
 
-def test_a_loader_is_compared_with_the_best_stock_one_on_its_kind_of_data():
+def test_loaders_meet_the_best_stock_peer():
     verdict = {
         "what": "best / best", "ours": "fastft ffcv", "theirs": "FFCV", "ratio": 1.6, "low": 1.5,
         "high": 1.7, "goal": 1.4,
@@ -197,7 +197,7 @@ def test_every_other_group_has_its_words():
     assert all(line.count("|") == 5 for line in text.splitlines() if line.startswith("|"))
 
 
-def test_missing_groups_are_left_out_and_the_rest_is_named():
+def test_missing_groups_are_left_out():
     text = results_table.render([results(CONVERT)])
     assert "growth" not in text
     assert "torch 2.14.1" in text
@@ -311,7 +311,7 @@ def test_those_that_started_by_turns_are_compared():
     assert change.verdict == against.SLOWER
 
 
-def test_what_is_in_one_run_alone_or_no_number_is_passed_over():
+def test_incomparable_entries_are_skipped():
     then = results(CONVERT, duel("merge", "a", "b", 1), duel("x", "a", "b", float("nan")))
     now = results(CONVERT, duel("plan", "a", "b", 1), duel("x", "a", "b", 1))
     assert [change.group for change in against.compare(then, now)] == ["convert"]
@@ -321,7 +321,7 @@ def test_what_is_in_one_run_alone_or_no_number_is_passed_over():
     ("now", "below", "status"),
     [(1.5, None, 0), (1.5, 0.8, 1), (1.7, 0.8, 0), (1.85, 0.99, 0), (2.6, 0.8, 0)],
 )
-def test_the_command_fails_only_where_it_is_asked_to(
+def test_command_fails_only_on_request(
     now: float, below: float | None, status: int, tmp_path: Path, capsys: Any
 ):
     paths = [
@@ -336,7 +336,7 @@ def test_the_command_fails_only_where_it_is_asked_to(
     assert (f"{status} of 1 have fallen" in out) == (below is not None)
 
 
-def test_other_photos_are_named_and_nothing_in_common_is_said(tmp_path: Path, capsys: Any):
+def test_other_photos_are_named(tmp_path: Path, capsys: Any):
     old = save(tmp_path / "old.json", results(CONVERT, photos={**FACTS, "images": 384}))
     new = save(tmp_path / "new.json", results(CONVERT))
     none = save(tmp_path / "none.json", results())
@@ -366,7 +366,7 @@ def session(then: Path | None, below: float | None, ratio: float, status: int = 
     ("below", "ratio", "status", "expected"),
     [(None, 1.0, 0, 0), (0.8, 1.0, 0, 1), (0.8, 1.9, 0, 0), (0.8, 1.0, 2, 2)],
 )
-def test_a_run_of_the_suites_fails_only_where_it_is_asked_to(
+def test_suites_fail_only_on_request(
     below: float | None, ratio: float, status: int, expected: int, tmp_path: Path
 ):
     then = save(tmp_path / "then.json", results(duel("convert", "a", "b", 2.0)))
@@ -381,7 +381,7 @@ def test_a_run_of_the_suites_fails_only_where_it_is_asked_to(
     assert any(f"{ratio / 2:.2f}x" in line for line in lines)
 
 
-def test_a_run_refuses_what_it_cannot_compare_with_before_it_begins(tmp_path: Path):
+def test_incomparable_results_are_refused_before_the_run(tmp_path: Path):
     with pytest.raises(pytest.UsageError, match=r"none\.json: No such file"):
         against.prepare(session(tmp_path / "none.json", None, 1).config)
     with pytest.raises(pytest.UsageError, match="without --against"):

@@ -50,7 +50,7 @@ def test_a_crash_is_told(put: Put) -> None:
     assert run_child("probe", [], 60) == {"failed": "crashed: SIGSEGV"}
 
 
-def test_the_last_words_of_who_gave_no_answer_are_told(put: Put) -> None:
+def test_last_words_of_a_silent_process(put: Put) -> None:
     put("os.write(2, b'first\\nno driver\\n')\nos._exit(7)")
     assert run_child("probe", [], 60) == {"failed": "ended with status 7: no driver"}
     put("pass")
@@ -99,7 +99,7 @@ def test_ctrl_c_ends_the_process(put: Put, tmp_path: Path) -> None:
     assert not list((tmp_path / "tmp").iterdir())
 
 
-def test_a_process_ends_with_the_one_that_started_it(put: Put, tmp_path: Path) -> None:
+def test_processes_end_with_their_parent(put: Put, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     put(

@@ -25,7 +25,7 @@ def on_disk(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_written_is_evicted_and_comes_back_by_reading(on_disk: Path) -> None:
+def test_written_pages_are_evicted_and_reread(on_disk: Path) -> None:
     files = [write(on_disk / "a", 64), write(on_disk / "b", 3)]
     assert [resident_share(file) for file in files] == [1, 1]
     assert evict(files) == 0
@@ -42,7 +42,7 @@ def test_pages_that_somebody_maps_stay_and_are_counted(on_disk: Path) -> None:
     assert evict(files) == 0
 
 
-def test_the_last_page_counts_as_far_as_the_file_goes(on_disk: Path) -> None:
+def test_the_last_page_counts_partly(on_disk: Path) -> None:
     file = on_disk / "short"
     file.write_bytes(b"x" * (PAGE + 1))
     assert resident_share(file) == 1

@@ -50,7 +50,7 @@ def test_a_dropped_signal_comes_again(interruptions: Interruptions) -> None:
             timer()
 
 
-def test_a_dropped_signal_hurts_no_command_that_has_ended(interruptions: Interruptions) -> None:
+def test_dropped_signals_spare_ended_commands(interruptions: Interruptions) -> None:
     """As one that ends by the error of a process that heard the same signal."""
     with interruptions.raised():
         drops = Drops()

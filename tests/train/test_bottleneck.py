@@ -82,7 +82,7 @@ def test_a_single_batch_is_enough(data: Path) -> None:
     assert "fastest loader" in result.advice
 
 
-def test_a_store_that_is_far_too_large_is_advised_against(data: Path) -> None:
+def test_too_large_stores_are_advised_against(data: Path) -> None:
     with make_loader("resident", data / "train.beton", size=16, batch_size=33) as loader:
         result = find_bottleneck(
             [epoch(0, 33, 1.0, 0.0)], loader, lambda images, labels: None, loader_name="resident"

@@ -150,7 +150,7 @@ def test_what_fails_is_left_or_refused() -> None:
         steps.on_failure(ValueError("x"))
 
 
-def test_what_was_asked_for_and_cannot_be_is_refused() -> None:
+def test_impossible_requests_are_refused() -> None:
     steps = Steps()
     steps.obstacles["graph"] = "needs a CUDA GPU"
     with pytest.raises(UsageError, match=r"^--compile: graph, which needs a CUDA GPU"):

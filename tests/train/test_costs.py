@@ -36,7 +36,7 @@ def test_each_second_belongs_to_one_name(clock: Clock) -> None:
     assert costs.as_dict() == {"data": 10, "model": 20, OTHER: 1}
 
 
-def test_what_is_moved_is_taken_from_the_block_around(clock: Clock) -> None:
+def test_moved_costs_leave_the_outer_block(clock: Clock) -> None:
     costs = Costs()
     with costs.of("first_epoch"):
         clock.now_s += 3
@@ -45,7 +45,7 @@ def test_what_is_moved_is_taken_from_the_block_around(clock: Clock) -> None:
     assert costs.as_dict() == {"first_batch": 3, "first_epoch": 5, OTHER: 0}
 
 
-def test_what_lies_before_the_run_is_no_part_of_other(clock: Clock) -> None:
+def test_time_before_the_run_is_not_other(clock: Clock) -> None:
     costs = Costs()
     costs.add("imports", 50)
     clock.now_s += 2

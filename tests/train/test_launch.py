@@ -65,7 +65,7 @@ def test_two_processes_make_one_run(data: Path, tmp_path: Path) -> None:
     assert not [name for name in checkpoint.model if name.startswith("module.")]
 
 
-def test_what_one_process_finds_is_said_once_and_ends_all(photos: Path, tmp_path: Path) -> None:
+def test_one_processs_error_ends_all_once(photos: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(photos, tmp_path / "photos")
@@ -144,9 +144,7 @@ def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     assert len(read_metrics(out / METRICS)[0]) == progress["epoch"] * 4 + progress["sums"]["steps"]
 
 
-def test_a_signal_to_all_processes_of_a_group_is_survived_by_those_that_read(
-    data: Path, tmp_path: Path
-) -> None:
+def test_reading_processes_survive_a_group_signal(data: Path, tmp_path: Path) -> None:
     """What terminals and schedulers send reaches the loader's own processes, too."""
     out = tmp_path / "run"
     arguments = ("--data", data, "--out", out, *OPTIONS, "--loader", "torchvision")
@@ -264,7 +262,7 @@ def describe_cpus(folder: Path, places: dict[int, tuple[int, int]]) -> Path:
     return folder
 
 
-def test_threads_of_a_core_and_cores_of_a_socket_stay_together(tmp_path: Path) -> None:
+def test_cores_of_a_socket_stay_together(tmp_path: Path) -> None:
     # Linux numbers the second threads of all cores behind the first ones.
     cpus = describe_cpus(tmp_path, {n: (n % 8 // 4, n % 4) for n in range(16)})
     assert divide_cpus(range(16), 4, cpus) == [

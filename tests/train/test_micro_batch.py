@@ -63,7 +63,7 @@ def test_halves_are_tried(room: int, share: int, found: int | None, tried: list[
     assert beside == ([] if found in (None, share) else [found])
 
 
-def test_another_error_is_a_mistake_and_not_a_lack_of_room() -> None:
+def test_other_errors_are_no_lack_of_room() -> None:
     with pytest.raises(RuntimeError, match="channels"):
         find(nn.Conv2d(4, 4, 3), 2)
 

@@ -83,7 +83,7 @@ def test_odd_states_are_refused(kind: str, tmp_path: Path, tried: Callable[..., 
     tried(REFUSED, len(table))
 
 
-def test_a_dictionary_whose_methods_are_numbers_is_only_one_of_tensors(tmp_path: Path) -> None:
+def test_hostile_dictionaries_are_only_tensors(tmp_path: Path) -> None:
     content = content_of("sgd")
     write(tmp_path, {**content, "model": Armed(content["model"]), "ema": Armed(content["ema"])})
     go_on(tmp_path, "sgd")
@@ -123,7 +123,7 @@ def test_no_tensor_stands_for_more_than_is_stored() -> None:
     assert find_odd(list(many.values()), tensors=True).endswith("at '4'")
 
 
-def test_what_is_said_of_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     write(tmp_path, content_of("sgd")).rename(tmp_path / "previous.pt")
     # A record's name is shown, and may hold anything.
     with zipfile.ZipFile(tmp_path / "last.pt", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -197,9 +197,7 @@ def test_a_run_is_not_gone_on_with(
     tried(REFUSED)
 
 
-def test_a_run_goes_on_in_float16_that_was_not_begun_in_it(
-    begun: Path, tmp_path: Path, fastft: Command
-) -> None:
+def test_a_run_may_switch_to_float16(begun: Path, tmp_path: Path, fastft: Command) -> None:
     """As on another machine: its checkpoint knows of no scale."""
     content = copy.deepcopy(parts_of(begun / "last.pt"))
     content["config"]["amp"] = "fp16"

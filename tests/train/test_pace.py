@@ -38,7 +38,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return waited
 
 
-def test_the_host_is_a_few_steps_ahead_and_no_more(waited: list[int]) -> None:
+def test_the_host_leads_by_few_steps(waited: list[int]) -> None:
     pace = Pace(GPU, ahead=3)
     for _ in range(3):
         pace.step()

@@ -112,7 +112,7 @@ def test_a_run_that_is_killed_again_and_again(
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 6], ids=lambda step: f"in step {step}")
-def test_a_run_that_is_told_to_stop_goes_on_as_if_not(
+def test_a_stopped_run_resumes_to_the_bit(
     step: int, straight: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
@@ -124,7 +124,7 @@ def test_a_run_that_is_told_to_stop_goes_on_as_if_not(
     assert differences(straight, out) == []
 
 
-def test_all_that_a_run_can_be_made_of_is_continued(
+def test_every_kind_of_state_is_resumed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Growing images, a body that thaws, an average, AdamW, float16's scaler, class weights."""
@@ -192,7 +192,7 @@ def test_a_real_signal_is_heard_at_the_keyboard(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_before_the_first_step_there_is_nothing_to_save(
+def test_nothing_is_saved_before_the_first_step(
     data: Path, tmp_path: Path, fastft: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -205,7 +205,7 @@ def test_before_the_first_step_there_is_nothing_to_save(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_broke_in_the_last_step_are_not_saved(
+def test_broken_weights_are_not_saved(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = TrainStep.__call__
@@ -263,7 +263,7 @@ def test_a_run_without_a_checkpoint_begins_again(straight: Path, begun: Path) ->
     assert differences(straight, begun) == []
 
 
-def test_a_run_that_is_complete_stays_as_it_is(straight: Path, data: Path, fastft: Command) -> None:
+def test_a_complete_run_stays_unchanged(straight: Path, data: Path, fastft: Command) -> None:
     before = {file: file.read_bytes() for file in straight.iterdir()}
     status, out, err = fastft("train", "--resume", straight)
     assert (status, err) == (0, "")
@@ -361,7 +361,7 @@ def test_other_data_are_refused(begun: Path, data: Path, photos: Path, tmp_path:
     assert (status, err) == (0, "")
 
 
-def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(begun: Path) -> None:
+def test_checkpoints_without_progress_are_refused(begun: Path) -> None:
     content = torch.load(begun / LAST, weights_only=True)
     for progress, said in (
         ({}, "does not say where its run stood"), (None, "does not say where its run stood"),

@@ -192,7 +192,7 @@ def test_a_failed_start_leaves_nothing(data: Path, tmp_path: Path) -> None:
         assert not out.exists()
 
 
-def test_a_broken_sample_ends_the_run_and_leaves_nothing(photos: Path, tmp_path: Path) -> None:
+def test_a_broken_sample_leaves_nothing(photos: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(photos, copy)
     victim = sorted((copy / "train").rglob("*.jpg"))[5]
@@ -232,7 +232,7 @@ def test_the_last_good_checkpoint_is_kept(
     assert (out / "curves.png").exists()
 
 
-def test_weights_that_break_in_an_epochs_last_step_are_not_saved(
+def test_broken_weights_of_an_epochs_end_are_dropped(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = TrainStep.__call__
@@ -367,7 +367,7 @@ def test_an_earlier_run_is_kept(finished: Path, data: Path, tmp_path: Path) -> N
     assert (tmp_path / "x").read_text() == "mine"
 
 
-def test_batch_size_defaults_to_the_whole_of_a_small_set(data: Path, tmp_path: Path) -> None:
+def test_small_sets_become_one_batch(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run", batch_size=None)
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert config["batch_size"] == 33

@@ -105,7 +105,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_global_batches_do_not_depend_on_how_many_share_them(
+def test_global_batches_ignore_the_world_size(
     world: int, runs: Path, even: Path, tried: Callable[..., None]
 ) -> None:
     index = read_index(even / "train.beton")
@@ -122,9 +122,7 @@ def test_global_batches_do_not_depend_on_how_many_share_them(
 
 
 @pytest.mark.parametrize("run", ["changed", *(f"run-{world}" for world in WORLDS[1:])])
-def test_steps_do_not_depend_on_how_many_share_them(
-    run: str, runs: Path, tried: Callable[..., None]
-) -> None:
+def test_steps_ignore_the_world_size(run: str, runs: Path, tried: Callable[..., None]) -> None:
     """In float64, where only the order of sums differs, and what comes of it."""
     alone, shared = runs / "run-1", runs / run
     assert losses(shared)[:4] == pytest.approx(losses(alone)[:4], rel=1e-9)

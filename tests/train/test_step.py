@@ -36,7 +36,7 @@ def test_pieces_add_up(loss: str, micro_batch: int) -> None:
     compare([run_small(ALONE, loss, micro_batch)], run_small(ALONE, loss, 0), 1e-6)
 
 
-def test_an_empty_piece_is_passed_over_unless_it_is_the_last() -> None:
+def test_empty_pieces_are_skipped_but_the_last() -> None:
     """One image of six: the shares are as unequal as no loader of ours makes them."""
     model, wanted = make_small(), make_small()
     seen: list[int] = []
@@ -49,7 +49,7 @@ def test_an_empty_piece_is_passed_over_unless_it_is_the_last() -> None:
     is_same(model.state_dict(), wanted.state_dict(), 1e-6)
 
 
-def test_pieces_are_no_larger_and_no_more_than_they_have_to_be() -> None:
+def test_pieces_are_few_and_small_enough() -> None:
     seen: list[int] = []
     model = make_small()
     model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
@@ -69,7 +69,7 @@ def plain_steps(model: nn.Module, batches: list[Batch]) -> list[float]:
     return losses
 
 
-def test_one_process_and_one_piece_are_plain_pytorch_to_the_bit() -> None:
+def test_one_process_equals_plain_pytorch_bitwise() -> None:
     batches = make_batches((4, 4), 40)
     mine, plain = make_resnet(), make_resnet()
     average = WeightAverage(mine, 0.9)
@@ -81,7 +81,7 @@ def test_one_process_and_one_piece_are_plain_pytorch_to_the_bit() -> None:
     assert step(*batches[0])[1] == right
 
 
-def test_the_loss_of_a_whole_batch_is_torchs_to_the_bit() -> None:
+def test_a_batchs_loss_equals_torchs_bitwise() -> None:
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 3, 7, 31, 128, 1000):
         logits = torch.randn(count, 5, generator=generator).requires_grad_()
@@ -131,7 +131,7 @@ class Drawing:
 
 
 @pytest.mark.parametrize("arch", ["efficientnet_b0", "mobilenet_v3_small"])
-def test_a_run_that_goes_on_draws_what_it_would_have_drawn(arch: str) -> None:
+def test_a_resumed_run_draws_the_same_numbers(arch: str) -> None:
     straight = Drawing(arch)
     straight.take(range(2))
     state = straight.save()
@@ -142,7 +142,7 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(arch: str) -> None:
         assert mine.equal(theirs)
 
 
-def test_what_is_drawn_depends_on_seed_step_and_process() -> None:
+def test_draws_depend_on_seed_step_process() -> None:
     """Of the first step's masks, and only theirs: the weights are the same."""
 
     def first_loss(step: int = 0, **options: Any) -> float:

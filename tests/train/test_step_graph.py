@@ -141,7 +141,7 @@ def test_other_sizes_are_learnt_from_as_usual() -> None:
     assert recorder.captured == 0
 
 
-def test_a_capture_that_fails_is_told_and_passed_over() -> None:
+def test_a_failed_capture_is_told_and_skipped() -> None:
     def fails(work: Any, pool: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 

@@ -45,7 +45,7 @@ def add(log: StepLog, loss: float, right: int = 1) -> None:
     log.add(torch.tensor(loss), torch.tensor(right), 4, 0.1, 0.25, 0.5)
 
 
-def test_a_block_is_read_when_the_next_is_queued(events: Events) -> None:
+def test_blocks_are_read_after_the_next(events: Events) -> None:
     rows: list[Any] = []
     log = make_log(rows)
     add(log, 3.0)
@@ -84,7 +84,7 @@ def test_a_reading_now_takes_in_everything(events: Events) -> None:
     assert events == [("begun", 0), ("begun", 1), ("read", 0), ("read", 1)]
 
 
-def test_a_late_loss_that_is_no_number_names_its_step(events: Events) -> None:
+def test_a_late_nan_loss_names_its_step(events: Events) -> None:
     log = make_log([])
     add(log, 3.0)
     add(log, float("nan"))

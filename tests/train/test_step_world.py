@@ -154,7 +154,7 @@ def test_gradients_are_exchanged_once_in_a_step(ranks: Any) -> None:
     assert all(rank["reductions"] == [2, 2] for rank in ranks)
 
 
-def test_an_overflow_in_one_process_skips_the_step_in_all(ranks: Any) -> None:
+def test_one_overflow_skips_the_step_everywhere(ranks: Any) -> None:
     for rank in ranks:
         states = [rank["overflow"]["states"][index] for index in range(3)]
         assert all(states[0][name].equal(states[1][name]) for name in states[0])
