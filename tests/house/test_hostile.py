@@ -26,11 +26,11 @@ from pipelines.formats.source import open_source
 Tried = Callable[..., None]
 #: In the short form the same ones each time; what they find need not be made smaller.
 EFFORT = settings(
-    max_examples=scale(40, 3000), derandomize=not SOAK_H, database=None, deadline=None,
+    max_examples=scale(20, 3000), derandomize=not SOAK_H, database=None, deadline=None,
     phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 #: In the short form one in so many values of the numbers in a file.
-STRIDE = scale(23, 1)
+STRIDE = scale(47, 1)
 
 
 def of(name: str) -> tuple[Target, list[bytes]]:
@@ -91,7 +91,7 @@ def test_files_cut_anywhere_are_read_or_refused(
 ) -> None:
     target, seeds = of(name)
     for content in seeds:
-        for size in range(0, len(content), max(1, len(content) // scale(12, 500))):
+        for size in range(0, len(content), max(1, len(content) // scale(7, 500))):
             attempts(target, content[:size])
             if target.mend != as_it_is:
                 attempts(target, target.mend(content[:size]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from effort import choose
+from effort import SOAK_H
 
 from bench.gpu.instructions import (
     Block,
@@ -120,12 +120,14 @@ def test_filters_are_computed_as_pillow_does(compiled: Any) -> None:
 
 
 def test_planar_rows_compile(
-    compiled: Any, triton_cache: Path, monkeypatch: pytest.MonkeyPatch
+    compiled: Any, triton_cache: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[..., None]
 ) -> None:
     """Kernels that are as before are found in the cache, those for another type are not."""
+    if not SOAK_H:
+        pytest.skip("takes 10 s of a core: see ./dev soak")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(triton_cache))
-    dtype = choose("bf16", "fp32")
-    assert "to_rgb" in compile_kernels(compiled[0], planar=True, dtype=dtype)[0]
+    assert "to_rgb" in compile_kernels(compiled[0], planar=True, dtype="fp32")[0]
+    tried("kernels compiled for a GPU")
 
 
 def test_an_image_takes_few_instructions(compiled: Any) -> None:

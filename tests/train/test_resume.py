@@ -131,7 +131,7 @@ def test_every_kind_of_state_is_resumed(
     train(config_of(data, tmp_path / "source", arch=ARCH), QUIET)
     options: dict[str, Any] = {
         "weights": str(tmp_path / "source"), "freeze": "backbone", "unfreeze_epoch": 1,
-        "start_size": 40, "size": 64, "epochs": 3, "ema": 0.9, "optimizer": "adamw", "amp": "bf16",
+        "start_size": 40, "size": 48, "epochs": 3, "ema": 0.9, "optimizer": "adamw", "amp": "bf16",
         "class_weight": "balanced", "label_smoothing": 0.1, "micro_batch": 4, "arch": ARCH,
     }  # fmt: skip
     train(config_of(data, tmp_path / "whole", **options), QUIET)
