@@ -245,7 +245,7 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
     rows: list[tuple[list[object], int, str]] = [
         ([tmp_path / "evil.pt", photos], 1, "not readable as a checkpoint"),
         ([tmp_path / "no.pt", photos], 1, "no such file"),
-        ([tmp_path / "large.pt", photos], 1, "large.pt: what it says of"),
+        ([tmp_path / "large.pt", photos], 1, "large.pt: its output for"),
         ([tmp_path / "empty", photos], 1, "best.pt: no such file"),
         ([run, tmp_path / "empty"], 1, "holds no images"),
         ([run, "*.jpg"], 1, "*.jpg: matches no images"),
