@@ -22,7 +22,7 @@ from bench.results_table import describe_machine, describe_photos
 from fastft.system.plots import BLUE, GREY, STYLE, save_figure
 from pipelines.errors import DataError, FormatError
 
-#: What a contender reads -> the heading of its bars.
+#: Headings of the bars, by the kind of data that a contender reads.
 READS = {"jpeg": "decodes JPEGs", "pixels": "reads decoded pixels"}
 _PALE = "#b9c6d0"
 

@@ -25,9 +25,12 @@ OF = "<!-- of"
 HEAD = ("what", "fastft", "baseline in the same run", "ratio")
 #: The rows of a short table.
 BRIEF = (
-    "convert, every image checked", "loader `torchvision`", "loader `dali`", "loader `ffcv`",
+    "convert, every image checked",
+    "loader `torchvision`",
+    "loader `dali`",
+    "loader `ffcv`",
     "loader `resident`",
-)  # fmt: skip
+)
 SYNTHETIC = "synthetic"
 #: What makes all of this anew.
 COMMAND = "./dev results"

@@ -77,9 +77,13 @@ class Rows:
     def take(self, part: slice) -> Rows:
         """Some of the rows."""
         return Rows(
-            self.samples[part], self.crops[part], self.resized[part], self.corners[part],
-            self.flips[part], self.size,
-        )  # fmt: skip
+            self.samples[part],
+            self.crops[part],
+            self.resized[part],
+            self.corners[part],
+            self.flips[part],
+            self.size,
+        )
 
     @property
     def boxes(self) -> Floats:

@@ -274,10 +274,10 @@ class Rendering:
     def _run(self, piece: Piece) -> None:
         try:
             self._renderer.render(piece, self._memory().numpy())
-        except Exception:
-            raise
         except BaseException as error:
-            raise surfacing(error) from error
+            if not isinstance(error, Exception):
+                raise surfacing(error) from error
+            raise
 
     def _memory(self) -> torch.Tensor:
         with self._lock:

@@ -326,14 +326,15 @@ def fastft(
 
 
 @pytest.fixture
-def refuses(fastft: Callable[..., tuple[int, str, str]]) -> Callable[..., None]:
-    """Runs the command line on bad input, which ends with its status and one line that says why."""
+def refuses(fastft: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """Runs the command line on bad input; gives the one line that it ends with, which says why."""
 
-    def check(name: str, arguments: Sequence[object], wanted: int, message: str) -> None:
+    def check(name: str, arguments: Sequence[object], wanted: int, message: str) -> str:
         status, out, err = fastft(*arguments)
         assert status == wanted, (name, out, err)
         assert err.count("\n") == 1, (name, err)
         assert message in err, (name, err)
         assert "Traceback" not in err
+        return err
 
     return check

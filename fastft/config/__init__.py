@@ -1,1 +1,1 @@
-"""What each command does: frozen dataclasses, their checks, recipes."""
+"""Settings of each command: frozen dataclasses, their checks, recipes."""

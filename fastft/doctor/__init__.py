@@ -1,1 +1,1 @@
-"""What works on this machine."""
+"""Tests of the libraries on this machine."""

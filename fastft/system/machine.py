@@ -121,7 +121,7 @@ def _cores(cgroup: Path = Path("/sys/fs/cgroup")) -> str:
 def _instructions(flags: frozenset[str]) -> Finding:
     has_avx2, has_bf16 = "avx2" in flags, "avx512_bf16" in flags
     found = f"AVX2 {'yes' if has_avx2 else 'no'}, AVX-512 BF16 {'yes' if has_bf16 else 'no'}"
-    # What fastft.system.environment.pick_amp decides by.
+    # `environment.pick_amp` decides by these.
     found += f": --amp auto on the CPU takes {'bf16' if has_bf16 else 'float32'}"
     slow = platform.machine() == "x86_64" and not has_avx2
     return Finding(

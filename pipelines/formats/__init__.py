@@ -1,1 +1,1 @@
-"""Where samples lie: class folders, archives, RecordIO and `.beton` files."""
+"""Places of samples: class folders, archives, RecordIO and `.beton` files."""

@@ -116,12 +116,12 @@ class _PlanDataset(Dataset[Any]):
         sample = int(rows.samples[row])
         name = f"{self._source.path}: {self._source.name(sample)}"
         image = decode(self._source.stored(sample), name)
-        crop, corner = rows.crops[row].tolist(), rows.corners[row].tolist()
+        crop, resized = rows.crops[row].tolist(), rows.resized[row].tolist()
         if crop[2:] != [image.height, image.width]:
             image = functional.crop(image, *crop)
-        image = functional.resize(image, rows.resized[row].tolist())
-        if rows.resized[row].tolist() != [rows.size, rows.size]:
-            image = functional.crop(image, *corner, rows.size, rows.size)
+        image = functional.resize(image, resized)
+        if resized != [rows.size, rows.size]:
+            image = functional.crop(image, *rows.corners[row].tolist(), rows.size, rows.size)
         return functional.hflip(image) if rows.flips[row] else image
 
 

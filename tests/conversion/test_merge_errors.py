@@ -28,37 +28,49 @@ def shards(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def refuse(out: Path, pattern: str, kind: type[FastftError] = DataError) -> None:
+def refusal(out: Path, kind: type[FastftError] = DataError) -> str:
     """The one line that `merge` refuses with; nothing may change."""
     folder = out if out.is_dir() else out.parent
     before = contents(folder)
     with pytest.raises(kind) as caught:
         merge(out, remove_shards=True)
-    assert re.search(pattern, str(caught.value)), str(caught.value)
     assert "\n" not in str(caught.value)
     assert contents(folder) == before
+    return str(caught.value)
 
 
 def test_a_missing_shard_is_named(shards: Path, photos: Path) -> None:
     (shards / "test.2-of-3.beton").unlink()
-    refuse(shards, r"data: lacks test.2-of-3.beton, expected all 3 shards; run .* --shard 2/3")
+    assert re.search(
+        r"data: lacks test.2-of-3.beton, expected all 3 shards; run .* --shard 2/3", refusal(shards)
+    )
     (shards / "test.1-of-3.beton").unlink()
-    refuse(shards, r"lacks test.1-of-3.beton, test.2-of-3.beton, expected")
+    assert re.search(r"lacks test.1-of-3.beton, test.2-of-3.beton, expected", refusal(shards))
     (shards / "test.3-of-3.beton").unlink()
-    refuse(shards, r"lacks test.1-of-3.beton, test.2-of-3.beton, test.3-of-3.beton, expected")
+    assert re.search(
+        r"lacks test.1-of-3.beton, test.2-of-3.beton, test.3-of-3.beton, expected", refusal(shards)
+    )
     run(photos / "train", shards / "many.beton", shard="7/9")
-    refuse(shards / "many", r"many.1-of-9.beton, many.2-\S+ many.3-of-9.beton and 5 more, expected")
+    assert re.search(
+        r"many.1-of-9.beton, many.2-\S+ many.3-of-9.beton and 5 more, expected",
+        refusal(shards / "many"),
+    )
 
 
 def test_shards_of_several_conversions_are_refused(shards: Path, photos: Path) -> None:
     run(photos, shards, shard="1/2")
-    refuse(shards, "data: holds shards of 2 and of 3 for test.beton, expected those of one")
+    assert re.search(
+        "data: holds shards of 2 and of 3 for test.beton, expected those of one", refusal(shards)
+    )
     for split in ("train", "test"):
         (shards / f"{split}.1-of-2.beton").unlink()
     run(photos, shards, shard="2/3", quality=80)
-    refuse(shards, r"2-of-3.beton: was converted with quality 80, expected 95 as \S+1-of-3.beton")
+    assert re.search(
+        r"2-of-3.beton: was converted with quality 80, expected 95 as \S+1-of-3.beton",
+        refusal(shards),
+    )
     run(photos, shards, shard="2/3", verify=False)
-    refuse(shards, "was converted with verify False, expected True")
+    assert re.search("was converted with verify False, expected True", refusal(shards))
     run(photos, shards, shard="2/3")
     merge(shards)
 
@@ -76,7 +88,10 @@ def test_shards_of_other_images_are_refused(photos: Path, tmp_path: Path, change
     else:
         victim.rename(victim.with_name("zz.jpg"))
     run(src, out, shard="1/2")
-    refuse(out, r"is of other images or sizes of them, expected those of \S+.beton; convert all")
+    assert re.search(
+        r"is of other images or sizes of them, expected those of \S+.beton; convert all",
+        refusal(out),
+    )
 
 
 def test_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:
@@ -86,16 +101,25 @@ def test_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "a.beton"
     run(rec, out, shard="1/2", classes=("cat", "dog"))
     run(rec, out, shard="2/2", classes=("cat", "cow"))
-    refuse(out, r"2-of-2.beton: its class 1 is 'cow', expected 'dog' as in a.1-of-2.beton; ")
+    assert re.search(
+        r"2-of-2.beton: its class 1 is 'cow', expected 'dog' as in a.1-of-2.beton; ", refusal(out)
+    )
 
 
 def test_a_shard_of_another_name_is_refused(shards: Path) -> None:
     shutil.copy(shards / "train.1-of-3.beton", shards / "train.2-of-3.beton")
-    refuse(shards, "train.2-of-3.beton: holds shard 1 of 3, expected shard 2 of 3; ")
+    assert re.search(
+        "train.2-of-3.beton: holds shard 1 of 3, expected shard 2 of 3; ", refusal(shards)
+    )
     shutil.copy(shards / "test.2-of-3.beton", shards / "train.2-of-3.beton")
-    refuse(shards, "train.2-of-3.beton: holds a part of test, expected one of train; ")
+    assert re.search(
+        "train.2-of-3.beton: holds a part of test, expected one of train; ", refusal(shards)
+    )
     shutil.copy(shards / "test.1-of-3.beton", shards / "train.1-of-3.beton")
-    refuse(shards, "train.1-of-3.beton: holds a part of test, expected test.1-of-3.beton as its na")
+    assert re.search(
+        "train.1-of-3.beton: holds a part of test, expected test.1-of-3.beton as its na",
+        refusal(shards),
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,7 @@ def test_splits_of_unlike_shards_are_refused(
         path.unlink()
     for path in (tmp_path / "other").glob("test.*"):
         path.rename(shards / path.name)
-    refuse(shards, message)
+    assert re.search(message, refusal(shards))
 
 
 def test_a_damaged_shard_is_named(shards: Path) -> None:
@@ -128,20 +152,22 @@ def test_a_damaged_shard_is_named(shards: Path) -> None:
     ]
     del index  # a mapped file may not become shorter
     path.write_bytes(good[:-100])
-    refuse(shards, f"train.3-of-3.beton: .*{again}")
+    assert re.search(f"train.3-of-3.beton: .*{again}", refusal(shards))
     path.write_bytes(good[: len(good) // 2])
-    refuse(shards, f"train.3-of-3.beton: cut short at .*{again}")
+    assert re.search(f"train.3-of-3.beton: cut short at .*{again}", refusal(shards))
     path.write_bytes(b"")
-    refuse(shards, f"train.3-of-3.beton: 0 bytes long.*{again}")
+    assert re.search(f"train.3-of-3.beton: 0 bytes long.*{again}", refusal(shards))
     for at, message in damages:
         changed = bytearray(good)
         changed[at] ^= 1
         path.write_bytes(changed)
-        refuse(shards, f"train.3-of-3.beton{message}.*{again}")
+        assert re.search(f"train.3-of-3.beton{message}.*{again}", refusal(shards))
     path.write_bytes(good)
     merge(shards)
     shutil.copy(shards / "train.beton", path)
-    refuse(shards, f"train.3-of-3.beton: is no shard, expected shard 3-of-3{again}")
+    assert re.search(
+        f"train.3-of-3.beton: is no shard, expected shard 3-of-3{again}", refusal(shards)
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,24 +193,35 @@ def test_shards_with_gaps_between_them_are_refused(
             writer.finish(About(classes=("c",), shard=shard and shard.to_json()))
             writer.publish()
     if message:
-        refuse(tmp_path / "a.beton", f"a.2-of-2.beton: {message}")
+        assert re.search(f"a.2-of-2.beton: {message}", refusal(tmp_path / "a.beton"))
     else:
         merge(tmp_path / "a.beton")
         assert len(read_index(tmp_path / "a.beton")) == 3
 
 
 def test_what_is_not_to_be_merged(shards: Path, photos: Path, tmp_path: Path) -> None:
-    refuse(shards / "train.1-of-3.beton", "is shard 1 of 3, expected what was given", UsageError)
-    refuse(shards / "train.beton", "is one of train, test, expected their folder; ", UsageError)
-    refuse(shards / "x", r"data/x: has no shards, expected x.1-of-N.beton and so on; make")
-    refuse(photos, "photos: has no shards, expected train.1-of-N.beton")
+    assert re.search(
+        "is shard 1 of 3, expected what was given",
+        refusal(shards / "train.1-of-3.beton", UsageError),
+    )
+    assert re.search(
+        "is one of train, test, expected their folder; ",
+        refusal(shards / "train.beton", UsageError),
+    )
+    assert re.search(
+        r"data/x: has no shards, expected x.1-of-N.beton and so on; make", refusal(shards / "x")
+    )
+    assert re.search("photos: has no shards, expected train.1-of-N.beton", refusal(photos))
     with pytest.raises(DataError, match="no/where: has no shards"):
         merge(tmp_path / "no" / "where")
     (shards / "test.beton").write_text("years of work")
-    refuse(shards, "test.beton: exists and is no whole .beton, expected a new name", UsageError)
+    assert re.search(
+        "test.beton: exists and is no whole .beton, expected a new name",
+        refusal(shards, UsageError),
+    )
     (shards / "test.beton").unlink()
     (shards / "test.beton").mkdir()
-    refuse(shards, "test.beton: is a folder", UsageError)
+    assert re.search("test.beton: is a folder", refusal(shards, UsageError))
 
 
 @pytest.mark.parametrize("failing", ["pwrite", "fsync", "disk_usage", "make_locked"])
@@ -197,13 +234,20 @@ def test_a_full_disk_leaves_the_shards_alone(
     if failing == "disk_usage":
         usage = shutil.disk_usage(shards)._replace(free=1000)
         monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: usage)
-        refuse(shards, "data: 1,000 bytes free on its disk, expected [0-9,]+ for the images' bytes")
+        assert re.search(
+            "data: 1,000 bytes free on its disk, expected [0-9,]+ for the images' bytes",
+            refusal(shards),
+        )
     elif failing == "make_locked":
         monkeypatch.setattr("pipelines.atomic.make_locked", full)
-        refuse(shards, "train.beton: no space left on device, expected a folder to write in")
+        assert re.search(
+            "train.beton: no space left on device, expected a folder to write in", refusal(shards)
+        )
     else:
         monkeypatch.setattr(beton_writer.os, failing, full)
-        refuse(shards, "train.beton: no space left on device while writing; nothing was left")
+        assert re.search(
+            "train.beton: no space left on device while writing; nothing was left", refusal(shards)
+        )
 
 
 def test_shards_are_removed_after_all_else(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

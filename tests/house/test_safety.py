@@ -36,7 +36,7 @@ CALLS = frozenset(
      "subprocess.getoutput", "subprocess.getstatusoutput", "tempfile.mktemp", "torch.hub.load",
      "torch.jit.load", "torch.package.PackageImporter"}
 )  # fmt: skip
-#: Of archives, which `unpack` writes member by member; of loaders, what opens a way round.
+#: Methods of archives, which `unpack` writes member by member, and of loaders: ways round.
 METHODS = frozenset(
     {"add_safe_globals", "extract", "extractall", "load_library", "safe_globals", "unpack_archive"}
 )  # fmt: skip

@@ -13,7 +13,7 @@ from effort import choose
 from loader_exits import OWN, ROOMS_MB, WAYS
 from loader_kinds import KINDS, LIBRARIES
 
-#: What the command line takes for it, too, see `fastft.cli.main.main`.
+#: The status is also the command line's, see `fastft.cli.main.main`.
 NO_MEMORY = ("memoryerror", "cannot allocate memory", "can't start new thread", "out of memory")
 Tried = Callable[..., None]
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
-#: What it would start in a new process.
+#: The program that the launcher would start in a new process.
 _PROGRAM = [sys.executable, "-m", "fastft"]
 
 
