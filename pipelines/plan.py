@@ -254,9 +254,11 @@ def resize_side(size: int) -> int:
     return int(size * 256 / 224)
 
 
-def _random_resized_crops(key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:
+def _random_resized_crops(
+    key: np.uint64, samples: Ints, height: Floats, width: Floats
+) -> NDArray[np.int32]:
     """Source: torchvision.transforms.RandomResizedCrop.get_params, for many images at once."""
-    boxes = np.empty((len(samples), 4))
+    boxes = np.empty((len(samples), 4), np.int32)
     open_ = np.arange(len(samples))
     log_low, log_high = np.log(_RATIO)
     for attempt in range(_TRIES):
