@@ -8,64 +8,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from textwrap import wrap
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bench.against import read_results
-from bench.results_table import describe_machine, describe_photos
-from fastft.system.plots import BLUE, GREY, STYLE, save_figure
-from pipelines.errors import DataError, FormatError
-
-#: Headings of the bars, by the kind of data that a contender reads.
-READS = {"jpeg": "decodes JPEGs", "pixels": "reads decoded pixels"}
-_PALE = "#b9c6d0"
+from fastft.bench.suites import describe_machine, describe_photos, loader_panels, read_suite
+from fastft.results.plots import save_panels
+from pipelines.errors import DataError
 
 
-def draw_loaders(results: Mapping[str, Any], out: Path) -> None:
+def draw_loaders(path: Path, out: Path) -> None:
     """Draw the loaders of one run of the suites to a PNG.
 
     Raises:
-        DataError: the run has no loaders, or `out` cannot be written.
+        DataError: the run has no loaders, or a file cannot be read or written.
     """
-    infos = [
-        each["extra_info"]
-        for each in results["benchmarks"]
-        if (each.get("group") or "").startswith("loaders: ")
-    ]
-    groups = {
-        title: sorted(
-            (info for info in infos if info["reads"] == reads), key=lambda info: info["img_per_s"]
-        )
-        for reads, title in READS.items()
-    }
-    if not all(groups.values()):
-        raise DataError(out, "no loaders in these results", "those of bench/bench_loaders.py")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 5.2), layout="constrained")
-        rows = [len(group) for group in groups.values()]
-        panels = figure.subplots(len(groups), 1, height_ratios=rows)
-        for axes, (title, group) in zip(panels, groups.items(), strict=True):
-            _draw_group(axes, title, group)
-        panels[-1].set_xlabel("images/s")
-        caption = f"{describe_photos(results)}; {describe_machine(results)}"
-        figure.supxlabel("\n".join(wrap(caption, 125)), fontsize=7, color=GREY)
-        save_figure(figure, out)
-
-
-def _draw_group(axes: Axes, title: str, group: Sequence[Mapping[str, Any]]) -> None:
-    colors = [BLUE if info["side"] == "fastft" else _PALE for info in group]
-    rates = [info["img_per_s"] for info in group]
-    bars = axes.barh([info["contender"] for info in group], rates, color=colors)
-    axes.bar_label(bars, [f"{float(f'{rate:.3g}'):,.0f}" for rate in rates], padding=3, fontsize=9)
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.set_xlim(0, max(rates) * 1.1)
-    axes.grid(axis="y", visible=False)
+    suite, _ = read_suite(read_results(path), str(path))
+    panels = loader_panels(suite)
+    if not panels:
+        raise DataError(path, "no loaders in these results", "those of bench/bench_loaders.py")
+    save_panels(panels, out, caption=f"{describe_photos(suite)}; {describe_machine(suite)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,10 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT.png")
     asked = parser.parse_args(arguments)
     try:
-        try:
-            draw_loaders(read_results(asked.json), asked.out)
-        except KeyError as error:
-            raise FormatError(asked.json, f"a benchmark lacks {error}", "") from error
+        draw_loaders(asked.json, asked.out)
     except DataError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.against import read_results
-from bench.result_rows import Row, find_rows
+from fastft.bench.suite_rows import Row, find_rows
+from fastft.bench.suites import describe_machine, describe_photos
 from pipelines.atomic import write_whole
 from pipelines.errors import DataError, FormatError
 
@@ -35,7 +36,8 @@ SYNTHETIC = "synthetic"
 #: What makes all of this anew.
 COMMAND = "./dev results"
 
-Results = Mapping[str, Any]
+#: A file of the suites, see `fastft.bench.suites.Suite`.
+Results = Any
 
 
 def render(files: Sequence[Results], *, is_brief: bool = False) -> str:
@@ -103,31 +105,6 @@ def _beneath(main: Sequence[Results], real: Sequence[Results]) -> Iterator[str]:
 def _day(files: Sequence[Results]) -> str:
     days = sorted({each["datetime"][:10] for each in files if "datetime" in each})
     return f" on {' and '.join(days)}" if days else ""
-
-
-def describe_photos(results: Results) -> str:
-    """The photos of a run in words: how many, how large."""
-    facts = results.get("photos") or {}
-    if "images" not in facts:
-        return "photos of the suites' own"
-    kind = facts["photos"] if facts["photos"] == SYNTHETIC else f"real ({facts['photos']})"
-    return (
-        f"{facts['images']:,} {kind} photos, {facts['mean_px']:,} px and "
-        f"{facts['mean_bytes'] / 1e3:.0f} KB on average"
-    )
-
-
-def describe_machine(results: Results) -> str:
-    """The machine and the versions of a run in words."""
-    found = results.get("machine_info") or {}
-    versions = ", ".join(
-        f"{name} {each}" for name, each in found.get("versions", {}).items() if each
-    )
-    return (
-        f"{found.get('cores', '?')} cores of {found.get('cpu', '') or 'a processor'} "
-        f"({found.get('system', '?')}, {found.get('machine', '?')}), "
-        f"Python {found.get('python', '?')}, {versions}"
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

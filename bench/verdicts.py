@@ -12,22 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.field import Laps
+from fastft.results.numbers import Ratio
 
 Found = Mapping[str, Laps]
 #: A contender out of the field; None where there is no such one.
 Pick = Callable[[Found], Laps | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """How many times as fast, over the rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} - {self.high:.2f})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fastft.bench.result import Measured, Recommendation
 from fastft.config.checks import defaults
 from fastft.config.train import TrainConfig
+from fastft.results.numbers import count
 from fastft.train.bottleneck import Bottleneck
 
 #: What binds where pixels are made by the GPU, of which no stage is measured alone.
@@ -33,58 +35,6 @@ class Ceiling:
 
     binds: str
     img_per_s: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """One loader with one number of workers.
-
-    Attributes:
-        loader, workers: which.
-        img_per_s: of later epochs, the data in the page cache.
-        first_epoch_img_per_s: from making the loader on.
-        cold_img_per_s: of a first epoch from storage; None where that was not measured.
-        train_img_per_s: of training with it, from the second epoch on.
-        cpu_s_per_image: of all cores and processes, in later epochs.
-        peak_rss_bytes: of all processes; what they share counts in each.
-        import_s: of all libraries that it needs.
-        first_batch_s: from making the loader on.
-        bytes_per_image: what is read of an image in each later epoch: what is stored, or of
-            `resident` the pixels in memory.
-        binds, ceiling_img_per_s: see Ceiling.
-        share_of_ceiling: how much of it is reached; None if it is not known.
-    """
-
-    loader: str
-    workers: int
-    img_per_s: float
-    first_epoch_img_per_s: float
-    cold_img_per_s: float | None
-    train_img_per_s: float
-    cpu_s_per_image: float
-    peak_rss_bytes: int
-    import_s: float
-    first_batch_s: float
-    bytes_per_image: int
-    binds: str
-    ceiling_img_per_s: float | None
-    share_of_ceiling: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """The loader to train with, and why.
-
-    Attributes:
-        loader, workers: which.
-        line: what to do, and how fast that is.
-        reason: why.
-    """
-
-    loader: str
-    workers: int
-    line: str
-    reason: str
 
 
 def find_ceiling(loader: str, workers: int, rates: Rates, *, cores: int, on_gpu: bool) -> Ceiling:
@@ -199,11 +149,6 @@ def _pair(img_per_s: float, model_img_per_s: float, shares_cores: bool) -> Bottl
         img_per_s=img_per_s, wait_share=0.0, loader_img_per_s=img_per_s,
         model_img_per_s=model_img_per_s, shares_cores=shares_cores,
     )  # fmt: skip
-
-
-def count(number: int, what: str) -> str:
-    """So many of something, in words."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _times(ratio: float) -> str:

@@ -1,235 +1,186 @@
-"""The findings of `fastft bench` as tables and as a picture."""
+"""The findings of `fastft bench` as tables and charts: on the terminal, in a PNG and in a page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from fastft.bench.ceilings import Measured, count
-from fastft.bench.result import Bench
-from fastft.bench.stages import Stage
-from fastft.system.plots import STYLE, save_figure
+from fastft.bench.result import Bench, Measured
+from fastft.results.charts import Bar, Line, bar_panel, line_panel
+from fastft.results.numbers import (
+    count,
+    write_bytes,
+    write_ms,
+    write_number,
+    write_rate,
+    write_seconds,
+    write_share,
+)
+from fastft.results.plots import BLUE, GREEN, PALE, RED, Panel
+from fastft.results.tables import (
+    Cell,
+    Column,
+    Exhibit,
+    Key,
+    Notes,
+    Section,
+    Table,
+    capitalize,
+    make_table,
+    of_source,
+    print_table,
+)
 
-# Okabe and Ito's palette, as in `system.plots`; lines have markers of their own, too.
-_BLUE, _GREEN, _RED, _GREY, _PALE = "#0072B2", "#009E73", "#D55E00", "#555555", "#b9c6d0"
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-_MARKERS = ("o", "s", "D", "^", "v")
-#: Inches: of a row of bars, of what is around them.
-_ROW, _AROUND = 0.31, 1.75
-#: Of the axis, what the figures behind the longest bars take.
-_ROOM = 0.2
+#: torchvision's own pipeline, which is there to compare with.
+_STOCK = "stock"
 
 
 def print_bench(found: Bench, console: Console) -> None:
-    """Three tables, what was skipped, and what to do."""
-    console.print(_stage_table(found))
-    console.print(_speed_table(found))
-    console.print(_cost_table(found))
-    for loader, reason in found.skipped.items():
-        console.print(f"skipped: {loader}: {reason}", markup=False)
+    """Print three tables, what was skipped, and what to do."""
+    for table in (stage_table(found), speed_table(found), cost_table(found)):
+        print_table(table, console)
+    for each in found.skipped:
+        console.print(f"skipped: {each.loader}: {each.reason}", markup=False)
     console.print(found.recommendation.line, markup=False, style="bold")
     console.print(found.recommendation.reason, markup=False)
 
 
-def _stage_table(found: Bench) -> Table:
-    title = f"Each stage alone: {_what(found)}, on {_where(found)}"
-    table = Table("stage", "images/s", "", title=title, title_justify="left")
-    table.columns[1].justify = "right"
-    for stage in found.stages:
-        table.add_row(stage.label, _rate(stage.img_per_s), escape(stage.note))
-    return table
+def bench_section(benches: Sequence[tuple[str, Bench]]) -> Section | None:
+    """How fast loaders are here, what each stage could do alone, and what binds.
 
-
-def _speed_table(found: Bench) -> Table:
-    heads = ("images/s", "first\nepoch", "cold", "training", "of its\nceiling", "bound by")
-    rows = [
-        (
-            _rate(row.img_per_s), _rate(row.first_epoch_img_per_s), _rate(row.cold_img_per_s),
-            _rate(row.train_img_per_s),
-            "" if row.share_of_ceiling is None else f"{row.share_of_ceiling:.0%}",
-            _binds(row, found),
-        )
-        for row in found.loaders
-    ]  # fmt: skip
-    table = _loader_table("Loaders, images/s", heads, rows, found)
-    table.columns[-1].justify = "left"
-    return table
-
-
-def _cost_table(found: Bench) -> Table:
-    heads = ("CPU ms\nan image", "peak MB", "kB\nan image", "import,\ns", "first\nbatch, s")
-    rows = [
-        (
-            f"{1e3 * row.cpu_s_per_image:.2f}", f"{row.peak_rss_bytes / 1e6:,.0f}",
-            f"{row.bytes_per_image / 1e3:,.0f}", f"{row.import_s:.1f}", f"{row.first_batch_s:.2f}",
-        )
-        for row in found.loaders
-    ]  # fmt: skip
-    return _loader_table("What they take", heads, rows, found)
-
-
-def _loader_table(
-    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], found: Bench
-) -> Table:
-    """A row for each loader and number of workers."""
-    table = Table("loader,\nworkers", *heads, title=title, title_justify="left")
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row, cells in zip(found.loaders, rows, strict=True):
-        style = "bold" if _is_best(row, found) else ""
-        table.add_row(f"{row.loader}, {row.workers}", *cells, style=style)
-    return table
-
-
-def _binds(row: Measured, found: Bench) -> str:
-    """The stage without its cores, which the row tells."""
-    labels = {stage.name: stage.label for stage in found.stages}
-    return labels.get(row.binds, row.binds).partition(",")[0]
-
-
-def draw_bench(found: Bench, out: Path) -> None:
-    """Draw stages and loaders as bars on one axis, and what the model can learn as a line.
-
-    Raises:
-        DataError: `out` cannot be written.
+    Args:
+        benches: name of a source, and what it holds.
     """
-    stages = [stage for stage in found.stages if stage.img_per_s]
-    rows = _bar_rows(found)
-    sweeps = len(found.config.workers) > 1
-    height = _ROW * (len(stages) + len(rows) + 3) + _AROUND
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(14.5 if sweeps else 10.5, max(height, 4.6)), layout="constrained")
-        if sweeps:
-            bars, lines = figure.subplots(1, 2, width_ratios=(2.3, 1))
-            _draw_sweeps(lines, found)
-        else:
-            bars = figure.subplots()
-        _draw_bars(bars, found, stages, rows)
-        figure.suptitle(
-            f"Where the time goes: {_what(found)}, on {_where(found)}",
-            x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False,
-        )  # fmt: skip
-        save_figure(figure, out)
+    names = [name for name, _ in benches]
+    lead, keys = [], list[Key]()
+    blocks: list[Exhibit | Table | Notes] = []
+    for name, found in benches:
+        advice = (found.recommendation.line, found.recommendation.reason)
+        said = " ".join(f"{capitalize(each)}." for each in advice if each)
+        lead += [of_source(name, names, said)] if said else []
+        keys += _keys(name, found, names)
+        blocks += [
+            Exhibit(of_source(name, names, "Loaders"), loader_panels(found), speed_table(found)),
+            cost_table(found),
+            Exhibit(
+                of_source(name, names, "Stages alone"), (stage_panel(found),), stage_table(found),
+                "A loader is no faster than the slowest stage that it goes through, and training "
+                "no faster than the slower of loader and model.",
+            ),
+        ]  # fmt: skip
+        left_out = (f"Left out: {each.loader}: {each.reason}" for each in found.skipped)
+        blocks += [Notes(tuple(left_out))] if found.skipped else []
+    return Section("bench", "Speed here", tuple(lead), tuple(blocks), tuple(keys))
 
 
-def _draw_bars(axes: Axes, found: Bench, stages: Sequence[Stage], rows: Sequence[Measured]) -> None:
-    names: list[str] = []
-    bold: list[int] = []
-
-    def place(name: str, is_bold: bool = False) -> int:
-        names.append(name)
-        if is_bold:
-            bold.append(len(names) - 1)
-        return len(names) - 1
-
-    place("each stage alone", True)
-    for stage in stages:
-        at = place(stage.label)
-        is_model = stage.name == "model_step"
-        axes.barh(at, stage.img_per_s or 0, 0.72, color=_RED if is_model else _PALE)
-        _write(axes, stage.img_per_s or 0, at, _rate(stage.img_per_s))
-    place("")
-    place("loaders", True)
-    for row in rows:
-        is_best = _is_best(row, found)
-        at = place(f"{row.loader}, {count(row.workers, 'worker')}", is_best)
-        axes.barh(at, row.img_per_s, 0.72, color=_GREEN if is_best else _BLUE)
-        text, ends = _rate(row.img_per_s), row.img_per_s
-        if row.ceiling_img_per_s and row.share_of_ceiling:
-            axes.plot([row.ceiling_img_per_s] * 2, [at - 0.36, at + 0.36], color="black", lw=2)
-            text += f"  ({row.share_of_ceiling:.0%} of its ceiling)"
-            ends = max(ends, row.ceiling_img_per_s)
-        axes.plot(row.first_epoch_img_per_s, at, "D", color="white", mec="black", ms=5.5)
-        if row.cold_img_per_s:
-            axes.plot(row.cold_img_per_s, at, "o", color="white", mec="black", ms=5.5)
-        _write(axes, ends, at, text, bold=is_best)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    for at in bold:
-        axes.get_yticklabels()[at].set_fontweight("bold")
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    _scale(axes, found, stages, rows)
+def bench_panels(found: Bench) -> tuple[str, tuple[Panel, ...]]:
+    """The heading and the charts of `bench.png`."""
+    heading = f"Where the time goes: {_what(found)}, on {_where(found)}"
+    return heading, (stage_panel(found), *loader_panels(found))
 
 
-def _scale(axes: Axes, found: Bench, stages: Sequence[Stage], rows: Sequence[Measured]) -> None:
-    """A logarithmic axis on which every text has room, the model's line, and the legend."""
-    rates = [stage.img_per_s or 0 for stage in stages]
-    for row in rows:
-        rates += [row.img_per_s, row.first_epoch_img_per_s, row.cold_img_per_s or row.img_per_s]
-    low, high = min(rates), max(rates)
-    axes.set_xscale("log")
-    axes.set_xlim(low / 2, high * (high / low) ** _ROOM)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("images per second, logarithmic")
-    marks: list[Any] = [
-        Line2D([], [], color="black", lw=2, ls="", marker="|", ms=11, mew=2),
-        Line2D([], [], color="white", marker="D", mec="black", ls="", ms=5.5),
-    ]
-    texts = ["its ceiling: what its stages allow", "first epoch, start included"]
-    if any(row.cold_img_per_s for row in rows):
-        marks.append(Line2D([], [], color="white", marker="o", mec="black", ls="", ms=5.5))
-        texts.append("first epoch, photos not in memory")
-    if model := found.model_img_per_s:
-        axes.axvline(model, color=_RED, lw=1.5, ls=(0, (4, 2)))
-        device = "GPU" if found.on_gpu else "CPU"
-        side = 1 if model**2 < low * high else -1  # where there is more room
-        axes.annotate(
-            f"the {device} can learn {_rate(model)} images/s", (model, 1), (6 * side, 3),
-            xycoords=axes.get_xaxis_transform(), textcoords="offset points", color=_RED,
-            fontweight="bold", ha="left" if side > 0 else "right",
-        )  # fmt: skip
-    axes.legend(marks, texts, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9)
+def stage_panel(found: Bench) -> Panel:
+    """What each stage can do alone; what binds the fastest loader is marked."""
+    model = found.model_img_per_s
+    binding = found.fastest[0].binds if found.fastest else ""
+    rows = []
+    for stage in found.stages:
+        if stage.img_per_s is None or (stage.name == "model_step" and len(found.stages) > 1):
+            continue
+        binds = stage.name == binding
+        label = f"{stage.label}: binds {found.fastest[0].loader}" if binds else stage.label
+        color = RED if binds else BLUE
+        rows.append(Bar(label, stage.img_per_s, write_rate(stage.img_per_s), color))
+    line = (model, f"the model step: {write_rate(model)}") if model else None
+    return bar_panel("Each stage alone, images/s, logarithmic", rows, log=True, line=line)
 
 
-def _draw_sweeps(axes: Axes, found: Bench) -> None:
-    names = list(dict.fromkeys(row.loader for row in found.loaders))
-    for name, color, marker in zip(names, _COLORS, _MARKERS, strict=False):
-        rows = [row for row in found.loaders if row.loader == name]
-        counts, rates = [row.workers for row in rows], [row.img_per_s for row in rows]
-        axes.plot(counts, rates, color=color, marker=marker, label=name)
-    if model := found.model_img_per_s:
-        axes.axhline(model, color=_RED, lw=1.5, ls=(0, (4, 2)))
-    axes.set_yscale("log")
-    axes.set_xticks(found.config.workers)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set(title="Images per second by workers", xlabel="workers")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=9)
+def loader_panels(found: Bench) -> tuple[Panel, ...]:
+    """Loaders beside their ceilings, and by workers where several numbers were tried."""
+    rows = [
+        Bar(
+            _named(row), row.img_per_s,
+            write_rate(row.img_per_s) + _of_ceiling(row),
+            GREEN if found.is_best(row) else PALE if row.loader == _STOCK else BLUE,
+            limit=row.ceiling_img_per_s, mark=row.first_epoch_img_per_s,
+        )
+        for row in found.fastest
+    ]  # fmt: skip
+    title = "Loaders, images/s; outline: what stages allow, stroke: first epoch"
+    panels = [bar_panel(title, rows)]
+    workers = sorted({float(row.workers) for row in found.loaders})
+    if len(workers) > 1:
+        names = dict.fromkeys(row.loader for row in found.loaders)
+        lines = [
+            Line(name, tuple(sorted(
+                (float(row.workers), row.img_per_s) for row in found.loaders if row.loader == name
+            )))
+            for name in names
+        ]  # fmt: skip
+        panels.append(line_panel("Images/s by workers", lines, x_label="workers", x_ticks=workers))
+    return tuple(panels)
 
 
-def _write(axes: Axes, ends: float, at: int, text: str, bold: bool = False) -> None:
-    """A figure behind a bar's end."""
-    axes.annotate(
-        text, (ends, at), (5, 0), textcoords="offset points", va="center", fontsize=9,
-        fontweight="bold" if bold else "normal", color=_GREY if not bold else "black",
-        bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85},
-    )  # fmt: skip
+def stage_table(found: Bench) -> Table:
+    """Each stage alone."""
+    title = f"Each stage alone: {_what(found)}, on {_where(found)}"
+    return make_table(title, found.stages, (
+        Column("stage", lambda stage: stage.label),
+        Column("images/s", lambda stage: stage.img_per_s, write_rate),
+        Column("", lambda stage: stage.note),
+    ))  # fmt: skip
 
 
-def _bar_rows(found: Bench) -> list[Measured]:
-    """Of each loader the row that is recommended, else the fastest."""
-    best: dict[str, Measured] = {}
-    for row in sorted(found.loaders, key=lambda row: (_is_best(row, found), row.img_per_s)):
-        best[row.loader] = row
-    return [best[name] for name in dict.fromkeys(row.loader for row in found.loaders)]
+def speed_table(found: Bench) -> Table:
+    """A row for each loader and number of workers: its rates, and what binds it."""
+    return make_table("Loaders, images/s", found.loaders, (
+        Column("loader, workers", lambda row: _row_name(row, found)),
+        Column("images/s", lambda row: row.img_per_s, write_rate),
+        Column("first epoch", lambda row: row.first_epoch_img_per_s, write_rate),
+        Column("cold", lambda row: row.cold_img_per_s, write_rate),
+        Column("training", lambda row: row.train_img_per_s, write_rate),
+        Column("ceiling", lambda row: row.ceiling_img_per_s, write_rate),
+        Column("share", lambda row: row.share_of_ceiling, write_share),
+        Column("bound by", lambda row: found.label(row.binds).partition(",")[0]),
+    ))  # fmt: skip
 
 
-def _is_best(row: Measured, found: Bench) -> bool:
-    named = found.recommendation
-    return (row.loader, row.workers) == (named.loader, named.workers)
+def cost_table(found: Bench) -> Table:
+    """A row for each loader and number of workers: what it takes."""
+    return make_table("What they take", found.loaders, (
+        Column("loader, workers", lambda row: _row_name(row, found)),
+        Column("CPU an image", lambda row: row.cpu_s_per_image, write_ms),
+        Column("peak memory", lambda row: float(row.peak_rss_bytes), write_bytes),
+        Column("bytes an image", lambda row: row.bytes_per_image, write_number),
+        Column("import", lambda row: row.import_s, write_seconds),
+        Column("first batch", lambda row: row.first_batch_s, write_seconds),
+    ))  # fmt: skip
+
+
+def _keys(name: str, found: Bench, names: Sequence[str]) -> list[Key]:
+    if not found.fastest:
+        return []
+    best = found.fastest[0]
+    what = of_source(name, names, f"{_named(best)}, the fastest loader")
+    keys = [Key(write_rate(best.img_per_s), "images/s", what)]
+    if best.share_of_ceiling is not None:
+        what = f"of what {found.label(best.binds)} allows, which binds {best.loader}"
+        keys.append(Key(write_share(best.share_of_ceiling), "", of_source(name, names, what)))
+    return keys
+
+
+def _row_name(row: Measured, found: Bench) -> Cell:
+    return Cell(f"{row.loader}, {row.workers}", None, "good" if found.is_best(row) else "")
+
+
+def _named(row: Measured) -> str:
+    return f"{row.loader}, {count(row.workers, 'worker')}"
+
+
+def _of_ceiling(row: Measured) -> str:
+    share = row.share_of_ceiling
+    return "" if share is None else f"  ({write_share(share)} of its ceiling)"
 
 
 def _what(found: Bench) -> str:
@@ -242,14 +193,5 @@ def _what(found: Bench) -> str:
 
 def _where(found: Bench) -> str:
     about = found.environment
-    cores = f"{count(about['cpus'], 'core')} of {about['cpu']}"
-    return f"{about['gpu']}, {cores}" if found.on_gpu else cores
-
-
-def _rate(img_per_s: float | None) -> str:
-    """To three digits or so."""
-    if img_per_s is None:
-        return ""
-    if img_per_s < 99.5:
-        return f"{img_per_s:.3g}"
-    return f"{round(img_per_s, 2 - len(str(int(img_per_s))) + 1):,.0f}"
+    cores = f"{count(about.get('cpus') or 1, 'core')} of {about.get('cpu') or 'a processor'}"
+    return f"{about.get('gpu')}, {cores}" if found.on_gpu else cores

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fastft.bench.ceilings import Measured, Rates, count, find_ceiling, recommend, training_rate
-from fastft.bench.plots import draw_bench
-from fastft.bench.result import Bench, Data
-from fastft.bench.stages import STAGES_S, Stage, find_spots
+from fastft.bench.ceilings import Rates, find_ceiling, recommend, training_rate
+from fastft.bench.plots import bench_panels
+from fastft.bench.result import Bench, Data, Measured, Skipped, Stage
+from fastft.bench.stages import STAGES_S, find_spots
 from fastft.bench.worker import FIRST_EPOCH
 from fastft.config.bench import CONTENDERS, BenchConfig, Task
 from fastft.datasets.splits import training_split
+from fastft.results.numbers import count
+from fastft.results.plots import save_panels
 from fastft.system.environment import environment, pick_device
 from fastft.system.isolated import run_child
 from fastft.system.output_folder import output_folder
@@ -58,22 +60,41 @@ def run_bench(config: BenchConfig, console: Console) -> Bench:
         stages = _measure_stages(config, data)
         loaders, skipped = _measure_loaders(config, data, stages, console)
         if not loaders:
-            reason = next(iter(skipped.values()))
+            reason = skipped[0].reason
             raise DataError(config.data, f"no loader could be measured ({reason})")
         rates = {stage.name: stage.img_per_s for stage in stages}
         found = Bench(
-            config=config, environment=environment(), data=data, stages=stages, loaders=loaders,
-            skipped=skipped, seconds=time.perf_counter() - started,
+            config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+            environment=environment(), data=data.facts, stages=stages,
+            loaders=loaders, skipped=skipped, seconds=time.perf_counter() - started,
             recommendation=recommend(
-                loaders, data.images, rates["model_step"], shares_cores=device == "cpu"
+                loaders, data.facts.images, rates["model_step"], shares_cores=device == "cpu"
             ),
         )  # fmt: skip
-        draw_bench(found, config.out / PICTURE)
+        heading, panels = bench_panels(found)
+        save_panels(panels, config.out / PICTURE, heading)
         write_whole(config.out / TABLE, json.dumps(found.as_json(), indent=1) + "\n")
     return found
 
 
-def read_data(path: Path) -> Data:
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """What is read in all measurements.
+
+    Attributes:
+        split: the `.beton` or class folder.
+        files: all of its files.
+        pixel_bytes: what `resident` keeps of an image.
+        facts: what the result says of them.
+    """
+
+    split: Path
+    files: tuple[Path, ...]
+    pixel_bytes: int
+    facts: Data
+
+
+def read_data(path: Path) -> Photos:
     """Look at the data; nothing of them stays mapped, which would keep them in memory.
 
     Raises:
@@ -83,19 +104,22 @@ def read_data(path: Path) -> Data:
     source = open_source(split)
     spots = find_spots(source)
     areas = source.widths.astype(float) * source.heights
-    return Data(
-        split=split, files=spots.files, images=len(source), classes=len(source.classes),
-        mean_px=round(areas.mean()), mean_bytes=round(spots.sizes.mean()),
-        stored_bytes=int(spots.sizes.sum()),
+    return Photos(
+        split=split, files=spots.files,
         pixel_bytes=lay_out(source, StoreFormat()).total // len(source),
+        facts=Data(
+            path=str(path), images=len(source), classes=len(source.classes),
+            mean_px=round(areas.mean()), mean_bytes=round(spots.sizes.mean()),
+            stored_bytes=int(spots.sizes.sum()),
+        ),
     )  # fmt: skip
 
 
-def _task(config: BenchConfig, data: Data, loader: str, workers: int, *, cold: bool) -> Task:
+def _task(config: BenchConfig, data: Photos, loader: str, workers: int, *, cold: bool) -> Task:
     return Task(
         loader=loader, data=str(data.split), workers=workers, view=config.view, size=config.size,
-        batch_size=min(config.batch_size, data.images), seconds=config.seconds, arch=config.arch,
-        amp=config.amp, device=config.device, seed=config.seed, cold=cold,
+        batch_size=min(config.batch_size, data.facts.images), seconds=config.seconds,
+        arch=config.arch, amp=config.amp, device=config.device, seed=config.seed, cold=cold,
     )  # fmt: skip
 
 
@@ -104,7 +128,7 @@ def _run(task: Task) -> dict[str, Any]:
     return run_child("fastft.bench.worker", [json.dumps(asdict(task))], limit_s)
 
 
-def _measure_stages(config: BenchConfig, data: Data) -> tuple[Stage, ...]:
+def _measure_stages(config: BenchConfig, data: Photos) -> tuple[Stage, ...]:
     """Of all cores, whatever loaders are given.
 
     Raises:
@@ -123,13 +147,13 @@ def _measure_stages(config: BenchConfig, data: Data) -> tuple[Stage, ...]:
 
 
 def _measure_loaders(
-    config: BenchConfig, data: Data, stages: tuple[Stage, ...], console: Console
-) -> tuple[tuple[Measured, ...], dict[str, str]]:
+    config: BenchConfig, data: Photos, stages: tuple[Stage, ...], console: Console
+) -> tuple[tuple[Measured, ...], tuple[Skipped, ...]]:
     """A row for each loader and number of workers, and why others are missing."""
     rates = {stage.name: stage.img_per_s for stage in stages}
     names = tuple(dict.fromkeys(config.loaders or CONTENDERS))
     rows: list[Measured] = []
-    skipped: dict[str, str] = {}
+    skipped: list[Skipped] = []
     each_s = _expect_s(config, data, rates)
     console.print(f"{count(len(names), 'loader')}: about {len(names) * each_s:.0f} s")
     with Console(stderr=True).status("") as status:
@@ -140,17 +164,17 @@ def _measure_loaders(
                 answer = _run(_task(config, data, name, workers, cold=False))
                 if "failed" in answer:
                     where = f"workers {workers}: " if len(config.workers) > 1 else ""
-                    skipped[name] = where + answer["failed"]
+                    skipped.append(Skipped(name, where + answer["failed"]))
                     break  # more of them would fail alike, or need more yet
                 cold = None
                 if rates["read_cold"] is not None and workers == max(config.workers):
                     status.update(f"{name}, workers {workers}, from storage; {left}")
                     cold = _measure_cold(config, data, name, workers)
                 rows.append(_row(config, data, rates, name, workers, cold, answer))
-    return tuple(rows), skipped
+    return tuple(rows), tuple(skipped)
 
 
-def _measure_cold(config: BenchConfig, data: Data, name: str, workers: int) -> float | None:
+def _measure_cold(config: BenchConfig, data: Photos, name: str, workers: int) -> float | None:
     """Images/s of a first epoch of what is not in memory; None if that cannot be had."""
     if evict(data.files) > COLD:
         return None
@@ -160,7 +184,7 @@ def _measure_cold(config: BenchConfig, data: Data, name: str, workers: int) -> f
 
 def _row(
     config: BenchConfig,
-    data: Data,
+    data: Photos,
     rates: Rates,
     name: str,
     workers: int,
@@ -172,15 +196,15 @@ def _row(
     return Measured(
         loader=name, workers=workers, cold_img_per_s=cold,
         train_img_per_s=training_rate(rate, rates["model_step"], shares_cores=not on_gpu),
-        bytes_per_image=data.pixel_bytes if name == "resident" else data.mean_bytes,
+        bytes_per_image=data.pixel_bytes if name == "resident" else data.facts.mean_bytes,
         binds=ceiling.binds, ceiling_img_per_s=ceiling.img_per_s,
         share_of_ceiling=ceiling.img_per_s and rate / ceiling.img_per_s, **answer,
     )  # fmt: skip
 
 
-def _expect_s(config: BenchConfig, data: Data, rates: Rates) -> float:
+def _expect_s(config: BenchConfig, data: Photos, rates: Rates) -> float:
     """How long a loader will take, were it as fast as decoding is."""
     decoding = rates["decode_all_cores"]
-    first_s = min(data.images / decoding if decoding else 0.0, FIRST_EPOCH * config.seconds)
+    first_s = min(data.facts.images / decoding if decoding else 0.0, FIRST_EPOCH * config.seconds)
     cold_s = 0.0 if rates["read_cold"] is None else _START_S + first_s
     return len(config.workers) * (_START_S + first_s + config.seconds) + cold_s

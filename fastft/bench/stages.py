@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastft.bench.result import Stage
 from fastft.config.bench import Task
 from fastft.config.checks import defaults
 from fastft.config.train import TrainConfig
@@ -45,23 +46,6 @@ _AT_ONCE = 8
 _SHARE, STAGES_S = 0.25, 2.5
 #: Pixels that are held for the kernel: more than caches hold, little for any machine.
 _HELD_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What one stage can do alone.
-
-    Attributes:
-        name: what `ceilings` knows it by.
-        label: what people call it; those of cores end with them, behind a comma.
-        img_per_s: None where there is no such stage here; the note then says why.
-        note: what was measured.
-    """
-
-    name: str
-    label: str
-    img_per_s: float | None
-    note: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from matplotlib.transforms import IdentityTransform
 from numpy.typing import NDArray
 
 from fastft.datasets.show import Cell, Sheet
-from fastft.system.plots import DPI, STYLE, save_figure
+from fastft.results.plots import DPI, STYLE, save_figure
 from pipelines.atomic import unguessable
 from pipelines.errors import DataError
 

@@ -1,4 +1,4 @@
-"""The findings of `fastft evaluate` as tables, and as pictures in the bytes of a PNG.
+"""The pictures of `fastft evaluate` and `predict`, in the bytes of a PNG.
 
 Class names come from folders and may hold anything: dollar signs, which are no formulas here, and
 letters that no font here has, which become boxes.
@@ -6,30 +6,22 @@ letters that no font here has, which become boxes.
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from fastft.evaluate.scores import Findings
-from fastft.system.plots import BLUE, DPI, GREEN, GREY, RED, STYLE, save_figure
-from pipelines.atomic import unguessable
+from fastft.evaluate.result import SampleRow
+from fastft.results.plots import BLUE, GREEN, GREY, RED, STYLE, png_bytes
 from pipelines.errors import one_line
 
 #: Images in pictures are cut larger than most models see them, for the reader's eyes, px.
@@ -40,10 +32,6 @@ _LETTER, _DIGIT = 0.62, 0.64
 _FONT, _COUNT_FONT = (5.5, 10.0), (5.5, 13.0)
 #: Characters of a class name that are shown.
 _NAME = 24
-#: Rows of each printed table at most; the JSON holds all.
-_CLASS_ROWS, _PAIR_ROWS = 20, 10
-#: Names that a sentence lists at most.
-_NAMED = 5
 #: Photos on a sheet at most, and per row.
 SHEET_IMAGES, _SHEET_COLUMNS = 32, 8
 
@@ -56,58 +44,6 @@ class Shown:
     predicted: str
     probability: float
     truth: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SampleRow:
-    """The model's prediction for one sample.
-
-    Attributes:
-        name: the sample's.
-        truth, predicted: class names.
-        probability: of the predicted class.
-        truth_probability: of the true class.
-        loss: -log of that.
-    """
-
-    name: str
-    truth: str
-    predicted: str
-    probability: float
-    truth_probability: float
-    loss: float
-
-
-def accuracy_line(findings: Findings) -> str:
-    """The accuracy, and how far to trust it."""
-    low, high = findings.interval
-    return f"accuracy {findings.accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"
-
-
-def print_findings(findings: Findings, classes: tuple[str, ...], console: Console) -> None:
-    """Print the figures, the hardest classes and the most frequent mistakes."""
-    samples = findings.samples
-    console.print(
-        f"{accuracy_line(findings)}, {samples.right:,} of {len(samples):,} right; "
-        f"mean loss {findings.loss:.4f}; macro F1 {findings.scores.macro_f1:.4f}"
-    )
-    if findings.plain_accuracy is not None:
-        console.print(
-            f"averaged over each image and its mirror image; accuracy of the images alone "
-            f"{findings.plain_accuracy:.4f}"
-        )
-    console.print(_class_table(findings, classes))
-    if (more := len(classes) - _CLASS_ROWS) > 0:
-        console.print(f"and {more:,} more of a higher F1; evaluation.json has all")
-    never = [classes[at] for at in np.flatnonzero(findings.scores.predicted == 0)]
-    if never:
-        console.print(
-            f"never predicted, so precision counts as 0: {enumerate_names(never)}", markup=False
-        )
-    if findings.pairs:
-        console.print(_pair_table(findings, classes))
-    if (more := len(findings.pairs) - _PAIR_ROWS) > 0:
-        console.print(f"and {more:,} more pairs; evaluation.json has all")
 
 
 def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
@@ -134,17 +70,17 @@ def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str], title: str
         figure = Figure(figsize=(side, side))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.imshow(_cell_colors(matrix), interpolation="nearest")
-        axes.set_title(title, loc="left", fontsize=11, pad=10, parse_math=False)
+        axes.set_title(title, loc="left", fontsize=11, pad=10)
         axes.set_xlabel("predicted", labelpad=8)
         axes.set_ylabel("truth", labelpad=8)
         at = np.arange(0, count, every)
-        axes.set_yticks(at, names, fontsize=font, parse_math=False)
-        axes.set_xticks(at, names, fontsize=font, rotation=0 if across else 90, parse_math=False)
+        axes.set_yticks(at, names, fontsize=font)
+        axes.set_xticks(at, names, fontsize=font, rotation=0 if across else 90)
         _frame(axes, count)
         _write_counts(axes, matrix, cell)
         width, height = 0.8 / side, min(2.0 / side, 0.8)
         _draw_legend(figure.add_axes((1 + 0.3 / side, 1 - height - 0.35 / side, width, height)))
-        return _png(figure, bbox_inches="tight", pad_inches=0.15)
+        return png_bytes(figure, bbox_inches="tight", pad_inches=0.15)
 
 
 def draw_top_losses(shown: Sequence[tuple[Image.Image, SampleRow]]) -> bytes:
@@ -161,54 +97,13 @@ def draw_top_losses(shown: Sequence[tuple[Image.Image, SampleRow]]) -> bytes:
         for axes, (image, row) in zip(grid.ravel(), shown, strict=False):
             axes.imshow(image)
             _write_captions(axes, row)
-        return _png(figure, bbox_inches="tight", pad_inches=0.15)
-
-
-def draw_sheet(shown: Sequence[Shown]) -> bytes:
-    """As `draw_predictions`, whatever the class names hold."""
-    # A backslash is how matplotlib is told that a dollar sign is one.
-    items = [
-        replace(item, predicted=_escape(item.predicted), truth=item.truth and _escape(item.truth))
-        for item in shown
-    ]
-    with TemporaryDirectory(prefix=unguessable("fastft-")) as folder, _quiet_glyphs():
-        out = Path(folder, "sheet.png")
-        draw_predictions(items, out)
-        return out.read_bytes()
+        return png_bytes(figure, bbox_inches="tight", pad_inches=0.15)
 
 
 def shorten(text: str, most: int) -> str:
     """`text` in one line of at most `most` characters."""
     text = one_line(text)
     return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def enumerate_names(names: Sequence[str]) -> str:
-    """The names, or the first few and how many more there are."""
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _class_table(findings: Findings, classes: tuple[str, ...]) -> Table:
-    scores = findings.scores
-    table = Table("class", title="Classes, the hardest first", title_justify="left")
-    for name in ("precision", "recall", "F1", "images"):
-        table.add_column(name, justify="right")
-    for at in np.argsort(scores.f1, kind="stable")[:_CLASS_ROWS]:
-        rates = (scores.precision[at], scores.recall[at], scores.f1[at])
-        cells = (*(f"{rate:.3f}" for rate in rates), f"{scores.support[at]:,}")
-        table.add_row(escape(one_line(classes[at])), *cells)
-    return table
-
-
-def _pair_table(findings: Findings, classes: tuple[str, ...]) -> Table:
-    table = Table("truth", "predicted", title="Most confused", title_justify="left")
-    for name in ("images", "share of the truth"):
-        table.add_column(name, justify="right")
-    for pair in findings.pairs[:_PAIR_ROWS]:
-        names = (escape(one_line(classes[at])) for at in (pair.truth, pair.predicted))
-        table.add_row(*names, f"{pair.count:,}", f"{pair.share:.1%}")
-    return table
 
 
 def _tail(text: str, most: int) -> str:
@@ -283,14 +178,7 @@ def _write_captions(axes: Axes, row: SampleRow) -> None:
         (-0.21, _tail(row.name, 30), {"color": GREY, "fontsize": 7}),
     ]  # fmt: skip
     for height, text, look in lines:
-        axes.text(
-            0, height, text, transform=axes.transAxes, parse_math=False, **{"fontsize": 9, **look}
-        )
-
-
-def _escape(name: str) -> str:
-    # In full: two names that begin alike must not become one.
-    return one_line(name).replace("$", r"\$")
+        axes.text(0, height, text, transform=axes.transAxes, **{"fontsize": 9, **look})
 
 
 @contextmanager
@@ -304,18 +192,11 @@ def _quiet_glyphs() -> Iterator[None]:
         yield
 
 
-def _png(figure: Figure, **options: Any) -> bytes:
-    FigureCanvasAgg(figure)  # not pyplot, see `save_figure`
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI, format="png", **options)
-    return buffer.getvalue()
-
-
-def draw_predictions(shown: Sequence[Shown], out: Path) -> None:
-    """Draw a contact sheet to a PNG: right answers green, wrong ones red, others grey."""
+def draw_sheet(shown: Sequence[Shown]) -> bytes:
+    """Draw a contact sheet: right answers green, wrong ones red, others grey."""
     columns = min(_SHEET_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), _quiet_glyphs():
         figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.ravel():
@@ -323,9 +204,10 @@ def draw_predictions(shown: Sequence[Shown], out: Path) -> None:
         for axes, item in zip(grid.ravel(), shown, strict=False):
             known, right = item.truth is not None, item.truth == item.predicted
             color = (GREEN if right else RED) if known else GREY
-            title = f"{item.predicted} {item.probability:.2f}"
-            if known and not right:
-                title += f"\n(is {item.truth})"
+            # In full: two names that begin alike must not become one.
+            title = f"{one_line(item.predicted)} {item.probability:.2f}"
+            if item.truth is not None and not right:
+                title += f"\n(is {one_line(item.truth)})"
             axes.imshow(item.image)
-            axes.set_title(title, fontsize=9, color=color)
-        save_figure(figure, out)
+            axes.set_title(title, fontsize=9, color=color, loc="center")
+        return png_bytes(figure)

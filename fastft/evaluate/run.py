@@ -20,17 +20,11 @@ from rich.console import Console
 from fastft.config.commands import EvaluateConfig
 from fastft.config.train import Amp
 from fastft.datasets.splits import evaluation_split, fastest_loader, usable_loaders
-from fastft.evaluate.plots import (
-    SHOWN_PX,
-    SampleRow,
-    accuracy_line,
-    draw_confusion,
-    draw_top_losses,
-    enumerate_names,
-    print_findings,
-)
+from fastft.evaluate.plots import SHOWN_PX, draw_confusion, draw_top_losses
 from fastft.evaluate.predict import cut_image, open_run, write_bytes, write_csv, write_text
+from fastft.evaluate.result import FORMAT, ClassRow, ConfusedRow, Evaluation, SampleRow
 from fastft.evaluate.scores import Findings, Ints, judge
+from fastft.evaluate.section import accuracy_line, enumerate_names, print_evaluation
 from fastft.model.classifier import restore_model
 from fastft.runs.checkpoint import Checkpoint
 from fastft.system.environment import environment, pick_amp, pick_device
@@ -43,7 +37,6 @@ from pipelines.formats.source import Source, open_source
 from pipelines.loaders import Loader, make_loader
 from pipelines.workers import cpu_count
 
-_FORMAT, _VERSION = "fastft-evaluation", 1
 _TOLD = ("arch", "size", "view", "epoch", "accuracy")
 _BATCH, _LABELS = 128, "take data that are labelled alike"
 #: The first tells that a folder is ours, so it is written before the others.
@@ -100,26 +93,24 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
         findings = _judge(evaluation.outputs, source, order, path)
         rows = _sample_rows(findings, classes, [source.name(int(sample)) for sample in order])
         worst = findings.samples.worst(config.n)
-        content = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-            "checkpoint": {"path": str(path), **{k: getattr(checkpoint, k) for k in _TOLD}},
-            "data": str(source.path),
-            "loader": setting.loader,
-            "batch_size": setting.batch_size,
-            "device": str(setting.device),
-            "dtype": setting.dtype,
-            "environment": environment(),
-            "seconds": time.perf_counter() - started,
-            **_plain(findings, classes),
-            "top_losses": [asdict(rows[at]) for at in worst],
-        }
-        title = f"{one_line(source.path.name)}: {accuracy_line(findings)}"
+        found = Evaluation(
+            config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+            checkpoint={"path": str(path), **{k: getattr(checkpoint, k) for k in _TOLD}},
+            data=str(source.path),
+            loader=setting.loader,
+            batch_size=setting.batch_size,
+            device=str(setting.device),
+            dtype=setting.dtype,
+            environment=environment(),
+            seconds=time.perf_counter() - started,
+            top_losses=tuple(rows[at] for at in worst),
+            **_figures(findings, classes),
+        )
+        title = f"{one_line(source.path.name)}: {accuracy_line(found)}"
         confusion = draw_confusion(findings.matrix, classes, title)
         images = [_see(source, int(order[at]), checkpoint.view) for at in worst]
         top_losses = draw_top_losses(list(zip(images, (rows[at] for at in worst), strict=True)))
-        write_text(out / FILES[0], [_to_json(content)])
+        write_text(out / FILES[0], [_to_json(asdict(found))])
         write_csv(out / FILES[1], chain([[f.name for f in fields(SampleRow)]], map(astuple, rows)))
         write_bytes(out / FILES[2], [confusion])
         write_bytes(out / FILES[3], [top_losses])
@@ -129,7 +120,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
         f"{setting.device}, {setting.dtype}",
         markup=False,
     )
-    print_findings(findings, classes, console)
+    print_evaluation(found, console)
     console.print(", ".join(str(out / name) for name in FILES), markup=False)
     return findings
 
@@ -180,7 +171,7 @@ def _is_ours(path: Path) -> bool:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and content.get("format") == _FORMAT
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def _require_classes(path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
@@ -281,34 +272,28 @@ def _sample_rows(
     ]  # fmt: skip
 
 
-def _plain(findings: Findings, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The figures as JSON values, none rounded."""
+def _figures(findings: Findings, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The figures as plain numbers, none rounded."""
     scores = findings.scores
+    columns = (scores.precision, scores.recall, scores.f1, scores.support, scores.predicted)
     return {
         "samples": len(findings.samples),
         "right": findings.samples.right,
         "accuracy": findings.accuracy,
-        "interval": list(findings.interval),
+        "interval": findings.interval,
         "plain_accuracy": findings.plain_accuracy,
         "loss": findings.loss,
         "macro_f1": scores.macro_f1,
-        "classes": [
-            {
-                "name": name, "precision": float(scores.precision[at]),
-                "recall": float(scores.recall[at]), "f1": float(scores.f1[at]),
-                "support": int(scores.support[at]), "predicted": int(scores.predicted[at]),
-            }
-            for at, name in enumerate(classes)
-        ],
-        "confused": [
-            {
-                "truth": classes[pair.truth], "predicted": classes[pair.predicted],
-                "count": pair.count, "share": pair.share,
-            }
+        "classes": tuple(
+            ClassRow(name, *row)
+            for name, *row in zip(classes, *(each.tolist() for each in columns), strict=True)
+        ),
+        "confused": tuple(
+            ConfusedRow(classes[pair.truth], classes[pair.predicted], pair.count, pair.share)
             for pair in findings.pairs
-        ],
-        "confusion": findings.matrix.tolist(),
-    }  # fmt: skip
+        ),
+        "confusion": tuple(map(tuple, findings.matrix.tolist())),
+    }
 
 
 def _see(source: Source, sample: int, view: str) -> Image.Image:

@@ -71,21 +71,10 @@ def compare(
         variants = run_variants(configs, seeds, console)
         by_name = {each.name: each for each in variants}
         gains = {name: difference(by_name[FINE_TUNED], by_name[name]) for name in (SCRATCH, FROZEN)}
-        found = Comparison(config, variants, gains)
-        from fastft.experiments.plots import draw_comparison  # matplotlib takes 0.7 s
+        found = Comparison(plain(config), environment(), variants, gains)
+        from fastft.experiments.plots import comparison_panels, save_panels  # matplotlib: 0.7 s
 
-        draw_comparison(found, out / PICTURE)
-        write_json(out / FINDINGS, _as_json(found))
+        heading, panels = comparison_panels(found)
+        save_panels(panels, out / PICTURE, heading)
+        write_json(out / FINDINGS, as_json(found))
     return found
-
-
-def _as_json(found: Comparison) -> dict[str, Any]:
-    return {
-        "config": plain(found.config),
-        "environment": environment(),
-        "variants": as_json(found.variants),
-        "gains": {
-            name: {"mean": gain.mean, "low": gain.low, "high": gain.high}
-            for name, gain in found.gains.items()
-        },
-    }

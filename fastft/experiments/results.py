@@ -5,13 +5,13 @@ Knows nothing of how runs are made (`run`, `lr_find`) nor shown (`plots`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastft.config.train import TrainConfig
 from fastft.runs.metrics import EpochMetrics
 from fastft.system import students_t
 from pipelines.errors import DataError
@@ -103,34 +103,73 @@ def difference(first: Variant, second: Variant) -> Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was found.
+    """The content of a `compare.json`.
 
     Attributes:
-        config: of the fine-tuned runs.
+        config: of the fine-tuned runs, as JSON values.
+        environment: see `system.environment`.
         variants: fine-tuned, scratch, frozen.
         gains: name of another variant -> by how much fine-tuning is more accurate.
     """
 
-    config: TrainConfig
+    config: dict[str, Any]
+    environment: dict[str, Any]
     variants: tuple[Variant, ...]
-    gains: Mapping[str, Interval]
+    gains: dict[str, Interval]
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            ValueError: there is a variant of no run, or a run of no epoch.
+        """
+        _require_runs(self.variants)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What was found.
+    """The content of a `sweep.json`.
 
     Attributes:
-        config: of the first runs.
-        points: start -> its variants, one for each rate, in the order of the rates.
+        config: of the first runs, as JSON values.
+        environment: see `system.environment`.
+        variants: by start, then in the order of the rates.
+        best: start -> the rate with the best mean accuracy; of equals the lowest.
     """
 
-    config: TrainConfig
-    points: Mapping[str, tuple[Variant, ...]]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    variants: tuple[Variant, ...]
+    best: dict[str, float]
 
-    def best(self, start: str) -> Variant:
-        """The rate with the best mean accuracy; of equals the lowest."""
-        return max(self.points[start], key=lambda each: (each.accuracy.mean, -each.lr))
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            ValueError: there is a variant of no run, or a start of no variant.
+        """
+        _require_runs(self.variants)
+        if not all(map(self.points, self.best)):
+            raise ValueError("a best rate of each start that was tried")
+
+    def points(self, start: str) -> tuple[Variant, ...]:
+        """The variants of a start."""
+        return tuple(each for each in self.variants if each.name.startswith(f"{start},"))
+
+    def best_variant(self, start: str) -> Variant:
+        """The one with the best rate."""
+        return pick_best(self.points(start))
+
+
+def _require_runs(variants: Sequence[Variant]) -> None:
+    runs = [run for each in variants for run in each.runs]
+    if not (runs and all(each.runs for each in variants) and all(run.epochs for run in runs)):
+        raise ValueError("variants, each of a run or more, and of an epoch")
+
+
+def pick_best(variants: Sequence[Variant]) -> Variant:
+    """The variant with the best mean accuracy; of equals the one of the lowest rate."""
+    return max(variants, key=lambda each: (each.accuracy.mean, -each.lr))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +199,13 @@ class LrFinding:
         )
 
 
-def as_json(variants: Sequence[Variant]) -> list[dict[str, object]]:
-    """All runs of all variants, as JSON values."""
-    return [
+def as_json(found: Comparison | Sweep) -> dict[str, Any]:
+    """All that was found as JSON values, with each variant's accuracies beside its runs."""
+    rows = [
         {**asdict(each), "accuracies": each.accuracies, "accuracy": asdict(each.accuracy)}
-        for each in variants
+        for each in found.variants
     ]
+    return asdict(found) | {"variants": rows}
 
 
 def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float64], where: str) -> LrFinding:

@@ -64,20 +64,11 @@ def sweep(
     check_folder(out, bool(options.get("overwrite")), MANY_BEGUN)
     with make_folder(out, MANY_KEEP):
         variants = run_variants(configs, seeds, console)
-        points = {
-            start: tuple(each for each in variants if each.name.startswith(f"{start},"))
-            for start in starts
-        }
-        found = Sweep(next(iter(configs.values())), points)
-        from fastft.experiments.plots import draw_sweep  # matplotlib takes 0.7 s
+        found = Sweep(plain(next(iter(configs.values()))), environment(), variants, {})
+        for start in starts:
+            found.best[start] = found.best_variant(start).lr
+        from fastft.experiments.plots import save_panels, sweep_panel  # matplotlib takes 0.7 s
 
-        draw_sweep(found, out / PICTURE)
-        write_json(
-            out / FINDINGS,
-            {
-                "config": plain(found.config), "environment": environment(),
-                "variants": as_json(variants),
-                "best": {start: found.best(start).lr for start in points},
-            },
-        )  # fmt: skip
+        save_panels([sweep_panel(found)], out / PICTURE)
+        write_json(out / FINDINGS, as_json(found))
     return found

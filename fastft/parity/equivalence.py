@@ -155,6 +155,11 @@ class AccuracyResult:
     control_losses: tuple[tuple[float, ...], ...]
     accuracies: dict[str, dict[str, tuple[float, ...]]]
 
+    @property
+    def margin(self) -> float:
+        """Differences of accuracy below it do not matter, points."""
+        return float(self.config["margin"])
+
 
 def judge(
     losses: Mapping[str, Curves],

@@ -1,34 +1,40 @@
-"""A comparison of loaders as tables for the terminal, as one picture and as JSON."""
+"""A comparison of the models that loaders train: on the terminal, as a picture and in a page."""
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
-from fastft.parity.equivalence import CURVE_FACTOR, AccuracyResult, Equivalence
-from fastft.system.plots import STYLE
-from pipelines.atomic import AtomicFile
+from fastft.parity.equivalence import CURVE_FACTOR, AccuracyResult, CurveMatch, Equivalence
+from fastft.results.charts import Bar, span_panel
+from fastft.results.numbers import write_number, write_signed
+from fastft.results.plots import BAND, COLORS, GREY, INK, Panel, save_panels
+from fastft.results.tables import (
+    Block,
+    Cell,
+    Column,
+    Exhibit,
+    Key,
+    Section,
+    Table,
+    make_table,
+    of_source,
+    print_table,
+)
+from pipelines.atomic import write_whole
 from pipelines.errors import DataError
 
-# Okabe and Ito's palette, as in `system.plots`; the reference is black, the baseline grey.
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_REFERENCE_COLOR, _BASELINE_COLOR, _BAND_COLOR = "#000000", "#888888", "#009E73"
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-_STYLE: Any = {**STYLE, "axes.titlesize": 11, "axes.titlelocation": "left"}
 #: Equal losses have no logarithm; float32 resolves no less than this of a loss of about 1.
 _LEAST_LOSS = 1e-7
+_TONES = {"equivalent": "good", "different": "bad"}
 
 
 def print_accuracy(result: AccuracyResult, console: Console) -> None:
@@ -45,9 +51,9 @@ def print_accuracy(result: AccuracyResult, console: Console) -> None:
             f"Left out, not installed or unable to read these data: {', '.join(result.left_out)}."
         )
     if findings.curves:
-        console.print(_curve_table(result))
-    console.print(_accuracy_table(result))
-    console.print(_matrix_table(result))
+        print_table(curve_table(result), console)
+    print_table(difference_table(result), console)
+    print_table(matrix_table(result), console)
     console.print(_scope(result))
     for line in conclusion(result):
         console.print(line, markup=False)
@@ -60,21 +66,42 @@ def save_accuracy(result: AccuracyResult, out: Path) -> None:
         DataError: they cannot be written.
     """
     text = json.dumps(asdict(result), indent=1, allow_nan=False) + "\n"
-    for name, content in (
-        ("accuracy.png", draw_accuracy(result)), ("accuracy.json", text.encode()),
-    ):  # fmt: skip
-        try:
-            with AtomicFile(out / name) as file:
-                with open(file.descriptor, "wb", closefd=False) as stream:
-                    stream.write(content)
-                file.publish()
-        except OSError as error:
-            reason = (error.strerror or "cannot be written").lower()
-            raise DataError(out / name, reason, "a file to write") from error
+    save_panels(accuracy_panels(result), out / "accuracy.png", _heading(result), columns=2)
+    try:
+        write_whole(out / "accuracy.json", text)
+    except OSError as error:
+        reason = (error.strerror or "cannot be written").lower()
+        raise DataError(out / "accuracy.json", reason, "a file to write") from error
+
+
+def accuracy_section(results: Sequence[tuple[str, AccuracyResult]]) -> Section | None:
+    """Whether the loaders train the same models.
+
+    Args:
+        results: name of a source, and what it holds.
+    """
+    names = [name for name, _ in results]
+    lead, blocks, keys = [], list[Block](), []
+    for name, result in results:
+        passed = "passed" if result.passed else "failed"
+        told = f"Models of all loaders: {passed}. {_scale(result)}. All start from {result.start}."
+        lead.append(of_source(name, names, told))
+        verdicts = [found.verdict for *_, found in _differences(result)]
+        alike = f"{verdicts.count('equivalent')} of {len(verdicts)}"
+        what = f"of models shown equivalent within {result.margin:g} points"
+        keys.append(Key(alike, "comparisons", of_source(name, names, what)))
+        loss, distance, differences, matrix = accuracy_panels(result)
+        title = of_source(name, names, "Accuracy of the models")
+        blocks.append(Exhibit(title, (differences, matrix), difference_table(result)))
+        if result.findings.curves:
+            title = of_source(name, names, "Loss curves")
+            blocks.append(Exhibit(title, (loss, distance), curve_table(result)))
+        blocks.append(matrix_table(result))
+    return Section("models", "Models", tuple(lead), tuple(blocks), tuple(keys))
 
 
 def conclusion(result: AccuracyResult) -> list[str]:
-    """What was found, a line for each thing that is not as it should be, then the verdict."""
+    """The findings, a line for each thing that is not as it should be, then the verdict."""
     findings, margin = result.findings, f"{result.config['margin']:g}"
     lines = [
         f"{name}: its loss curve lies {curve.ratio:.1f} times as far from {result.reference}'s as "
@@ -114,189 +141,179 @@ def _scope(result: AccuracyResult) -> str:
     )
 
 
-def _curve_table(result: AccuracyResult) -> Table:
+def curve_table(result: AccuracyResult) -> Table:
+    """How far each loader's loss curves lie from the reference's, and the control's."""
     curves = result.findings.curves
-    controls = len(result.control_losses)
-    table = Table(
-        title=f"Loss curves against {result.reference}'s: root mean square difference, "
-        f"{controls} seeds",
-        title_justify="left",
+    first = next(iter(curves.values()))
+    title = (
+        f"Loss curves against {result.reference}'s: root mean square difference, "
+        f"{len(result.control_losses)} seeds"
     )
-    early = next(iter(curves.values())).early_steps
-    table.add_column("loader")
-    for name in (
-        "first step",
-        f"first {early} steps",
-        f"all {result.steps} steps",
-        "times control",
-    ):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for name, curve in curves.items():
-        table.add_row(
-            name, f"{curve.first:.5f}", f"{curve.early:.5f}", f"{curve.rms:.5f}",
-            f"{curve.ratio:.2f}", "within" if curve.within else "[red]beyond[/red]",
-        )  # fmt: skip
-    curve = next(iter(curves.values()))
-    table.add_section()
-    table.add_row(
-        f"control: {result.control_dtype}", "", f"{curve.early_limit / CURVE_FACTOR:.5f}",
-        f"{curve.limit / CURVE_FACTOR:.5f}", f"limit {CURVE_FACTOR:g}",
+    table = make_table(title, curves.items(), (
+        Column("loader", lambda each: each[0]),
+        Column("first step", lambda each: each[1].first, _write_loss),
+        Column(f"first {first.early_steps} steps", lambda each: each[1].early, _write_loss),
+        Column(f"all {result.steps} steps", lambda each: each[1].rms, _write_loss),
+        Column("times control", lambda each: each[1].ratio, write_number),
+        Column("", lambda each: _within(each[1])),
+    ))  # fmt: skip
+    control = (
+        Cell(f"control: {result.control_dtype}"), Cell(""),
+        Cell(f"{first.early_limit / CURVE_FACTOR:.5f}"), Cell(f"{first.limit / CURVE_FACTOR:.5f}"),
+        Cell("1"), Cell(f"limit {CURVE_FACTOR:g}"),
     )  # fmt: skip
-    return table
+    return Table(table.title, table.heads, (*table.rows, control))
 
 
-def _accuracy_table(result: AccuracyResult) -> Table:
+def difference_table(result: AccuracyResult) -> Table:
+    """All paired differences of accuracies, with what they show."""
+    title = "Final accuracy, points: differences paired by seed with 95% intervals"
+    return make_table(title, _differences(result), (
+        Column("", lambda each: f"{each[0]} minus {each[1]}"),
+        Column("pairs", lambda each: each[2].n),
+        Column("mean", lambda each: _mean(result, each[0]) if not each[0].startswith("evaluated")
+               else ""),
+        Column("difference", lambda each: each[2].mean, write_signed),
+        Column("95% interval", lambda each: f"{each[2].low:+.2f} to {each[2].high:+.2f}"),
+        Column("p", lambda each: _p(each[2])),
+        Column(f"within {result.margin:g}?", lambda each: (
+            Cell(each[2].verdict, None, _TONES.get(each[2].verdict, ""))
+        )),
+    ))  # fmt: skip
+
+
+def matrix_table(result: AccuracyResult) -> Table:
+    """Mean accuracies of models by the loader that trained them and the one that judged them."""
     findings = result.findings
-    table = Table(
-        title="Final accuracy, points; differences paired by seed with 95% intervals",
-        title_justify="left",
+    title = (
+        "Cross matrix: trained with (rows), evaluated with (columns), mean accuracy of the first "
+        f"{findings.crossed} seeds"
     )
-    table.add_column("loader")
-    table.add_column("mean ± sd", justify="right")
-    table.add_column(f"minus {result.reference}")
-    table.add_column(f"minus {result.baseline}")
-    table.add_column(f"within {result.config['margin']:g} of {result.baseline}?")
-    for name in result.loaders:
-        own = np.array(result.accuracies[name][name])
-        reference = findings.against_reference.get(name)
-        baseline = findings.against_baseline.get(name)
-        table.add_row(
-            name, f"{own.mean():.2f} ± {own.std(ddof=1):.2f}",
-            _interval(reference) if reference else "", _interval(baseline) if baseline else "",
-            f"{_colored(baseline)}, {_p(baseline)}" if baseline else "",
-        )  # fmt: skip
-    return table
+    rows = tuple(
+        (Cell(trained), *(Cell(f"{findings.matrix[trained][name]:.2f}") for name in result.loaders))
+        for trained in result.loaders
+    )
+    return Table(title, ("", *result.loaders), rows)
 
 
-def _matrix_table(result: AccuracyResult) -> Table:
+def accuracy_panels(result: AccuracyResult) -> tuple[Panel, Panel, Panel, Panel]:
+    """Loss curves, their distances, paired differences of accuracies, and the cross matrix."""
+    rows = []
+    for name, other, found in _differences(result):
+        points: tuple[float, ...] = ()
+        if not name.startswith("evaluated"):
+            own, others = (result.accuracies[each][each] for each in (name, other))
+            points = tuple(a - b for a, b in zip(own, others, strict=True))
+        needs = f", takes ~{found.runs_needed} seeds" if _is_open(found) else ""
+        rows.append(Bar(
+            f"{name} minus {other}: {found.verdict}{needs}", found.mean, write_signed(found.mean),
+            _color(result, name.rpartition(" ")[2]), low=found.low, high=found.high, points=points,
+        ))  # fmt: skip
+    margin = result.margin
+    differences = span_panel(
+        f"Accuracy, points, paired by seed; band: \u00b1{margin:g}", rows, band=(-margin, margin)
+    )
+    return (
+        Panel(f"Training loss, seed {result.config.get('seed', 0)}",
+              lambda axes: _draw_losses(axes, result)),
+        Panel(f"Distance from {result.reference}'s loss",
+              lambda axes: _draw_distances(axes, result)),
+        differences,
+        Panel(f"Cross matrix: accuracy, {result.findings.crossed} seeds",
+              lambda axes: _draw_matrix(axes, result)),
+    )  # fmt: skip
+
+
+def _differences(result: AccuracyResult) -> list[tuple[str, str, Equivalence]]:
+    """One thing, another, and how far they are apart."""
     findings = result.findings
-    table = Table(
-        title="Cross matrix: trained with (rows), evaluated with (columns), mean accuracy of the "
-        f"first {findings.crossed} seeds",
-        title_justify="left",
-    )
-    table.add_column("")
-    for name in result.loaders:
-        table.add_column(name, justify="right")
-    for trained in result.loaders:
-        row = findings.matrix[trained]
-        table.add_row(trained, *(f"{row[name]:.2f}" for name in result.loaders))
-    table.add_section()
-    verdicts = [findings.evaluation.get(name) for name in result.loaders]
-    table.add_row(
-        f"minus {result.reference}", *(f"{each.mean:+.2f}" if each else "" for each in verdicts)
-    )
-    table.add_row(
-        f"within {result.config['margin']:g}?",
-        *(_colored(each) if each else "" for each in verdicts),
-    )
-    return table
-
-
-def _interval(found: Equivalence) -> str:
-    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
-
-
-def _colored(found: Equivalence) -> str:
-    color = {"equivalent": "green", "different": "red", "not shown": "yellow"}[found.verdict]
-    return f"[{color}]{found.verdict}[/{color}]"
-
-
-def _p(found: Equivalence) -> str:
-    return "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
-
-
-def draw_accuracy(result: AccuracyResult) -> bytes:
-    """Curves, paired differences and cross matrix as a PNG."""
-    with mpl.rc_context(_STYLE):
-        width = 15 + 0.7 * max(0, len(result.loaders) - 4)
-        figure = Figure(figsize=(width, 5.8), layout="constrained")
-        figure.suptitle(_heading(result), fontsize=11.5, ha="left", x=0.008)
-        parts: Any = figure.subfigures(1, 3, width_ratios=(1.15, 1, 0.95), wspace=0.03)
-        left, middle, right = parts
-        _draw_curves(left, result)
-        _draw_differences(middle, result)
-        _draw_matrix(right, result)
-        FigureCanvasAgg(figure)
-        png = io.BytesIO()
-        figure.savefig(png, dpi=110, format="png")
-    return png.getvalue()
+    return [
+        *((name, result.baseline, each) for name, each in findings.against_baseline.items()),
+        *((name, result.reference, each) for name, each in findings.against_reference.items()),
+        *((f"evaluated by {name}", result.reference, each)
+          for name, each in findings.evaluation.items()),
+    ]  # fmt: skip
 
 
 def _heading(result: AccuracyResult) -> str:
-    config, machine = result.config, result.environment
+    machine = result.environment
     verdict = "passed" if result.passed else "FAILED"
     return (
         f"Does every loader train the same model?  {verdict}\n"
-        f"{config['seeds']} runs each, {result.steps} steps of {config['batch_size']} images at "
-        f"{config['size']} px, {result.dtype}, on {machine['gpu'] or machine['cpu'] or 'a CPU'}"
+        f"{_scale(result)}, on {machine.get('gpu') or machine.get('cpu') or 'a CPU'}"
+    )
+
+
+def _scale(result: AccuracyResult) -> str:
+    config = result.config
+    return (
+        f"{config.get('seeds')} runs each, {result.steps:,} steps of {config.get('batch_size')} "
+        f"images, {result.dtype}; {result.train_images:,} training and {result.eval_images:,} "
+        "evaluation images"
     )
 
 
 def _color(result: AccuracyResult, name: str) -> str:
     if name == result.reference:
-        return _REFERENCE_COLOR
+        return INK
     if name == result.baseline:
-        return _BASELINE_COLOR
-    return _COLORS[(result.loaders.index(name) - 1) % len(_COLORS)]
+        return GREY
+    return COLORS[(result.loaders.index(name) - 1) % len(COLORS)]
 
 
-def _draw_curves(figure: SubFigure, result: AccuracyResult) -> None:
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.2, 1))
+def _draw_losses(axes: Axes, result: AccuracyResult) -> None:
+    """One seed's loss by step, of every loader."""
     steps = np.arange(1, result.steps + 1)
-    reference = np.array(result.losses[result.reference])
-    controls = np.array(result.control_losses)
     # Widest first: where curves coincide, all of them remain visible.
     others = [name for name in result.loaders if name not in (result.reference, result.baseline)]
     stacked = [result.reference, *others]
     for rank, name in enumerate(stacked):
-        above.plot(
+        axes.plot(
             steps, result.losses[name][0], color=_color(result, name), label=name,
             lw=1.5 + 2.2 * (len(stacked) - 1 - rank), solid_capstyle="round",
             alpha=0.3 if name == result.reference and others else 0.9,
         )  # fmt: skip
-    above.plot(
-        steps, result.losses[result.baseline][0], color=_BASELINE_COLOR, lw=1.2, ls=(0, (4, 2)),
+    axes.plot(
+        steps, result.losses[result.baseline][0], color=GREY, lw=1.2, ls=(0, (4, 2)),
         label=f"{result.baseline}: its own crops and order",
     )  # fmt: skip
-    above.set(title=f"Training loss, seed {result.config['seed']}", ylim=(0, None))
-    above.legend(fontsize=8)
-    control = _distance(controls[0], reference[0])
-    below.plot(
-        steps,
-        control,
-        color="#666666",
-        lw=1,
-        ls=":",
-        marker=".",
+    axes.set(ylim=(0, None), xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
+
+
+def _draw_distances(axes: Axes, result: AccuracyResult) -> None:
+    """How far one seed's losses lie from the reference's, beside the control's."""
+    steps = np.arange(1, result.steps + 1)
+    reference = np.array(result.losses[result.reference][0])
+    control = _distance(np.array(result.control_losses[0]), reference)
+    axes.plot(
+        steps, control, color=GREY, lw=1, ls=":", marker=".",
         label=f"control: {result.control_dtype}",
-    )
-    for name in others:
-        curve = np.array(result.losses[name][0])
-        below.plot(
-            steps, _distance(curve, reference[0]), color=_color(result, name), lw=1.3, marker=".",
-            label=name if curve.tolist() != reference[0].tolist() else f"{name}: equal",
-        )  # fmt: skip
+    )  # fmt: skip
     bottom = _LEAST_LOSS
-    if result.findings.curves:
-        match = next(iter(result.findings.curves.values()))
+    for name, match in result.findings.curves.items():
+        curve = np.array(result.losses[name][0])
+        is_equal = curve.tolist() == reference.tolist()
+        axes.plot(
+            steps, _distance(curve, reference), color=_color(result, name), lw=1.3, marker=".",
+            label=f"{name}: equal" if is_equal else name,
+        )  # fmt: skip
         early = match.early_steps + 0.5
-        below.fill_between([0.5, early], 0, match.early_limit, color=_BAND_COLOR, alpha=0.13, lw=0)
-        below.fill_between(
-            [early, result.steps + 0.5], 0, match.limit, color=_BAND_COLOR, alpha=0.13, lw=0,
+        bottom = min(match.early_limit, match.limit) / 200 or _LEAST_LOSS
+    if result.findings.curves:  # the limits are the control's, for all alike
+        axes.fill_between([0.5, early], 0, match.early_limit, color=BAND, lw=0)
+        axes.fill_between(
+            [early, result.steps + 0.5], 0, match.limit, color=BAND, lw=0,
             label=f"{CURVE_FACTOR:g} x control's RMS",
         )  # fmt: skip
-        bottom = min(match.early_limit, match.limit) / 200 or _LEAST_LOSS
-    below.set(
-        title=f"Distance from {result.reference}'s loss", yscale="log", xlabel="step",
-        xlim=(0.5, result.steps + 0.5),
-    )  # fmt: skip
-    below.set_ylim(bottom=bottom)
-    low, high = below.get_ylim()
-    below.set_ylim(low, high * 8)  # room for the legend
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    below.legend(fontsize=8, ncols=2, loc="upper left")
+    axes.set(yscale="log", xlabel="step", xlim=(0.5, result.steps + 0.5))
+    axes.set_ylim(bottom=bottom)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * 8)  # room for the legend
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 def _distance(curve: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -304,73 +321,49 @@ def _distance(curve: NDArray[np.float64], reference: NDArray[np.float64]) -> NDA
     return distance
 
 
-def _draw_differences(figure: SubFigure, result: AccuracyResult) -> None:
-    """A row per comparison: each seed's difference, their mean and its interval, the verdict."""
-    axes = figure.subplots()
-    findings, margin = result.findings, result.config["margin"]
-    own = {name: np.array(result.accuracies[name][name]) for name in result.loaders}
-    rows: list[tuple[str, str, Equivalence]] = [
-        (name, result.baseline, each) for name, each in findings.against_baseline.items()
-    ]
-    rows += [(name, result.reference, each) for name, each in findings.against_reference.items()]
-    axes.axvspan(-margin, margin, color=_BAND_COLOR, alpha=0.13, lw=0)
-    axes.axvline(0, color="#999999", lw=0.8)
-    for row, (name, other, found) in enumerate(rows):
-        differences, color = own[name] - own[other], _color(result, name)
-        # Equal differences lie upon each other: spread across, evenly and the same each time.
-        spread = np.linspace(-0.16, 0.16, len(differences))
-        axes.plot(
-            differences, row + 0.12 + spread, ls="", marker="o", ms=4.5, mfc="none", mec=color,
-            alpha=0.7,
-        )  # fmt: skip
-        axes.errorbar(
-            found.mean, row - 0.2, xerr=[[found.mean - found.low], [found.high - found.mean]],
-            color=color, marker="D", ms=6, lw=2, capsize=4,
-        )  # fmt: skip
-        axes.annotate(
-            f"{_verdict(found)}, {_p(found)}", (0.0, row - 0.42),
-            xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-            fontsize=8.5, va="center",
-        )  # fmt: skip
-    reach = max(
-        [margin, *(abs(edge) for *_, each in rows for edge in (each.low, each.high))]
-        + [float(np.abs(own[name] - own[other]).max()) for name, other, _ in rows]
-    )
-    axes.set(
-        title=f"Accuracy, paired by seed; band: ±{margin:g}",
-        xlabel="points; diamond: mean and 95% interval",
-        xlim=(-reach * 1.12, reach * 1.12), ylim=(len(rows) - 0.4, -0.65),
-    )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [f"{name}\nminus {other}" for name, other, _ in rows])
-    axes.grid(axis="y", visible=False)
-
-
-def _verdict(found: Equivalence) -> str:
-    if found.verdict == "not shown" and found.runs_needed:
-        return f"not shown: takes ~{found.runs_needed} seeds"
-    return found.verdict
-
-
-def _draw_matrix(figure: SubFigure, result: AccuracyResult) -> None:
-    axes = figure.subplots()
+def _draw_matrix(axes: Axes, result: AccuracyResult) -> None:
     names = result.loaders
     matrix = np.array([[result.findings.matrix[row][name] for name in names] for row in names])
-    margin = result.config["margin"]
     # Four margins to full colour: what differs within the margin hardly differs in colour.
-    middle, span = result.findings.matrix[result.reference][result.reference], 4 * margin
-    axes.imshow(matrix, cmap="RdBu", vmin=middle - span, vmax=middle + span, aspect="auto")
+    middle = result.findings.matrix[result.reference][result.reference]
+    span = 4 * result.margin
+    edges = np.arange(len(names) + 1) - 0.5
+    axes.pcolormesh(edges, edges, matrix, cmap="RdBu", vmin=middle - span, vmax=middle + span)
     for row, column in np.ndindex(*matrix.shape):
         value = matrix[row, column]
-        color = "white" if abs(value - middle) > 0.6 * span else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(
-        title=f"Cross matrix: accuracy, {result.findings.crossed} seeds",
-        xlabel="evaluated with",
-        ylabel="trained with",
-    )
+        color = "#fefefe" if abs(value - middle) > 0.6 * span else "#010101"
+        axes.text(
+            column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=9,
+            gid="cell",
+        )  # fmt: skip
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="evaluated with", ylabel="trained with", ylim=(len(names) - 0.5, -0.5))
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
+
+
+def _mean(result: AccuracyResult, name: str) -> str:
+    own = np.array(result.accuracies[name][name])
+    return f"{own.mean():.2f} \u00b1 {own.std(ddof=1):.2f}"
+
+
+def _interval(found: Equivalence) -> str:
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+
+
+def _is_open(found: Equivalence) -> bool:
+    return found.verdict == "not shown" and found.runs_needed is not None
+
+
+def _within(curve: CurveMatch) -> Cell:
+    return Cell("within", 1, "good") if curve.within else Cell("beyond", 0, "bad")
+
+
+def _write_loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"
+
+
+def _p(found: Equivalence) -> str:
+    return "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"

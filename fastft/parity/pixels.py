@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from fastft.datasets.splits import usable_loaders
-from fastft.parity.distance import Differences, Distance
+from fastft.parity.distance import Differences
 from fastft.parity.material import Material
+from fastft.parity.result import AS_STORED, Row, Verdict
 from pipelines.atomic import unguessable
 from pipelines.errors import UsageError
 from pipelines.formats.beton import read_index
@@ -32,41 +33,10 @@ from pipelines.reference import MEAN, STD, render_batch
 
 _VIEWS = ("train", "eval")
 _BATCH = 32
-#: What the row is called that tells of the file, not of a loader.
-AS_STORED = "as stored"
 #: A stage that is this much farther from the reference than the other is what it comes from.
 _DOMINATES = 3.0
 
 MakeLoader = Callable[..., Loader]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One loader's distance in one stage: `decode`, `resize` or `whole`, of one view."""
-
-    loader: str
-    stage: str
-    view: str
-    distance: Distance
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One loader in one sentence.
-
-    Attributes:
-        loader: its name.
-        stated: the mean and the maximum that it promises, or None.
-        passed: whether it kept that, and the plan's order.
-        in_order: whether every label was where the plan has it.
-        cause: where its distance comes from: `nothing`, `decode`, `resize` or `decode and resize`.
-    """
-
-    loader: str
-    stated: tuple[float, int] | None
-    passed: bool
-    in_order: bool
-    cause: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastft.parity.distance import Differences, Distance
+from fastft.parity.distance import Differences
 from fastft.parity.probe import MAX_PROBES, probe_shape, read_crops, write_probes
+from fastft.parity.result import Likeness, StockRow
 from pipelines.atomic import unguessable
 from pipelines.errors import DataError
 from pipelines.formats.beton import Index, read_index
@@ -40,36 +40,6 @@ _BATCH = 16
 _PROBE_EPOCHS, _PHOTO_EPOCHS, _PLAN_EPOCHS = 8, 4, 40
 #: Sides that leave a crop less room than this tell nothing of where it was put.
 _ROOM_PX = 20
-#: Below this, chance is no explanation, even among the dozens of tests of a report.
-SUSPECT_P = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Likeness:
-    """A two-sample Kolmogorov-Smirnov test, or a binomial test of a share."""
-
-    what: str
-    statistic: float
-    p: float
-
-
-@dataclass(frozen=True, slots=True)
-class StockRow:
-    """One stock pipeline.
-
-    Attributes:
-        name: of its library.
-        evaluation: distance of its evaluation view from the reference's.
-        crops: its training crops against the plan's: area, aspect ratio, position, flips.
-        photos: its training pixels against the reference's: brightness, contrast, sharpness.
-        sharpness: the median sharpness of its training pixels over the reference's.
-    """
-
-    name: str
-    evaluation: Distance
-    crops: tuple[Likeness, ...]
-    photos: tuple[Likeness, ...]
-    sharpness: float
 
 
 def compare_stock(name: str, stored: Path, size: int, seed: int) -> StockRow:

@@ -1,34 +1,30 @@
 """`fastft report`: what other commands left, as one HTML page that needs nothing else.
 
-Knows which sections there are and how the page is written; the sections' own modules know what is
-in them. The same sources give the same bytes: there is no date on the page but the sources' own.
+Lays out the sections that the rooms make of their results (`sources`), and writes the page. The
+same sources give the same bytes: there is no date on the page but the sources' own.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fastft import __version__
-from fastft.report.loaders import ceilings_section, speed_keys, throughput_section
-from fastft.report.parts import Key, Section
-from fastft.report.proof import (
-    evaluation_section,
-    machine_section,
-    parity_section,
-    proof_keys,
-)
-from fastft.report.sources import Sources, read_sources
-from fastft.report.suites import growth_section
-from fastft.report.training import training_keys, training_section
+from fastft.report.sources import SECTIONS, Source, read_sources
+from fastft.results.numbers import UNKNOWN
+from fastft.results.plots import Panel
+from fastft.results.svg import draw_svg
+from fastft.results.tables import Cell, Key, Section, Table, fold
 from pipelines.atomic import write_whole
 from pipelines.errors import DataError, UsageError, one_line
 
@@ -95,28 +91,26 @@ def check_out(out: Path) -> None:
         raise UsageError("--out", found, "a new file or an earlier page", "name another")
 
 
-def make_page(found: Sources, title: str = "") -> Page:
-    """Lay out what was found."""
-    sections = (
-        throughput_section(found.benches, found.suites),
-        ceilings_section(found.benches),
-        growth_section(found.suites),
-        parity_section(found.pixels, found.models),
-        training_section(found.runs, found.experiments),
-        evaluation_section(found.evaluations),
-        machine_section([(each.name, each.environment) for each in found.all]),
-    )
-    keys = (
-        *speed_keys(found.benches, found.suites),
-        *proof_keys(found.pixels, found.models, found.evaluations),
-        *training_keys(found.runs, found.experiments),
-    )
-    sources = tuple(dict.fromkeys(each.name for each in found.all))
+def make_page(found: Sequence[Source], title: str = "") -> Page:
+    """Lay out what was found.
+
+    Raises:
+        DataError: figures of a file do not belong together.
+    """
+    sections = []
+    for kind, section in SECTIONS.items():
+        chosen = [(each.name, *each.parts) for each in found if each.kind == kind]
+        if chosen:
+            with _telling([each.name for each in found if each.kind == kind]):
+                sections.append(section(chosen))
+    sections.append(_machines(found))
+    shown = tuple(each for each in sections if each is not None)
+    sources = tuple(dict.fromkeys(each.name for each in found))
     return Page(
         title=one_line(title) or _title(sources),
         sources=sources,
-        keys=keys,
-        sections=tuple(each for each in sections if each is not None),
+        keys=tuple(key for each in shown for key in each.keys),
+        sections=shown,
     )
 
 
@@ -134,10 +128,43 @@ def render(page: Page) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_read("page.html")).render(
-        page=page, policy=policy, style=Markup(style), script=Markup(script),
-        generator=f"{_GENERATOR} {__version__}",
-    ) + "\n"  # fmt: skip
+    number = count()
+
+    def svg(panel: Panel) -> Markup:
+        return draw_svg(panel, f"chart {next(number)}")
+
+    template = environment.from_string(_read("page.html"))
+    with _telling(page.sources):
+        text = template.render(
+            page=page, svg=svg, policy=policy, style=Markup(style), script=Markup(script),
+            generator=f"{_GENERATOR} {__version__}",
+        )  # fmt: skip
+    return f"{text}\n"
+
+
+def _machines(found: Sequence[Source]) -> Section:
+    """Machines and versions, sources with the same ones together."""
+    together: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for each in found:
+        together.setdefault(tuple(each.environment.items()), []).append(each.name)
+    columns = [dict(facts) for facts in together]
+    heads = ("", *(", ".join(dict.fromkeys(names)) for names in together.values()))
+    rows = tuple(
+        (Cell(fact), *(Cell(column.get(fact) or UNKNOWN) for column in columns))
+        for fact in fold([list(column) for column in columns])
+    )
+    title = "Machine and versions"
+    return Section("machine", title, (), (Table(title, heads, rows),))
+
+
+@contextmanager
+def _telling(names: Sequence[str]) -> Iterator[None]:
+    """Say of which sources it was whose fields have the right types, and do not fit together."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        found = f"its figures do not belong together ({type(error).__name__}: {error})"
+        raise DataError(", ".join(names), found, "files as fastft wrote them") from error
 
 
 def _title(sources: Sequence[str]) -> str:

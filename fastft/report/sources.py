@@ -1,25 +1,33 @@
-"""Sources of a page: files and folders of other commands, recognized by their content."""
+"""Sources of a page: files and folders of other commands, recognized by their content.
+
+Each kind is read by the room that wrote it, and laid out by its section.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fastft.report.read_bench import BENCH, Bench, read_bench
-from fastft.report.read_json import Fields, parse_object, read_bytes
-from fastft.report.read_proof import (
-    EVALUATION,
-    Accuracy,
-    Evaluation,
-    Pixels,
-    read_accuracy,
-    read_evaluation,
-    read_pixels,
-)
-from fastft.report.read_runs import Experiment, Run, read_experiment, read_run
-from fastft.report.read_suite import Suite, read_suite
+from fastft.bench.plots import bench_section
+from fastft.bench.result import Bench
+from fastft.bench.suites import read_suite, suites_section
+from fastft.evaluate.result import FORMAT, Evaluation
+from fastft.evaluate.section import evaluation_section
+from fastft.experiments.plots import experiments_section
+from fastft.experiments.results import Comparison, Sweep
+from fastft.parity.equivalence import AccuracyResult
+from fastft.parity.model_plots import accuracy_section
+from fastft.parity.pixel_plots import pixel_section
+from fastft.parity.result import Pixels
+from fastft.results.read import check, flatten, parse_object, read_bytes
+from fastft.results.tables import Picture, Section
 from fastft.runs.folder import CONFIG, METRICS
+from fastft.runs.result import read_run
+from fastft.runs.section import runs_section
 from pipelines.errors import DataError, UsageError, one_line
 
 #: Where `fastft evaluate` leaves what it finds of a run.
@@ -28,34 +36,43 @@ _EXPECTED = (
     "a folder or JSON of fastft train, bench, compare, sweep, parity or evaluate, or of the "
     "benchmark suites"
 )
-#: What a page is made of.
-Source = Bench | Suite | Run | Experiment | Pixels | Accuracy | Evaluation
 #: JSON files of a folder that are looked into.
 _MOST_FILES = 200
+#: A picture beside a JSON is taken into the page up to this size.
+_MOST_PICTURE_BYTES = 4 * 2**20
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_SIDE_PX = 20_000
+#: The sections of a page in their order, by the kind of their sources. Each takes tuples of a
+#: source's name and of what was read of it.
+SECTIONS: Mapping[str, Callable[[Sequence[Any]], Section | None]] = {
+    "bench": bench_section,
+    "suite": suites_section,
+    "pixels": pixel_section,
+    "models": accuracy_section,
+    "run": runs_section,
+    "experiment": experiments_section,
+    "evaluation": evaluation_section,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """All that was read, by kind, each in the order in which it was named."""
+class Source:
+    """What was read from a file or folder.
 
-    benches: tuple[Bench, ...] = ()
-    suites: tuple[Suite, ...] = ()
-    runs: tuple[Run, ...] = ()
-    experiments: tuple[Experiment, ...] = ()
-    pixels: tuple[Pixels, ...] = ()
-    models: tuple[Accuracy, ...] = ()
-    evaluations: tuple[Evaluation, ...] = ()
+    Attributes:
+        kind: of SECTIONS.
+        name: what the page calls it.
+        parts: what its section takes of it, behind its name.
+        environment: what it ran on, facts by name.
+    """
 
-    @property
-    def all(self) -> tuple[Bench | Suite | Run | Experiment | Pixels | Accuracy | Evaluation, ...]:
-        """One after another."""
-        return (
-            *self.benches, *self.suites, *self.runs, *self.experiments, *self.pixels,
-            *self.models, *self.evaluations,
-        )  # fmt: skip
+    kind: str
+    name: str
+    parts: tuple[Any, ...]
+    environment: dict[str, str]
 
 
-def read_sources(paths: Sequence[Path]) -> Sources:
+def read_sources(paths: Sequence[Path]) -> list[Source]:
     """Read whatever the paths hold that a page can show.
 
     Raises:
@@ -66,15 +83,7 @@ def read_sources(paths: Sequence[Path]) -> Sources:
     found: list[Source] = []
     for path, name in zip(paths, name_sources(paths), strict=True):
         found += _read_folder(path, name) if path.is_dir() else [_read_named(path, name)]
-    return Sources(
-        benches=tuple(each for each in found if isinstance(each, Bench)),
-        suites=tuple(each for each in found if isinstance(each, Suite)),
-        runs=tuple(each for each in found if isinstance(each, Run)),
-        experiments=tuple(each for each in found if isinstance(each, Experiment)),
-        pixels=tuple(each for each in found if isinstance(each, Pixels)),
-        models=tuple(each for each in found if isinstance(each, Accuracy)),
-        evaluations=tuple(each for each in found if isinstance(each, Evaluation)),
-    )
+    return found
 
 
 def name_sources(paths: Sequence[Path]) -> list[str]:
@@ -91,6 +100,24 @@ def name_sources(paths: Sequence[Path]) -> list[str]:
     return names
 
 
+def read_png(path: Path, title: str) -> Picture | None:
+    """A picture for the page; None where there is none, or none that the page would take.
+
+    The picture adds to the figures and is not needed.
+    """
+    try:
+        content = read_bytes(path, _MOST_PICTURE_BYTES)
+    except DataError:
+        return None
+    if not content.startswith(_PNG) or len(content) < 24 or content[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", content[16:24])
+    if not (0 < width <= _MOST_SIDE_PX and 0 < height <= _MOST_SIDE_PX):
+        return None
+    uri = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return Picture(title, uri, width, height)
+
+
 def _read_named(path: Path, name: str) -> Source:
     found = _read_file(path, name)
     if found is None:
@@ -101,7 +128,7 @@ def _read_named(path: Path, name: str) -> Source:
 def _read_folder(folder: Path, name: str) -> list[Source]:
     found: list[Source | None] = []
     if _is_run(folder):
-        found += [read_run(folder, name), *(_read_file(p, name) for p in _jsons(folder / _OF_RUN))]
+        found += [_read_run(folder, name), *(_read_file(p, name) for p in _jsons(folder / _OF_RUN))]
     else:
         files = _jsons(folder)
         # Several suites in a folder are told apart by their files.
@@ -121,6 +148,11 @@ def _jsons(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))[:_MOST_FILES]
 
 
+def _read_run(folder: Path, name: str) -> Source:
+    run = read_run(folder)
+    return Source("run", name, (run,), flatten(run.settings.environment))
+
+
 def _read_file(path: Path, name: str, suite: str | None = None) -> Source | None:
     """What a JSON file holds; None if nothing that a page shows.
 
@@ -129,27 +161,35 @@ def _read_file(path: Path, name: str, suite: str | None = None) -> Source | None
         name: what its source is called.
         suite: what it is called if it is a suite's.
     """
-    found = parse_object(read_bytes(path), str(path))
-    names = found.names
+    found, where = parse_object(read_bytes(path), str(path)), str(path)
+    names = found.keys()
     if names >= {"config", "environment"} and path.name == CONFIG and _is_run(path.parent):
-        return read_run(path.parent, path.absolute().parent.name)
-    if _says(found, "kind", BENCH):
-        return read_bench(found, name)
+        return _read_run(path.parent, path.absolute().parent.name)
     if names >= {"benchmarks", "machine_info"}:
-        return read_suite(found, suite or name)
-    if _says(found, "format", EVALUATION):
-        return read_evaluation(found, name, path)
-    if names >= {"variants", "gains"} or names >= {"variants", "best"}:
-        return read_experiment(found, name)
-    if names >= {"rows", "verdicts", "worst"}:
-        return read_pixels(found, name, path)
-    if names >= {"findings", "losses"}:
-        return read_accuracy(found, name)
+        parts = read_suite(found, where)
+        return Source("suite", suite or name, parts, _machine(parts[0]["machine_info"]))
+    kinds: tuple[tuple[bool, str, type, str], ...] = (
+        (found.get("kind") == "fastft bench", "bench", Bench, ""),
+        (found.get("format") == FORMAT, "evaluation", Evaluation, "top_losses.png"),
+        (names >= {"variants", "gains"}, "experiment", Comparison, ""),
+        (names >= {"variants", "best"}, "experiment", Sweep, ""),
+        (names >= {"rows", "verdicts", "worst"}, "pixels", Pixels, "pixels.png"),
+        (names >= {"findings", "losses"}, "models", AccuracyResult, ""),
+    )
+    for is_it, kind, result, picture in kinds:
+        if is_it:
+            read: Any = check(result, found, where)
+            beside = (read_png(path.with_name(picture), _TITLES[picture]),) if picture else ()
+            return Source(kind, name, (read, *beside), flatten(read.environment))
     return None
 
 
-def _says(found: Fields, name: str, value: str) -> bool:
-    try:
-        return found.text(name) == value
-    except DataError:
-        return False
+_TITLES = {"top_losses.png": "Highest losses", "pixels.png": "Where the pixels differ most"}
+
+
+def _machine(found: Mapping[str, Any]) -> dict[str, str]:
+    """A suite's machine, in the words of the other commands."""
+    facts = {key.removeprefix("versions."): value for key, value in flatten(found).items()}
+    if "cores" in facts:
+        facts["cpus"] = facts.pop("cores")
+    return facts

@@ -1,17 +1,21 @@
-"""The picture of a run: loss, accuracy and where the time went."""
+"""The charts of runs: loss, accuracy and where the time went, in a picture and in a page."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fastft.results.charts import Line, line_panel
+from fastft.results.numbers import Number, write_share_tick, write_tick
+from fastft.results.plots import GREEN, GREY, RED, Panel, save_panels
 from fastft.runs.metrics import EpochMetrics, StepMetrics, read_metrics
-from fastft.system.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, save_figure
+from fastft.runs.result import Run, thin_losses, wait_share
+
+Of = Callable[[EpochMetrics], float | None]
 
 
 def draw_curves(metrics: Path, out: Path) -> None:
@@ -20,53 +24,59 @@ def draw_curves(metrics: Path, out: Path) -> None:
     Nothing is drawn before the first epoch has ended.
     """
     steps, epochs = read_metrics(metrics)
-    if not epochs:
-        return
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12, 3.6), layout="constrained")
-        loss, accuracy, rate = figure.subplots(1, 3)
-        _draw_loss(loss, steps, epochs)
-        _draw_accuracy(accuracy, epochs)
-        _draw_time(rate, epochs)
-        for axes in (loss, accuracy, rate):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        save_figure(figure, out)
+    if epochs:
+        save_panels(run_panels(steps, epochs), out)
 
 
-def _draw_loss(axes: Axes, steps: list[StepMetrics], epochs: list[EpochMetrics]) -> None:
-    # The first epoch is whole; the last may not be, in a run that was left.
-    per_epoch = sum(row.epoch == 0 for row in steps)
-    at = [(row.step + 1) / per_epoch for row in steps]
-    axes.plot(at, [row.loss for row in steps], color=BLUE, alpha=0.35, lw=1)
-    ends = [row.epoch + 1 for row in epochs]
-    axes.plot(ends, [row.train_loss for row in epochs], color=BLUE, marker="o", label="training")
-    axes.plot(ends, [row.eval_loss for row in epochs], color=ORANGE, marker="s", label="evaluation")
-    # One wild early step must not flatten the rest.
-    top = max(
-        [float(np.quantile([row.loss for row in steps], 0.98))]
-        + [value for row in epochs for value in (row.train_loss, row.eval_loss)]
+def run_panels(steps: Sequence[StepMetrics], epochs: Sequence[EpochMetrics]) -> tuple[Panel, ...]:
+    """One run's loss by step and epoch, its accuracy, and where each epoch's time went."""
+    best = max((each.eval_accuracy for each in epochs), default=float("nan"))
+    losses = [
+        Line("steps", thin_losses(steps), is_faint=True),
+        _line("training", epochs, lambda each: each.train_loss),
+        _line("evaluation", epochs, lambda each: each.eval_loss),
+    ]
+    accuracies = [
+        _line("training", epochs, lambda each: each.train_accuracy),
+        _line("evaluation", epochs, lambda each: each.eval_accuracy),
+    ]
+    rate = float(np.median([each.img_per_s for each in epochs])) if epochs else 0.0
+    panels = [line_panel("Loss", losses, x_label="epoch")]
+    if epochs:
+        panels += [
+            line_panel(
+                f"Accuracy (best evaluation {best:.3f})", accuracies, x_label="epoch",
+                from_zero=False,
+            ),
+            Panel(f"Seconds per epoch ({rate:,.0f} training images/s)",
+                  lambda axes: _draw_time(axes, epochs)),
+        ]  # fmt: skip
+    return tuple(panels)
+
+
+def comparison_panels(runs: Sequence[tuple[str, Run]]) -> tuple[Panel, ...]:
+    """Several runs in one chart for each thing, by name."""
+
+    def panel(title: str, of: Of, tick: Number = write_tick, from_zero: bool = False) -> Panel:
+        lines = [_line(name, run.epochs, of) for name, run in runs]
+        return line_panel(title, lines, x_label="epoch", y_tick=tick, from_zero=from_zero)
+
+    return (
+        panel("Training loss", lambda each: each.train_loss, from_zero=True),
+        panel("Evaluation loss", lambda each: each.eval_loss, from_zero=True),
+        panel("Training accuracy", lambda each: each.train_accuracy),
+        panel("Evaluation accuracy", lambda each: each.eval_accuracy),
+        panel("Training images/s", lambda each: each.img_per_s, from_zero=True),
+        panel("Share of steps spent waiting", wait_share, write_share_tick, from_zero=True),
     )
-    axes.set(title="Loss", xlabel="epoch", ylim=(0, top * 1.08))
-    axes.set_xlim(0, max(len(epochs), at[-1]) * 1.02)
-    axes.legend()
 
 
-def _draw_accuracy(axes: Axes, epochs: list[EpochMetrics]) -> None:
-    ends = [row.epoch + 1 for row in epochs]
-    evaluated = [row.eval_accuracy for row in epochs]
-    axes.plot(
-        ends, [row.train_accuracy for row in epochs], color=BLUE, marker="o", label="training"
-    )
-    axes.plot(ends, evaluated, color=ORANGE, marker="s", label="evaluation")
-    low = min(min(evaluated), min(row.train_accuracy for row in epochs))
-    title = f"Accuracy (best evaluation {max(evaluated):.3f})"
-    axes.set(title=title, xlabel="epoch", ylim=(max(0, low - 0.08), 1.01))
-    axes.set_xlim(0, len(epochs) * 1.02)
-    axes.legend(loc="lower right")
+def _line(name: str, epochs: Sequence[EpochMetrics], of: Of) -> Line:
+    return Line(name, tuple((each.epoch + 1.0, of(each)) for each in epochs))
 
 
-def _draw_time(axes: Axes, epochs: list[EpochMetrics]) -> None:
-    """Where each epoch's time went, as a stack; the rate is written above it."""
+def _draw_time(axes: Axes, epochs: Sequence[EpochMetrics]) -> None:
+    """Draw each epoch's time as a stack."""
     ends = np.array([row.epoch + 1 for row in epochs])
     wait = np.array([row.wait_s for row in epochs])
     step = np.array([row.train_s for row in epochs]) - wait
@@ -74,8 +84,7 @@ def _draw_time(axes: Axes, epochs: list[EpochMetrics]) -> None:
     axes.bar(ends, step, color=GREEN, label="training step")
     axes.bar(ends, wait, bottom=step, color=RED, label="waiting for input")
     axes.bar(ends, evaluation, bottom=step + wait, color=GREY, alpha=0.5, label="evaluation")
-    median = float(np.median([row.img_per_s for row in epochs]))
     tallest = float((step + wait + evaluation).max())
-    axes.set(title=f"Seconds per epoch ({median:,.0f} training images/s)", xlabel="epoch")
-    axes.set(ylim=(0, tallest * 1.45), xlim=(0.2, len(epochs) + 0.8))
+    axes.set(xlabel="epoch", ylim=(0, tallest * 1.5 or 1.0), xlim=(0.2, len(epochs) + 0.8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper right", fontsize=8)

@@ -11,9 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from fastft.results.read import check_line, read_bytes
 from pipelines.errors import DataError, FormatError
 
 T = TypeVar("T")
+#: What the rows begin with, as `MetricsFile` writes them.
+_STEP, _EPOCH = b'{"kind": "step"', b'{"kind": "epoch"'
 _REMEDY = "free some of the disk, then continue with fastft train --resume"
 
 
@@ -109,30 +112,22 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
-    """The rows of a `metrics.jsonl`.
+    """The rows of a `metrics.jsonl`; half a row that a killed process left is passed over.
 
     Raises:
-        DataError: there is no such file.
-        FormatError: a line is not a row.
+        DataError: there is no such file, or a row lacks a field or has one of another type.
     """
     steps: list[StepMetrics] = []
     epochs: list[EpochMetrics] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(path, error.strerror or "cannot be read", "a run's metrics") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(path, "not text", "a run's metrics", "") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row: dict[str, Any] = json.loads(line)
-            kind = row.pop("kind")
-            if kind == "step":
-                steps.append(fill(StepMetrics, row))
-            else:
-                epochs.append(fill(EpochMetrics, row))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise FormatError(f"{path}:{number}", "not a row of metrics", "", "") from error
+    lines = read_bytes(path).split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):
+        where = f"{path}:{number}"
+        if line.startswith(_STEP):
+            steps.append(check_line(StepMetrics, line, where))
+        elif line.startswith(_EPOCH):
+            epochs.append(check_line(EpochMetrics, line, where))
+        else:
+            raise FormatError(where, "not a row of metrics", "one of fastft train", "")
     return steps, epochs
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
+from drawn import find_overlaps
 from PIL import Image
 
-from fastft.bench import plots as show_bench
 from fastft.bench import run as bench
 from fastft.bench import worker as gauge
-from fastft.bench.ceilings import count
+from fastft.bench.plots import bench_panels
+from fastft.bench.result import Bench
+from fastft.bench.run import TABLE
 from fastft.config.bench import CONTENDERS, BenchConfig
 from fastft.config.checks import defaults
+from fastft.results.read import check
 from fastft.system import isolated as child
 from pipelines.formats.beton import read_index
 
@@ -251,41 +253,17 @@ def test_help_teaches(fastft: Run) -> None:
 
 @pytest.mark.parametrize(("workers", "model"), [("2", 3.4), ("1,2,4,8", 90.0), ("2", 2e6)])
 def test_no_text_of_the_picture_covers_another(
-    workers: str, model: float, answers: Answers, fastft: Run, data: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    drawn: list[Figure] = []
-    save = show_bench.save_figure
-
-    def keep(figure: Figure, out: Path) -> None:
-        drawn.append(figure)
-        save(figure, out)
-
-    monkeypatch.setattr(show_bench, "save_figure", keep)
+    workers: str, model: float, answers: Answers, fastft: Run, data: Path, tmp_path: Path
+) -> None:
     # The widest spread of figures, and the model's line where the longest texts are.
     answers[""]["stages"][1]["img_per_s"] = 2_345_678.0
     answers[""]["stages"][7]["img_per_s"] = model
     answers["stock"]["img_per_s"] = 3.21
     assert fastft("bench", data, "--out", tmp_path, "--workers", workers)[0] == 0
-    [figure] = drawn
-    figure.draw_without_rendering()
-    bars = figure.axes[0]
-    bold = [each.get_text() for each in bars.get_yticklabels() if each.get_weight() == "bold"]
-    least = count(min(map(int, workers.split(","))), "worker")
-    assert bold[:2] == ["each stage alone", "loaders"]
-    if model < 100:
-        assert bold[2:] == [f"torchvision, {least}"]
-    texts = [*bars.texts, *bars.get_yticklabels(), bars.xaxis.label, *figure.texts]
-    boxes = [text.get_window_extent() for text in texts if text.get_text()]
-    assert len(boxes) > 20
-    ceilings = [line.get_window_extent() for line in bars.lines if line.get_color() == "black"]
-    assert len(ceilings) >= len(CONTENDERS)
-    boxes += ceilings
-    assert all(text.get_window_extent().x1 <= bars.bbox.x1 for text in bars.texts)
-    for at, box in enumerate(boxes):
-        assert figure.bbox.x0 <= box.x0
-        assert box.x1 <= figure.bbox.x1
-        assert not any(box.overlaps(other) for other in boxes[:at]), at
+    path = tmp_path / TABLE
+    heading, panels = bench_panels(check(Bench, json.loads(path.read_text()), str(path)))
+    assert len(panels) == (3 if "," in workers else 2)
+    assert find_overlaps(panels, heading) == []
 
 
 def test_three_photos_of_one_class_end_to_end(

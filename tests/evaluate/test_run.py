@@ -14,7 +14,8 @@ from rich.console import Console
 from runs import ARCH, Command, batches_of
 
 from fastft.config.commands import EvaluateConfig
-from fastft.evaluate.plots import SampleRow, draw_top_losses
+from fastft.evaluate.plots import draw_top_losses
+from fastft.evaluate.result import SampleRow
 from fastft.evaluate.run import FILES, run_evaluate
 from fastft.evaluate.scores import Findings, wilson_interval
 from fastft.model.classifier import restore_model

@@ -8,16 +8,9 @@ from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
 
-from fastft.evaluate.plots import (
-    SampleRow,
-    Shown,
-    draw_confusion,
-    draw_sheet,
-    draw_top_losses,
-    enumerate_names,
-    print_findings,
-    shorten,
-)
+from fastft.evaluate.plots import Shown, draw_confusion, draw_sheet, draw_top_losses, shorten
+from fastft.evaluate.result import Evaluation, SampleRow
+from fastft.evaluate.run import _figures
 from fastft.evaluate.scores import (
     class_scores,
     confused_pairs,
@@ -27,6 +20,7 @@ from fastft.evaluate.scores import (
     log_softmax,
     wilson_interval,
 )
+from fastft.evaluate.section import enumerate_names, print_evaluation
 
 #: Formulas, broken formulas, markup, letters that no font has, control characters, no Unicode.
 HOSTILE = ("$a$", r"$\frac{$", "a$b", "[red]x[/]", "猫と犬", "line\nbreak", "\udcff", "x" * 300)
@@ -159,7 +153,10 @@ def image_of(png: bytes) -> Image.Image:
 
 def printed(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -> str:
     console = Console(file=io.StringIO(), width=200)
-    print_findings(judge(outputs(predicted, len(names)), labels), names, console)
+    made = {"config": {}, "checkpoint": {}, "environment": {}, "seconds": 1.0, "top_losses": ()}
+    how = {"data": "d", "loader": "ffcv", "batch_size": 8, "device": "cpu", "dtype": "float32"}
+    figures = _figures(judge(outputs(predicted, len(names)), labels), names)
+    print_evaluation(Evaluation(**made, **how, **figures), console)
     file: Any = console.file
     return str(file.getvalue())
 
@@ -242,13 +239,7 @@ def test_pictures_take_any_name() -> None:
 
 
 def test_names_that_begin_alike_are_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Shown] = []
-
-    def spy(shown: list[Shown], out: Any) -> None:
-        drawn.extend(shown)
-        out.write_bytes(b"")
-
-    monkeypatch.setattr("fastft.evaluate.plots.draw_predictions", spy)
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **options: titles.append(text))
     draw_sheet([Shown(Image.new("RGB", (9, 9)), "x" * 99 + "$", 0.5, "x" * 99)])
-    assert drawn[0].predicted != drawn[0].truth
-    assert drawn[0].predicted.endswith(r"\$")
+    assert titles == ["x" * 99 + "$ 0.50\n(is " + "x" * 99 + ")"]

@@ -38,7 +38,7 @@ LAYERS = (
     ("pipelines.loaders",),
     ("pipelines",),  # what it offers to others
     ("fastft",),  # its version
-    ("fastft.config", "fastft.system"),
+    ("fastft.config", "fastft.results", "fastft.system"),
     ("fastft.datasets", "fastft.runs"),
     ("fastft.model",),
     ("fastft.train",),

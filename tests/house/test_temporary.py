@@ -97,7 +97,7 @@ def test_temporary_files_are_private_and_cannot_be_guessed(
     went(1, "synth", tmp_path / "synth", "--classes", 2, "--per-class", 2, "--size", "40x40")
     went(1, "show", data, "--out", tmp_path / "sheet.png")
     outputs = [f"--{kind}={tmp_path / kind}" for kind in ("csv", "json", "sheet")]
-    went(4, "predict", run, photos / "test", *outputs)
+    went(3, "predict", run, photos / "test", *outputs)
     made.clear()
     with make_resident(data / "test.beton", store_file=tmp_path / "px.store") as loader:
         next(iter(loader))
@@ -203,5 +203,5 @@ def test_no_other_place_makes_any() -> None:
                 seen.add(file.name)
     assert seen == {
         "atomic.py", "contact_sheet.py", "dali_decoding.py", "fetch.py", "isolated.py",
-        "models.py", "part.py", "pixels.py", "plots.py", "shared_file.py", "stock.py", "synth.py",
+        "models.py", "part.py", "pixels.py", "shared_file.py", "stock.py", "synth.py",
     }  # fmt: skip

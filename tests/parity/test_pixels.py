@@ -11,7 +11,8 @@ from PIL import Image
 
 from fastft.datasets.synth import SynthConfig, write_synth
 from fastft.parity.distance import Differences
-from fastft.parity.pixels import AS_STORED, Comparison, compare, pick_loaders
+from fastft.parity.pixels import Comparison, compare, pick_loaders
+from fastft.parity.result import AS_STORED
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import Source, open_source

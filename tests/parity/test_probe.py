@@ -11,7 +11,8 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from fastft.parity.probe import MAX_PROBES, SHAPES, Crops, probe_shape, read_crops, write_probes
-from fastft.parity.stock import SUSPECT_P, compare_crops
+from fastft.parity.result import SUSPECT_P
+from fastft.parity.stock import compare_crops
 from pipelines.formats.source import Source, open_source
 from pipelines.loaders import make_loader
 from pipelines.plan import make_plan

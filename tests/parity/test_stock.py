@@ -8,7 +8,8 @@ import pytest
 from effort import choose
 from processes import SERVER, send_interpreted
 
-from fastft.parity.stock import STOCK, SUSPECT_P, compare_stock
+from fastft.parity.result import SUSPECT_P
+from fastft.parity.stock import STOCK, compare_stock
 from pipelines.errors import DataError
 
 LIBRARIES = {"torchvision": "torchvision", "ffcv": "ffcv", "dali": "nvidia.dali"}

@@ -48,12 +48,13 @@ FIND_UNTOLD = """() => {
   let count = 0;
   const untold = [];
   for (const figure of document.querySelectorAll("figure:has(svg)")) {
-    const told = new Set([...figure.querySelectorAll("td, th")].map((cell) => cell.textContent));
-    const shown = [...figure.querySelectorAll(".value")].map((each) => each.textContent);
-    for (const title of figure.querySelectorAll(".marker > title"))
-      shown.push(title.textContent.split(": ").pop());
-    count += shown.length;
-    untold.push(...shown.filter((each) => !told.has(each)));
+    const told = [...figure.querySelectorAll("td, th")].map((cell) => cell.textContent).join(" ");
+    const numbers = new Set(told.match(/[\\d.,]+/g));
+    for (const each of figure.querySelectorAll(".value")) {
+      const shown = each.textContent.replace("+", "").match(/\\d[\\d.,]*/g) || [];
+      count += shown.length;
+      untold.push(...shown.filter((number) => !numbers.has(number.replace(/,$/, ""))));
+    }
   }
   return [count, untold];
 }"""
@@ -85,12 +86,13 @@ FIND_CONTRASTS = """() => {
     element.checkVisibility() && !(element instanceof SVGElement) && element.tagName !== "SCRIPT"
     && [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
   const found = texts.map((each) => ["text", each.textContent, contrast(each, "color")]);
-  for (const each of document.querySelectorAll("svg text"))
+  // The matrix of models has cells of its own behind its numbers.
+  for (const each of document.querySelectorAll("svg :not(.cell) > text"))
     found.push(["text", each.textContent, contrast(each, "fill")]);
-  for (const each of document.querySelectorAll(".bar, .dot, .mark"))
-    found.push(["mark", each.outerHTML, contrast(each, "fill")]);
-  for (const each of document.querySelectorAll(".line:not(.faint), .stem, .across"))
-    found.push(["mark", each.outerHTML.slice(0, 80), contrast(each, "stroke")]);
+  for (const property of ["fill", "stroke"])
+    for (const each of document.querySelectorAll(`svg [class*="${property}-s"]:not([opacity], `
+                                                 + `[${property}-opacity])`))
+      found.push(["mark", each.outerHTML.slice(0, 80), contrast(each, property)]);
   return found;
 }"""
 
@@ -185,8 +187,8 @@ def test_all_is_in_its_place(name: str, request: pytest.FixtureRequest, open_pag
 
 def test_all_sections_are_visible_and_listed(report: Path, open_page: Open) -> None:
     page = open_page(report, 360)
-    titles = ["Throughput", "Stage ceilings", "Growth", "Parity", "Training", "Evaluation",
-              "Machine and versions"]  # fmt: skip
+    titles = ["Speed here", "Benchmarks", "Parity", "Models", "Training", "Experiments",
+              "Evaluation", "Machine and versions"]  # fmt: skip
     assert page.locator("section > h2").all_inner_texts() == titles
     sizes = page.evaluate("""() => [...document.querySelectorAll(".block")]
         .map((block) => block.getBoundingClientRect()).map((box) => [box.width, box.height])""")
@@ -202,7 +204,7 @@ def test_all_sections_are_visible_and_listed(report: Path, open_page: Open) -> N
 def test_tables_hold_every_charted_number(report: Path, open_page: Open) -> None:
     count, untold = open_page(report).evaluate(FIND_UNTOLD)
     assert untold == []
-    assert count > 150
+    assert count > 50
 
 
 @pytest.mark.parametrize(("scheme", "marks"), [("light", 2.0), ("dark", 3.0)])
@@ -222,8 +224,8 @@ def test_contrast(scheme: str, marks: float, report: Path, open_page: Open) -> N
 
 def test_a_table_is_sorted_by_its_heads(report: Path, open_page: Open) -> None:
     page = open_page(report)
-    page.locator("#throughput summary").first.click()
-    table = page.locator("#throughput table").first
+    page.locator("#bench summary").first.click()
+    table = page.locator("#bench table").first
     head = table.locator("th", has=page.get_by_role("button", name="images/s", exact=True)).first
     column = head.evaluate("(cell) => cell.cellIndex")
 
@@ -243,14 +245,17 @@ def test_a_table_is_sorted_by_its_heads(report: Path, open_page: Open) -> None:
 
 def test_unknown_values_are_sorted_last(tmp_path: Path, open_page: Open) -> None:
     bench = write_bench(tmp_path)
-    edit(tmp_path / "bench.json", lambda content: content["loaders"][0].update(img_per_s=None))
+    edit(
+        tmp_path / "bench.json",
+        lambda content: content["loaders"][0].update(ceiling_img_per_s=None),
+    )
     write_report([bench], tmp_path / "report.html")
     page = open_page(tmp_path / "report.html")
     page.locator("summary").first.click()
     table = page.locator("table").first
     for _ in range(2):
-        table.get_by_role("button", name="images/s", exact=True).click()
-        assert table.locator("tbody tr").last.locator(":nth-child(3)").inner_text() == "\u2013"
+        table.get_by_role("button", name="ceiling", exact=True).click()
+        assert table.locator("tbody tr").last.locator(":nth-child(6)").inner_text() == "\u2013"
 
 
 def test_what_sources_say_is_text_and_nothing_else(tmp_path: Path, open_page: Open) -> None:
@@ -258,14 +263,15 @@ def test_what_sources_say_is_text_and_nothing_else(tmp_path: Path, open_page: Op
 
     def poison(value: Any) -> Any:
         if isinstance(value, dict):
-            kept = {"kind", "format", "rows", "verdicts"}
-            return {key: each if key in kept - {"rows", "verdicts"} else poison(each)
-                    for key, each in value.items()}  # fmt: skip
+            kept = {"kind", "format"}
+            return {key: each if key in kept else poison(each) for key, each in value.items()}
         if isinstance(value, list):
             return [poison(each) for each in value]
         return HOSTILE if isinstance(value, str) else value
 
     for path in tmp_path.glob("*/*.json"):
+        if path.name in ("sweep.json", "accuracy.json"):  # names in them refer to each other
+            continue
         path.write_text(json.dumps(poison(json.loads(path.read_text()))))
     write_report(sources, tmp_path / "report.html", HOSTILE)
     page = open_page(tmp_path / "report.html", 360)

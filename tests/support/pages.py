@@ -15,7 +15,9 @@ from fastft.experiments.results import (
     FINE_TUNED,
     FROZEN,
     SCRATCH,
+    Comparison,
     Run,
+    Sweep,
     Variant,
     as_json,
     difference,
@@ -49,11 +51,13 @@ LOADERS = (
     ("dali", (601.0, 1_097.4), 1.6126, "decode_all_cores"),
     ("torchvision", (540.1, 1_052.5), 1.8232, "decode_all_cores"),
 )
+#: Of the runs that are compared.
+_SETTINGS = {"epochs": 1, "size": 64, "recipe": "default"}
 #: Contender of the growth suite, side, images/s and bytes of memory on 1,000 samples.
 GROWING = (
     ("fastft resident", "fastft", 13_743.0, 1.2e9), ("fastft ffcv", "fastft", 2_290.0, 9.2e8),
-    ("FFCV, its own pipeline", "stock", 1_410.0, 1.9e9),
-    ("DALI, its own pipeline", "stock", 1_204.0, 1.0e9),
+    ("FFCV", "stock", 1_410.0, 1.9e9),
+    ("DALI", "stock", 1_204.0, 1.0e9),
     ("torchvision, Pillow", "stock", 713.0, 1.8e9),
 )  # fmt: skip
 
@@ -97,21 +101,18 @@ def write_bench(folder: Path, **changes: Any) -> Path:
 
 def write_suite(path: Path, *, growth: bool = True, factor: float = 1.0) -> Path:
     """A JSON of the suites: duels, a field, growth, memory, start-up."""
-    duel, family = "fastft {}", "train 224 px, float32, normalized"
+    stock = [name for name, side, *_ in GROWING if side == "stock"]
     benchmarks = [
         _benchmark("convert", "fastft convert", factor * 4123.6, 0.4606, baseline=(
             "FFCV's DatasetWriter", factor * 825.8, 2.2029, 5.079), goal="ratio >= 3"),
-        _benchmark(f"{family}: dali", duel.format("dali"), factor * 1097.4, 1.6126, baseline=(
-            "stock dali", factor * 1204.1, 1.5825, 0.922), goal="ratio >= 0.95"),
-        _benchmark(f"{family}: ffcv, JPEG", duel.format("ffcv, JPEG"), factor * 2289.5, 0.8443,
-                   baseline=("stock ffcv, JPEG", factor * 1412.9, 1.3962, 1.596)),
-        _benchmark(f"{family}: resident", duel.format("resident, first epoch"), 1767.2, 1.081,
-                   baseline=("stock dali", factor * 1204.1, 1.5825, 1.396)),
+        _benchmark("a group of its own", "a contender", factor * 12.0, 0.1, baseline=(
+            "another", factor * 10.0, 0.1, 1.2)),
         *(_benchmark("loaders: JPEG, 2 cores", name, factor * rate, 2e3 / rate, side=side,
-                     ratio_to={} if side == "stock" else {"torchvision, Pillow": [3.2, 3.1, 3.4]})
+                     reads="pixels" if "resident" in name else "jpeg",
+                     ratio_to={other: [3.2, 3.1, 3.4] for other in stock if other != name})
           for name, side, rate, _ in reversed(GROWING)),
-        _benchmark("memory", "fastft ffcv", None, None, peak_bytes=915_046_400, workers=2),
-        _benchmark("memory", "stock ffcv", None, None, peak_bytes=1_928_966_144, workers=2),
+        *(_benchmark("memory", name, None, None, peak_bytes=0.9 * peak, peak_bytes_with_large=peak)
+          for name, peak in (("fastft ffcv", 1.015e9), ("stock ffcv", 2.029e9))),
         _benchmark("start-up", "", None, None, contenders=[
             {"contender": name, "side": side, "imported_s": 1.1, "first_batch_s": first_s,
              "process_s": first_s + 1.2, "goal": "ratio <= 0.25", "ratio_to": {}}
@@ -188,22 +189,21 @@ def write_comparison(folder: Path) -> Path:
     """A `compare.json`; returns its folder."""
     variants = [_variant(name, accuracy) for name, accuracy in
                 ((FINE_TUNED, 0.84), (SCRATCH, 0.60), (FROZEN, 0.75))]  # fmt: skip
-    gains = {each.name: asdict(difference(variants[0], each)) for each in variants[1:]}
-    content = {"config": {}, "environment": ENVIRONMENT, "variants": as_json(variants)}
-    return _write(folder / "compare.json", {**content, "gains": gains}).parent
+    gains = {each.name: difference(variants[0], each) for each in variants[1:]}
+    found = Comparison(_SETTINGS, ENVIRONMENT, tuple(variants), gains)
+    return _write(folder / "compare.json", as_json(found)).parent
 
 
 def write_sweep(folder: Path) -> Path:
     """A `sweep.json`; returns its folder."""
     rates = (0.001, 0.01, 0.1)
-    variants = [
+    variants = tuple(
         _variant(f"{start}, lr {lr:g}", accuracy - 0.05 * abs(math.log10(lr) + 2), lr)
         for start, accuracy in ((FINE_TUNED, 0.84), (SCRATCH, 0.60))
         for lr in rates
-    ]
-    content = {"config": {}, "environment": ENVIRONMENT, "variants": as_json(variants)}
-    best = {FINE_TUNED: 0.01, SCRATCH: 0.01}
-    return _write(folder / "sweep.json", {**content, "best": best}).parent
+    )
+    found = Sweep(_SETTINGS, ENVIRONMENT, variants, {FINE_TUNED: 0.01, SCRATCH: 0.01})
+    return _write(folder / "sweep.json", as_json(found)).parent
 
 
 def write_pixels(folder: Path) -> Path:
@@ -270,6 +270,8 @@ def write_evaluation(folder: Path, classes: int = 4) -> Path:
     ]  # fmt: skip
     content = {
         "format": "fastft-evaluation", "version": 1, "config": {}, "environment": ENVIRONMENT,
+        "checkpoint": {}, "data": "data/test.beton", "loader": "ffcv", "batch_size": 64,
+        "device": "cpu", "dtype": "float32", "seconds": 1.5,
         "samples": samples, "right": right, "accuracy": right / samples,
         "interval": list(wilson_interval(right, samples)), "plain_accuracy": None, "loss": 0.61,
         "macro_f1": 0.8, "classes": rows,

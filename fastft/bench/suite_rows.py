@@ -1,4 +1,4 @@
-"""What a run of the suites says, as rows of README's table: which figures, and in which words.
+"""Rows of the suites' table: which figures of a run, and in which words.
 
 A row is made where its benchmarks are in the JSON, else left out. A cell is made of figures, each
 of which may have its counterpart of another run in brackets.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.verdicts import Ratio
+from fastft.results.numbers import Ratio
 
 OURS = "fastft "
 TORCHVISION, FFCV, MEMORY_FFCV = "torchvision, Pillow", "FFCV", "stock ffcv"
@@ -96,7 +96,8 @@ def _duels(entries: Sequence[Entry], group: str) -> Iterator[Row]:
     for info in _infos(entries, group):
         if "baseline" not in info:
             continue
-        yield _duel(CONVERTING.get(info["contender"], info["contender"]), [info])
+        contender: str = info["contender"]
+        yield _duel(CONVERTING.get(contender) or contender, [info])
 
 
 def _duel(what: str, infos: Sequence[Entry]) -> Row:
@@ -137,11 +138,12 @@ def _verdicts(infos: Sequence[Entry], verdicts: Iterable[Entry]) -> Iterator[Row
         if "best" not in verdict["what"]:
             continue
         came = Ratio(verdict["ratio"], verdict["low"], verdict["high"])
-        sides = (
+        ours, theirs = (
             (Figure(rates[verdict[side]], verdict[side]),) if verdict[side] in rates else ()
             for side in ("ours", "theirs")
         )
-        yield Row(f"{verdict['what']}: goal {verdict['goal']:g}", *sides, (Figure(str(came)),))
+        what = f"{verdict['what']}: goal {verdict['goal']:g}"
+        yield Row(what, ours, theirs, (Figure(str(came)),))
 
 
 def _kernel(entries: Sequence[Entry]) -> Iterator[Row]:

@@ -1,126 +1,17 @@
-"""Parts of a page, and the format of its numbers: the same in a chart and in its table."""
+"""How numbers are written: the same in a chart, in its table and on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
-from markupsafe import Markup
-
+Number = Callable[[float | None], str]
 #: For what is not known.
 UNKNOWN = "\N{EN DASH}"
-#: Rows of a table: more are read in the source.
-_MOST_ROWS = 1000
 _KILO, _MEGA, _GIGA = 1e3, 1e6, 1e9
 #: From here on an exponent is easier to read than all digits.
 _LONG = 1e10
-
-
-class Source(Protocol):
-    """Whatever was read from a file or folder, which has a name on the page."""
-
-    @property
-    def name(self) -> str:
-        """The name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of a table: its text, what it is sorted by, and whether it is `good` or `bad`."""
-
-    text: str
-    value: float | None = None
-    tone: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table; its first column names the row. A folded one is opened by its reader."""
-
-    kind: ClassVar[str] = "table"
-    title: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
-    folded: bool = False
-
-    @property
-    def shown(self) -> tuple[tuple[Cell, ...], ...]:
-        """As many of the rows as a page can hold."""
-        return self.rows[:_MOST_ROWS]
-
-    @property
-    def numeric(self) -> tuple[bool, ...]:
-        """Which columns hold numbers."""
-        return tuple(
-            any(row[at].value is not None for row in self.shown) for at in range(len(self.heads))
-        )
-
-    @property
-    def left_out(self) -> int:
-        """The number of rows that are not shown."""
-        return len(self.rows) - len(self.shown)
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One chart of a figure, which `charts` or `lines` has drawn."""
-
-    title: str
-    chart: Markup
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Charts, and the table that holds each of their figures."""
-
-    kind: ClassVar[str] = "figure"
-    title: str
-    note: str
-    panels: tuple[Panel, ...]
-    table: Table
-
-
-@dataclass(frozen=True, slots=True)
-class Notes:
-    """Sentences."""
-
-    kind: ClassVar[str] = "notes"
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture as a data: URI, and its size in px."""
-
-    kind: ClassVar[str] = "picture"
-    title: str
-    uri: str
-    width: int
-    height: int
-
-
-Block = Table | Figure | Notes | Picture
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page."""
-
-    anchor: str
-    title: str
-    lead: tuple[str, ...]
-    blocks: tuple[Block, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A figure of the strip at the head of the page."""
-
-    figure: str
-    unit: str
-    what: str
 
 
 def write_rate(value: float | None) -> str:
@@ -217,16 +108,46 @@ def write_signed(value: float | None) -> str:
     return text[1:] if float(text) == 0 else text
 
 
-def capitalize(text: str) -> str:
-    """`text` as a sentence begins; no other letter is changed."""
-    return text[:1].upper() + text[1:]
+def write_points(value: float | None) -> str:
+    """A difference of shares, in points of a hundred."""
+    return UNKNOWN if value is None else f"{100 * value:+.1f}"
 
 
-def fold(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """All of them in the order in which they first come, each once."""
-    return tuple(dict.fromkeys(each for every in lists for each in every))
+def write_span(low: float | None, high: float | None, write: Number = write_accuracy) -> str:
+    """An interval; one seed has none."""
+    return "one seed" if low is None or high is None else f"{write(low)} to {write(high)}"
 
 
-def of_source(source: Source, among: Sequence[Source], text: str) -> str:
-    """`text`, with the name of its source before it if there are several."""
-    return f"{source.name}: {text}" if len(among) > 1 else text
+def write_ratio(value: float | None) -> str:
+    """How many times as much."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def count(number: int, name: str) -> str:
+    """So many of a thing, in words."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times as fast, over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} - {self.high:.2f})"
+
+
+def is_known(value: float | None) -> bool:
+    """Whether there is a number: neither None nor NaN nor infinity."""
+    return value is not None and math.isfinite(value)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are known; None if none is."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,137 @@
+"""The findings of `fastft evaluate` as tables on the terminal, and as a section of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from fastft.evaluate.result import Evaluation
+from fastft.results.charts import Bar, bar_panel
+from fastft.results.numbers import write_accuracy, write_measure, write_share
+from fastft.results.tables import (
+    Block,
+    Cell,
+    Column,
+    Exhibit,
+    Key,
+    Picture,
+    Section,
+    Table,
+    make_table,
+    of_source,
+    print_table,
+)
+
+#: Rows of each printed table at most; the JSON holds all.
+_CLASS_ROWS, _PAIR_ROWS = 20, 10
+#: Names that a sentence lists at most.
+_NAMED = 5
+#: A confusion matrix of more classes is no table any more; classes that a chart shows.
+_MOST_MATRIX, _MOST_CLASSES = 12, 16
+#: Shades of a cell of the matrix.
+_SHADES = 9
+
+
+def print_evaluation(found: Evaluation, console: Console) -> None:
+    """Print the figures, the hardest classes and the most frequent mistakes."""
+    console.print(_figures(found))
+    if found.plain_accuracy is not None:
+        console.print(
+            f"averaged over each image and its mirror image; accuracy of the images alone "
+            f"{found.plain_accuracy:.4f}"
+        )
+    print_table(class_table(found), console, _CLASS_ROWS)
+    if (more := len(found.classes) - _CLASS_ROWS) > 0:
+        console.print(f"and {more:,} more of a higher F1; evaluation.json has all")
+    never = [each.name for each in found.classes if not each.predicted]
+    if never:
+        console.print(
+            f"never predicted, so precision counts as 0: {enumerate_names(never)}", markup=False
+        )
+    if found.confused:
+        print_table(pair_table(found), console, _PAIR_ROWS)
+    if (more := len(found.confused) - _PAIR_ROWS) > 0:
+        console.print(f"and {more:,} more pairs; evaluation.json has all")
+
+
+def evaluation_section(
+    evaluations: Sequence[tuple[str, Evaluation, Picture | None]],
+) -> Section | None:
+    """How good the models are, and where they err.
+
+    Args:
+        evaluations: name of a source, what it holds, and the picture of the worst mistakes.
+    """
+    names = [name for name, *_ in evaluations]
+    blocks: list[Block] = []
+    lead, keys = [], []
+    for name, found, picture in evaluations:
+        lead.append(of_source(name, names, f"{_figures(found)}."))
+        what = of_source(name, names, f"accuracy on {found.samples:,} images")
+        keys.append(Key(write_accuracy(found.accuracy), "", what))
+        table = class_table(found, of_source(name, names, "Classes, the hardest first"))
+        hardest = [
+            Bar(row[0].text, row[3].value, row[3].text) for row in table.rows[:_MOST_CLASSES]
+        ]
+        blocks.append(Exhibit(table.title, (bar_panel("F1 by class", hardest),), table))
+        if len(found.classes) <= _MOST_MATRIX:
+            blocks.append(_matrix(found, of_source(name, names, "Truth, and what was predicted")))
+        elif found.confused:
+            blocks.append(pair_table(found, of_source(name, names, "Most confused")))
+        blocks += [picture] if picture else []
+    return Section("evaluation", "Evaluation", tuple(lead), tuple(blocks), tuple(keys))
+
+
+def accuracy_line(found: Evaluation) -> str:
+    """The accuracy, and how far to trust it."""
+    low, high = found.interval
+    return f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"
+
+
+def class_table(found: Evaluation, title: str = "Classes, the hardest first") -> Table:
+    """A row for each class, that of the lowest F1 first."""
+    return make_table(title, sorted(found.classes, key=lambda each: each.f1), (
+        Column("class", lambda each: each.name),
+        Column("precision", lambda each: each.precision, write_accuracy),
+        Column("recall", lambda each: each.recall, write_accuracy),
+        Column("F1", lambda each: each.f1, write_accuracy),
+        Column("images", lambda each: each.support),
+    ))  # fmt: skip
+
+
+def pair_table(found: Evaluation, title: str = "Most confused") -> Table:
+    """The mistakes that are made, the most frequent first."""
+    return make_table(title, found.confused, (
+        Column("truth", lambda each: each.truth),
+        Column("predicted", lambda each: each.predicted),
+        Column("images", lambda each: each.count),
+        Column("share of the truth", lambda each: each.share, write_share),
+    ))  # fmt: skip
+
+
+def enumerate_names(names: Sequence[str]) -> str:
+    """The names, or the first few and how many more there are."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _figures(found: Evaluation) -> str:
+    return (
+        f"{accuracy_line(found)}, {found.right:,} of {found.samples:,} right; mean loss "
+        f"{write_measure(found.loss)}; macro F1 {found.macro_f1:.4f}"
+    )
+
+
+def _matrix(found: Evaluation, title: str) -> Table:
+    names = [each.name for each in found.classes]
+    rows = []
+    for at, (name, counts) in enumerate(zip(names, found.confusion, strict=True)):
+        total = sum(counts) or 1
+        cells = []
+        for column, count in enumerate(counts):
+            shade = round(_SHADES * max(count / total, 0.0) ** 0.5)
+            tone = f"{'right' if at == column else 'wrong'}-{shade}"
+            cells.append(Cell(f"{count:,}", count, tone))
+        rows.append((Cell(name), *cells))
+    return Table(title, ("truth", *names), tuple(rows))

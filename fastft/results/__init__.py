@@ -1,0 +1,1 @@
+"""What commands found: read back from JSON, told as tables, drawn as charts."""
