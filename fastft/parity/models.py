@@ -1,12 +1,11 @@
 """Trains the same model through every loader and compares: curves, accuracies, cross matrix.
 
 Knows which runs are made and how; `equivalence` judges them, `model_plots` shows them. A run is
-what `fastft train` does, without its files: the same model, optimizer, schedule and defaults.
+what `fastft train` does, by its own loop, without its files.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +18,18 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from fastft.config.checks import defaults
 from fastft.config.commands import AccuracyConfig
-from fastft.config.train import TrainConfig
+from fastft.config.train import Amp, TrainConfig
 from fastft.datasets.splits import find_splits, pick_batch_size, require_two_classes, usable_loaders
-from fastft.model.classifier import BuiltModel, build_model
-from fastft.model.loss import Loss
-from fastft.model.optim import HEAD_LR_FACTOR, make_optimizer, peak_lr, set_learning_rate
 from fastft.parity.equivalence import AccuracyResult, judge
 from fastft.system.environment import environment, pick_amp, pick_device
 from fastft.system.output_folder import output_folder
 from fastft.system.progress import image_progress
 from fastft.train.evaluate import evaluate
-from fastft.train.inputs import open_like
-from fastft.train.step import TrainStep
+from fastft.train.inputs import Inputs, open_inputs, open_like, resolve_inputs
+from fastft.train.loop import Trainer
+from fastft.train.recorder import KeptRows
+from fastft.train.run import build, resolve_rates
 from pipelines.atomic import unguessable
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import Source, open_source
@@ -75,13 +72,13 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
             stack.enter_context(
                 torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
             )
-            runs = _Runs(config, train_source, eval_source, device, console)
+            runs = _Runs(config, (train_source, eval_source), device, console)
             evaluations = {
-                name: stack.enter_context(runs.open(name, "eval", runs.amp_dtype))
+                name: stack.enter_context(runs.open(name))
                 for name in _participants(config, (train_source, eval_source))
             }
             update = stack.enter_context(image_progress(console, "training"))
-            runs.show_progress(evaluations, update)
+            runs.show_progress(len(evaluations), update)
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=unguessable("fastft-")))
             start = runs.prepare_start(Path(folder))
             for name in evaluations:
@@ -105,15 +102,14 @@ class _Runs:
     def __init__(
         self,
         config: AccuracyConfig,
-        train_source: Source,
-        eval_source: Source,
+        sources: tuple[Source, Source],
         device: torch.device,
         console: Console,
     ) -> None:
-        self.config, self.console, self.device = config, console, device
-        self.train_source, self.eval_source = train_source, eval_source
+        self.config, self.sources, self.device, self.console = config, sources, device, console
         self.amp_dtype = pick_amp(config.amp, device)
-        self.control_dtype = None if self.amp_dtype else torch.bfloat16
+        self.control_amp: Amp = "off" if self.amp_dtype else "bf16"
+        self.control_dtype = pick_amp(self.control_amp, device)
         self.weights = config.weights
         self.losses: dict[str, tuple[Losses, ...]] = {}
         self.control_losses: tuple[Losses, ...] = ()
@@ -124,25 +120,36 @@ class _Runs:
     def seeds(self) -> range:
         return range(self.config.seed, self.config.seed + self.config.seeds)
 
-    def open(
-        self, name: str, view: str, dtype: torch.dtype | None, *, batch_size: int | None = None
-    ) -> Loader:
-        config, batch_size = self.config, batch_size or self.config.batch_size
-        assert batch_size is not None
+    def settings(self, name: str, **options: Any) -> TrainConfig:
+        """The settings of `fastft train` with a loader."""
+        config = self.config
+        usual: dict[str, Any] = {
+            "data": config.data, "out": config.out or Path("parity"), "weights": self.weights,
+            "loader": REFERENCE if name == BASELINE else name, "stock": name == BASELINE,
+            "size": config.size, "epochs": config.epochs, "batch_size": config.batch_size,
+            "lr": config.lr, "amp": config.amp, "device": config.device, "seed": config.seed,
+            "workers": config.workers,
+        }  # fmt: skip
+        filled = resolve_inputs(TrainConfig(**{**usual, **options}), self.sources)
+        return resolve_rates(filled)
+
+    def open(self, name: str) -> Loader:
+        """A loader of the evaluation split."""
+        config = self.config
+        assert config.batch_size is not None
         return make_loader(
-            name, self.eval_source if view == "eval" else self.train_source, view=view,
-            size=config.size, batch_size=batch_size, seed=config.seed, device=self.device,
-            dtype=dtype if self.device.type == "cuda" else None, workers=config.workers,
+            name, self.sources[1], view="eval", size=config.size, batch_size=config.batch_size,
+            seed=config.seed, device=self.device, workers=config.workers,
+            dtype=self.amp_dtype if self.device.type == "cuda" else None,
         )  # fmt: skip
 
-    def show_progress(self, evaluations: Mapping[str, Loader], update: Callable[..., None]) -> None:
+    def show_progress(self, loaders: int, update: Callable[..., None]) -> None:
         """Count the images of all that is to come, and tell `update` of each batch."""
-        config, loaders = self.config, len(evaluations)
-        epoch = len(self.train_source)
+        config = self.config
+        epoch = len(self.sources[0])
         total = epoch * config.epochs * (loaders * config.seeds + min(_CONTROLS, config.seeds))
         crossed = min(_CROSSED, config.seeds)
-        evaluated = loaders**2 * crossed + loaders * (config.seeds - crossed)
-        total += len(self.eval_source) * evaluated
+        total += len(self.sources[1]) * loaders * (loaders - 1) * crossed
         total += epoch * config.warm_epochs if config.weights == "warm" else 0
         done = 0
 
@@ -162,17 +169,15 @@ class _Runs:
         if config.weights != "warm":
             named = {"imagenet": "torchvision's ImageNet weights", "none": "random weights"}
             return named.get(config.weights, config.weights)
-        batch = min(_WARM_BATCH, len(self.train_source))
-        with self.open(REFERENCE, _WARM_VIEW, self.amp_dtype, batch_size=batch) as loader:
-            seed = (config.seed + 2**31) % 2**32
-            built = build_model(len(self.train_source.classes), "none", seed=seed, size=config.size)
-            optimizer = self._optimizer(built, head_lr_factor=1.0, **_WARM)
-            self._fit(
-                built, optimizer, loader, config.warm_epochs, self.amp_dtype, seed,
-                "the body that runs start from",
-            )  # fmt: skip
+        settings = self.settings(
+            REFERENCE, weights="none", view=_WARM_VIEW, epochs=config.warm_epochs,
+            batch_size=min(_WARM_BATCH, len(self.sources[0])), head_lr_factor=1.0,
+            seed=(config.seed + 2**31) % 2**32, **_WARM,
+        )  # fmt: skip
+        with open_inputs(settings, self.sources) as inputs:
+            model, _ = self._run(settings, inputs, "the body that runs start from")
         path = folder / "warm.pt"
-        torch.save(built.model.state_dict(), path)
+        torch.save(model.state_dict(), path)
         self.weights = str(path)
         return (
             f"a body trained here first, once: {config.warm_epochs} epochs from random weights on "
@@ -184,18 +189,23 @@ class _Runs:
         started = time.perf_counter()
         losses: list[Losses] = []
         accuracies: dict[str, list[float]] = {each: [] for each in evaluations}
-        with self.open(name, "train", self.amp_dtype) as loader:
+        settings = self.settings(name)
+        with open_inputs(settings, self.sources) as inputs:
             for number, seed in enumerate(self.seeds):
-                model, curve = self._run(name, loader, seed, self.amp_dtype)
-                losses.append(curve)
-                for each in evaluations if number < _CROSSED else (name,):
-                    accuracies[each].append(self._accuracy(model, evaluations[each]))
+                each = replace(settings, seed=seed)
+                model, rows = self._run(each, inputs, f"{name}, seed {seed}")
+                losses.append(rows.losses)
+                accuracies[name].append(100 * rows.epochs[-1].eval_accuracy)
+                for other in evaluations if number < _CROSSED else ():
+                    if other != name:
+                        accuracies[other].append(self._accuracy(model, evaluations[other]))
         self.losses[name] = tuple(losses)
-        self.accuracies[name] = {each: tuple(values) for each, values in accuracies.items()}
+        self.accuracies[name] = {other: tuple(values) for other, values in accuracies.items()}
         if name == REFERENCE:
-            with self.open(name, "train", self.control_dtype) as loader:
+            settings = self.settings(name, amp=self.control_amp)
+            with open_inputs(settings, self.sources) as inputs:
                 self.control_losses = tuple(
-                    self._run("the control", loader, seed, self.control_dtype)[1]
+                    self._run(replace(settings, seed=seed), inputs, "the control")[1].losses
                     for seed in self.seeds[:_CONTROLS]
                 )
         own = self.accuracies[name][name]
@@ -204,63 +214,24 @@ class _Runs:
             f"{time.perf_counter() - started:.1f} s"
         )
 
-    def _run(
-        self, name: str, loader: Loader, seed: int, amp_dtype: torch.dtype | None
-    ) -> tuple[nn.Module, Losses]:
-        """One fine-tuning, as `fastft train` would do it with this seed."""
-        config = self.config
-        built = build_model(
-            len(self.train_source.classes), self.weights, seed=seed, size=config.size
-        )
-        lr = config.lr or peak_lr("sgd", pretrained=built.pretrained)
-        factor = HEAD_LR_FACTOR if built.pretrained else 1.0
-        optimizer = self._optimizer(built, lr=lr, head_lr_factor=factor)
-        curve = self._fit(
-            built, optimizer, loader, config.epochs, amp_dtype, seed, f"{name}, seed {seed}"
-        )
-        return built.model, curve
-
-    def _optimizer(self, built: BuiltModel, **options: Any) -> torch.optim.Optimizer:
-        """What `fastft train` takes, but for `options`."""
-        usual = defaults(TrainConfig)
-        decays = {"momentum": usual.momentum, "weight_decay": usual.weight_decay}
-        return make_optimizer(built.model.to(self.device), built.head, **{**decays, **options})
-
-    def _fit(
-        self,
-        built: BuiltModel,
-        optimizer: torch.optim.Optimizer,
-        loader: Loader,
-        epochs: int,
-        amp_dtype: torch.dtype | None,
-        seed: int,
-        what: str,
-    ) -> Losses:
-        """Train the model; returns the loss of each step.
+    def _run(self, settings: TrainConfig, inputs: Inputs, what: str) -> tuple[nn.Module, KeptRows]:
+        """One fine-tuning as `fastft train` does it, of which the rows are kept and no file.
 
         Raises:
             DataError: a loss is no finite number.
         """
-        usual = defaults(TrainConfig)
-        step = TrainStep(
-            built.model.train(), optimizer, Loss(), device=self.device, amp_dtype=amp_dtype
-        )
-        loader.seed = seed  # the next plan is of this seed; one loader serves all runs
-        steps, done = epochs * len(loader), 0
-        losses = torch.zeros(steps, device=self.device)  # read once, at the end
-        for epoch in range(epochs):
-            loader.set_epoch(epoch)
-            for images, labels in loader:
-                set_learning_rate(optimizer, usual.schedule, done, steps)
-                losses[done], _ = step(images, labels)
-                done += 1
-                self._advance(len(labels))
-        curve = tuple(losses.tolist())
-        for index, value in enumerate(curve):
-            if not math.isfinite(value):
-                where = f"{what}, step {index}"
-                raise DataError(where, f"loss {value}", "a number", "lower --lr")
-        return curve
+        built = build(settings, inputs.classes)
+        rows = KeptRows(lambda: self._advance(settings.batch_size or 0))
+        trainer = Trainer(settings, inputs, built, Console(quiet=True))
+        try:
+            trainer.run(recorder=rows)
+        except DataError as error:
+            if str(error.where).startswith("step "):
+                remedy = "lower --lr"
+                where = f"{what}, {error.where}"
+                raise DataError(where, error.found, error.expected, remedy) from None
+            raise
+        return built.model, rows
 
     def _accuracy(self, model: nn.Module, loader: Loader) -> float:
         """Of the evaluation split, in points."""
@@ -299,8 +270,8 @@ def _result(config: AccuracyConfig, runs: _Runs, start: str, seconds: float) -> 
         loaders=tuple(runs.losses),
         left_out=tuple(name for name in LOADERS if name not in runs.losses),
         start=start,
-        train_images=len(runs.train_source),
-        eval_images=len(runs.eval_source),
+        train_images=len(runs.sources[0]),
+        eval_images=len(runs.sources[1]),
         steps=len(runs.control_losses[0]),
         dtype=_dtype_name(runs.amp_dtype),
         control_dtype=_dtype_name(runs.control_dtype),

@@ -177,16 +177,17 @@ class Trainer:
         self._compiling.restore(state.compiled)
         self._last_good = f"; {self._config.out / LAST} is that {state}"
 
-    def run(self, *, trusts_last: bool = False) -> TrainResult:
+    def run(self, *, trusts_last: bool = False, recorder: Recorder | None = None) -> TrainResult:
         """Train what is left of all epochs; what has been reached is in the run folder.
 
         Args:
             trusts_last: whether the run goes on from last.pt, which then is known to be whole.
+            recorder: takes rows and checkpoints; None: one that writes the run folder.
         """
         config, state = self._config, self.state
         first = state.epoch * self._per_epoch + state.sums.steps
         self._begun_s = time.perf_counter() - state.seconds
-        with Recorder(
+        with recorder or Recorder(
             config,
             is_main=self._world.is_main,
             keep_bytes=state.metrics_bytes,

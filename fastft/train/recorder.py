@@ -141,3 +141,30 @@ class Recorder:
                     from fastft.runs.curves import draw_curves  # matplotlib takes 0.7 s
 
                     draw_curves(self._out / METRICS, self._out / CURVES)
+
+
+class KeptRows(Recorder):
+    """A recorder that writes nothing and keeps what it is told: for runs that are compared.
+
+    Attributes:
+        epochs: those that ended.
+    """
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        """Begin without a row; `on_step` is called at each step's."""
+        self._is_main, self._every_steps, self._every_s = False, 0, 0.0
+        self._on_step, self._losses = on_step, list[float]()
+        self.epochs: list[EpochMetrics] = []
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of each step."""
+        return tuple(self._losses)
+
+    def write(self, row: StepMetrics | EpochMetrics) -> None:
+        """Keep a row."""
+        if isinstance(row, EpochMetrics):
+            self.epochs.append(row)
+        else:
+            self._losses.append(row.loss)
+            self._on_step()

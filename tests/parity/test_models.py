@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from fastft.config.commands import AccuracyConfig
-from fastft.config.train import TrainConfig
+from fastft.config.train import LOADER_CHOICES, TrainConfig
 from fastft.model.classifier import BuiltModel
 from fastft.parity import models as accuracy
 from fastft.parity.equivalence import AccuracyResult, judge
@@ -116,7 +116,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy, "build_model", build_small)
+    monkeypatch.setattr("fastft.train.run.build_model", build_small)
 
 
 @pytest.fixture
@@ -125,6 +125,9 @@ def add_loader(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Loader]], None
 
     def add(kind: type[Loader]) -> None:
         monkeypatch.setitem(LOADERS, "altered", ("altered_loader", "Kind"))
+        for place in ("config.train", "train.inputs"):
+            choices = (*LOADER_CHOICES, "altered")
+            monkeypatch.setattr(f"fastft.{place}.LOADER_CHOICES", choices)
         module = SimpleNamespace(Kind=kind)
         monkeypatch.setitem(sys.modules, "pipelines.loaders.altered_loader", module)
 
@@ -142,7 +145,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> AccuracyRe
     """Torchvision against its stock form, with files."""
     out = tmp_path_factory.mktemp("accuracy") / "new"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accuracy, "build_model", build_small)
+        patch.setattr("fastft.train.run.build_model", build_small)
         return run_accuracy(config(data, weights="warm", out=out), QUIET)
 
 
@@ -181,7 +184,6 @@ def test_files_hold_the_result(finished: AccuracyResult) -> None:
 def test_a_run_is_what_fastft_train_does(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastft.train.run.build_model", build_small)
     result = run_accuracy(config(data, seed=4, epochs=2), QUIET)
     train(
         TrainConfig(
