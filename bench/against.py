@@ -136,8 +136,9 @@ def lines_of(
             group = change.group
             rows.append([group, "", "", "", ""])
         pair = f"  {change.contender} / {change.other}"
-        rows.append([pair, str(change.then), str(change.now), f"{change.factor:.2f}x",
-                     change.verdict])  # fmt: skip
+        rows.append(
+            [pair, str(change.then), str(change.now), f"{change.factor:.2f}x", change.verdict]
+        )
     # A group's line is a heading: it widens no column.
     widths = [max(len(row[at]) for row in rows if row[1] or not row[0]) for at in range(5)]
     for row in rows:
@@ -156,9 +157,11 @@ def add_options(group: Any) -> None:
     """Let pytest know `--against` and `--fail-below`; called by its `pytest_addoption`."""
     group.addoption("--against", type=Path, metavar="JSON", help="a stored run to compare with")
     group.addoption(
-        "--fail-below", type=float, metavar="SHARE",
+        "--fail-below",
+        type=float,
+        metavar="SHARE",
         help="fail if a ratio has fallen below this share of the stored one, its range apart",
-    )  # fmt: skip
+    )
 
 
 def prepare(config: pytest.Config) -> None:

@@ -75,9 +75,17 @@ def training(rounds: int) -> Training:
 
     def checkpoint() -> Checkpoint:
         return Checkpoint(
-            model=model.state_dict(), arch="resnet18", classes=("a",), size=size, view="eval",
-            epoch=1, accuracy=0.5, optimizer=optimizer.state_dict(), scaler={}, config={},
-        )  # fmt: skip
+            model=model.state_dict(),
+            arch="resnet18",
+            classes=("a",),
+            size=size,
+            view="eval",
+            epoch=1,
+            accuracy=0.5,
+            optimizer=optimizer.state_dict(),
+            scaler={},
+            config={},
+        )
 
     return Training(run, checkpoint)
 
@@ -150,8 +158,10 @@ def cells(taken: list[float]) -> list[str]:
     """Median and range, the first apart: it has its memory given."""
     first, *later = (1e3 * each for each in taken)
     return [
-        f"{statistics.median(later):.1f}", f"{first:.1f}", f"{min(later):.1f} - {max(later):.1f}",
-    ]  # fmt: skip
+        f"{statistics.median(later):.1f}",
+        f"{first:.1f}",
+        f"{min(later):.1f} - {max(later):.1f}",
+    ]
 
 
 def assert_equal(ours: Checkpoint, theirs: Checkpoint) -> None:

@@ -100,9 +100,10 @@ def test_fastft_merge(duel: Duel, photos: Photos, workspace: Path, cores: int) -
     duel(
         Contender("fastft merge", partial(merge_shards, out), partial(out.unlink, missing_ok=True)),
         Contender(
-            "cp", partial(copy_whole, whole, copy, len(photos)),
+            "cp",
+            partial(copy_whole, whole, copy, len(photos)),
             partial(copy.unlink, missing_ok=True),
         ),
         "ratio >= 0.4",
-    )  # fmt: skip
+    )
     assert filecmp.cmp(whole, out, shallow=False)

@@ -73,9 +73,10 @@ def opencv() -> Library:
     cv2 = pytest.importorskip("cv2", reason="needs OpenCV", exc_type=ImportError)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     return Library(
-        lambda data: np.frombuffer(data, np.uint8), lambda data: cv2.imdecode(data, flags),
+        lambda data: np.frombuffer(data, np.uint8),
+        lambda data: cv2.imdecode(data, flags),
         np.asarray,
-    )  # fmt: skip
+    )
 
 
 def spdl() -> Library:
@@ -119,9 +120,15 @@ def index(photos: Photos, workspace: Path) -> Index:
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("spread", ["one core", "all cores"])
 def test_decode(
-    spread: str, library: str, index: Index, photos: Photos, cores: int, duel: Duel,
-    benchmark: BenchmarkFixture, tables: Tables,
-) -> None:  # fmt: skip
+    spread: str,
+    library: str,
+    index: Index,
+    photos: Photos,
+    cores: int,
+    duel: Duel,
+    benchmark: BenchmarkFixture,
+    tables: Tables,
+) -> None:
     other = LIBRARIES[library]()
     threads = 1 if spread == "one core" else cores
     benchmark.group = f"decode to RGB, {spread}"

@@ -34,9 +34,13 @@ WORKERS = (1, 2)
 #: 36 cells of 4 s, their start beside it, and `resident`'s first epochs: under 10 minutes.
 SECONDS, SMALL_SECONDS = 4.0, 0.2
 CONTENDERS = (
-    "fastft torchvision", "fastft dali", "fastft ffcv", "fastft resident", "torchvision, Pillow",
+    "fastft torchvision",
+    "fastft dali",
+    "fastft ffcv",
+    "fastft resident",
+    "torchvision, Pillow",
     "FFCV",
-)  # fmt: skip
+)
 SMALL_CONTENDERS = ("fastft resident", "torchvision, Pillow")
 #: Of a sample: 30 KB of pixels in `resident`, its photo twice, and what its processes hold of it.
 SAMPLE_BYTES = 60_000
@@ -80,10 +84,13 @@ def make_set(workspace: Path) -> MakeSet:
 def draw(out: Path, photos: int) -> list[Path]:
     write_synth(
         SynthConfig(
-            out=out, classes=CLASSES, per_class=-(-photos // CLASSES), test_per_class=1,
+            out=out,
+            classes=CLASSES,
+            per_class=-(-photos // CLASSES),
+            test_per_class=1,
             size=PHOTO_SIZE,
         )
-    )  # fmt: skip
+    )
     return sorted(out.glob("train/*/*.jpg"))
 
 
@@ -102,9 +109,15 @@ def repeat(photos: list[Path], samples: int, root: Path) -> tuple[Path, Path]:
 
 @pytest.mark.benchmark(group="growth")
 def test_growth(
-    contender: str, samples: int, workers: int, make_set: MakeSet, workspace: Path,
-    benchmark: BenchmarkFixture, tables: Tables, pytestconfig: pytest.Config,
-) -> None:  # fmt: skip
+    contender: str,
+    samples: int,
+    workers: int,
+    make_set: MakeSet,
+    workspace: Path,
+    benchmark: BenchmarkFixture,
+    tables: Tables,
+    pytestconfig: pytest.Config,
+) -> None:
     if workers > core_count():
         pytest.skip(f"{workers} workers on {core_count()} core")
     needed = PROCESS_BYTES + samples * SAMPLE_BYTES

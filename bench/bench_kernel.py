@@ -88,9 +88,15 @@ def test_one_core(
         for begin in range(0, PHOTOS, BATCH):
             part = slice(begin, begin + BATCH)
             cpu.render_rows(
-                random_photos.frames(part), planar, geometry[part], rows.flips[part],
-                down_first[part], *factors, scratch, out[part],
-            )  # fmt: skip
+                random_photos.frames(part),
+                planar,
+                geometry[part],
+                rows.flips[part],
+                down_first[part],
+                *factors,
+                scratch,
+                out[part],
+            )
 
     benchmark.pedantic(render, args=(memory,), rounds=rounds, warmup_rounds=1)
     check(random_photos, render)
@@ -104,21 +110,44 @@ def test_one_core(
     by_memory = copied / (crop_bytes + batch_bytes)
     macs = mean_multiply_adds(geometry)
     title = f"kernel alone, one core: {SIZE} px of {MEAN_SIZE[0]} x {MEAN_SIZE[1]}, float32"
-    head = ["", "images/s", "us", "goal", "crop + batch, kB", "copied, GB/s", "memory allows",
-            "share", "M multiply-adds", "G/s"]  # fmt: skip
+    head = [
+        "",
+        "images/s",
+        "us",
+        "goal",
+        "crop + batch, kB",
+        "copied, GB/s",
+        "memory allows",
+        "share",
+        "M multiply-adds",
+        "G/s",
+    ]
     goal = f"{GOAL_PER_S:,} images/s" if kind == "rgb" else ""
     tables.setdefault(title, [head]).append(
-        [kind, f"{img_per_s:,.0f}", f"{1e6 / img_per_s:.0f}", goal,
-         f"{crop_bytes / 1e3:.0f} + {batch_bytes / 1e3:.0f}", f"{copied / 1e9:.1f}",
-         f"{by_memory:,.0f}", f"{img_per_s / by_memory:.0%}", f"{macs / 1e6:.2f}",
-         f"{macs * img_per_s / 1e9:.1f}"]
-    )  # fmt: skip
+        [
+            kind,
+            f"{img_per_s:,.0f}",
+            f"{1e6 / img_per_s:.0f}",
+            goal,
+            f"{crop_bytes / 1e3:.0f} + {batch_bytes / 1e3:.0f}",
+            f"{copied / 1e9:.1f}",
+            f"{by_memory:,.0f}",
+            f"{img_per_s / by_memory:.0%}",
+            f"{macs / 1e6:.2f}",
+            f"{macs * img_per_s / 1e9:.1f}",
+        ]
+    )
     benchmark.extra_info.update(
-        img_per_s=round(img_per_s), crop_bytes=round(crop_bytes), batch_bytes=batch_bytes,
-        copied_bytes_per_s=round(copied), memory_allows_img_per_s=round(by_memory),
-        share_of_memory_roofline=round(img_per_s / by_memory, 3), multiply_adds=round(macs),
-        multiply_adds_per_s=round(macs * img_per_s), goal=goal,
-    )  # fmt: skip
+        img_per_s=round(img_per_s),
+        crop_bytes=round(crop_bytes),
+        batch_bytes=batch_bytes,
+        copied_bytes_per_s=round(copied),
+        memory_allows_img_per_s=round(by_memory),
+        share_of_memory_roofline=round(img_per_s / by_memory, 3),
+        multiply_adds=round(macs),
+        multiply_adds_per_s=round(macs * img_per_s),
+        goal=goal,
+    )
 
 
 def check(photos: Photos, render: Callable[[NDArray[Any]], None]) -> None:

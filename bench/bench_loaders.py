@@ -62,11 +62,12 @@ ENTRANTS = (
     ours(name="fastft ffcv, raw", make=partial(Ours, "ffcv"), source="raw", reads="pixels", **FFCV),
     ours(name="fastft resident", make=partial(Ours, "resident"), reads="pixels"),
     ours(
-        name="fastft resident yuv420", make=partial(Ours, "resident", store="yuv420"),
+        name="fastft resident yuv420",
+        make=partial(Ours, "resident", store="yuv420"),
         reads="pixels",
     ),
     ours(name="fastft resident, first epoch", make=partial(Ours, "resident"), anew=True),
-)  # fmt: skip
+)
 
 PILLOW, RESIDENT = "torchvision, Pillow", "fastft resident"
 STREAMING, best = "best streaming loader of ours", fastest("fastft", "jpeg")
@@ -74,8 +75,10 @@ GOALS = (
     Goal(f"{STREAMING} / best stock peer", best, fastest("stock", "jpeg"), 1.4),
     Goal(f"{STREAMING} / {PILLOW}", best, named(PILLOW), 2),
     Goal(
-        f"{RESIDENT} / best stock peer on pre-decoded data", named(RESIDENT),
-        fastest("stock", "pixels"), 1.7,
+        f"{RESIDENT} / best stock peer on pre-decoded data",
+        named(RESIDENT),
+        fastest("stock", "pixels"),
+        1.7,
     ),
     *(
         Goal(f"{mine} / {theirs}", named(mine), named(theirs), at_least)
@@ -88,7 +91,7 @@ GOALS = (
             (f"{RESIDENT}, first epoch", "DALI", 1.3),
         )
     ),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,19 +130,25 @@ def lacking(entrant: Entrant) -> str:
 
 @pytest.fixture(scope="module")
 def field(
-    entered: tuple[Entrant, ...], sources: dict[str, Path], photos: Photos, cores: int,
-    rounds: int, tables: Tables, pytestconfig: pytest.Config,
-) -> Field:  # fmt: skip
+    entered: tuple[Entrant, ...],
+    sources: dict[str, Path],
+    photos: Photos,
+    cores: int,
+    rounds: int,
+    tables: Tables,
+    pytestconfig: pytest.Config,
+) -> Field:
     """All of them, timed by turns."""
     # pytest's limit is meant for one test; here each answer has one (`remote.PATIENCE_S`).
     faulthandler.cancel_dump_traceback_later()
     smoke = len(photos) < SMOKE_BELOW
     batch_size = min(BATCH, len(photos))  # whole batches: timm leaves out others
     timed = Field(
-        images=len(photos), batch_size=batch_size,
+        images=len(photos),
+        batch_size=batch_size,
         epochs=1 if smoke else -(-ROUND_IMAGES // len(photos)),
         warm_batches=1 if smoke else WARM_BATCHES,
-    )  # fmt: skip
+    )
     capture, terminal = map(
         pytestconfig.pluginmanager.get_plugin, ("capturemanager", "terminalreporter")
     )

@@ -57,9 +57,13 @@ def data(photos: Photos, workspace: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("loader", ["stock ffcv", "ffcv", "torchvision", "dali", "resident"])
 def test_peak_memory(
-    loader: str, data: dict[str, Path], photos: Photos, cores: int, benchmark: BenchmarkFixture,
+    loader: str,
+    data: dict[str, Path],
+    photos: Photos,
+    cores: int,
+    benchmark: BenchmarkFixture,
     tables: Tables,
-) -> None:  # fmt: skip
+) -> None:
     if loader.endswith("ffcv"):
         pytest.importorskip("ffcv", reason="needs ffcv")
     if loader == "dali":
@@ -116,8 +120,11 @@ def measured_bytes(loader: str, data: Path, cores: int) -> list[int]:
     """Peak memory of a few epochs in a process of their own, and what `peak_memory` says beside."""
     ended = subprocess.run(
         [sys.executable, str(PROBE), loader, str(data), str(BATCH), str(cores)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert not ended.returncode, ended.stderr
     return [int(word) for word in ended.stdout.split()]

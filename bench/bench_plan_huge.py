@@ -37,9 +37,12 @@ def side(photos: Photos) -> NDArray[np.int32]:
 
 @pytest.mark.parametrize("batches", [None, 1], ids=["epoch", "first batch"])
 def test_plan_of_a_rank(
-    batches: int | None, side: NDArray[np.int32], duel: Duel, benchmark: BenchmarkFixture,
+    batches: int | None,
+    side: NDArray[np.int32],
+    duel: Duel,
+    benchmark: BenchmarkFixture,
     tables: Tables,
-) -> None:  # fmt: skip
+) -> None:
     def rows_of(plan: Plan) -> list[Rows]:
         return list(islice(plan.batches(BATCH, rank=RANK, world=WORLD), batches))
 
@@ -65,9 +68,10 @@ def test_plan_of_a_rank(
 
     peaks = {run.__name__: peak_bytes(run) for run in (computed, shuffled)}
     benchmark.extra_info.update(
-        peak_bytes=peaks["computed"], baseline_peak_bytes=peaks["shuffled"],
+        peak_bytes=peaks["computed"],
+        baseline_peak_bytes=peaks["shuffled"],
         goal_peak_bytes=MAX_BYTES,
-    )  # fmt: skip
+    )
     head = [["", "computed, MB", "whole shuffle, MB", "goal"]]
     table = tables.setdefault(f"peak memory of a rank's plan of {len(side):,} samples", head)
     goal = f"{MAX_BYTES / 1e6:.0f} MB"
@@ -79,8 +83,12 @@ def shuffled_plan(side: NDArray[np.int32]) -> Plan:
     """The plan as it would be without a limit."""
     samples = np.arange(len(side), dtype=np.int64)
     np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 1, 1)))).shuffle(samples)
-    return replace(make_plan(side[:1], side[:1], view="train", epoch=1), order=samples, widths=side,
-                   heights=side)  # fmt: skip
+    return replace(
+        make_plan(side[:1], side[:1], view="train", epoch=1),
+        order=samples,
+        widths=side,
+        heights=side,
+    )
 
 
 def check(rows: list[Rows], side: NDArray[np.int32]) -> None:

@@ -60,9 +60,13 @@ def beton(photos: Photos, workspace: Path) -> Path:
 
 @pytest.mark.benchmark(group="start-up")
 def test_first_batch(
-    beton: Path, photos: Photos, cores: int, rounds: int, benchmark: BenchmarkFixture,
+    beton: Path,
+    photos: Photos,
+    cores: int,
+    rounds: int,
+    benchmark: BenchmarkFixture,
     tables: Tables,
-) -> None:  # fmt: skip
+) -> None:
     # pytest's limit is meant for one process; here each has one (`first_batch.PATIENCE_S`).
     faulthandler.cancel_dump_traceback_later()
     measured: Measured = {}
@@ -117,8 +121,9 @@ def start(name: str, data: Path, batch: int, cores: int) -> dict[str, float]:
 
 
 def table_of(measured: Measured) -> list[list[str]]:
-    rows = [["", "imports, s", "made to first batch, s", "ratio", "goal", "whole process, s",
-             "ratio"]]  # fmt: skip
+    rows = [
+        ["", "imports, s", "made to first batch, s", "ratio", "goal", "whole process, s", "ratio"]
+    ]
     for name, seconds in measured.items():
         row = [name, f"{statistics.median(seconds['imported_s']):.1f}"]
         for what, digits in (("first_batch_s", 2), ("process_s", 1)):
@@ -146,7 +151,10 @@ def summary(name: str, measured: Measured) -> dict[str, Any]:
         )
         ratios = sorted(theirs / mine for theirs, mine in pairs)
         told["ratio_to"] = {
-            BASELINE: [round(statistics.median(ratios), 3), round(ratios[0], 3),
-                       round(ratios[-1], 3)]
-        }  # fmt: skip
+            BASELINE: [
+                round(statistics.median(ratios), 3),
+                round(ratios[0], 3),
+                round(ratios[-1], 3),
+            ]
+        }
     return told

@@ -166,15 +166,24 @@ def data(photos: Photos, workspace: Path) -> Path:
 @pytest.mark.benchmark(group="training step when fed: share of the compute bound")
 @pytest.mark.parametrize("name", [name for name in LOADERS if name != "stock"])
 def test_fed(
-    name: str, data: Path, cores: int, rounds: int, duel: Duel, benchmark: BenchmarkFixture,
+    name: str,
+    data: Path,
+    cores: int,
+    rounds: int,
+    duel: Duel,
+    benchmark: BenchmarkFixture,
     tables: Tables,
-) -> None:  # fmt: skip
+) -> None:
     training = Training(rounds == 1)
     try:
         loader = make_loader(
-            name, data, batch_size=len(training.batch[1]), size=training.size, workers=cores,
+            name,
+            data,
+            batch_size=len(training.batch[1]),
+            size=training.size,
+            workers=cores,
             drop_last=True,
-        )  # fmt: skip
+        )
     except UsageError as error:
         pytest.skip(str(error))
     with loader:

@@ -51,9 +51,17 @@ __all__ = [
 ROUNDS = 7
 #: Whose versions stand beside the figures, where they are installed.
 PACKAGES = (
-    "torch", "torchvision", "nvidia-dali-cuda120", "ffcv", "timm", "spdl", "numba", "numpy",
-    "pillow", "pytest-benchmark",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda120",
+    "ffcv",
+    "timm",
+    "spdl",
+    "numba",
+    "numpy",
+    "pillow",
+    "pytest-benchmark",
+)
 
 TABLES = pytest.StashKey[Tables]()
 VERDICTS = pytest.StashKey[list[Verdict]]()

@@ -61,9 +61,13 @@ class Timings:
 
 
 def fight(
-    benchmark: BenchmarkFixture, tables: Tables, rounds: int,
-    candidate: Contender, baseline: Contender | None = None, goal: str = "",
-) -> None:  # fmt: skip
+    benchmark: BenchmarkFixture,
+    tables: Tables,
+    rounds: int,
+    candidate: Contender,
+    baseline: Contender | None = None,
+    goal: str = "",
+) -> None:
     """Time a candidate, each round right after one of its baseline's; file and show the figures."""
     ours, theirs = Timings([], []), Timings([], [])
 

@@ -67,10 +67,14 @@ def measure(
     """
     try:
         ended = subprocess.run(
-            [sys.executable, __file__, contender, str(data), *map(str, numbers)], cwd=ROOT,
+            [sys.executable, __file__, contender, str(data), *map(str, numbers)],
+            cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{contender}: nothing came for {PATIENCE_S:.0f} s") from None
     lines = ended.stdout.splitlines()

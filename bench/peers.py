@@ -106,15 +106,31 @@ def stock_timm(data: Path, batch_size: int, cores: int, size: int) -> Iterator[B
 
     classes = sorted(folder.name for folder in data.iterdir())
     dataset = create_dataset(
-        "", root=str(data), split="train", is_training=True, batch_size=batch_size,
+        "",
+        root=str(data),
+        split="train",
+        is_training=True,
+        batch_size=batch_size,
         class_map={name: label for label, name in enumerate(classes)},
-    )  # fmt: skip
+    )
     loader = create_loader(
-        dataset, input_size=(3, size, size), batch_size=batch_size, is_training=True,
-        use_prefetcher=True, scale=AREA, ratio=RATIO, hflip=0.5, color_jitter=None,
-        auto_augment=None, interpolation="bilinear", mean=MEAN, std=STD, num_workers=cores,
-        device=torch.device("cpu"), persistent_workers=True,
-    )  # fmt: skip
+        dataset,
+        input_size=(3, size, size),
+        batch_size=batch_size,
+        is_training=True,
+        use_prefetcher=True,
+        scale=AREA,
+        ratio=RATIO,
+        hflip=0.5,
+        color_jitter=None,
+        auto_augment=None,
+        interpolation="bilinear",
+        mean=MEAN,
+        std=STD,
+        num_workers=cores,
+        device=torch.device("cpu"),
+        persistent_workers=True,
+    )
     for _ in count():
         yield from loader
 
@@ -144,10 +160,14 @@ def stock_dali(
             images, resize_x=size, resize_y=size, interp_type=types.INTERP_TRIANGULAR
         )
         images = fn.crop_mirror_normalize(
-            images, dtype=types.FLOAT, output_layout="CHW", crop=(size, size),
-            mean=[255 * mean for mean in MEAN], std=[255 * std for std in STD],
+            images,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            crop=(size, size),
+            mean=[255 * mean for mean in MEAN],
+            std=[255 * std for std in STD],
             mirror=fn.random.coin_flip(probability=0.5),
-        )  # fmt: skip
+        )
         return images, labels.gpu() if on_gpu else labels
 
     loader = DALIClassificationIterator(

@@ -112,10 +112,13 @@ def draw_photos(config: pytest.Config, images: int) -> Path:
         if not folder.exists():
             write_synth(
                 SynthConfig(
-                    out=folder, classes=CLASSES, per_class=-(-images // CLASSES), test_per_class=1,
+                    out=folder,
+                    classes=CLASSES,
+                    per_class=-(-images // CLASSES),
+                    test_per_class=1,
                     size=MEAN_SIZE,
                 )
-            )  # fmt: skip
+            )
     return folder / "train"
 
 

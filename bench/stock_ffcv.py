@@ -31,17 +31,23 @@ def stock_batches(data: Path, batch_size: int, cores: int, size: int) -> Iterato
 
     mean, std = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.225]) * 255
     loader = Loader(
-        str(data), batch_size=batch_size, num_workers=cores, order=OrderOption.RANDOM,
-        os_cache=True, drop_last=False,
+        str(data),
+        batch_size=batch_size,
+        num_workers=cores,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=False,
         pipelines={
             "image": [
-                RandomResizedCropRGBImageDecoder((size, size)), RandomHorizontalFlip(),
-                NormalizeImage(mean, std, np.float32), ToTensor(),
+                RandomResizedCropRGBImageDecoder((size, size)),
+                RandomHorizontalFlip(),
+                NormalizeImage(mean, std, np.float32),
+                ToTensor(),
                 ToTorchImage(convert_back_int16=False),
             ],
             "label": [IntDecoder(), ToTensor(), Squeeze()],
         },
-    )  # fmt: skip
+    )
     LOADERS.append(loader)
     for _ in count():
         yield from loader

@@ -97,9 +97,14 @@ def judge(found: Found, goals: Sequence[Goal]) -> list[Verdict]:
         if ours is not None and theirs is not None:
             came = ratio(ours, theirs)
             verdict = Verdict(
-                what=goal.what, ours=ours.entrant.name, theirs=theirs.entrant.name,
-                ratio=came.median, low=came.low, high=came.high, goal=goal.at_least,
-            )  # fmt: skip
+                what=goal.what,
+                ours=ours.entrant.name,
+                theirs=theirs.entrant.name,
+                ratio=came.median,
+                low=came.low,
+                high=came.high,
+                goal=goal.at_least,
+            )
             verdicts.append(verdict)
     return verdicts
 

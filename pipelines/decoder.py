@@ -122,9 +122,16 @@ class Decoder:
             with decompressor(self._library) as handle:
                 if self._read_header(handle, sample, stored):
                     status = self._library.tjDecompress2(
-                        handle, stored.data, len(stored.data), target.ctypes.data, stored.width,
-                        stored.width * 3, stored.height, RGB, _ACCURATE,
-                    )  # fmt: skip
+                        handle,
+                        stored.data,
+                        len(stored.data),
+                        target.ctypes.data,
+                        stored.width,
+                        stored.width * 3,
+                        stored.height,
+                        RGB,
+                        _ACCURATE,
+                    )
                     if status == 0 or self._accepts(handle, sample, stored):
                         return
             self._by_reference(sample, stored, target)
@@ -161,9 +168,15 @@ class Decoder:
             if gray:
                 target[luma : luma + 2 * chroma] = 128
             status = self._library.tjDecompressToYUVPlanes(
-                handle, stored.data, len(stored.data), planes, stored.width, strides,
-                stored.height, _ACCURATE,
-            )  # fmt: skip
+                handle,
+                stored.data,
+                len(stored.data),
+                planes,
+                stored.width,
+                strides,
+                stored.height,
+                _ACCURATE,
+            )
             return status == 0 or self._accepts(handle, sample, stored)
 
     def _needs_reference(self, sample: int, stored: Stored) -> bool:

@@ -229,9 +229,14 @@ class Renderer(ABC):
         self, frames: cpu.Frames, piece: Piece, worker: Worker, out: NDArray[Any], planar: bool
     ) -> None:
         cpu.render_rows(
-            frames, planar, piece.geometry, piece.flips, piece.down_first,
-            *worker.fit(piece.geometry, out.shape[1], planar), out,
-        )  # fmt: skip
+            frames,
+            planar,
+            piece.geometry,
+            piece.flips,
+            piece.down_first,
+            *worker.fit(piece.geometry, out.shape[1], planar),
+            out,
+        )
 
     def _compile(self) -> None:
         """Compile the kernel, or load it from numba's cache, once in a process.

@@ -48,9 +48,10 @@ _WIDTH = 180
 def main() -> int:
     """Measure; the status is 1 if anything failed, 2 if there is no GPU."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu", description=__doc__,
+        prog="python -m bench.gpu",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("out", nargs="*", type=Path, metavar="OUT", help="a folder for the JSON")
     parser.add_argument("--table", action="store_true", help="OUT are such JSONs: print the table")
     parser.add_argument("--write", type=Path, metavar="README.md", help="and put it there")
@@ -60,9 +61,11 @@ def main() -> int:
     which.add_argument("--only", help="parts, with commas between")
     parser.add_argument("--rehearse", action="store_true", help="small, on the CPU")
     parser.add_argument(
-        "--budget", type=float, metavar="S",
+        "--budget",
+        type=float,
+        metavar="S",
         help=f"seconds; {RUN_LIMIT_S:.0f}, or to rehearse any",
-    )  # fmt: skip
+    )
     asked = parser.parse_args()
     if asked.limits:
         print("\n".join(limit_lines()))
@@ -122,9 +125,13 @@ def run(
     """Run the parts; the JSON is written after each row, and keeps what an older one has."""
     started = time.monotonic()
     results: dict[str, Any] = {
-        "what": "gpu", "date": date.today().isoformat(), "rehearsal": rehearse, "parts": {},
-        "seconds": {}, "machine": describe(),
-    }  # fmt: skip
+        "what": "gpu",
+        "date": date.today().isoformat(),
+        "rehearsal": rehearse,
+        "parts": {},
+        "seconds": {},
+        "machine": describe(),
+    }
     machine = "rehearsal" if rehearse else _plain_name(torch.cuda.get_device_name())
     path = out / f"gpu_{machine}_{results['date']}.json"
     out.mkdir(parents=True, exist_ok=True)
@@ -150,12 +157,20 @@ def run(
 def make_task(folder: Path, rehearse: bool) -> Task:
     """The task that every part gets."""
     return Task(
-        device="cpu" if rehearse else "cuda", root=str(ROOT), photos=str(folder / "photos"),
-        data=str(folder / "data"), many=str(folder / "many"), size=40 if rehearse else 224,
-        batches=(4, 8) if rehearse else (128, 256), trained=(4, 8) if rehearse else (128, 256),
-        epochs=2 if rehearse else 5, times=1 if rehearse else 3, rounds=2 if rehearse else 5,
-        seconds=0.1 if rehearse else 0.5, workers=cpu_count(),
-    )  # fmt: skip
+        device="cpu" if rehearse else "cuda",
+        root=str(ROOT),
+        photos=str(folder / "photos"),
+        data=str(folder / "data"),
+        many=str(folder / "many"),
+        size=40 if rehearse else 224,
+        batches=(4, 8) if rehearse else (128, 256),
+        trained=(4, 8) if rehearse else (128, 256),
+        epochs=2 if rehearse else 5,
+        times=1 if rehearse else 3,
+        rounds=2 if rehearse else 5,
+        seconds=0.1 if rehearse else 0.5,
+        workers=cpu_count(),
+    )
 
 
 def _plain_name(gpu: str) -> str:

@@ -11,9 +11,12 @@ from typing import Any
 
 #: Figures that are asked for, and their names here.
 ASKED = {
-    "clocks.sm": "sm_mhz", "clocks.mem": "memory_mhz", "power.draw": "power_w",
-    "temperature.gpu": "celsius", "utilization.gpu": "busy_percent",
-}  # fmt: skip
+    "clocks.sm": "sm_mhz",
+    "clocks.mem": "memory_mhz",
+    "power.draw": "power_w",
+    "temperature.gpu": "celsius",
+    "utilization.gpu": "busy_percent",
+}
 #: Milliseconds between samples: seldom enough to cost nothing.
 _EVERY_MS = 250
 _LIMIT_S = 10
@@ -37,9 +40,12 @@ class Clocks:
             return self
         try:
             self._process = subprocess.Popen(
-                [*self._asking(), f"--loop-ms={_EVERY_MS}"], stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            )  # fmt: skip
+                [*self._asking(), f"--loop-ms={_EVERY_MS}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
         except OSError:
             self._program = None
             return self
@@ -64,9 +70,11 @@ class Clocks:
     def _asking(self) -> list[str]:
         assert self._program is not None
         return [
-            self._program, "--id=0", f"--query-gpu={','.join(ASKED)}",
+            self._program,
+            "--id=0",
+            f"--query-gpu={','.join(ASKED)}",
             "--format=csv,noheader,nounits",
-        ]  # fmt: skip
+        ]
 
     def _read(self) -> None:
         assert self._process is not None

@@ -129,16 +129,23 @@ def measure(task: Task) -> Iterator[Found]:
     for output in outputs_of(name, on_gpu=task.on_gpu):
         dtype = None if output == _UINT8 else getattr(torch, output)
         with make_loader(
-            name, f"{task.data}/test.beton", size=task.size, device=task.device,
-            batch_size=_BATCH if task.on_gpu else _FEW, workers=task.workers, dtype=dtype,
-            normalize=dtype is not None, **options,
-        ) as loader:  # fmt: skip
+            name,
+            f"{task.data}/test.beton",
+            size=task.size,
+            device=task.device,
+            batch_size=_BATCH if task.on_gpu else _FEW,
+            workers=task.workers,
+            dtype=dtype,
+            normalize=dtype is not None,
+            **options,
+        ) as loader:
             passes = look_at(task.variant, loader, dtype or torch.uint8)
         wrong = find_corrupt(passes, exact=is_exact(name, task.device))
         found["outputs"][output] = {
-            "images": len(loader.source), "corrupt": wrong,
+            "images": len(loader.source),
+            "corrupt": wrong,
             "passes": {which: asdict(each) for which, each in passes.items()},
-        }  # fmt: skip
+        }
         corrupt += [f"{output}, {which}" for which in wrong]
         if corrupt:
             found["failed"] = f"batches were others when they were read: {'; '.join(corrupt)}"
@@ -164,9 +171,10 @@ def is_exact(loader: str, device: str) -> bool:
 def find_corrupt(passes: dict[str, Difference], *, exact: bool) -> list[str]:
     """The passes that saw other images or labels than there are."""
     return [
-        which for which, each in passes.items()
+        which
+        for which, each in passes.items()
         if each.labels or not each.levels <= _ROUNDING_LEVELS or (exact and each.images)
-    ]  # fmt: skip
+    ]
 
 
 def look_at(contender: str, loader: Loader, dtype: torch.dtype) -> dict[str, Difference]:
@@ -246,8 +254,10 @@ def read_waiting(loader: Iterable[Batch], device: torch.device) -> Sums:
 
 
 _READINGS: dict[str, Callable[[Iterable[Batch], torch.device], Sums]] = {
-    "slow": read_slowly, "at once": read_at_once, "held": read_late,
-}  # fmt: skip
+    "slow": read_slowly,
+    "at once": read_at_once,
+    "held": read_late,
+}
 #: The readings of each epoch.
 _ON_GPU = (("slow", "at once", "held", "slow"), ("slow", "held"))
 _ON_CPU = (("held", "held"), ("held",))
@@ -284,9 +294,10 @@ def differ(found: Sums, true: Sums) -> Difference:
         return Difference(len(true.images), len(true.labels), float("inf"))
     apart = (found.squares - true.squares).abs()
     return Difference(
-        int((found.images != true.images).sum()), int((found.labels != true.labels).sum()),
+        int((found.images != true.images).sum()),
+        int((found.labels != true.labels).sum()),
         float(apart.max()) / true.level if apart.numel() else 0.0,
-    )  # fmt: skip
+    )
 
 
 def _join(found: list[Sums], device: torch.device) -> Sums:
@@ -295,8 +306,9 @@ def _join(found: list[Sums], device: torch.device) -> Sums:
     return Sums(
         torch.cat([each.images.cpu() for each in found]),
         torch.cat([each.squares.cpu() for each in found]),
-        torch.cat([each.labels.cpu() for each in found]), found[0].level,
-    )  # fmt: skip
+        torch.cat([each.labels.cpu() for each in found]),
+        found[0].level,
+    )
 
 
 def _as_numbers(images: torch.Tensor) -> torch.Tensor:

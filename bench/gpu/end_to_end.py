@@ -49,7 +49,18 @@ def measure(task: Task) -> Iterator[Found]:
 def _tutorial(task: Task, out: Path) -> list[str]:
     workers = task.workers if task.variant == WITH_WORKERS else 0
     return [
-        sys.executable, str(Path(__file__).with_name("tutorial.py")), task.photos, str(out),
-        "--epochs", str(task.epochs), "--batch-size", str(min(BATCH, task.batch)),
-        "--size", str(task.size), "--device", task.device, "--workers", str(workers),
-    ]  # fmt: skip
+        sys.executable,
+        str(Path(__file__).with_name("tutorial.py")),
+        task.photos,
+        str(out),
+        "--epochs",
+        str(task.epochs),
+        "--batch-size",
+        str(min(BATCH, task.batch)),
+        "--size",
+        str(task.size),
+        "--device",
+        task.device,
+        "--workers",
+        str(workers),
+    ]

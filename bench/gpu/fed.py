@@ -101,10 +101,16 @@ def _open(
     started = time.perf_counter()
     loader = opened.enter_context(
         make_loader(
-            kind, task.many_photos, size=task.size, batch_size=batch, device=task.device,
-            dtype=dtype, workers=task.workers, drop_last=True,
+            kind,
+            task.many_photos,
+            size=task.size,
+            batch_size=batch,
+            device=task.device,
+            dtype=dtype,
+            workers=task.workers,
+            drop_last=True,
         )
-    )  # fmt: skip
+    )
     batches = opened.enter_context(closing(without_end(loader)))
     step(*next(batches))
     wait(task.device)
@@ -140,16 +146,24 @@ def train_through(name: str, task: Task, batch: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix=unguessable("fastft-")) as folder:
         config = TrainConfig(
-            data=Path(task.many), out=Path(folder) / "run", weights="none", loader=name,
-            epochs=_EPOCHS, batch_size=batch, size=task.size, device=task.device,
+            data=Path(task.many),
+            out=Path(folder) / "run",
+            weights="none",
+            loader=name,
+            epochs=_EPOCHS,
+            batch_size=batch,
+            size=task.size,
+            device=task.device,
             workers=task.workers,
-        )  # fmt: skip
+        )
         rows = train(config, Console(quiet=True)).epochs[1:]
     return {
-        "loader": name, "img_per_s": [row.img_per_s for row in rows],
-        "waited_s": [row.wait_s for row in rows], "train_s": [row.train_s for row in rows],
+        "loader": name,
+        "img_per_s": [row.img_per_s for row in rows],
+        "waited_s": [row.wait_s for row in rows],
+        "train_s": [row.train_s for row in rows],
         "settings": {"amp": config.amp, "compile": getattr(config, "compile", None)},
-    }  # fmt: skip
+    }
 
 
 def without_end(loader: Loader) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:

@@ -37,10 +37,20 @@ _FILTER_WARPS = 4
 SIZE = 224
 #: Arguments that are multiples of 16, which the compiler is told, and their types.
 POINTERS = {
-    "data": "*u8", "offsets": "*i64", "pitches": "*i64", "sides": "*i64", "geometry": "*i32",
-    "windows": "*i32", "first": "*i32", "counts": "*i32", "weights": "*i32",
-    "scale": "*fp32", "bias": "*fp32", "rgb": "*u8", "between": "*u8",
-}  # fmt: skip
+    "data": "*u8",
+    "offsets": "*i64",
+    "pitches": "*i64",
+    "sides": "*i64",
+    "geometry": "*i32",
+    "windows": "*i32",
+    "first": "*i32",
+    "counts": "*i32",
+    "weights": "*i32",
+    "scale": "*fp32",
+    "bias": "*fp32",
+    "rgb": "*u8",
+    "between": "*u8",
+}
 SIZES = {"rgb_bytes": "i32", "between_bytes": "i32"}
 PLAIN = {"taps": "i32", "begin": "i32"}
 
@@ -53,9 +63,11 @@ _ENDS = ("BRA", "BRX", "EXIT", "RET")
 _BYTE, _BYTES = (re.compile(r"LDG\.E\.U8\b"), 1), (re.compile(r"LDG\.E\.64\b"), 8)
 _DISTANCE = re.compile(r"DADD .*-\|R\d+\|"), 1
 MARKS = {
-    "fill_taps": (_DISTANCE,), "first_pass": (_BYTE,), "second_pass": (_BYTE, _BYTES),
+    "fill_taps": (_DISTANCE,),
+    "first_pass": (_BYTE,),
+    "second_pass": (_BYTE, _BYTES),
     "to_rgb": (_BYTE,),
-}  # fmt: skip
+}
 _STORE = re.compile(r"STG\.E(?:\.(U8|U16|64|128))?\b")
 _STORED = {"U8": 1, "U16": 2, None: 4, "64": 8, "128": 16}
 
@@ -90,9 +102,12 @@ def _ask(folder: Path | None, given: argparse.Namespace) -> Any:
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     command = [sys.executable, "-m", "bench.gpu.instructions", "--json", "--dtype", given.dtype]
     ended = subprocess.run(
-        [*command, "--photos", str(given.photos)], env=environment, check=False, text=True,
+        [*command, "--photos", str(given.photos)],
+        env=environment,
+        check=False,
+        text=True,
         stdout=subprocess.PIPE,
-    )  # fmt: skip
+    )
     if ended.returncode:
         sys.exit(f"{folder or 'the installed Triton'}: failed with status {ended.returncode}")
     return json.loads(ended.stdout)
@@ -111,9 +126,10 @@ def count(dtype: str, photos: int) -> dict[str, Any]:
         codes = {name: disassemble(each, name, triton) for name, each in cubins.items()}
         each = count_instructions(gpu, rows, codes, planar=planar, dtype=dtype)
         stores[store] = {
-            "per_image": sum(each.values()), "kernels": each,
+            "per_image": sum(each.values()),
+            "kernels": each,
             "registers": {name: code.registers for name, code in codes.items()},
-        }  # fmt: skip
+        }
     return {"triton": triton.__version__, "dtype": dtype, "photos": photos, "stores": stores}
 
 
@@ -152,8 +168,9 @@ def compile_kernels(
         signature = {name: types.get(name, "constexpr") for name in names}
         told = {
             (at,): [["tt.divisibility", 16]]
-            for at, name in enumerate(names) if name in types and name not in PLAIN
-        }  # fmt: skip
+            for at, name in enumerate(names)
+            if name in types and name not in PLAIN
+        }
         source = ASTSource(kernel, signature, constants, told)
         made = triton.compile(source, target=GPUTarget("cuda", ARCHITECTURE, WARP), options=options)
         name = kernel.fn.__name__
@@ -249,9 +266,8 @@ def read_blocks(lines: list[str], kernel: str) -> Iterator[Block]:
             following.append(at + 1)
         stores = [found[1] for _, _, each in part if (found := _STORE.match(each))]
         marks = sum(
-            weight
-            for _, _, each in part for mark, weight in MARKS[kernel] if mark.match(each)
-        )  # fmt: skip
+            weight for _, _, each in part for mark, weight in MARKS[kernel] if mark.match(each)
+        )
         stored = sum(_STORED[each] for each in stores)
         may_end = name.startswith("EXIT")
         yield Block(len(part), marks, stored, tuple(dict.fromkeys(following)), may_end)

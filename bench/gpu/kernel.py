@@ -53,10 +53,14 @@ def _row(task: Task, kind: str, dtype: str, batch: int, copied: float) -> dict[s
     work, bytes_moved = prepare(task, kind, DTYPES[dtype], batch)
     rate = batch * per_second(work, task)
     return {
-        "store": kind, "dtype": dtype, "batch": batch, "img_per_s": rate,
-        "bytes_per_image": bytes_moved, "bytes_per_s": rate * bytes_moved,
+        "store": kind,
+        "dtype": dtype,
+        "batch": batch,
+        "img_per_s": rate,
+        "bytes_per_image": bytes_moved,
+        "bytes_per_s": rate * bytes_moved,
         "share_of_copy": rate * bytes_moved / copied,
-    }  # fmt: skip
+    }
 
 
 def draw_sides(mean: tuple[int, int], photos: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -92,9 +96,11 @@ def prepare(task: Task, kind: str, dtype: torch.dtype, batch: int) -> tuple[Any,
         geometry, down_first = make_geometry(rows, plan)
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
         frames = gpu.Frames(
-            pixels, on_device(layout.offsets[samples]), on_device(layout.pitches[samples]),
+            pixels,
+            on_device(layout.offsets[samples]),
+            on_device(layout.pitches[samples]),
             on_device(sides.astype(np.int64)),
-        )  # fmt: skip
+        )
         windows = gpu.find_windows(geometry, rows.flips, down_first, size)
         needs = gpu.find_needs(windows, size, planar=planar)
         if scratch is None or not gpu.fits(scratch, batch, needs):

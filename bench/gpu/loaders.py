@@ -82,9 +82,11 @@ def _read(batches: Iterator[Batch], task: Task) -> dict[str, Any]:
     elapsed = time.perf_counter() - started
     used = usage_of().cpu_s - used
     return {
-        "img_per_s": done / elapsed, "first_batch_s": first_batch_s, "cores": used / elapsed,
+        "img_per_s": done / elapsed,
+        "first_batch_s": first_batch_s,
+        "cores": used / elapsed,
         "cpu_s_per_image": used / done,
-    }  # fmt: skip
+    }
 
 
 def _torchvision(

@@ -44,8 +44,11 @@ def ask_driver() -> dict[str, str]:
         return {}
     said = subprocess.run(
         [program, f"--query-gpu={_ASKED}", "--format=csv,noheader"],
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     values = said.stdout.splitlines()[0].split(", ") if said.stdout else []
     return dict(zip(_ASKED.split(","), values, strict=False))
 

@@ -84,7 +84,9 @@ PARTS = (
     Part(name="from_photos", seconds=3, variants=(end_to_end.FROM_PHOTOS,), module="end_to_end"),
     Part(name="tutorial", seconds=45, variants=(end_to_end.TUTORIAL,), module="end_to_end"),
     Part(
-        name="tutorial_workers", seconds=10, variants=(end_to_end.WITH_WORKERS,),
+        name="tutorial_workers",
+        seconds=10,
+        variants=(end_to_end.WITH_WORKERS,),
         module="end_to_end",
     ),
     Part(name="steady", seconds=9, variants=steady.VARIANTS),
@@ -92,14 +94,20 @@ PARTS = (
     Part(name="startup", seconds=4, variants=startup.VARIANTS, times=3),
     Part(name="pixels", seconds=10, variants=pixels.VARIANTS),
     Part(name="loaders", seconds=10, variants=loaders.VARIANTS),
-)  # fmt: skip
+)
 #: Two runs that between them have every part.
 RUNS = {
     "1": ("probe", "suite", "corruption", "machine", "kernel", "fed", "steady", "pixels"),
     "2": (
-        "end_to_end", "from_photos", "tutorial", "tutorial_workers", "steps", "startup", "loaders",
+        "end_to_end",
+        "from_photos",
+        "tutorial",
+        "tutorial_workers",
+        "steps",
+        "startup",
+        "loaders",
     ),
-}  # fmt: skip
+}
 
 
 def choose(names: Iterable[str]) -> tuple[Part, ...]:

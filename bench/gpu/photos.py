@@ -41,10 +41,13 @@ def measure(task: Task) -> Iterator[Found]:
 
     write_synth(
         SynthConfig(
-            out=photos, classes=2, per_class=per_class // ALIKE, test_per_class=test // ALIKE,
+            out=photos,
+            classes=2,
+            per_class=per_class // ALIKE,
+            test_per_class=test // ALIKE,
             size=size,
         )
-    )  # fmt: skip
+    )
     for split in ("train", "test"):
         for file, name in _copies(photos / split, range(1, ALIKE)):
             os.link(file, photos / split / name)

@@ -44,13 +44,16 @@ def measure(task: Task) -> Iterator[Found]:
     found = compare(
         open_source(Path(task.data) / "train.beton"),
         {task.variant: partial(make_loader, name, **options)},
-        images=_IMAGES if task.on_gpu else _FEW_IMAGES, size=task.size, device=task.device,
+        images=_IMAGES if task.on_gpu else _FEW_IMAGES,
+        size=task.size,
+        device=task.device,
         workers=task.workers,
-    )  # fmt: skip
+    )
     yield {
-        "images": found.images, "rows": [asdict(row) for row in found.rows],
+        "images": found.images,
+        "rows": [asdict(row) for row in found.rows],
         "verdicts": [asdict(verdict) for verdict in found.verdicts],
-    }  # fmt: skip
+    }
 
 
 def set_dali_options(**options: Any) -> None:

@@ -45,6 +45,7 @@ def measure(task: Task) -> Iterator[Found]:
 
 def _as_json(setup: str, found: dict[str, Decoding]) -> dict[str, Any]:
     return {
-        "setup": setup, "ways": {way: asdict(each) for way, each in found.items()},
+        "setup": setup,
+        "ways": {way: asdict(each) for way, each in found.items()},
         "takes_regions": takes_regions(found),
-    }  # fmt: skip
+    }

@@ -122,7 +122,7 @@ def _kernel(found: Found) -> Iterator[Row]:
             rate(row["img_per_s"]),
             f"{row['bytes_per_s'] / 1e9:,.0f} GB/s, {row['share_of_copy']:.0%} of a copy's",
             "2 M img/s" if is_goal else "",
-        )  # fmt: skip
+        )
 
 
 def _fed(found: Found) -> Iterator[Row]:
@@ -132,9 +132,11 @@ def _fed(found: Found) -> Iterator[Row]:
         if not bounds:
             continue
         yield (
-            f"compute bound, batch {batch}", f"{spread(bounds)} img/s",
-            f"{len(bounds)} rounds of {each['steps']} steps; {clocks(each.get('clocks', {}))}", "",
-        )  # fmt: skip
+            f"compute bound, batch {batch}",
+            f"{spread(bounds)} img/s",
+            f"{len(bounds)} rounds of {each['steps']} steps; {clocks(each.get('clocks', {}))}",
+            "",
+        )
         for name, contender in contenders.items():
             if name != fed.BOUND:
                 yield from _of_the_bound(name, contender, batch, bounds)
@@ -144,10 +146,12 @@ def _fed(found: Found) -> Iterator[Row]:
             share = median(trainer["img_per_s"]) / median(bounds)
             yield (
                 f"`fastft train`, `{trainer['loader']}`, batch {batch}, share of the bound",
-                f"{share:.3f}", f"{spread(trainer['img_per_s'])} img/s in epochs after the first; "
+                f"{share:.3f}",
+                f"{spread(trainer['img_per_s'])} img/s in epochs after the first; "
                 f"{sum(trainer['waited_s']):.2f} of {sum(trainer['train_s']):.1f} s waiting for "
-                f"input; {settings}", "",
-            )  # fmt: skip
+                f"input; {settings}",
+                "",
+            )
 
 
 def _of_the_bound(
@@ -237,16 +241,18 @@ def _steps(found: Found) -> Iterator[Row]:
         ours = {how: rates[key] for how, key in names.items() if key in rates}
         if ours:
             beside = "; ".join(
-                f"{how}: {each / ours['eager']:.3f} of eager" for how, each in ours.items()
+                f"{how}: {each / ours['eager']:.3f} of eager"
+                for how, each in ours.items()
                 if how != "eager" and "eager" in ours
-            )  # fmt: skip
+            )
             eager = found.get(f"{steps.OURS}, eager", {}).get("rows", [])
             told = [clocks(row["clocks"]) for row in eager if row["batch"] == batch]
             yield (
                 f"training step, {steps.OURS}, batch {batch}: {' / '.join(ours)}",
                 f"{' / '.join(f'{each:,.0f}' for each in ours.values())} img/s",
-                "; ".join(filter(None, [beside, *told])), "",
-            )  # fmt: skip
+                "; ".join(filter(None, [beside, *told])),
+                "",
+            )
         for (name, size), each in rates.items():
             if size == batch and not name.startswith(f"{steps.OURS}, "):
                 yield f"training step, {name}, batch {batch}", rate(each), "", ""
@@ -297,8 +303,17 @@ def _loaders(found: Found) -> Iterator[Row]:
 
 #: By the section that a part's findings are kept in.
 ROWS: dict[str, Callable[[Found], Iterator[Row]]] = {
-    "photos": _photos, "probe": _probe, "suite": _suite, "corruption": _corruption,
-    "machine": _machine, "kernel": _kernel, "fed": _fed, "end_to_end": _end_to_end,
-    "steady": _steady, "steps": _steps, "startup": _startup, "pixels": _pixels,
+    "photos": _photos,
+    "probe": _probe,
+    "suite": _suite,
+    "corruption": _corruption,
+    "machine": _machine,
+    "kernel": _kernel,
+    "fed": _fed,
+    "end_to_end": _end_to_end,
+    "steady": _steady,
+    "steps": _steps,
+    "startup": _startup,
+    "pixels": _pixels,
     "loaders": _loaders,
-}  # fmt: skip
+}

@@ -35,10 +35,19 @@ def measure(task: Task) -> Iterator[Found]:
     device = torch.device(task.device)
     dtype = pick_amp("auto", device)
     step = make_step(task, dtype)
-    with make_loader(
-        task.variant, task.many_photos, size=task.size, batch_size=task.batch, device=device,
-        dtype=dtype if task.on_gpu else None, workers=task.workers, drop_last=True,
-    ) as loader, closing(without_end(loader)) as batches:  # fmt: skip
+    with (
+        make_loader(
+            task.variant,
+            task.many_photos,
+            size=task.size,
+            batch_size=task.batch,
+            device=device,
+            dtype=dtype if task.on_gpu else None,
+            workers=task.workers,
+            drop_last=True,
+        ) as loader,
+        closing(without_end(loader)) as batches,
+    ):
         for images, labels in islice(batches, len(loader) + _WARM):
             step(images, labels)
         wait(device)

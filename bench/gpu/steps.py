@@ -77,9 +77,13 @@ def make_step(task: Task, dtype: torch.dtype | None, *, channels_last: bool = Tr
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = built.model.to(task.device).to(memory_format=layout).train()
     optimizer = make_optimizer(
-        model, built.head, lr=1e-3, head_lr_factor=1, momentum=0.9,
+        model,
+        built.head,
+        lr=1e-3,
+        head_lr_factor=1,
+        momentum=0.9,
         weight_decay=0.001,
-    )  # fmt: skip
+    )
     return TrainStep(model, optimizer, Loss(), device=torch.device(task.device), amp_dtype=dtype)
 
 

@@ -41,16 +41,29 @@ def measure(task: Task) -> Iterator[Found]:
         report, said = Path(folder) / "report.jsonl", Path(folder) / "said"
         report.touch()
         command = [
-            sys.executable, "-m", "pytest", "-q", "-p", "bench.gpu.suite_report",
-            "-p", "no:cacheprovider", "--continue-on-collection-errors",
-            "-m", ON_GPU if task.on_gpu else REHEARSED, str(Path(task.root) / "tests"),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "bench.gpu.suite_report",
+            "-p",
+            "no:cacheprovider",
+            "--continue-on-collection-errors",
+            "-m",
+            ON_GPU if task.on_gpu else REHEARSED,
+            str(Path(task.root) / "tests"),
+        ]
         environment = {**os.environ, "PYTHONPATH": _python_path(task), FILE: str(report)}
         with said.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=task.root, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                command,
+                cwd=task.root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
                 stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            )
         seen = 0
         while process.poll() is None:
             lines = report.read_text().splitlines()
@@ -109,10 +122,14 @@ def count(events: Iterable[Event]) -> dict[str, Any]:
     slowest = sorted(seconds.items(), key=lambda item: item[1], reverse=True)[:_SLOWEST]
     of = list(outcomes.values())
     return {
-        "tests": tests, "passed": of.count("passed"), "skipped": of.count("skipped"),
-        "failures": said, "not_collected": not_collected, "running": running,
+        "tests": tests,
+        "passed": of.count("passed"),
+        "skipped": of.count("skipped"),
+        "failures": said,
+        "not_collected": not_collected,
+        "running": running,
         "slowest": dict(slowest),
-    }  # fmt: skip
+    }
 
 
 def _python_path(task: Task) -> str:

@@ -82,10 +82,19 @@ class Task:
     def loader(self, name: str, batch_size: int) -> LoaderTask:
         """The same for `bench.worker`, which measures a loader."""
         return LoaderTask(
-            loader=name, data=self.many_photos, workers=self.workers, view="train", size=self.size,
-            batch_size=batch_size, seconds=self.seconds, arch="resnet18", amp="auto",
-            device=self.device, seed=0, cold=False,
-        )  # fmt: skip
+            loader=name,
+            data=self.many_photos,
+            workers=self.workers,
+            view="train",
+            size=self.size,
+            batch_size=batch_size,
+            seconds=self.seconds,
+            arch="resnet18",
+            amp="auto",
+            device=self.device,
+            seed=0,
+            cold=False,
+        )
 
     def as_json(self) -> str:
         """For the command line."""
@@ -96,9 +105,9 @@ def read_task(text: str) -> Task:
     """A task from its JSON."""
     values = json.loads(text)
     lists = {field.name for field in fields(Task) if str(field.type).startswith("tuple")}
-    return Task(**{
-        name: tuple(value) if name in lists else value for name, value in values.items()
-    })  # fmt: skip
+    return Task(
+        **{name: tuple(value) if name in lists else value for name, value in values.items()}
+    )
 
 
 def answer(measure: Callable[[Task], Iterator[Found]], arguments: list[str]) -> None:

@@ -15,14 +15,26 @@ Event = Mapping[str, Any]
 
 #: The host waits in these; an event's query does not.
 SYNCHRONIZING = (
-    "cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy",
-    "cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize",
-)  # fmt: skip
+    "cudaDeviceSynchronize",
+    "cudaStreamSynchronize",
+    "cudaEventSynchronize",
+    "cudaMemcpy",
+    "cuStreamSynchronize",
+    "cuEventSynchronize",
+    "cuCtxSynchronize",
+)
 #: These take memory from the driver, which may wait for the whole device.
 ALLOCATING = (
-    "cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaFreeHost", "cudaMallocAsync", "cudaFreeAsync",
-    "cuMemCreate", "cuMemMap", "cuMemRelease",
-)  # fmt: skip
+    "cudaMalloc",
+    "cudaFree",
+    "cudaHostAlloc",
+    "cudaFreeHost",
+    "cudaMallocAsync",
+    "cudaFreeAsync",
+    "cuMemCreate",
+    "cuMemMap",
+    "cuMemRelease",
+)
 #: Shorter ones lie between any two kernels.
 _GAP_US = 20.0
 _GAPS, _KERNELS = 5, 8
@@ -54,13 +66,18 @@ def summarize(events: Iterable[Event], steps: int, category: str = "kernel") -> 
     span_us = end - begin
     gaps = [(one[1], two[0]) for one, two in pairwise(busy)]
     long = sorted((gap for gap in gaps if gap[1] - gap[0] > _GAP_US), key=_length, reverse=True)
-    host = [each for each in spans if each.get("cat") in ("cpu_op", "cuda_runtime", "cuda_driver",
-                                                          "user_annotation")]  # fmt: skip
+    host = [
+        each
+        for each in spans
+        if each.get("cat") in ("cpu_op", "cuda_runtime", "cuda_driver", "user_annotation")
+    ]
     return {
-        "steps": steps, "span_ms": span_us / 1e3,
+        "steps": steps,
+        "span_ms": span_us / 1e3,
         "busy_share": sum(map(_length, busy)) / span_us,
         "gaps": {
-            "count": len(long), "share": sum(map(_length, long)) / span_us,
+            "count": len(long),
+            "share": sum(map(_length, long)) / span_us,
             "longest": [
                 {"us": _length(gap), "at_ms": (gap[0] - begin) / 1e3, "host": _doing(gap, host)}
                 for gap in long[:_GAPS]
@@ -70,7 +87,7 @@ def summarize(events: Iterable[Event], steps: int, category: str = "kernel") -> 
         "synchronizing": _per_step(calls, SYNCHRONIZING, steps),
         "allocating": _per_step(calls, ALLOCATING, steps),
         "kernels": _largest(kernels),
-    }  # fmt: skip
+    }
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:
@@ -107,10 +124,11 @@ def _copies(copies: Sequence[Event], busy: Sequence[Span], steps: int) -> dict[s
         total = sum(_length(_span(each)) for each in some)
         beside = sum(shared(_span(each), busy) for each in some)
         found[kind] = {
-            "per_step": len(some) / steps, "ms_per_step": total / 1e3 / steps,
+            "per_step": len(some) / steps,
+            "ms_per_step": total / 1e3 / steps,
             "bytes_per_step": sum(map(_bytes, some)) / steps,
             "beside_kernels": beside / total if total else 1.0,
-        }  # fmt: skip
+        }
     return found
 
 

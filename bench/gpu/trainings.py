@@ -24,11 +24,31 @@ BATCH, LR = 128, 5e-4
 def ours(task: Task, loader: str, data: str, out: Path, *, epochs: int) -> list[str]:
     """The command line of a training from scratch."""
     return [
-        sys.executable, "-m", "fastft", "train", "--loader", loader, "--data", data,
-        "--out", str(out), "--weights", "none", "--epochs", str(epochs),
-        "--batch-size", str(min(BATCH, task.batch)), "--size", str(task.size),
-        "--device", task.device, "--workers", str(task.workers), "--lr", str(LR),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fastft",
+        "train",
+        "--loader",
+        loader,
+        "--data",
+        data,
+        "--out",
+        str(out),
+        "--weights",
+        "none",
+        "--epochs",
+        str(epochs),
+        "--batch-size",
+        str(min(BATCH, task.batch)),
+        "--size",
+        str(task.size),
+        "--device",
+        task.device,
+        "--workers",
+        str(task.workers),
+        "--lr",
+        str(LR),
+    ]
 
 
 def run(
@@ -42,9 +62,14 @@ def run(
     python_path = os.pathsep.join(filter(None, (task.root, os.environ.get("PYTHONPATH", ""))))
     started = time.perf_counter()
     ended = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": python_path, **(environment or {})},
-    )  # fmt: skip
+    )
     seconds = time.perf_counter() - started
     if ended.returncode:
         said = (ended.stderr or ended.stdout).strip().splitlines()
@@ -64,9 +89,12 @@ def read_run(out: Path) -> dict[str, Any]:
     epochs = [row for row in map(json.loads, lines) if row["kind"] == "epoch"]
     summary = json.loads((out / "summary.json").read_text())
     return {
-        "costs_s": dict(summary.get("costs_s") or {}), "run_s": summary["seconds"],
-        "train_s": [row["train_s"] for row in epochs], "eval_s": [row["eval_s"] for row in epochs],
+        "costs_s": dict(summary.get("costs_s") or {}),
+        "run_s": summary["seconds"],
+        "train_s": [row["train_s"] for row in epochs],
+        "eval_s": [row["eval_s"] for row in epochs],
         "img_per_s": [row["img_per_s"] for row in epochs],
-        "waited_s": sum(row["wait_s"] for row in epochs), "accuracy": epochs[-1]["eval_accuracy"],
+        "waited_s": sum(row["wait_s"] for row in epochs),
+        "accuracy": epochs[-1]["eval_accuracy"],
         "checkpoint_bytes": (out / "last.pt").stat().st_size,
-    }  # fmt: skip
+    }

@@ -56,24 +56,39 @@ def main() -> None:
         accuracy = evaluate(net, test_iter, device)
         epochs_s.append(time.perf_counter() - began)
     torch.save(net.state_dict(), asked.out)
-    print(json.dumps({
-        "imported_s": imported_s, "epochs_s": epochs_s, "loss": total / images,
-        "train_accuracy": right / images, "accuracy": accuracy,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "imported_s": imported_s,
+                "epochs_s": epochs_s,
+                "loss": total / images,
+                "train_accuracy": right / images,
+                "accuracy": accuracy,
+            }
+        )
+    )
 
 
 def loaders(asked: argparse.Namespace) -> tuple[torch.utils.data.DataLoader, ...]:
     """Its two loaders of images."""
     transforms = torchvision.transforms
     normalize = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    train_augs = transforms.Compose([
-        transforms.RandomResizedCrop(asked.size), transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(), normalize,
-    ])  # fmt: skip
-    test_augs = transforms.Compose([
-        transforms.Resize([round(asked.size * 256 / 224)] * 2), transforms.CenterCrop(asked.size),
-        transforms.ToTensor(), normalize,
-    ])  # fmt: skip
+    train_augs = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(asked.size),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            normalize,
+        ]
+    )
+    test_augs = transforms.Compose(
+        [
+            transforms.Resize([round(asked.size * 256 / 224)] * 2),
+            transforms.CenterCrop(asked.size),
+            transforms.ToTensor(),
+            normalize,
+        ]
+    )
     options = {"batch_size": asked.batch_size, "num_workers": asked.workers}
     if asked.workers:
         options |= {"pin_memory": asked.device != "cpu", "persistent_workers": True}

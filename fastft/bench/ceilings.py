@@ -146,9 +146,12 @@ def _verdict(best: Measured, model_img_per_s: float | None, *, shares_cores: boo
 def _pair(img_per_s: float, model_img_per_s: float, shares_cores: bool) -> Bottleneck:
     """A loader beside a model: a training of which nothing but these two is known."""
     return Bottleneck(
-        img_per_s=img_per_s, wait_share=0.0, loader_img_per_s=img_per_s,
-        model_img_per_s=model_img_per_s, shares_cores=shares_cores,
-    )  # fmt: skip
+        img_per_s=img_per_s,
+        wait_share=0.0,
+        loader_img_per_s=img_per_s,
+        model_img_per_s=model_img_per_s,
+        shares_cores=shares_cores,
+    )
 
 
 def _times(ratio: float) -> str:

@@ -64,11 +64,13 @@ def bench_section(benches: Sequence[tuple[str, Bench]]) -> Section | None:
             Exhibit(of_source(name, names, "Loaders"), loader_panels(found), speed_table(found)),
             cost_table(found),
             Exhibit(
-                of_source(name, names, "Stages alone"), (stage_panel(found),), stage_table(found),
+                of_source(name, names, "Stages alone"),
+                (stage_panel(found),),
+                stage_table(found),
                 "A loader is no faster than the slowest stage that it goes through, and training "
                 "no faster than the slower of loader and model.",
             ),
-        ]  # fmt: skip
+        ]
         left_out = (f"Left out: {each.loader}: {each.reason}" for each in found.skipped)
         blocks += [Notes(tuple(left_out))] if found.skipped else []
     return Section("bench", "Speed here", tuple(lead), tuple(blocks), tuple(keys))
@@ -100,24 +102,33 @@ def loader_panels(found: Bench) -> tuple[Panel, ...]:
     """Loaders beside their ceilings, and by workers where several numbers were tried."""
     rows = [
         Bar(
-            _named(row), row.img_per_s,
+            _named(row),
+            row.img_per_s,
             write_rate(row.img_per_s) + _of_ceiling(row),
             GREEN if found.is_best(row) else PALE if row.loader == _STOCK else BLUE,
-            limit=row.ceiling_img_per_s, mark=row.first_epoch_img_per_s,
+            limit=row.ceiling_img_per_s,
+            mark=row.first_epoch_img_per_s,
         )
         for row in found.fastest
-    ]  # fmt: skip
+    ]
     title = "Loaders, images/s; outline: what stages allow, stroke: first epoch"
     panels = [bar_panel(title, rows)]
     workers = sorted({float(row.workers) for row in found.loaders})
     if len(workers) > 1:
         names = dict.fromkeys(row.loader for row in found.loaders)
         lines = [
-            Line(name, tuple(sorted(
-                (float(row.workers), row.img_per_s) for row in found.loaders if row.loader == name
-            )))
+            Line(
+                name,
+                tuple(
+                    sorted(
+                        (float(row.workers), row.img_per_s)
+                        for row in found.loaders
+                        if row.loader == name
+                    )
+                ),
+            )
             for name in names
-        ]  # fmt: skip
+        ]
         panels.append(line_panel("Images/s by workers", lines, x_label="workers", x_ticks=workers))
     return tuple(panels)
 
@@ -125,37 +136,49 @@ def loader_panels(found: Bench) -> tuple[Panel, ...]:
 def stage_table(found: Bench) -> Table:
     """Each stage alone."""
     title = f"Each stage alone: {_what(found)}, on {_where(found)}"
-    return make_table(title, found.stages, (
-        Column("stage", lambda stage: stage.label),
-        Column("images/s", lambda stage: stage.img_per_s, write_rate),
-        Column("", lambda stage: stage.note),
-    ))  # fmt: skip
+    return make_table(
+        title,
+        found.stages,
+        (
+            Column("stage", lambda stage: stage.label),
+            Column("images/s", lambda stage: stage.img_per_s, write_rate),
+            Column("", lambda stage: stage.note),
+        ),
+    )
 
 
 def speed_table(found: Bench) -> Table:
     """A row for each loader and number of workers: its rates, and what binds it."""
-    return make_table("Loaders, images/s", found.loaders, (
-        Column("loader, workers", lambda row: _row_name(row, found)),
-        Column("images/s", lambda row: row.img_per_s, write_rate),
-        Column("first epoch", lambda row: row.first_epoch_img_per_s, write_rate),
-        Column("cold", lambda row: row.cold_img_per_s, write_rate),
-        Column("training", lambda row: row.train_img_per_s, write_rate),
-        Column("ceiling", lambda row: row.ceiling_img_per_s, write_rate),
-        Column("share", lambda row: row.share_of_ceiling, write_share),
-        Column("bound by", lambda row: found.label(row.binds).partition(",")[0]),
-    ))  # fmt: skip
+    return make_table(
+        "Loaders, images/s",
+        found.loaders,
+        (
+            Column("loader, workers", lambda row: _row_name(row, found)),
+            Column("images/s", lambda row: row.img_per_s, write_rate),
+            Column("first epoch", lambda row: row.first_epoch_img_per_s, write_rate),
+            Column("cold", lambda row: row.cold_img_per_s, write_rate),
+            Column("training", lambda row: row.train_img_per_s, write_rate),
+            Column("ceiling", lambda row: row.ceiling_img_per_s, write_rate),
+            Column("share", lambda row: row.share_of_ceiling, write_share),
+            Column("bound by", lambda row: found.label(row.binds).partition(",")[0]),
+        ),
+    )
 
 
 def cost_table(found: Bench) -> Table:
     """A row for each loader and number of workers: what it takes."""
-    return make_table("What they take", found.loaders, (
-        Column("loader, workers", lambda row: _row_name(row, found)),
-        Column("CPU an image", lambda row: row.cpu_s_per_image, write_ms),
-        Column("peak memory", lambda row: float(row.peak_rss_bytes), write_bytes),
-        Column("bytes an image", lambda row: row.bytes_per_image, write_number),
-        Column("import", lambda row: row.import_s, write_seconds),
-        Column("first batch", lambda row: row.first_batch_s, write_seconds),
-    ))  # fmt: skip
+    return make_table(
+        "What they take",
+        found.loaders,
+        (
+            Column("loader, workers", lambda row: _row_name(row, found)),
+            Column("CPU an image", lambda row: row.cpu_s_per_image, write_ms),
+            Column("peak memory", lambda row: float(row.peak_rss_bytes), write_bytes),
+            Column("bytes an image", lambda row: row.bytes_per_image, write_number),
+            Column("import", lambda row: row.import_s, write_seconds),
+            Column("first batch", lambda row: row.first_batch_s, write_seconds),
+        ),
+    )
 
 
 def _keys(name: str, found: Bench, names: Sequence[str]) -> list[Key]:

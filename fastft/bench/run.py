@@ -65,12 +65,16 @@ def run_bench(config: BenchConfig, console: Console) -> Bench:
         rates = {stage.name: stage.img_per_s for stage in stages}
         found = Bench(
             config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-            environment=environment(), data=data.facts, stages=stages,
-            loaders=loaders, skipped=skipped, seconds=time.perf_counter() - started,
+            environment=environment(),
+            data=data.facts,
+            stages=stages,
+            loaders=loaders,
+            skipped=skipped,
+            seconds=time.perf_counter() - started,
             recommendation=recommend(
                 loaders, data.facts.images, rates["model_step"], shares_cores=device == "cpu"
             ),
-        )  # fmt: skip
+        )
         heading, panels = bench_panels(found)
         save_panels(panels, config.out / PICTURE, heading)
         write_whole(config.out / TABLE, json.dumps(found.as_json(), indent=1) + "\n")
@@ -105,22 +109,35 @@ def read_data(path: Path) -> Photos:
     spots = find_spots(source)
     areas = source.widths.astype(float) * source.heights
     return Photos(
-        split=split, files=spots.files,
+        split=split,
+        files=spots.files,
         pixel_bytes=lay_out(source, StoreFormat()).total // len(source),
         facts=Data(
-            path=str(path), images=len(source), classes=len(source.classes),
-            mean_px=round(areas.mean()), mean_bytes=round(spots.sizes.mean()),
+            path=str(path),
+            images=len(source),
+            classes=len(source.classes),
+            mean_px=round(areas.mean()),
+            mean_bytes=round(spots.sizes.mean()),
             stored_bytes=int(spots.sizes.sum()),
         ),
-    )  # fmt: skip
+    )
 
 
 def _task(config: BenchConfig, data: Photos, loader: str, workers: int, *, cold: bool) -> Task:
     return Task(
-        loader=loader, data=str(data.split), workers=workers, view=config.view, size=config.size,
-        batch_size=min(config.batch_size, data.facts.images), seconds=config.seconds,
-        arch=config.arch, amp=config.amp, device=config.device, seed=config.seed, cold=cold,
-    )  # fmt: skip
+        loader=loader,
+        data=str(data.split),
+        workers=workers,
+        view=config.view,
+        size=config.size,
+        batch_size=min(config.batch_size, data.facts.images),
+        seconds=config.seconds,
+        arch=config.arch,
+        amp=config.amp,
+        device=config.device,
+        seed=config.seed,
+        cold=cold,
+    )
 
 
 def _run(task: Task) -> dict[str, Any]:
@@ -194,12 +211,16 @@ def _row(
     on_gpu, rate = config.device != "cpu", answer["img_per_s"]
     ceiling = find_ceiling(name, workers, rates, cores=cpu_count(), on_gpu=on_gpu)
     return Measured(
-        loader=name, workers=workers, cold_img_per_s=cold,
+        loader=name,
+        workers=workers,
+        cold_img_per_s=cold,
         train_img_per_s=training_rate(rate, rates["model_step"], shares_cores=not on_gpu),
         bytes_per_image=data.pixel_bytes if name == "resident" else data.facts.mean_bytes,
-        binds=ceiling.binds, ceiling_img_per_s=ceiling.img_per_s,
-        share_of_ceiling=ceiling.img_per_s and rate / ceiling.img_per_s, **answer,
-    )  # fmt: skip
+        binds=ceiling.binds,
+        ceiling_img_per_s=ceiling.img_per_s,
+        share_of_ceiling=ceiling.img_per_s and rate / ceiling.img_per_s,
+        **answer,
+    )
 
 
 def _expect_s(config: BenchConfig, data: Photos, rates: Rates) -> float:

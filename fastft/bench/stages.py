@@ -264,9 +264,14 @@ def _make_step(task: Task, classes: int, device: torch.device) -> TrainStep:
     built = build_model(classes, "none", arch=task.arch, size=task.size)
     model = built.model.to(device).train()
     optimizer = make_optimizer(
-        model, built.head, optimizer=usual.optimizer, lr=1e-3, head_lr_factor=1.0,
-        momentum=usual.momentum, weight_decay=usual.weight_decay,
-    )  # fmt: skip
+        model,
+        built.head,
+        optimizer=usual.optimizer,
+        lr=1e-3,
+        head_lr_factor=1.0,
+        momentum=usual.momentum,
+        weight_decay=usual.weight_decay,
+    )
     amp_dtype = pick_amp(task.amp, device)
     return TrainStep(model, optimizer, Loss(), device=device, amp_dtype=amp_dtype)
 

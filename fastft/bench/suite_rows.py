@@ -13,7 +13,7 @@ from typing import Any
 from fastft.results.numbers import Ratio
 
 OURS = "fastft "
-TORCHVISION, FFCV, MEMORY_FFCV = "torchvision, Pillow", "FFCV", "stock ffcv"
+TORCHVISION, FFCV = "torchvision, Pillow", "FFCV"
 #: Duels, by contender.
 CONVERTING = {
     "fastft convert": "convert, every image checked",
@@ -187,8 +187,9 @@ def _starting(entries: Sequence[Entry]) -> Iterator[Row]:
     """Seconds, and what share they are of FFCV's."""
     for info in _infos(entries, "start-up"):
         started = info.get("contenders", [])
-        ours, stock = ([each for each in started if each["side"] == side]
-                       for side in ("fastft", "stock"))  # fmt: skip
+        ours, stock = (
+            [each for each in started if each["side"] == side] for side in ("fastft", "stock")
+        )
         ffcv = next((each for each in stock if each["contender"] == FFCV), None)
         for what, key in (
             ("first batch of a second process, all imported", "first_batch_s"),
@@ -207,8 +208,10 @@ def _starting(entries: Sequence[Entry]) -> Iterator[Row]:
                 )
     commands = _infos(entries, "start-up of commands")
     figures = [Figure(_seconds(each["seconds"]), f"`{each['command']}`") for each in commands]
-    ours_, others = ([each for each in figures if each.name.startswith("`fastft") is mine]
-                     for mine in (True, False))  # fmt: skip
+    ours_, others = (
+        [each for each in figures if each.name.startswith("`fastft") is mine]
+        for mine in (True, False)
+    )
     if ours_:
         yield Row("a command that loads nothing", tuple(ours_), tuple(others))
 
@@ -279,8 +282,9 @@ def _growth(infos: Sequence[Entry]) -> Iterator[Row]:
             sides[large["side"]].append(Figure(value, _code(name)))
         yield Row(
             f"{sizes[-1]:,} small photos (in parentheses {sizes[0]:,}), {count}: {what}",
-            tuple(sides["fastft"]), tuple(sides["stock"]),
-        )  # fmt: skip
+            tuple(sides["fastft"]),
+            tuple(sides["stock"]),
+        )
 
 
 def _code(contender: str) -> str:

@@ -40,8 +40,18 @@ from pipelines.errors import FormatError
 #: Headings of the loaders' bars, by the kind of data that a contender reads.
 READS = {"jpeg": "decodes JPEGs", "pixels": "reads decoded pixels"}
 #: Groups whose figures are a row of the table or a chart; others are listed by their time.
-_SHOWN = ("convert", "merge", "decode", "loaders", "kernel", "training step", "start-up", "plan",
-          "memory", "growth")  # fmt: skip
+_SHOWN = (
+    "convert",
+    "merge",
+    "decode",
+    "loaders",
+    "kernel",
+    "training step",
+    "start-up",
+    "plan",
+    "memory",
+    "growth",
+)
 
 
 class Contender(TypedDict, total=False):
@@ -146,12 +156,18 @@ def suites_section(suites: Sequence[tuple[str, Suite, list[Row]]]) -> Section | 
             what = of_source(name, names, "of the suites are met")
             keys.append(Key(f"{met} of {len(goals)}", "goals", what))
         if rows:
-            blocks.append(make_table(of_source(name, names, "Against other libraries"), rows, (
-                Column("", lambda row: row.cells()[0].replace("`", "")),
-                Column("fastft", lambda row: row.cells()[1].replace("`", "")),
-                Column("baseline in the same run", lambda row: row.cells()[2]),
-                Column("ratio", lambda row: row.cells()[3].replace("`", "")),
-            )))  # fmt: skip
+            blocks.append(
+                make_table(
+                    of_source(name, names, "Against other libraries"),
+                    rows,
+                    (
+                        Column("", lambda row: row.cells()[0].replace("`", "")),
+                        Column("fastft", lambda row: row.cells()[1].replace("`", "")),
+                        Column("baseline in the same run", lambda row: row.cells()[2]),
+                        Column("ratio", lambda row: row.cells()[3].replace("`", "")),
+                    ),
+                )
+            )
         blocks += _loaders(suite, of_source(name, names, "Loaders"))
         blocks += _goals(goals, of_source(name, names, "What was aimed at"))
         blocks += _growth(suite, of_source(name, names, "By number of samples"))
@@ -172,10 +188,14 @@ def loader_panels(suite: Suite) -> tuple[Panel, ...]:
     for reads, title in READS.items():
         infos = [each for each in loader_infos(suite) if each.get("reads", "jpeg") == reads]
         rows = [
-            Bar(each["contender"], each["img_per_s"], write_rate(each["img_per_s"]),
-                tone(is_stock=each.get("side") == "stock"))
+            Bar(
+                each["contender"],
+                each["img_per_s"],
+                write_rate(each["img_per_s"]),
+                tone(is_stock=each.get("side") == "stock"),
+            )
             for each in sorted(infos, key=lambda each: -each["img_per_s"])
-        ]  # fmt: skip
+        ]
         panels += [bar_panel(f"{title}, images/s", rows)] if rows else []
     return tuple(panels)
 
@@ -196,8 +216,9 @@ def describe_photos(suite: Suite) -> str:
 def describe_machine(suite: Suite) -> str:
     """The machine and the versions of a run in words."""
     found = suite["machine_info"]
-    versions = ", ".join(f"{name} {each}" for name, each in found.get("versions", {}).items()
-                         if each)  # fmt: skip
+    versions = ", ".join(
+        f"{name} {each}" for name, each in found.get("versions", {}).items() if each
+    )
     return (
         f"{found.get('cores', '?')} cores of {found.get('cpu', '') or 'a processor'} "
         f"({found.get('system', '?')}, {found.get('machine', '?')}), "
@@ -218,12 +239,16 @@ def _loaders(suite: Suite, title: str) -> list[Block]:
 
         return Column(f"x {other}", of)
 
-    table = make_table(title, infos, (
-        Column("", lambda info: info["contender"]),
-        Column("images/s", lambda info: info["img_per_s"], write_rate),
-        Column("CPU ms an image", lambda info: info.get("cpu_ms_per_image"), write_ratio),
-        *map(times, others),
-    ))  # fmt: skip
+    table = make_table(
+        title,
+        infos,
+        (
+            Column("", lambda info: info["contender"]),
+            Column("images/s", lambda info: info["img_per_s"], write_rate),
+            Column("CPU ms an image", lambda info: info.get("cpu_ms_per_image"), write_ratio),
+            *map(times, others),
+        ),
+    )
     note = "Blue: fastft, grey: others. The table holds how many times as fast as each other one."
     return [Exhibit(title, loader_panels(suite), table, note)]
 
@@ -233,25 +258,39 @@ def _goals(goals: Sequence[Goal], title: str) -> list[Block]:
         return []
     rows = [
         Bar(
-            each["what"], each["ratio"], write_ratio(each["ratio"]),
-            BLUE if each["ratio"] >= each["goal"] else RED, mark=each["goal"], low=each["low"],
+            each["what"],
+            each["ratio"],
+            write_ratio(each["ratio"]),
+            BLUE if each["ratio"] >= each["goal"] else RED,
+            mark=each["goal"],
+            low=each["low"],
             high=each["high"],
         )
         for each in goals
-    ]  # fmt: skip
-    table = make_table(title, goals, (
-        Column("", lambda goal: goal["what"]),
-        Column("ours", lambda goal: goal["ours"]),
-        Column("theirs", lambda goal: goal["theirs"]),
-        Column("ratio", lambda goal: goal["ratio"], write_ratio),
-        Column("of the rounds", lambda goal: (
-            f"{write_ratio(goal['low'])} {UNKNOWN} {write_ratio(goal['high'])}"
-        )),
-        Column("goal", lambda goal: goal["goal"], write_ratio),
-        Column("", lambda goal: (
-            Cell("met", 1, "good") if goal["ratio"] >= goal["goal"] else Cell("missed", 0, "bad")
-        )),
-    ))  # fmt: skip
+    ]
+    table = make_table(
+        title,
+        goals,
+        (
+            Column("", lambda goal: goal["what"]),
+            Column("ours", lambda goal: goal["ours"]),
+            Column("theirs", lambda goal: goal["theirs"]),
+            Column("ratio", lambda goal: goal["ratio"], write_ratio),
+            Column(
+                "of the rounds",
+                lambda goal: f"{write_ratio(goal['low'])} {UNKNOWN} {write_ratio(goal['high'])}",
+            ),
+            Column("goal", lambda goal: goal["goal"], write_ratio),
+            Column(
+                "",
+                lambda goal: (
+                    Cell("met", 1, "good")
+                    if goal["ratio"] >= goal["goal"]
+                    else Cell("missed", 0, "bad")
+                ),
+            ),
+        ),
+    )
     note = "How many times as fast, with the range of the rounds; the stroke is the goal."
     return [Exhibit(title, (span_panel("Times as fast", rows, log=True),), table, note)]
 
@@ -266,28 +305,39 @@ def _growth(suite: Suite, title: str) -> list[Block]:
     def panel(what: str, workers: int, of: Callable[[Info], float], tick: Number) -> Panel:
         names = dict.fromkeys(info["contender"] for info in infos)
         lines = [
-            Line(name, tuple(
-                (float(info["samples"]), of(info)) for info in infos
-                if (info["contender"], info["workers"]) == (name, workers)
-            ))
+            Line(
+                name,
+                tuple(
+                    (float(info["samples"]), of(info))
+                    for info in infos
+                    if (info["contender"], info["workers"]) == (name, workers)
+                ),
+            )
             for name in names
-        ]  # fmt: skip
+        ]
         told = f"{what}, {count(workers, 'worker')}"
         return line_panel(told, lines, x_label="samples", y_tick=tick, x_ticks=ticks, log_x=True)
 
     workers = sorted({info["workers"] for info in infos})
-    panels = [panel("Images/s", each, lambda info: info["img_per_s"], write_tick)
-              for each in workers]  # fmt: skip
-    panels += [panel("Peak memory", each, lambda info: info["peak_rss_bytes"], write_bytes)
-               for each in workers]  # fmt: skip
-    table = make_table(title, infos, (
-        Column("", lambda info: info["contender"]),
-        Column("samples", lambda info: info["samples"]),
-        Column("workers", lambda info: info["workers"]),
-        Column("images/s", lambda info: info["img_per_s"], write_rate),
-        Column("peak memory", lambda info: info["peak_rss_bytes"], write_bytes),
-        Column("first batch", lambda info: info.get("first_batch_s"), write_seconds),
-    ))  # fmt: skip
+    panels = [
+        panel("Images/s", each, lambda info: info["img_per_s"], write_tick) for each in workers
+    ]
+    panels += [
+        panel("Peak memory", each, lambda info: info["peak_rss_bytes"], write_bytes)
+        for each in workers
+    ]
+    table = make_table(
+        title,
+        infos,
+        (
+            Column("", lambda info: info["contender"]),
+            Column("samples", lambda info: info["samples"]),
+            Column("workers", lambda info: info["workers"]),
+            Column("images/s", lambda info: info["img_per_s"], write_rate),
+            Column("peak memory", lambda info: info["peak_rss_bytes"], write_bytes),
+            Column("first batch", lambda info: info.get("first_batch_s"), write_seconds),
+        ),
+    )
     return [Exhibit(title, tuple(panels), table)]
 
 
@@ -296,10 +346,16 @@ def _others(suite: Suite, title: str) -> list[Block]:
     others = [each for each in suite["benchmarks"] if not (each["group"] or "").startswith(_SHOWN)]
     if not others:
         return []
-    return [make_table(title, others, (
-        Column("", lambda each: each["extra_info"].get("contender") or each["fullname"]),
-        Column("group", lambda each: each["group"] or ""),
-        Column("images/s", lambda each: each["extra_info"].get("img_per_s"), write_rate),
-        Column("baseline", lambda each: each["extra_info"].get("baseline", "")),
-        Column("ratio", lambda each: each["extra_info"].get("ratio"), write_ratio),
-    ))]  # fmt: skip
+    return [
+        make_table(
+            title,
+            others,
+            (
+                Column("", lambda each: each["extra_info"].get("contender") or each["fullname"]),
+                Column("group", lambda each: each["group"] or ""),
+                Column("images/s", lambda each: each["extra_info"].get("img_per_s"), write_rate),
+                Column("baseline", lambda each: each["extra_info"].get("baseline", "")),
+                Column("ratio", lambda each: each["extra_info"].get("ratio"), write_ratio),
+            ),
+        )
+    ]

@@ -71,9 +71,16 @@ def measure_loader(task: Task) -> dict[str, Any]:
     dtype = _dtype(task)
     made = time.perf_counter()
     with make_loader(
-        task.loader, task.data, view=task.view, size=task.size, batch_size=task.batch_size,
-        seed=task.seed, device=task.device, dtype=dtype, workers=task.workers,
-    ) as loader:  # fmt: skip
+        task.loader,
+        task.data,
+        view=task.view,
+        size=task.size,
+        batch_size=task.batch_size,
+        seed=task.seed,
+        device=task.device,
+        dtype=dtype,
+        workers=task.workers,
+    ) as loader:
         images, first_batch_s = 0, 0.0
         for _, labels in loader:
             images += len(labels)

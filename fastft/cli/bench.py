@@ -29,9 +29,7 @@ def bench(
     ] = "0",
     size: Annotated[int, typer.Option(help="Side of the images, px.")] = _BENCH.size,
     batch_size: Annotated[int, typer.Option(help="Images per batch.")] = _BENCH.batch_size,
-    view: Annotated[
-        str, typer.Option(help="train, recordio, eval or eval-square.")
-    ] = _BENCH.view,
+    view: Annotated[str, typer.Option(help="train, recordio, eval or eval-square.")] = _BENCH.view,
     seconds: Annotated[
         float, typer.Option(help="For each loader, once its first epoch is over.")
     ] = _BENCH.seconds,
@@ -44,7 +42,7 @@ def bench(
     ),
     amp: Annotated[str, typer.Option(help="auto, bf16, fp16 or off.")] = _BENCH.amp,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _BENCH.device,
-) -> None:  # fmt: skip
+) -> None:
     """Find out where the time goes, here and with your photos, and which loader to train with.
 
     First it measures every stage alone: reading from storage and from memory, decoding and the
@@ -65,10 +63,19 @@ def bench(
     Example: fastft bench photos/train --loaders torchvision,resident --workers 1,2,4 --seconds 2
     """
     options: dict[str, Any] = {
-        "data": data, "out": out, "loaders": tuple(filter(None, loaders.split(","))),
-        "workers": _read_counts(workers), "size": size, "batch_size": batch_size, "view": view,
-        "seconds": seconds, "cold": cold, "arch": arch, "amp": amp, "device": device,
-    }  # fmt: skip
+        "data": data,
+        "out": out,
+        "loaders": tuple(filter(None, loaders.split(","))),
+        "workers": _read_counts(workers),
+        "size": size,
+        "batch_size": batch_size,
+        "view": view,
+        "seconds": seconds,
+        "cold": cold,
+        "arch": arch,
+        "amp": amp,
+        "device": device,
+    }
     config = BenchConfig(**options)
     from fastft.bench.plots import print_bench
     from fastft.bench.run import PICTURE, TABLE, run_bench

@@ -44,9 +44,12 @@ _INTERRUPTED = 130
 _EXAMPLE = "Example: "
 #: Options that say how much is in memory at once, and what to do with them if it runs out.
 _SPARING = {
-    "batch_size": "a smaller --batch-size", "size": "a smaller --size",
-    "workers": "fewer --workers", "loader": "another --loader", "images": "fewer --images",
-}  # fmt: skip
+    "batch_size": "a smaller --batch-size",
+    "size": "a smaller --size",
+    "workers": "fewer --workers",
+    "loader": "another --loader",
+    "images": "fewer --images",
+}
 
 
 def help_of(command: Callable[..., Any]) -> str:
@@ -59,9 +62,22 @@ def help_of(command: Callable[..., Any]) -> str:
 
 
 for command in (
-    synth, fetch, convert, merge, inspect, show, train, evaluate, predict, compare, sweep, bench,
-    parity, report, doctor,
-):  # fmt: skip
+    synth,
+    fetch,
+    convert,
+    merge,
+    inspect,
+    show,
+    train,
+    evaluate,
+    predict,
+    compare,
+    sweep,
+    bench,
+    parity,
+    report,
+    doctor,
+):
     app.command(help=help_of(command))(command)
 
 

@@ -54,9 +54,16 @@ def synth(
     from fastft.system.progress import image_progress
 
     config = SynthConfig(
-        out=out, family=family, classes=classes, per_class=per_class, test_per_class=test_per_class,
-        size=_parse_size(size), seed=seed, workers=workers or None, overwrite=overwrite,
-    )  # fmt: skip
+        out=out,
+        family=family,
+        classes=classes,
+        per_class=per_class,
+        test_per_class=test_per_class,
+        size=_parse_size(size),
+        seed=seed,
+        workers=workers or None,
+        overwrite=overwrite,
+    )
     console = make_console()
     with image_progress(console, "drawing") as update:
         result = write_synth(config, lambda done, total: update(str(out), done, total))
@@ -164,12 +171,23 @@ def convert(
     from fastft.system.progress import image_progress
 
     config = ConvertConfig(
-        src=src, out=out, mode=cast(Mode, mode), max_side=max_side, quality=quality,
-        proportion=proportion, apply_exif=apply_exif, depth=cast(Depth, depth), verify=verify,
-        strict=strict, max_bad=max_bad, max_pixels=max_pixels, workers=workers,
-        classes=tuple(name.strip() for name in classes.split(",")) if classes else (), shard=shard,
+        src=src,
+        out=out,
+        mode=cast(Mode, mode),
+        max_side=max_side,
+        quality=quality,
+        proportion=proportion,
+        apply_exif=apply_exif,
+        depth=cast(Depth, depth),
+        verify=verify,
+        strict=strict,
+        max_bad=max_bad,
+        max_pixels=max_pixels,
+        workers=workers,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
+        shard=shard,
         resume=resume,
-    )  # fmt: skip
+    )
     console = make_console()
     with image_progress(console, "converting") as update:
         reports = run_convert(
@@ -238,9 +256,11 @@ def inspect(
     console = make_console()
     with image_progress(console, "checking") as update:
         describe(
-            file, console, verify=verify,
+            file,
+            console,
+            verify=verify,
             on_progress=lambda done, total: update(file.name, done, total),
-        )  # fmt: skip
+        )
 
 
 def _print_named(what: str, images: Sequence[Quarantined], console: Console) -> None:

@@ -55,9 +55,7 @@ def evaluate(
     ] = _EVALUATE.batch_size,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Decoding threads; 0 takes every CPU.", show_default=_AS_TRAINED
-        ),
+        typer.Option(help="Decoding threads; 0 takes every CPU.", show_default=_AS_TRAINED),
     ] = _EVALUATE.workers,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=_AS_TRAINED)
@@ -65,7 +63,7 @@ def evaluate(
     amp: Annotated[
         str | None, typer.Option(help="auto, bf16, fp16 or off.", show_default=_AS_TRAINED)
     ] = _EVALUATE.amp,
-) -> None:  # fmt: skip
+) -> None:
     """Judge a trained run by labelled images.
 
     Prints accuracy with its 95% interval, mean loss, macro F1, precision and recall of the hardest
@@ -75,9 +73,18 @@ def evaluate(
     Example: fastft evaluate run --data data
     """
     config = EvaluateConfig(
-        run=run, data=data, out=out, split=split, flip=flip, n=n, loader=loader,
-        batch_size=batch_size, workers=workers, device=device, amp=amp,
-    )  # fmt: skip
+        run=run,
+        data=data,
+        out=out,
+        split=split,
+        flip=flip,
+        n=n,
+        loader=loader,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        amp=amp,
+    )
     from fastft.evaluate.run import run_evaluate
 
     run_evaluate(config, make_console())
@@ -120,9 +127,16 @@ def predict(
     Example: fastft predict run photo.jpg photos/test --sheet sheet.png
     """
     config = PredictConfig(
-        run=run, images=tuple(images), sheet=sheet, csv=csv, json=json, top=top, flip=flip,
-        batch_size=batch_size, device=device,
-    )  # fmt: skip
+        run=run,
+        images=tuple(images),
+        sheet=sheet,
+        csv=csv,
+        json=json,
+        top=top,
+        flip=flip,
+        batch_size=batch_size,
+        device=device,
+    )
     from fastft.cli.tables import print_predictions
     from fastft.evaluate.predict import predict as run_predict
     from fastft.system.progress import image_progress
@@ -137,9 +151,10 @@ def predict(
 
     with image_progress(console, "predicting") as update:
         predictions = run_predict(
-            config, on_broken=on_broken,
+            config,
+            on_broken=on_broken,
             on_progress=lambda done, total: update("images", done, total),
-        )  # fmt: skip
+        )
     if not config.writes_stdout:
         print_predictions(predictions, console, top=top)
     for written in config.outputs.values():

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastft.cli.train import takes_training_options
+from fastft.cli.training_options import takes_training_options
 from fastft.config.checks import require
 from fastft.system.progress import make_console
 from pipelines.errors import UsageError

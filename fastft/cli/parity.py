@@ -50,14 +50,16 @@ def parity(
     store: Annotated[
         str | None,
         typer.Option(
-            help="What the resident loader keeps: rgb or yuv420.", show_default=_PARITY.store,
+            help="What the resident loader keeps: rgb or yuv420.",
+            show_default=_PARITY.store,
             **_PIXELS,
         ),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(
+        int | None,
+        typer.Option(
             help="Images to look at, evenly from all.", show_default=str(_PARITY.images), **_PIXELS
-        )
+        ),
     ] = None,
     accuracy: Annotated[
         bool,
@@ -66,25 +68,21 @@ def parity(
         ),
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option(
-            help="Runs per loader.", show_default=str(_PROOF.seeds), **_MODELS
-        )
+        int | None, typer.Option(help="Runs per loader.", show_default=str(_PROOF.seeds), **_MODELS)
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(
-            help="Epochs of each run.", show_default=str(_PROOF.epochs), **_MODELS
-        )
+        int | None,
+        typer.Option(help="Epochs of each run.", show_default=str(_PROOF.epochs), **_MODELS),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(
-            help="Images per step.", show_default="64, or all if fewer", **_MODELS
-        )
+        int | None,
+        typer.Option(help="Images per step.", show_default="64, or all if fewer", **_MODELS),
     ] = None,
     margin: Annotated[
         float | None,
         typer.Option(
-            help="Differences of accuracy below it do not matter, points; "
-            f"{_PROOF.margin:g}.", **_MODELS,
+            help=f"Differences of accuracy below it do not matter, points; {_PROOF.margin:g}.",
+            **_MODELS,
         ),
     ] = None,
     lr: Annotated[
@@ -97,22 +95,23 @@ def parity(
         str | None,
         typer.Option(
             help="warm (one body is trained first, for all runs), imagenet, none, or a file; "
-            f"{_PROOF.weights}.", **_MODELS,
+            f"{_PROOF.weights}.",
+            **_MODELS,
         ),
     ] = None,
     warm_epochs: Annotated[
-        int | None, typer.Option(
-            help="Epochs for that body.", show_default=str(_PROOF.warm_epochs), **_MODELS
-        )
+        int | None,
+        typer.Option(help="Epochs for that body.", show_default=str(_PROOF.warm_epochs), **_MODELS),
     ] = None,
     amp: Annotated[
         str | None,
         typer.Option(
             help="auto, bf16, fp16 or off; a run in another precision is the yardstick of loss "
-            f"curves; {_PROOF.amp}.", **_MODELS,
+            f"curves; {_PROOF.amp}.",
+            **_MODELS,
         ),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Prove that the loaders feed the same pixels, or train the same models.
 
     By default every loader executes the same crops; printed is its distance from the reference
@@ -126,16 +125,30 @@ def parity(
     Example: fastft parity data --accuracy
     """
     common: dict[str, Any] = {
-        "data": data, "out": out, "loaders": tuple(filter(None, loaders.split(","))),
-        "seed": seed, "workers": workers, "device": device, "size": size,
-    }  # fmt: skip
+        "data": data,
+        "out": out,
+        "loaders": tuple(filter(None, loaders.split(","))),
+        "seed": seed,
+        "workers": workers,
+        "device": device,
+        "size": size,
+    }
     pixels: dict[str, Any] = {
-        "stock": stock, "reference": reference, "store": store, "images": images,
-    }  # fmt: skip
+        "stock": stock,
+        "reference": reference,
+        "store": store,
+        "images": images,
+    }
     models: dict[str, Any] = {
-        "seeds": seeds, "epochs": epochs, "batch_size": batch_size, "margin": margin, "lr": lr,
-        "weights": weights, "warm_epochs": warm_epochs, "amp": amp,
-    }  # fmt: skip
+        "seeds": seeds,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "margin": margin,
+        "lr": lr,
+        "weights": weights,
+        "warm_epochs": warm_epochs,
+        "amp": amp,
+    }
     mine, others = (models, pixels) if accuracy else (pixels, models)
     if given := [name for name, value in others.items() if value is not None]:
         option = "--" + given[0].replace("_", "-")

@@ -39,7 +39,8 @@ def show(
     loader: Annotated[
         str | None,
         typer.Option(
-            help="Whose pixels: torchvision, ffcv, dali or resident.", show_default=_SHOW.loader,
+            help="Whose pixels: torchvision, ffcv, dali or resident.",
+            show_default=_SHOW.loader,
             **_CROPS,
         ),
     ] = None,
@@ -61,7 +62,7 @@ def show(
         int | None,
         typer.Option(help="Of crops and flips.", show_default=str(_SHOW.seed), **_CROPS),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Draw a contact sheet of a data set.
 
     It has the first images of each class, and of the last class the last ones. With --augmented
@@ -73,15 +74,24 @@ def show(
     Example: fastft show data
     """
     crops: dict[str, Any] = {
-        "loader": loader, "view": view, "size": size, "epoch": epoch, "seed": seed,
-    }  # fmt: skip
+        "loader": loader,
+        "view": view,
+        "size": size,
+        "epoch": epoch,
+        "seed": seed,
+    }
     given = {name: value for name, value in crops.items() if value is not None}
     if given and not augmented:
         raise UsageError(f"--{next(iter(given))}", "given without --augmented", "with --augmented")
     config = ShowConfig(
-        data=data, out=out, classes=tuple(filter(None, classes.split(","))), n=n, split=split,
-        augmented=augmented, **given,
-    )  # fmt: skip
+        data=data,
+        out=out,
+        classes=tuple(filter(None, classes.split(","))),
+        n=n,
+        split=split,
+        augmented=augmented,
+        **given,
+    )
     from fastft.datasets.show import make_sheet
 
     sheet = make_sheet(config)

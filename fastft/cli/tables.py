@@ -49,14 +49,15 @@ def conversion_table(reports: Sequence[Report]) -> Table:
             "doubtful": lambda r: f"{len(r.doubtful):,}",
             "odd but whole": lambda r: f"{len(r.warnings):,}",
             **{
-                row: partial(_count, note) for note, row in _NOTED.items()
+                row: partial(_count, note)
+                for note, row in _NOTED.items()
                 if any(report.notes[note] for report in reports)
             },
             "no images": lambda r: ", ".join(f"{n} {kind}" for kind, n in r.ignored.items()) or "0",
             "taken over": lambda r: f"{r.resumed:,}",
             "speed": lambda r: f"{r.img_per_s:,.0f} images/s",
         },
-    )  # fmt: skip
+    )
 
 
 def preparation_lines(reports: Sequence[Report], preparation: Preparation) -> list[str]:

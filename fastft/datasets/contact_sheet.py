@@ -149,9 +149,14 @@ class _Canvas:
             shown = whole[: (kept + 1) // 2] + _ELLIPSIS + whole[len(whole) - kept // 2 :]
             width = self.text_width(shown, size)
         self.figure.text(
-            left, self._height - line, shown, size=size, va="baseline",
-            transform=IdentityTransform(), **style,
-        )  # fmt: skip
+            left,
+            self._height - line,
+            shown,
+            size=size,
+            va="baseline",
+            transform=IdentityTransform(),
+            **style,
+        )
         return round(width)
 
     def text_width(self, text: str, size: float) -> float:
@@ -162,10 +167,15 @@ class _Canvas:
 def _compose(sheet: Sheet, lettering: Lettering) -> Figure:
     columns = _columns(sheet)
     width = max(_LEAST_WIDTH, _MARGIN + max(left + slot for left, slot in columns))
-    height = 2 * _MARGIN - _ROW_GAP + _HEADING + sum(
-        _BAND_GAP + _HEADING + sum(_row_px(row) + _ROW_GAP for row in band.rows)
-        for band in sheet.bands
-    )  # fmt: skip
+    height = (
+        2 * _MARGIN
+        - _ROW_GAP
+        + _HEADING
+        + sum(
+            _BAND_GAP + _HEADING + sum(_row_px(row) + _ROW_GAP for row in band.rows)
+            for band in sheet.bands
+        )
+    )
     canvas = _Canvas(width, height, lettering)
     top = _MARGIN
     _write_heading(canvas, top, width, sheet.title, sheet.note, _TITLE_SIZE)

@@ -176,9 +176,14 @@ def _ask(url: str, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
     # Not urlopen: it would follow a redirection to ftp, and open files if ever handed one.
     opener = request.OpenerDirector()
     for handler in (
-        request.ProxyHandler, request.UnknownHandler, request.HTTPHandler, request.HTTPSHandler,
-        request.HTTPDefaultErrorHandler, request.HTTPRedirectHandler, request.HTTPErrorProcessor,
-    ):  # fmt: skip
+        request.ProxyHandler,
+        request.UnknownHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.HTTPDefaultErrorHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPErrorProcessor,
+    ):
         opener.add_handler(handler())
     asked = request.Request(url, headers={"User-Agent": f"fastft/{__version__}", **headers})
     return cast(HTTPResponse, opener.open(asked, timeout=timeout_s))

@@ -183,9 +183,13 @@ def _fetch(config: FetchConfig, report: Report) -> FetchResult:
     with Part(target, origin(url), report) as part:
         if not config.expected or not _holds(config.expected, part.digests):
             download(
-                url, part, timeout_s=config.timeout_s, retries=config.retries,
-                backoff_s=config.backoff_s, report=report,
-            )  # fmt: skip
+                url,
+                part,
+                timeout_s=config.timeout_s,
+                retries=config.retries,
+                backoff_s=config.backoff_s,
+                report=report,
+            )
         if not part.size:
             raise DataError(show_url(url), "an empty file", "a data set")
         digests = part.digests

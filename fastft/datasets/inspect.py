@@ -82,9 +82,11 @@ def describe(
             names = ", ".join(index.name(sample) for sample in bad[:5])
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             raise DataError(
-                path, f"{len(bad)} of {len(index)} samples have changed: {names}{more}",
-                "every checksum to hold", "rerun fastft convert",
-            )  # fmt: skip
+                path,
+                f"{len(bad)} of {len(index)} samples have changed: {names}{more}",
+                "every checksum to hold",
+                "rerun fastft convert",
+            )
         console.print(f"{len(index):,} checksums hold")
 
 

@@ -128,9 +128,11 @@ def make_sheet(config: ShowConfig) -> Sheet:
     count = sum(-(-len(choice.samples) // columns) for choice in choices)
     if count > _MOST_ROWS:
         raise UsageError(
-            "--n", f"makes {count:,} rows of images", f"at most {_MOST_ROWS}",
+            "--n",
+            f"makes {count:,} rows of images",
+            f"at most {_MOST_ROWS}",
             "take fewer images or --classes",
-        )  # fmt: skip
+        )
     left_out = 0 if config.classes else len(source.classes) - len(choices)
     note = f"{_count(len(source), 'image')}, {_count(len(source.classes), 'class', 'classes')}"
     if left_out:
@@ -231,9 +233,15 @@ def _crops(source: Source, samples: Samples, config: ShowConfig) -> list[list[Ce
     boxes = np.empty((len(samples), len(epochs), 4))
     # One worker: these are few images, and a process takes longer to start than it would save.
     with make_loader(
-        config.loader, source, view=config.view, size=config.size, seed=config.seed,
-        batch_size=min(_BATCH, len(source)), normalize=False, workers=1,
-    ) as loader:  # fmt: skip
+        config.loader,
+        source,
+        view=config.view,
+        size=config.size,
+        seed=config.seed,
+        batch_size=min(_BATCH, len(source)),
+        normalize=False,
+        workers=1,
+    ) as loader:
         for at, epoch in enumerate(epochs):
             loader.set_epoch(epoch)
             pixels, rows = render(loader, samples)

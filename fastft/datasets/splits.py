@@ -85,9 +85,11 @@ def require_two_classes(source: Source) -> None:
     """
     if len(source.classes) == 1:
         raise DataError(
-            source.path, f"has only one class, {source.classes[0]}", "two or more to tell apart",
+            source.path,
+            f"has only one class, {source.classes[0]}",
+            "two or more to tell apart",
             "put the images of each class into a folder of its own",
-        )  # fmt: skip
+        )
 
 
 def pick_batch_size(asked: int | None, usual: int, source: Source) -> int:
@@ -100,9 +102,11 @@ def pick_batch_size(asked: int | None, usual: int, source: Source) -> int:
         return min(usual, len(source))
     if asked > len(source):
         raise UsageError(
-            "--batch-size", f"{asked} for the {len(source)} images of {source.path}",
-            f"at most {len(source)}", "take a smaller batch",
-        )  # fmt: skip
+            "--batch-size",
+            f"{asked} for the {len(source)} images of {source.path}",
+            f"at most {len(source)}",
+            "take a smaller batch",
+        )
     return asked
 
 
@@ -146,9 +150,11 @@ def evaluation_split(data: Path, split: str | None, classes: tuple[str, ...]) ->
             return present[name]
     if training_split(data) != data:
         raise DataError(
-            data, "has a training split alone", "test or val",
+            data,
+            "has a training split alone",
+            "test or val",
             "pass --split train to see how well the run fits what it was trained on",
-        )  # fmt: skip
+        )
     if inner := _find_inner(data):
         raise DataError(data, "holds neither splits nor classes", "", f"name {inner} instead")
     return data
@@ -175,11 +181,12 @@ def usable_loaders(sources: Sequence[Source]) -> tuple[str, ...]:
     """The loaders that execute the plan, are installed and can read these sources."""
     stored = all(isinstance(source, Index) for source in sources)
     return tuple(
-        name for name in LOADERS
+        name
+        for name in LOADERS
         if name != "stock"
         and (name not in _NEEDS or _is_installed(_NEEDS[name]))
         and (stored or name != "ffcv")
-    )  # fmt: skip
+    )
 
 
 def fastest_loader(

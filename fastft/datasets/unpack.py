@@ -58,9 +58,18 @@ _MANY_DIGITS = re.compile(rb"[0-9]{256}")
 _REMEDY = "look for another source of this archive"
 #: What the libraries raise at hostile or damaged input.
 _DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError,
-    OSError, ValueError, IndexError, OverflowError, RuntimeError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

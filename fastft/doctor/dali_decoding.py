@@ -50,9 +50,10 @@ def try_decoding(
         photos = Path(folder, "photos")
         count = _FEW_PHOTOS if rehearse else _PHOTOS
         write_synth(
-            SynthConfig(out=photos, classes=2, per_class=count // 2, test_per_class=1,
-                        size=_PHOTO_PX)
-        )  # fmt: skip
+            SynthConfig(
+                out=photos, classes=2, per_class=count // 2, test_per_class=1, size=_PHOTO_PX
+            )
+        )
         convert(ConvertConfig(src=photos / "train", out=Path(folder, "data.beton")))
         for way in WAYS:
             on_way(way)
@@ -98,14 +99,16 @@ def _try(way: Way, device: str, data: Path, seconds: float) -> Decoding:
     from pipelines.loaders.dali_loader import DaliLoader
 
     DaliLoader.region = way.region
-    DaliLoader.decode_options = {
-        **DaliLoader.decode_options, "jpeg_fancy_upsampling": way.fancy
-    }  # fmt: skip
+    DaliLoader.decode_options = {**DaliLoader.decode_options, "jpeg_fancy_upsampling": way.fancy}
     source = open_source(data)
     with make_loader(
-        "dali", source, size=_SIZE, batch_size=min(_BATCH, len(source)), device=device,
+        "dali",
+        source,
+        size=_SIZE,
+        batch_size=min(_BATCH, len(source)),
+        device=device,
         dtype=torch.float16,
-    ) as loader:  # fmt: skip
+    ) as loader:
         done, began, used, epoch = 0, 0.0, 0.0, 0
         while epoch <= _WARM_EPOCHS or time.perf_counter() - began < seconds:
             if epoch == _WARM_EPOCHS:
@@ -119,11 +122,16 @@ def _try(way: Way, device: str, data: Path, seconds: float) -> Decoding:
         rate = done / (time.perf_counter() - began)
         cpu_ms = 1000 * (time.process_time() - used) / done
     rows = compare(
-        source, {"dali": partial(make_loader, "dali")}, images=min(_COMPARED, len(source)),
-        size=_SIZE, device=device,
-    ).rows  # fmt: skip
+        source,
+        {"dali": partial(make_loader, "dali")},
+        images=min(_COMPARED, len(source)),
+        size=_SIZE,
+        device=device,
+    ).rows
     whole = [row.distance for row in rows if row.loader == "dali" and row.stage == "whole"]
     return Decoding(
-        img_per_s=round(rate, 1), cpu_ms=round(cpu_ms, 4),
-        mean=round(max(each.mean for each in whole), 4), most=max(each.most for each in whole),
-    )  # fmt: skip
+        img_per_s=round(rate, 1),
+        cpu_ms=round(cpu_ms, 4),
+        mean=round(max(each.mean for each in whole), 4),
+        most=max(each.most for each in whole),
+    )

@@ -107,9 +107,12 @@ def _loader(name: str, label: str, answer: dict[str, Any]) -> Finding:
         remedy = answer.get("remedy") or remedy
     # Those who do without a library that is not needed have no problem.
     return Finding(
-        group="loaders", name=label, status="note" if missing else "problem",
-        found=_brief(answer["failed"]), remedy=remedy,
-    )  # fmt: skip
+        group="loaders",
+        name=label,
+        status="note" if missing else "problem",
+        found=_brief(answer["failed"]),
+        remedy=remedy,
+    )
 
 
 def _decoding(answer: dict[str, Any]) -> list[Finding]:
@@ -213,10 +216,13 @@ def _jpeg_versions() -> list[Finding]:
     return [
         _row("versions", "libjpeg-turbo of Pillow", "ok" if inside else "note", inside or "none"),
         _row(
-            "versions", "libjpeg-turbo of the system", "note" if remedy else "ok", found,
+            "versions",
+            "libjpeg-turbo of the system",
+            "note" if remedy else "ok",
+            found,
             f"apt-get install -y --no-install-recommends {remedy}" if remedy else "",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _version(package: str) -> str | None:

@@ -171,12 +171,15 @@ def _write_captions(axes: Axes, row: SampleRow) -> None:
     """Above the image what was said and what is right, below it the loss and the file."""
     right = row.truth == row.predicted
     lines: list[tuple[float, str, dict[str, Any]]] = [
-        (1.13, f"{shorten(row.predicted, 18)}  {row.probability:.2f}",
-         {"color": GREEN if right else RED, "fontweight": "bold"}),
+        (
+            1.13,
+            f"{shorten(row.predicted, 18)}  {row.probability:.2f}",
+            {"color": GREEN if right else RED, "fontweight": "bold"},
+        ),
         (1.03, f"is {shorten(row.truth, 18)}  {row.truth_probability:.2f}", {"color": "#222222"}),
         (-0.12, f"loss {row.loss:.2f}", {"color": "#222222"}),
         (-0.21, _tail(row.name, 30), {"color": GREY, "fontsize": 7}),
-    ]  # fmt: skip
+    ]
     for height, text, look in lines:
         axes.text(0, height, text, transform=axes.transAxes, **{"fontsize": 9, **look})
 

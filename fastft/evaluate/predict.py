@@ -329,9 +329,12 @@ def _write_outputs(
 def _plain(each: Prediction) -> dict[str, Any]:
     probabilities = dict(zip(each.classes, map(float, each.probabilities), strict=True))
     return {
-        "path": str(each.path), "label": each.label, "probability": each.probability,
-        "truth": each.truth, "probabilities": probabilities,
-    }  # fmt: skip
+        "path": str(each.path),
+        "label": each.label,
+        "probability": each.probability,
+        "truth": each.truth,
+        "probabilities": probabilities,
+    }
 
 
 def _draw_sheet(out: Path, predictions: list[Prediction], checkpoint: Checkpoint) -> None:

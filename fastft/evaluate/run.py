@@ -85,9 +85,13 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
         with _make_loader(setting, checkpoint, source) as loader:
             with image_progress(console, "evaluating") as update:
                 evaluation = evaluate(
-                    model, _counted(loader, partial(update, source.path.name)),
-                    device=setting.device, amp_dtype=setting.amp_dtype, flip=config.flip, keep=True,
-                )  # fmt: skip
+                    model,
+                    _counted(loader, partial(update, source.path.name)),
+                    device=setting.device,
+                    amp_dtype=setting.amp_dtype,
+                    flip=config.flip,
+                    keep=True,
+                )
             order = loader.plan.order
         assert evaluation.outputs is not None
         findings = _judge(evaluation.outputs, source, order, path)
@@ -226,11 +230,16 @@ def _pick_device(asked: str | None, trained: str | None) -> torch.device:
 
 def _make_loader(setting: _Setting, checkpoint: Checkpoint, source: Source) -> Loader:
     return make_loader(
-        setting.loader, source, view=checkpoint.view, size=checkpoint.size,
-        batch_size=setting.batch_size, device=setting.device, workers=setting.workers,
+        setting.loader,
+        source,
+        view=checkpoint.view,
+        size=checkpoint.size,
+        batch_size=setting.batch_size,
+        device=setting.device,
+        workers=setting.workers,
         # As in training: on a GPU the model's first layer would make this cast.
         dtype=setting.amp_dtype if setting.device.type == "cuda" else None,
-    )  # fmt: skip
+    )
 
 
 def _counted(
@@ -266,10 +275,15 @@ def _sample_rows(
     return [
         SampleRow(name, classes[truth], classes[predicted], *map(float, numbers))
         for name, truth, predicted, *numbers in zip(
-            names, samples.labels, samples.predicted, samples.probability,
-            samples.truth_probability, samples.losses, strict=True,
+            names,
+            samples.labels,
+            samples.predicted,
+            samples.probability,
+            samples.truth_probability,
+            samples.losses,
+            strict=True,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _figures(findings: Findings, classes: tuple[str, ...]) -> dict[str, Any]:

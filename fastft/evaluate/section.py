@@ -91,23 +91,31 @@ def accuracy_line(found: Evaluation) -> str:
 
 def class_table(found: Evaluation, title: str = "Classes, the hardest first") -> Table:
     """A row for each class, that of the lowest F1 first."""
-    return make_table(title, sorted(found.classes, key=lambda each: each.f1), (
-        Column("class", lambda each: each.name),
-        Column("precision", lambda each: each.precision, write_accuracy),
-        Column("recall", lambda each: each.recall, write_accuracy),
-        Column("F1", lambda each: each.f1, write_accuracy),
-        Column("images", lambda each: each.support),
-    ))  # fmt: skip
+    return make_table(
+        title,
+        sorted(found.classes, key=lambda each: each.f1),
+        (
+            Column("class", lambda each: each.name),
+            Column("precision", lambda each: each.precision, write_accuracy),
+            Column("recall", lambda each: each.recall, write_accuracy),
+            Column("F1", lambda each: each.f1, write_accuracy),
+            Column("images", lambda each: each.support),
+        ),
+    )
 
 
 def pair_table(found: Evaluation, title: str = "Most confused") -> Table:
     """The mistakes that are made, the most frequent first."""
-    return make_table(title, found.confused, (
-        Column("truth", lambda each: each.truth),
-        Column("predicted", lambda each: each.predicted),
-        Column("images", lambda each: each.count),
-        Column("share of the truth", lambda each: each.share, write_share),
-    ))  # fmt: skip
+    return make_table(
+        title,
+        found.confused,
+        (
+            Column("truth", lambda each: each.truth),
+            Column("predicted", lambda each: each.predicted),
+            Column("images", lambda each: each.count),
+            Column("share of the truth", lambda each: each.share, write_share),
+        ),
+    )
 
 
 def enumerate_names(names: Sequence[str]) -> str:

@@ -61,10 +61,11 @@ def compare(
     configs = {
         name: make_config(
             {**options, "arch": arch, **changes, **own.get(name, {}), "out": out / name},
-            recipe=recipe, file=file,
+            recipe=recipe,
+            file=file,
         )
         for name, changes in _CHANGES.items()
-    }  # fmt: skip
+    }
     config = configs[FINE_TUNED]
     check_folder(out, bool(options.get("overwrite")), MANY_BEGUN)
     with make_folder(out, MANY_KEEP):

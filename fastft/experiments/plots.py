@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from rich.console import Console
 
-from fastft.experiments.results import CONFIDENCE, Comparison, LrFinding, Sweep, Variant
+from fastft.experiments.results import CONFIDENCE, Comparison, Interval, LrFinding, Sweep, Variant
 from fastft.results.charts import Bar, Line, line_panel, span_panel
 from fastft.results.numbers import (
     write_accuracy,
@@ -63,18 +63,24 @@ def experiments_section(
         if isinstance(each, Comparison):
             lead += [of_source(name, names, f"{line}.") for line in conclusions(each)]
             keys += [
-                Key(write_points(gain.mean), "points",
-                    of_source(name, names, f"accuracy, fine-tuned against {other}"))
+                Key(
+                    write_points(gain.mean),
+                    "points",
+                    of_source(name, names, f"accuracy, fine-tuned against {other}"),
+                )
                 for other, gain in each.gains.items()
-            ]  # fmt: skip
+            ]
             title = of_source(name, names, "What starting from weights brings")
             blocks.append(Exhibit(title, comparison_panels(each)[1], table))
         else:
             keys += [
-                Key(write_number(lr), "learning rate",
-                    of_source(name, names, f"the best rate, {start}"))
+                Key(
+                    write_number(lr),
+                    "learning rate",
+                    of_source(name, names, f"the best rate, {start}"),
+                )
                 for start, lr in each.best.items()
-            ]  # fmt: skip
+            ]
             title = of_source(name, names, "Accuracy by learning rate")
             blocks.append(Exhibit(title, (sweep_panel(each),), table))
     return Section("experiments", "Experiments", tuple(lead), tuple(blocks), tuple(keys))
@@ -112,37 +118,41 @@ def variant_table(found: Comparison | Sweep, title: str) -> Table:
 
     columns: list[Column[Variant]] = [
         Column("", name),
-        Column("learning rate", lambda each: each.lr, write_number),
-        Column("head", lambda each: f"x{each.head_lr_factor:g}"),
-        Column("seeds", lambda each: len(each.runs)),
         Column("accuracy", lambda each: each.accuracy.mean, write_accuracy),
-        Column("95% interval", lambda each: _bounds(each)),
-        Column("a run takes", lambda each: each.seconds, write_seconds),
+        Column("95% interval", _bounds),
     ]
     if isinstance(found, Comparison):
-        gains = found.gains
-        columns += [
-            Column("fine-tuning is better by, points", lambda each: (
-                gains[each.name].mean if each.name in gains else Cell("")
-            ), write_points),
-            Column("95% interval", lambda each: (
-                write_span(gains[each.name].low, gains[each.name].high, write_points)
-                if each.name in gains else ""
-            )),
-        ]  # fmt: skip
+        columns.append(
+            Column("fine-tuning is better by", lambda each: _gain(found.gains.get(each.name)))
+        )
+    columns += [
+        Column("lr", lambda each: Cell(f"{each.lr:g} (head x{each.head_lr_factor:g})", each.lr)),
+        Column("a run takes", lambda each: each.seconds, write_seconds),
+    ]
     return make_table(title, found.variants, columns)
+
+
+def _gain(found: Interval | None) -> Cell:
+    if found is None:
+        return Cell("")
+    span = write_span(found.low, found.high, write_points)
+    return Cell(f"{write_points(found.mean)} ({span})", found.mean)
 
 
 def comparison_panels(found: Comparison) -> tuple[str, tuple[Panel, ...]]:
     """The heading, and the charts: all seeds' curves with their mean, and where they ended."""
     ends = [
         Bar(
-            each.name, each.accuracy.mean, write_accuracy(each.accuracy.mean),
-            COLORS[at % len(COLORS)], low=each.accuracy.low, high=each.accuracy.high,
+            each.name,
+            each.accuracy.mean,
+            write_accuracy(each.accuracy.mean),
+            COLORS[at % len(COLORS)],
+            low=each.accuracy.low,
+            high=each.accuracy.high,
             points=tuple(each.accuracies),
         )
         for at, each in enumerate(found.variants)
-    ]  # fmt: skip
+    ]
     config = found.config
     heading = (
         f"{config.get('epochs')} epochs at {config.get('size')} px, "
@@ -161,18 +171,23 @@ def sweep_panel(found: Sweep) -> Panel:
     for start in found.best:
         variants = found.points(start)
         best = found.best_variant(start)
-        lines.append(Line(
-            f"{start}: best {best.accuracy.mean:.3f} at {best.lr:g}",
-            tuple((each.lr, each.accuracy.mean) for each in variants),
-            dots=tuple((each.lr, value) for each in variants for value in each.accuracies),
-        ))  # fmt: skip
+        lines.append(
+            Line(
+                f"{start}: best {best.accuracy.mean:.3f} at {best.lr:g}",
+                tuple((each.lr, each.accuracy.mean) for each in variants),
+                dots=tuple((each.lr, value) for each in variants for value in each.accuracies),
+            )
+        )
     seeds = len(found.variants[0].runs)
     return line_panel(
         f"Accuracy after {found.config.get('epochs')} epochs, {seeds} seed"
         f"{'s' if seeds > 1 else ''} each",
-        lines, x_label="learning rate", x_ticks=sorted({each.lr for each in found.variants}),
-        log_x=True, from_zero=False,
-    )  # fmt: skip
+        lines,
+        x_label="learning rate",
+        x_ticks=sorted({each.lr for each in found.variants}),
+        log_x=True,
+        from_zero=False,
+    )
 
 
 def lr_find_panel(found: LrFinding) -> Panel:
@@ -184,14 +199,20 @@ def lr_find_panel(found: LrFinding) -> Panel:
         axes.axvline(found.lowest, color=GREY, lw=1, ls="--", label=f"lowest: {found.lowest:.2g}")
         height = float(np.interp(np.log(found.suggestion), np.log(found.lrs), found.averaged))
         axes.plot(
-            found.suggestion, height, color=RED, marker="o", ls="",
+            found.suggestion,
+            height,
+            color=RED,
+            marker="o",
+            ls="",
             label=f"suggested: {found.suggestion:.2g}",
-        )  # fmt: skip
+        )
         low, high = min(found.averaged), max(found.averaged)
         axes.set(
-            xscale="log", xlabel="learning rate of the body", ylabel="training loss",
+            xscale="log",
+            xlabel="learning rate of the body",
+            ylabel="training loss",
             ylim=(low - 0.1 * (high - low), high + 0.35 * (high - low)),
-        )  # fmt: skip
+        )
         axes.legend(loc="upper left")
 
     return Panel("Rising learning rates", draw, height=4.2, width=7.5)

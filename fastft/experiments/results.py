@@ -245,6 +245,8 @@ def suggest(lrs: NDArray[np.float64], losses: NDArray[np.float64], where: str) -
 
 def _never_fell(where: str) -> DataError:
     return DataError(
-        where, "the loss fell at none of the rates", "one that falls",
+        where,
+        "the loss fell at none of the rates",
+        "one that falls",
         "see whether the labels are right, or take larger batches",
-    )  # fmt: skip
+    )

@@ -66,11 +66,13 @@ def run_variants(
                 )
     return tuple(
         Variant(
-            name=name, lr=each.lr or 0.0, head_lr_factor=each.head_lr_factor or 0.0,
+            name=name,
+            lr=each.lr or 0.0,
+            head_lr_factor=each.head_lr_factor or 0.0,
             runs=tuple(found[name]),
         )
         for name, each in filled.items()
-    )  # fmt: skip
+    )
 
 
 @contextmanager

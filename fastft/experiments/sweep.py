@@ -56,11 +56,12 @@ def sweep(
     configs = {
         f"{start}, lr {rate:g}": make_config(
             {**options, "arch": arch, **changes, "lr": rate, "out": out / f"{start}-lr{rate:g}"},
-            recipe=recipe, file=file,
+            recipe=recipe,
+            file=file,
         )
         for start, changes in starts.items()
         for rate in sorted(set(rates))
-    }  # fmt: skip
+    }
     check_folder(out, bool(options.get("overwrite")), MANY_BEGUN)
     with make_folder(out, MANY_KEEP):
         variants = run_variants(configs, seeds, console)

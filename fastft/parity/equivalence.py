@@ -235,10 +235,14 @@ def match_curves(
     rms, control = (_rms(each, references, steps) for each in (curves, controls))
     return CurveMatch(
         first=max(abs(a[0] - b[0]) for a, b in zip(curves, references, strict=True)),
-        early_steps=early_steps, early=early, early_limit=factor * early_control, rms=rms,
-        limit=factor * control, ratio=max(_ratio(early, early_control), _ratio(rms, control)),
+        early_steps=early_steps,
+        early=early,
+        early_limit=factor * early_control,
+        rms=rms,
+        limit=factor * control,
+        ratio=max(_ratio(early, early_control), _ratio(rms, control)),
         within=early <= factor * early_control and rms <= factor * control,
-    )  # fmt: skip
+    )
 
 
 def _rms(curves: Curves, references: Curves, steps: int) -> float:
@@ -287,9 +291,17 @@ def paired_equivalence(
     elif abs(mean) >= margin and abs(mean) > half:
         verdict = "different"
     return Equivalence(
-        n=n, mean=mean, sd=sd, low=mean - half, high=mean + half, margin=margin, alpha=alpha, p=p,
-        verdict=verdict, runs_needed=runs_needed(sd, margin, alpha),
-    )  # fmt: skip
+        n=n,
+        mean=mean,
+        sd=sd,
+        low=mean - half,
+        high=mean + half,
+        margin=margin,
+        alpha=alpha,
+        p=p,
+        verdict=verdict,
+        runs_needed=runs_needed(sd, margin, alpha),
+    )
 
 
 def runs_needed(sd: float, margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:

@@ -99,9 +99,11 @@ def _matching(source: Source, reference: Source, chosen: Sequence[int]) -> list[
     missing = [source.name(sample) for sample in chosen if source.name(sample) not in numbers]
     if missing:
         raise DataError(
-            reference.path, f"has no {missing[0]}", f"the samples of {source.path}",
+            reference.path,
+            f"has no {missing[0]}",
+            f"the samples of {source.path}",
             "name the folder that it was converted from",
-        )  # fmt: skip
+        )
     return [numbers[source.name(sample)] for sample in chosen]
 
 

@@ -85,10 +85,8 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
                 runs.compare(name, evaluations)
         result = _result(config, runs, start, time.perf_counter() - started)
 
-        from fastft.parity.model_plots import (  # matplotlib takes 0.7 s
-            print_accuracy,
-            save_accuracy,
-        )
+        from fastft.parity.model_plots import save_accuracy  # matplotlib takes 0.7 s
+        from fastft.parity.model_section import print_accuracy
 
         print_accuracy(result, console)
         if config.out is not None:
@@ -124,12 +122,20 @@ class _Runs:
         """The settings of `fastft train` with a loader."""
         config = self.config
         usual: dict[str, Any] = {
-            "data": config.data, "out": config.out or Path("parity"), "weights": self.weights,
-            "loader": REFERENCE if name == BASELINE else name, "stock": name == BASELINE,
-            "size": config.size, "epochs": config.epochs, "batch_size": config.batch_size,
-            "lr": config.lr, "amp": config.amp, "device": config.device, "seed": config.seed,
+            "data": config.data,
+            "out": config.out or Path("parity"),
+            "weights": self.weights,
+            "loader": REFERENCE if name == BASELINE else name,
+            "stock": name == BASELINE,
+            "size": config.size,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+            "lr": config.lr,
+            "amp": config.amp,
+            "device": config.device,
+            "seed": config.seed,
             "workers": config.workers,
-        }  # fmt: skip
+        }
         filled = resolve_inputs(TrainConfig(**{**usual, **options}), self.sources)
         return resolve_rates(filled)
 
@@ -138,10 +144,16 @@ class _Runs:
         config = self.config
         assert config.batch_size is not None
         return make_loader(
-            name, self.sources[1], view="eval", size=config.size, batch_size=config.batch_size,
-            seed=config.seed, device=self.device, workers=config.workers,
+            name,
+            self.sources[1],
+            view="eval",
+            size=config.size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            device=self.device,
+            workers=config.workers,
             dtype=self.amp_dtype if self.device.type == "cuda" else None,
-        )  # fmt: skip
+        )
 
     def show_progress(self, loaders: int, update: Callable[..., None]) -> None:
         """Count the images of all that is to come, and tell `update` of each batch."""
@@ -170,10 +182,15 @@ class _Runs:
             named = {"imagenet": "torchvision's ImageNet weights", "none": "random weights"}
             return named.get(config.weights, config.weights)
         settings = self.settings(
-            REFERENCE, weights="none", view=_WARM_VIEW, epochs=config.warm_epochs,
-            batch_size=min(_WARM_BATCH, len(self.sources[0])), head_lr_factor=1.0,
-            seed=(config.seed + 2**31) % 2**32, **_WARM,
-        )  # fmt: skip
+            REFERENCE,
+            weights="none",
+            view=_WARM_VIEW,
+            epochs=config.warm_epochs,
+            batch_size=min(_WARM_BATCH, len(self.sources[0])),
+            head_lr_factor=1.0,
+            seed=(config.seed + 2**31) % 2**32,
+            **_WARM,
+        )
         with open_inputs(settings, self.sources) as inputs:
             model, _ = self._run(settings, inputs, "the body that runs start from")
         path = folder / "warm.pt"
@@ -257,9 +274,13 @@ def _participants(config: AccuracyConfig, sources: Sequence[Source]) -> tuple[st
 
 def _result(config: AccuracyConfig, runs: _Runs, start: str, seconds: float) -> AccuracyResult:
     findings = judge(
-        runs.losses, runs.control_losses, runs.accuracies, reference=REFERENCE, baseline=BASELINE,
+        runs.losses,
+        runs.control_losses,
+        runs.accuracies,
+        reference=REFERENCE,
+        baseline=BASELINE,
         margin=config.margin,
-    )  # fmt: skip
+    )
     return AccuracyResult(
         passed=findings.passed,
         config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},

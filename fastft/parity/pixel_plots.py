@@ -78,35 +78,45 @@ def pixel_section(
 def pixel_table(found: Pixels) -> Table:
     """Each loader's distances, stage by stage."""
     title = f"Distance from the reference, levels of 255, {found.images:,} images"
-    return make_table(title, found.rows, (
-        Column("loader", lambda row: row.loader),
-        Column("stage", lambda row: row.stage),
-        Column("view", lambda row: row.view),
-        Column("mean", lambda row: row.distance.mean, _write_level),
-        Column("99.9 %", lambda row: row.distance.most_but_0_1_percent, write_number),
-        Column("max", lambda row: row.distance.most, write_number),
-        Column("PSNR, dB", _psnr),
-        Column("exact", lambda row: row.distance.exact, _write_exact),
-    ))  # fmt: skip
+    return make_table(
+        title,
+        found.rows,
+        (
+            Column("loader", lambda row: row.loader),
+            Column("stage", lambda row: row.stage),
+            Column("view", lambda row: row.view),
+            Column("mean", lambda row: row.distance.mean, _write_level),
+            Column("99.9 %", lambda row: row.distance.most_but_0_1_percent, write_number),
+            Column("max", lambda row: row.distance.most, write_number),
+            Column("PSNR, dB", _psnr),
+            Column("exact", lambda row: row.distance.exact, _write_exact),
+        ),
+    )
 
 
 def verdict_table(found: Pixels, title: str) -> Table:
     """What each loader states, and whether it keeps that."""
-    return make_table(title, found.verdicts, (
-        Column("loader", lambda each: each.loader),
-        Column("", _verdict_cell),
-        Column("states", _stated),
-        Column("distance comes from", lambda each: each.cause),
-    ))  # fmt: skip
+    return make_table(
+        title,
+        found.verdicts,
+        (
+            Column("loader", lambda each: each.loader),
+            Column("", _verdict_cell),
+            Column("states", _stated),
+            Column("distance comes from", lambda each: each.cause),
+        ),
+    )
 
 
 def stock_table(rows: Sequence[StockRow]) -> Table:
     """The libraries' own pipelines, which follow no plan."""
     lines = [
-        ("evaluation: mean levels off", [Cell(_write_level(r.evaluation.mean), r.evaluation.mean)
-                                         for r in rows]),
+        (
+            "evaluation: mean levels off",
+            [Cell(_write_level(r.evaluation.mean), r.evaluation.mean) for r in rows],
+        ),
         ("evaluation: at most", [Cell(str(r.evaluation.most), r.evaluation.most) for r in rows]),
-    ]  # fmt: skip
+    ]
     for part, kind in (("crops", "crops"), ("photos", "pixels")):
         for at, likeness in enumerate(getattr(rows[0], part)):
             cells = []
@@ -163,13 +173,14 @@ def _mean_panel(found: Pixels) -> Panel:
     failed = {each.loader for each in found.verdicts if not each.passed}
     rows = [
         Bar(
-            f"{row.loader}, {row.view}", row.distance.mean,
+            f"{row.loader}, {row.view}",
+            row.distance.mean,
             f"{_write_level(row.distance.mean)}, at most {row.distance.most}",
             RED if row.loader in failed else BLUE,
         )
         for row in found.rows
         if row.stage == "whole"
-    ]  # fmt: skip
+    ]
     return bar_panel("Mean difference, levels", rows)
 
 

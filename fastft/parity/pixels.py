@@ -132,9 +132,15 @@ def compare(
                 on_progress(name, number * len(runs) + at, len(makers) * len(runs))
                 whole = stage == "whole"
                 with maker(
-                    read_index(path), view=view, size=side, batch_size=_BATCH, seed=seed,
-                    device=device, workers=workers, normalize=whole,
-                ) as loader:  # fmt: skip
+                    read_index(path),
+                    view=view,
+                    size=side,
+                    batch_size=_BATCH,
+                    seed=seed,
+                    device=device,
+                    workers=workers,
+                    normalize=whole,
+                ) as loader:
                     key = (view, side, part)
                     if key not in truths:
                         truths[key] = _render(material.truth[part], loader.plan)

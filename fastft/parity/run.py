@@ -48,14 +48,19 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
     with output_folder(config.out):
         with image_progress(console, "comparing") as update:
             comparison = compare(
-                source, {name: _maker(name, config) for name in names}, reference=reference,
-                images=config.images, size=config.size, seed=config.seed, device=device,
+                source,
+                {name: _maker(name, config) for name in names},
+                reference=reference,
+                images=config.images,
+                size=config.size,
+                seed=config.seed,
+                device=device,
                 workers=config.workers,
                 on_progress=lambda name, done, total: update("loaders", done, total),
                 with_stored=lambda stored: stock_rows.extend(
                     _stock_rows(config, names, stored, update)
                 ),
-            )  # fmt: skip
+            )
         draw_worst(comparison.worst, config.out / "pixels.png")
         found = Pixels(
             config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},

@@ -245,10 +245,15 @@ def _ffcv(index: Index, view: str, size: int, seed: int, epochs: int) -> Iterato
     image, label = index.fields
     with same_threads() as threads:
         loader = Loader(
-            str(index.path), batch_size=_BATCH, num_workers=threads, batches_ahead=1, seed=seed,
-            order=OrderOption.SEQUENTIAL, drop_last=False,
+            str(index.path),
+            batch_size=_BATCH,
+            num_workers=threads,
+            batches_ahead=1,
+            seed=seed,
+            order=OrderOption.SEQUENTIAL,
+            drop_last=False,
             pipelines={image: [*operations, ToTensor()], label: None},
-        )  # fmt: skip
+        )
         _FFCV_LOADERS.append(loader)
         for _ in range(epochs):
             for (batch,) in loader:

@@ -136,9 +136,13 @@ def render(page: Page) -> str:
     template = environment.from_string(_read("page.html"))
     with _telling(page.sources):
         text = template.render(
-            page=page, svg=svg, policy=policy, style=Markup(style), script=Markup(script),
+            page=page,
+            svg=svg,
+            policy=policy,
+            style=Markup(style),
+            script=Markup(script),
             generator=f"{_GENERATOR} {__version__}",
-        )  # fmt: skip
+        )
     return f"{text}\n"
 
 

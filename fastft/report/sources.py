@@ -20,7 +20,7 @@ from fastft.evaluate.section import evaluation_section
 from fastft.experiments.plots import experiments_section
 from fastft.experiments.results import Comparison, Sweep
 from fastft.parity.equivalence import AccuracyResult
-from fastft.parity.model_plots import accuracy_section
+from fastft.parity.model_section import accuracy_section
 from fastft.parity.pixel_plots import pixel_section
 from fastft.parity.result import Pixels
 from fastft.results.read import check, flatten, parse_object, read_bytes

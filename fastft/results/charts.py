@@ -208,10 +208,14 @@ def line_panel(
                 axes.plot(xs, ys, color=COLORS[drawn % len(COLORS)], alpha=0.35, lw=1)
                 continue
             axes.plot(
-                xs, ys, color=COLORS[drawn % len(COLORS)], label=_squeeze(line.name, _LINE_NAME),
-                marker=MARKERS[drawn % len(MARKERS)] if len(xs) <= 40 else None, ms=4.5,
+                xs,
+                ys,
+                color=COLORS[drawn % len(COLORS)],
+                label=_squeeze(line.name, _LINE_NAME),
+                marker=MARKERS[drawn % len(MARKERS)] if len(xs) <= 40 else None,
+                ms=4.5,
                 ls="-" if drawn < len(COLORS) else "--",
-            )  # fmt: skip
+            )
             for x, y in line.dots:
                 axes.plot(x, y, ".", color=COLORS[drawn % len(COLORS)], alpha=0.5)
             drawn += 1
@@ -230,10 +234,14 @@ def line_panel(
             handles, labels = axes.get_legend_handles_labels()
             down = axes.figure.dpi_scale_trans
             axes.legend(
-                handles[:_MOST_NAMED], labels[:_MOST_NAMED], loc="upper left", ncols=columns,
-                bbox_to_anchor=(0, 0), borderaxespad=0,
+                handles[:_MOST_NAMED],
+                labels[:_MOST_NAMED],
+                loc="upper left",
+                ncols=columns,
+                bbox_to_anchor=(0, 0),
+                borderaxespad=0,
                 bbox_transform=axes.transAxes + ScaledTranslation(0, -_BELOW, down),
-            )  # fmt: skip
+            )
 
     return Panel(title, draw, 3.0 + _LEGEND * legend_lines)
 
@@ -251,8 +259,9 @@ def _fit(axes: Axes, rows: Sequence[Bar], low: float, high: float, log: bool) ->
         low, high = max(low, 1e-300), max(high, 1e-300)
     ends = [(max(row.reach, default=low), len(row.text)) for row in rows]
     # In the scale's own measure: a bar that ends at e leaves 1 - share(e) of the width to its text.
-    spans = [_share(end, low, high, log) / max(1 - _LETTER * (letters + 1), 0.2)
-             for end, letters in ends]  # fmt: skip
+    spans = [
+        _share(end, low, high, log) / max(1 - _LETTER * (letters + 1), 0.2) for end, letters in ends
+    ]
     stretch = max([1.0, *spans])
     if log:
         high = low * (high / low if high > low else 10.0) ** stretch
@@ -280,9 +289,14 @@ def _write(axes: Axes, row: Bar, at: int, end: float) -> None:
         axes.text(0.0, at, row.text, transform=above, fontsize=9, va="center", color=GREY)
         return
     text = axes.annotate(
-        row.text, (end, at), (5, 0), textcoords="offset points", va="center", fontsize=9,
+        row.text,
+        (end, at),
+        (5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
         fontweight="bold",
-    )  # fmt: skip
+    )
     text.set_gid("value")
 
 
@@ -298,8 +312,12 @@ def _tick_log(axes: Axes) -> None:
     low, high = axes.get_xlim()
     if high < 30 * low:  # too short for two powers of ten
         step = (1, 2, 3, 5)
-        ticks = [each * 10.0**at for at in range(-300, 300) for each in step
-                 if low <= each * 10.0**at <= high]  # fmt: skip
+        ticks = [
+            each * 10.0**at
+            for at in range(-300, 300)
+            for each in step
+            if low <= each * 10.0**at <= high
+        ]
         axes.set_xticks(ticks[:6])
 
 

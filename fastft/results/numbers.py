@@ -57,11 +57,6 @@ def write_measure(value: float | None) -> str:
     return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
 
 
-def write_byte_tick(value: float | None) -> str:
-    """A round amount of memory beside a chart."""
-    return f"{write_tick(value)}B" if value else "0"
-
-
 def write_ms(value_s: float | None) -> str:
     """A short time, given in seconds."""
     return UNKNOWN if value_s is None else f"{write_measure(1e3 * value_s)} ms"

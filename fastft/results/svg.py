@@ -21,10 +21,20 @@ from fastft.results.plots import STYLE, Panel
 
 #: Colours that the page gives anew in the dark, by their class.
 CLASSES: Mapping[str, str] = {
-    plots.BLUE: "s0", plots.RED: "s1", plots.GREEN: "s2", plots.PINK: "s3", plots.ORANGE: "s4",
-    plots.SKY: "s5", plots.INK: "ink", plots.GREY: "muted", plots.PALE: "other",
-    plots.GRID: "grid", plots.BAND: "band", "#000000": "ink", "#ffffff": "paper",
-}  # fmt: skip
+    plots.BLUE: "s0",
+    plots.RED: "s1",
+    plots.GREEN: "s2",
+    plots.PINK: "s3",
+    plots.ORANGE: "s4",
+    plots.SKY: "s5",
+    plots.INK: "ink",
+    plots.GREY: "muted",
+    plots.PALE: "other",
+    plots.GRID: "grid",
+    plots.BAND: "band",
+    "#000000": "ink",
+    "#ffffff": "paper",
+}
 #: What of a style is an attribute of the same name; fonts are the page's.
 _KEPT = (
     "fill",

@@ -100,6 +100,7 @@ def print_table(table: Table, console: Console, most: int | None = None) -> None
     printed = RichTable(title=escape(table.title), title_justify="left")
     for head, is_number in zip(table.heads, table.numeric, strict=True):
         printed.add_column(escape(head), justify="right" if is_number else "left")
+    printed.columns[0].no_wrap = True
     for row in table.rows[:most]:
         styles = (_TONES.get(each.tone, "") for each in row)
         texts = (escape(each.text) for each in row)

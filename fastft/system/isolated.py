@@ -51,9 +51,13 @@ def run_child(module: str, arguments: Sequence[str], limit_s: float) -> dict[str
             program = [sys.executable, "-c", _PROGRAM, str(os.getpid()), root, module]
             process = subprocess.Popen(
                 [*program, *arguments, folder],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, cwd=folder,
-                env={**os.environ, "TMPDIR": folder}, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                cwd=folder,
+                env={**os.environ, "TMPDIR": folder},
+                start_new_session=True,
+            )
         try:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:

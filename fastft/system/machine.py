@@ -61,14 +61,16 @@ def find_machine(proc: Path = Path("/proc"), shm: Path = Path("/dev/shm")) -> li
         Finding(group="machine", name="cores", status="ok", found=_cores()),
         _instructions(cpu_flags(info)),
         Finding(
-            group="machine", name="memory", status="note" if little else "ok",
+            group="machine",
+            name="memory",
+            status="note" if little else "ok",
             found=f"{free.bytes / _GB:.1f} GB free {free.limit}",
             remedy="take --workers 1 and a smaller --batch-size" if little else "",
         ),
         _shared_memory(shm),
         _disk("disk, this folder", Path.cwd(), "write --out to another disk"),
         _disk("disk, cache folder", cache_folder(), "set TORCH_HOME to a folder on another disk"),
-    ]  # fmt: skip
+    ]
 
 
 def cache_folder() -> Path:
@@ -125,9 +127,11 @@ def _instructions(flags: frozenset[str]) -> Finding:
     found += f": --amp auto on the CPU takes {'bf16' if has_bf16 else 'float32'}"
     slow = platform.machine() == "x86_64" and not has_avx2
     return Finding(
-        group="machine", name="instructions", status="note" if slow else "ok",
+        group="machine",
+        name="instructions",
+        status="note" if slow else "ok",
         found=f"{found}; without AVX2 decoding and training are slow" if slow else found,
-    )  # fmt: skip
+    )
 
 
 def _shared_memory(shm: Path) -> Finding:
@@ -135,16 +139,22 @@ def _shared_memory(shm: Path) -> Finding:
         usage = shutil.disk_usage(shm)
     except OSError:
         return Finding(
-            group="machine", name=str(shm), status="problem", found="is not there",
+            group="machine",
+            name=str(shm),
+            status="problem",
+            found="is not there",
             remedy=f"mount -t tmpfs tmpfs {shm}",
-        )  # fmt: skip
+        )
     little = usage.free < _LITTLE_SHM
     return Finding(
-        group="machine", name=str(shm), status="note" if little else "ok",
+        group="machine",
+        name=str(shm),
+        status="note" if little else "ok",
         found=f"{usage.total / _GB:.2f} GB, {usage.free / _GB:.2f} GB free",
         remedy=f"remove what is left in {shm}; in a container: docker run --shm-size=2g ..."
-        if little else "",
-    )  # fmt: skip
+        if little
+        else "",
+    )
 
 
 def _disk(name: str, folder: Path, remedy: str) -> Finding:
@@ -152,6 +162,9 @@ def _disk(name: str, folder: Path, remedy: str) -> Finding:
     free = shutil.disk_usage(there).free
     little = free < _LITTLE_DISK
     return Finding(
-        group="machine", name=name, status="note" if little else "ok",
-        found=f"{free / _GB:.1f} GB free at {folder}", remedy=remedy if little else "",
-    )  # fmt: skip
+        group="machine",
+        name=name,
+        status="note" if little else "ok",
+        found=f"{free / _GB:.1f} GB free at {folder}",
+        remedy=remedy if little else "",
+    )

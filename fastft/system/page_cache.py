@@ -68,9 +68,10 @@ def _resident_bytes(descriptor: int, size: int) -> int:
         view = np.frombuffer(mapped, np.uint8)
         library = ctypes.CDLL(None, use_errno=True)
         failed = library.mincore(
-            ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(size),
+            ctypes.c_void_p(view.ctypes.data),
+            ctypes.c_size_t(size),
             ctypes.c_void_p(there.ctypes.data),
-        )  # fmt: skip
+        )
         del view  # or the map could not be closed
     if failed:
         number = ctypes.get_errno()

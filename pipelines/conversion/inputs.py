@@ -100,17 +100,21 @@ def open_listings(src: Path, classes: tuple[str, ...] = ()) -> Iterator[dict[str
             files = {"": src}
         if classes and not files:
             raise UsageError(
-                "--classes", f"given for {src}", "RecordIO, whose labels are numbers",
+                "--classes",
+                f"given for {src}",
+                "RecordIO, whose labels are numbers",
                 "leave it out: class folders are named already",
-            )  # fmt: skip
+            )
         for file in (src,) if kind == ".zip" else files.values():
             if file.exists() and not file.is_file():  # of a pipe the reader would wait for a writer
                 raise DataError(file, "is no plain file", f"a {file.suffix}")
         if clash := find_clash(classes):
             raise UsageError(
-                "--classes", f"{clash}, one name on other file systems",
-                "names that differ in more than case or Unicode form", "rename one",
-            )  # fmt: skip
+                "--classes",
+                f"{clash}, one name on other file systems",
+                "names that differ in more than case or Unicode form",
+                "rename one",
+            )
         listings: dict[str, Listing] = {}
         for split, file in files.items():
             listings[split] = stack.enter_context(open_records(file, classes))
@@ -140,9 +144,11 @@ def _split_records(root: Path) -> dict[str, Path]:
     for file in files:
         if split_of(_last_word(file.name)) is None:
             raise DataError(
-                file, "is no split by its name", "names such as train.rec and x_test.rec",
+                file,
+                "is no split by its name",
+                "names such as train.rec and x_test.rec",
                 "name one file alone to convert it, or move this one away",
-            )  # fmt: skip
+            )
     splits = name_splits(root, (file.name for file in files), "file", _last_word)
     require_train(root, Layout({split: split for split in splits}), kind=".rec")
     return {split: root / name for split, name in splits.items()}

@@ -70,10 +70,19 @@ class Entry:
         """As a journal holds it."""
         reason = self.reason.encode("utf-8", "surrogatepass")
         mode = _LEFT_OUT if self.mode is None else self.mode
-        content = _ENTRY.pack(
-            mode, int(self.note), self.width, self.height, len(reason), self.source_bytes,
-            self.size_bytes, self.checksum,
-        ) + reason  # fmt: skip
+        content = (
+            _ENTRY.pack(
+                mode,
+                int(self.note),
+                self.width,
+                self.height,
+                len(reason),
+                self.source_bytes,
+                self.size_bytes,
+                self.checksum,
+            )
+            + reason
+        )
         return content + _CRC.pack(zlib.crc32(content))
 
 
@@ -146,9 +155,11 @@ def open_journaled(
             if kept is not None:
                 os.close(kept[1])
             raise UsageError(
-                "--resume", f"what was left of {out} is of other images or options",
-                "the same command", "convert without --resume to begin anew",
-            )  # fmt: skip
+                "--resume",
+                f"what was left of {out} is of other images or options",
+                "the same command",
+                "convert without --resume to begin anew",
+            )
         elif kept is None:
             kept = path, descriptor
         else:
@@ -254,7 +265,13 @@ def _unpack(buffer: bytearray, start: int) -> tuple[Entry, int] | None:
         return None
     reason = bytes(buffer[end - reason_bytes : end]).decode("utf-8", "surrogatepass")
     entry = Entry(
-        None if mode == _LEFT_OUT else mode, width, height, size, checksum, source_bytes,
-        Note(note), reason,
-    )  # fmt: skip
+        None if mode == _LEFT_OUT else mode,
+        width,
+        height,
+        size,
+        checksum,
+        source_bytes,
+        Note(note),
+        reason,
+    )
     return entry, end + _CRC.size

@@ -176,10 +176,14 @@ def _read_piece(path: Path) -> _Piece:
             raise FormatError(path, "is no shard", f"shard {path.stem.rpartition('.')[2]}")
         index.check_extra()
     return _Piece(
-        path, index.shard, index.classes, index.preparation,
-        np.bincount(index.labels, minlength=len(index.classes)), int(index.sizes.sum()),
+        path,
+        index.shard,
+        index.classes,
+        index.preparation,
+        np.bincount(index.labels, minlength=len(index.classes)),
+        int(index.sizes.sum()),
         index.fingerprint(),
-    )  # fmt: skip
+    )
 
 
 @contextmanager
@@ -295,16 +299,24 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
     with writing(writer.path):
         bytes_out = writer.finish(
             About(
-                classes=pieces[0].classes, preparation=pieces[0].preparation,
-                doubtful=doubtful, odd=odd,
+                classes=pieces[0].classes,
+                preparation=pieces[0].preparation,
+                doubtful=doubtful,
+                odd=odd,
             )
-        )  # fmt: skip
+        )
     bad = tuple(bad for piece in pieces for bad in piece.shard.quarantined)
     seconds = time.perf_counter() - started
     return Merged(
-        writer.path, len(pieces), pieces[0].classes, len(writer), bytes_out, seconds, bad,
+        writer.path,
+        len(pieces),
+        pieces[0].classes,
+        len(writer),
+        bytes_out,
+        seconds,
+        bad,
         tuple(named),
-    )  # fmt: skip
+    )
 
 
 def _reopen(piece: _Piece) -> Index:

@@ -100,11 +100,16 @@ class ConvertConfig:
     def policy(self) -> EncodePolicy:
         """How images are stored."""
         return EncodePolicy(
-            mode=self.mode, quality=self.quality, max_side=self.max_side,
-            apply_exif=self.apply_exif, proportion=self.proportion, verify=self.verify,
-            strict=self.strict, max_pixels=self.max_pixels,
+            mode=self.mode,
+            quality=self.quality,
+            max_side=self.max_side,
+            apply_exif=self.apply_exif,
+            proportion=self.proportion,
+            verify=self.verify,
+            strict=self.strict,
+            max_pixels=self.max_pixels,
             depth=self.depth,
-        )  # fmt: skip
+        )
 
 
 def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[Report]:
@@ -133,10 +138,12 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
             part = parts[split]
             writer, journal = stack.enter_context(
                 open_journaled(
-                    outputs[split], len(part), _identify(config, listing, part, sizes[split]),
+                    outputs[split],
+                    len(part),
+                    _identify(config, listing, part, sizes[split]),
                     resume=config.resume,
                 )
-            )  # fmt: skip
+            )
             work = _Work(split, listing, part, sizes[split], shards.get(split), writer, journal)
             reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
@@ -208,9 +215,14 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
                         writer.append(stored, label, name, checksum)
                     sides, size = (stored.width, stored.height), len(stored.data)
                 entry = Entry(
-                    None if stored is None else stored.mode, *sides, size, checksum,
-                    encoded.source_bytes, encoded.note, encoded.reason,
-                )  # fmt: skip
+                    None if stored is None else stored.mode,
+                    *sides,
+                    size,
+                    checksum,
+                    encoded.source_bytes,
+                    encoded.note,
+                    encoded.reason,
+                )
                 tally.count(entry)
                 journal.add(entry)
             with writing(writer.path):
@@ -225,10 +237,13 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
     with writing(writer.path):
         report.bytes_out = writer.finish(
             About(
-                classes=listing.classes, shard=None if shard is None else shard.to_json(),
-                preparation=config.policy.preparation, doubtful=tally.doubtful, odd=tally.odd,
+                classes=listing.classes,
+                shard=None if shard is None else shard.to_json(),
+                preparation=config.policy.preparation,
+                doubtful=tally.doubtful,
+                odd=tally.odd,
             )
-        )  # fmt: skip
+        )
     report.images = len(writer)
     report.seconds = time.perf_counter() - started
     return report
@@ -242,9 +257,13 @@ def _take_over(work: _Work, tally: Tally) -> None:
         if sample == work.part.stop:
             break
         if entry.mode is not None and not writer.adopt(
-            entry.mode, (entry.width, entry.height), entry.size_bytes,
-            int(listing.labels[sample]), listing.names[sample], entry.checksum,
-        ):  # fmt: skip
+            entry.mode,
+            (entry.width, entry.height),
+            entry.size_bytes,
+            int(listing.labels[sample]),
+            listing.names[sample],
+            entry.checksum,
+        ):
             break
         tally.count(entry)
     tally.report.resumed = tally.sample - work.part.start

@@ -259,9 +259,11 @@ def read_index(path: Path) -> Index:
     names = [bytes(name).split(b"\0")[0] for name in descriptors["name"]]
     if int(header["fields"]) != 2 or types != [TYPE_RGB, TYPE_INT]:
         raise FormatError(
-            path, f"{int(header['fields'])} fields of types {types}",
-            "an RGBImageField and an IntField", "write it with fastft convert",
-        )  # fmt: skip
+            path,
+            f"{int(header['fields'])} fields of types {types}",
+            "an RGBImageField and an IntField",
+            "write it with fastft convert",
+        )
     if not all(name.isascii() for name in names) or names[0] == names[1]:
         found = f"fields called {names[0]!r} and {names[1]!r}"  # FFCV finds them by these
         raise FormatError(path, found, "two names in ASCII", _REDO)

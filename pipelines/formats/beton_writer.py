@@ -113,9 +113,14 @@ class BetonWriter(AtomicFile):
         block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, words))
         extra = np.zeros(1, EXTRA)
         extra[0] = (
-            MAGIC, EXTRA_VERSION, zlib.crc32(allocation, zlib.crc32(metadata)),
-            zlib.crc32(block), len(words), self._end, len(names),
-        )  # fmt: skip
+            MAGIC,
+            EXTRA_VERSION,
+            zlib.crc32(allocation, zlib.crc32(metadata)),
+            zlib.crc32(block),
+            len(words),
+            self._end,
+            len(names),
+        )
         descriptors = np.zeros(2, DESCRIPTOR)
         for descriptor, kind, name in zip(
             descriptors, (TYPE_RGB, TYPE_INT), (b"image", b"label"), strict=True

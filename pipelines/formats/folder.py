@@ -24,14 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError
-from pipelines.formats.splits import (
-    Layout,
-    describe_loose_images,
-    read_layout,
-    require_no_splits,
-    require_no_splits_below,
-    require_train,
-)
+from pipelines.formats import splits
+from pipelines.formats.splits import Layout, describe_loose_images, read_layout, require_train
 from pipelines.limits import MAX_FILE_BYTES
 
 #: torchvision's IMG_EXTENSIONS, and what else Pillow reads that people keep photos in.
@@ -118,7 +112,7 @@ def read_folder(root: Path, classes: tuple[str, ...] | None = None) -> Folder:
         )
     if classes is None:
         layout = find_layout(root)
-        require_no_splits(root, layout, f"name {root / layout.first} instead")
+        splits.require_no_splits(root, layout, f"name {root / layout.first} instead")
     require_classes(root, found, classes)
     walk = _Walk(root)
     images = {name: walk.list(os.path.join(root, name), name) for name in found}
@@ -141,7 +135,7 @@ def label_images(
     Raises:
         DataError: a class has no image, or holds splits.
     """
-    require_no_splits_below(images, where)
+    splits.require_no_splits_below(images, where)
     names: list[str] = []
     counts: list[int] = []
     for name, levels in images.items():
@@ -215,9 +209,11 @@ def find_layout(root: Path, *, needs_train: bool = True) -> Layout:
     """
     require_folder(root)
     return read_layout(
-        root, list_folders(root), lambda name: bool(list_folders(root / name)),
+        root,
+        list_folders(root),
+        lambda name: bool(list_folders(root / name)),
         needs_train=needs_train,
-    )  # fmt: skip
+    )
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -243,7 +239,7 @@ def read_splits(root: Path) -> dict[str, Folder]:
         if folders:
             folders[split] = read_folder(path, folders["train"].classes)
         else:
-            require_no_splits(path, find_layout(path), f"name {path} instead")
+            splits.require_no_splits(path, find_layout(path), f"name {path} instead")
             folders[split] = replace(read_folder(path), passed_over=layout.passed_over)
     return folders
 
@@ -389,12 +385,11 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
-    parts = [f"no class {', '.join(missing)}"] if missing else []
-    parts += [f"the additional class {', '.join(extra)}"] if extra else []
-    return " and ".join(parts)
+    lists = {"no class": missing, "the additional class": extra}
+    return " and ".join(f"{what} {', '.join(names)}" for what, names in lists.items() if names)
 
 
 def _layout_hint(root: Path) -> str:
-    if any(suffix(name) in IMAGE_SUFFIXES for name in os.listdir(root)):
-        return describe_loose_images(root.absolute())
-    return "see fastft convert --help for the layout"
+    has_images = any(suffix(name) in IMAGE_SUFFIXES for name in os.listdir(root))
+    usual = "see fastft convert --help for the layout"
+    return describe_loose_images(root.absolute()) if has_images else usual

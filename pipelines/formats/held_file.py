@@ -111,6 +111,8 @@ class HeldFile:
     def _short(self) -> DataError:
         size = os.fstat(self._descriptor).st_size
         return DataError(
-            self.path, f"is now {size:,} bytes long", f"{self.size:,} as when it was opened",
+            self.path,
+            f"is now {size:,} bytes long",
+            f"{self.size:,} as when it was opened",
             "leave it alone while it is read",
-        )  # fmt: skip
+        )

@@ -57,9 +57,16 @@ METADATA = np.dtype(
 ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 #: What the image descriptor's arguments begin with in our files.
 EXTRA = np.dtype(
-    [("magic", "S8"), ("version", "<u4"), ("tables_crc32", "<u4"), ("block_crc32", "<u4"),
-     ("about_bytes", "<u4"), ("pointer", "<u8"), ("names_bytes", "<u8")]
-)  # fmt: skip
+    [
+        ("magic", "S8"),
+        ("version", "<u4"),
+        ("tables_crc32", "<u4"),
+        ("block_crc32", "<u4"),
+        ("about_bytes", "<u4"),
+        ("pointer", "<u8"),
+        ("names_bytes", "<u8"),
+    ]
+)
 MAGIC, EXTRA_VERSION = b"fastft-x", 1
 METADATA_START = HEADER.itemsize + 2 * DESCRIPTOR.itemsize
 

@@ -118,10 +118,13 @@ def read_table(path: Path, file: int) -> Table:
     is_parted = np.zeros(len(starts), np.bool_)
     is_parted[parted] = True
     return Table(
-        np.arange(len(starts)), np.array(starts, np.int64), np.array(ends, np.int64),
-        np.array(sizes, np.int64), is_parted,
+        np.arange(len(starts)),
+        np.array(starts, np.int64),
+        np.array(ends, np.int64),
+        np.array(sizes, np.int64),
+        is_parted,
         np.frombuffer(b"".join(heads), HEAD),
-    )  # fmt: skip
+    )
 
 
 def _join(record: bytes) -> bytes:

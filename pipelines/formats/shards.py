@@ -132,9 +132,11 @@ def cut_listings(
         if of > len(names[split]):
             found = f"{of:,} shards for the {len(names[split]):,} images"
             raise UsageError(
-                "--shard", f"{found} of {split}" if split else found,
-                f"at most {len(names[split]):,}", "take fewer shards",
-            )  # fmt: skip
+                "--shard",
+                f"{found} of {split}" if split else found,
+                f"at most {len(names[split]):,}",
+                "take fewer shards",
+            )
         # A name may hold anything but NUL. Lone surrogates stand for bytes that are no UTF-8.
         text = "\0".join((split, str(len(names[split])), *names[split], ""))
         digest.update(text.encode("utf-8", "surrogatepass"))
@@ -143,10 +145,16 @@ def cut_listings(
     for split in names:
         starts = cut(sizes[split], of)
         shards[split] = Shard(
-            index=index, of=of, split=split, splits=tuple(names),
-            start=int(starts[index - 1]), stop=int(starts[index]), samples=len(names[split]),
-            listing=digest.hexdigest(), policy=dict(policy),
-        )  # fmt: skip
+            index=index,
+            of=of,
+            split=split,
+            splits=tuple(names),
+            start=int(starts[index - 1]),
+            stop=int(starts[index]),
+            samples=len(names[split]),
+            listing=digest.hexdigest(),
+            policy=dict(policy),
+        )
     return shards
 
 

@@ -126,10 +126,11 @@ class FolderSource:
         width, height = int(self.widths[sample]), int(self.heights[sample])
         if (stored.width, stored.height) != (width, height):
             raise DataError(
-                path, f"is now {stored.width} x {stored.height} px",
+                path,
+                f"is now {stored.width} x {stored.height} px",
                 f"{width} x {height} px, as it was before",
                 "leave the files alone while they are read",
-            )  # fmt: skip
+            )
         return stored
 
     def fingerprint(self) -> bytes:
@@ -202,9 +203,11 @@ def require_prepared(source: Source, apply_exif: bool | None, depth: Depth | Non
     )
     if found != wanted:
         raise UsageError(
-            source.path, f"was converted with {found}", f"{wanted}",
+            source.path,
+            f"was converted with {found}",
+            f"{wanted}",
             "leave these options out, or rerun fastft convert with them",
-        )  # fmt: skip
+        )
 
 
 def _read_size(path: str, *, apply_exif: bool = False) -> tuple[int, int]:

@@ -75,9 +75,11 @@ def name_splits(
             continue
         if split in found:
             raise DataError(
-                where, f"holds {found[split]} and {name}",
-                f"one {kind} for {split}", "rename one, or move it away",
-            )  # fmt: skip
+                where,
+                f"holds {found[split]} and {name}",
+                f"one {kind} for {split}",
+                "rename one, or move it away",
+            )
         found[split] = name
     return {split: found[split] for split in SPLITS if split in found}
 

@@ -111,9 +111,16 @@ def decode_eighth(library: Any, handle: Any, data: bytes, header: JpegHeader, ta
         TurboJPEG's status: 0 if there is nothing to complain of.
     """
     status: int = library.tjDecompress2(
-        handle, data, len(data), target.ctypes.data, -(-header.width // 8), 0,
-        -(-header.height // 8), CMYK if header.components == 4 else RGB, LIMIT_SCANS,
-    )  # fmt: skip
+        handle,
+        data,
+        len(data),
+        target.ctypes.data,
+        -(-header.width // 8),
+        0,
+        -(-header.height // 8),
+        CMYK if header.components == 4 else RGB,
+        LIMIT_SCANS,
+    )
     return status
 
 

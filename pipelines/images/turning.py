@@ -111,9 +111,15 @@ def turn_jpeg(data: bytes, orientation: int) -> bytes | None:
     transform = _Transform(op=_TURNS[orientation][1], options=_PERFECT | _COPY_NONE)
     try:
         status = library.tjTransform(
-            handle, data, len(data), 1, ctypes.byref(result), ctypes.byref(size),
-            ctypes.byref(transform), 0,
-        )  # fmt: skip
+            handle,
+            data,
+            len(data),
+            1,
+            ctypes.byref(result),
+            ctypes.byref(size),
+            ctypes.byref(transform),
+            0,
+        )
         if status or not result:
             return None
         return ctypes.string_at(result, size.value)
@@ -126,10 +132,15 @@ class _Transform(ctypes.Structure):
     """`tjtransform` of turbojpeg.h."""
 
     _fields_ = (
-        ("x", ctypes.c_int), ("y", ctypes.c_int), ("width", ctypes.c_int),
-        ("height", ctypes.c_int), ("op", ctypes.c_int), ("options", ctypes.c_int),
-        ("data", ctypes.c_void_p), ("filter", ctypes.c_void_p),
-    )  # fmt: skip
+        ("x", ctypes.c_int),
+        ("y", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("op", ctypes.c_int),
+        ("options", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("filter", ctypes.c_void_p),
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -142,8 +153,15 @@ def _load_transformer() -> Any | None:
         library.tjFree.restype, library.tjFree.argtypes = None, [pointer]
         library.tjTransform.restype = number
         library.tjTransform.argtypes = [
-            pointer, pointer, ctypes.c_ulong, number, pointer, pointer, pointer, number,
-        ]  # fmt: skip
+            pointer,
+            pointer,
+            ctypes.c_ulong,
+            number,
+            pointer,
+            pointer,
+            pointer,
+            number,
+        ]
     return library
 
 

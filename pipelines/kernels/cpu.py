@@ -117,10 +117,17 @@ def fit_scratch(
         nothing, starts = np.empty(0, np.int32), np.empty((2, size), np.int32)
         line = np.empty(line_bytes, np.uint8)
         old = Scratch(
-            line[:0], line, starts, np.empty_like(starts), nothing.reshape(2, 0),
-            np.empty(groups * AT_ONCE, np.int64), nothing, line[:0], line[:0].reshape(2, 0),
+            line[:0],
+            line,
+            starts,
+            np.empty_like(starts),
+            nothing.reshape(2, 0),
+            np.empty(groups * AT_ONCE, np.int64),
             nothing,
-        )  # fmt: skip
+            line[:0],
+            line[:0].reshape(2, 0),
+            nothing,
+        )
     region = rows * (columns * 3 + READ_PAST) + READ_PAST if planar else 0
     return old._replace(
         lines=_grown(old.lines, lines),
@@ -166,9 +173,17 @@ def render_rows(  # type: ignore[no-untyped-def]
         if planar:
             pitch = columns * 3 + READ_PAST
             to_rgb(
-                frames, row, first, begin, lines, columns, scratch.sums, scratch.chroma,
-                scratch.pixels, pitch,
-            )  # fmt: skip
+                frames,
+                row,
+                first,
+                begin,
+                lines,
+                columns,
+                scratch.sums,
+                scratch.chroma,
+                scratch.pixels,
+                pitch,
+            )
             source = scratch.pixels.ctypes.data - top * pitch
         else:
             pitch = frames.pitches[row, 0]

@@ -26,7 +26,8 @@ import torch
 import triton
 from numpy.typing import NDArray
 
-from pipelines.kernels.passes import FEW_TAPS, fill_taps, first_pass, second_pass, to_rgb
+from pipelines.kernels.chroma import to_rgb
+from pipelines.kernels.passes import FEW_TAPS, fill_taps, first_pass, second_pass
 
 #: One program is one warp. Across: lines and columns, a column per thread, whose weights serve all
 #: of the lines. Down: output lines, and neighbouring values (3 per pixel) of each, 8 per thread,
@@ -138,11 +139,13 @@ def find_needs(windows: NDArray[np.int32], size: int, *, planar: bool) -> Needs:
     return Needs(
         # The filter's kernel may find one tap more, or two, that weigh nothing.
         taps=max(int(np.max(needed, initial=2)) + 2, FEW_TAPS),
-        lines=int(np.max(lines, initial=1)), columns=int(np.max(columns, initial=1)),
+        lines=int(np.max(lines, initial=1)),
+        columns=int(np.max(columns, initial=1)),
         between_bytes=_aligned(int(np.max(between, initial=1))),
         rgb_bytes=_aligned(int(np.max(lines * columns * 3, initial=1))) if planar else 0,
-        has_across_first=not down_first.all(), has_down_first=bool(down_first.any()),
-    )  # fmt: skip
+        has_across_first=not down_first.all(),
+        has_down_first=bool(down_first.any()),
+    )
 
 
 def make_scratch(batch: int, size: int, needs: Needs, device: torch.device) -> Scratch:
@@ -180,9 +183,16 @@ def _aligned(bytes_: int) -> int:
 
 
 def render_rows(
-    frames: Frames, planar: bool, geometry: torch.Tensor, windows: torch.Tensor,
-    scale: torch.Tensor, bias: torch.Tensor, needs: Needs, scratch: Scratch, out: torch.Tensor,
-) -> None:  # fmt: skip
+    frames: Frames,
+    planar: bool,
+    geometry: torch.Tensor,
+    windows: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    needs: Needs,
+    scratch: Scratch,
+    out: torch.Tensor,
+) -> None:
     """Cut, resize, flip and normalize the rows of a batch, on the current stream.
 
     Args:
@@ -238,9 +248,16 @@ def render_rows(
 
 
 def _launch(
-    frames: Frames, planar: bool, geometry: torch.Tensor, windows: torch.Tensor,
-    scale: torch.Tensor, bias: torch.Tensor, needs: Needs, scratch: Scratch, out: torch.Tensor,
-) -> None:  # fmt: skip
+    frames: Frames,
+    planar: bool,
+    geometry: torch.Tensor,
+    windows: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    needs: Needs,
+    scratch: Scratch,
+    out: torch.Tensor,
+) -> None:
     """Queue the kernels: filters of all rows, then pass by pass as many rows as scratch holds.
 
     Rows are on a grid's first axis, the only one that may be longer than 65,535.
@@ -249,9 +266,13 @@ def _launch(
     first, counts, weights, between, rgb = scratch
     filters = (first, counts, weights, weights.shape[2])
     fill_taps[batch, 2, triton.cdiv(size, _FILTER_PX)](
-        geometry, windows, *filters, SIZE=size, BLOCK=_FILTER_PX,
+        geometry,
+        windows,
+        *filters,
+        SIZE=size,
+        BLOCK=_FILTER_PX,
         enable_fp_fusion=False,  # a fused multiply-add rounds once where Pillow rounds twice
-    )  # fmt: skip
+    )
     across = {"LINES": _ACROSS_LINES, "COLUMNS": _ACROSS_COLUMNS}
     tiles = {**across, "DOWN_LINES": _DOWN_LINES, "VALUES": _DOWN_VALUES, "num_warps": 1}
     before, behind = find_grids(needs, size)
@@ -260,16 +281,42 @@ def _launch(
         rows = min(turn, batch - begin)
         if planar:
             to_rgb[(rows, *count_tiles_across(needs.lines, needs.columns))](
-                *frames, windows, begin, rgb, needs.rgb_bytes, num_warps=1, **across,
-            )  # fmt: skip
+                *frames,
+                windows,
+                begin,
+                rgb,
+                needs.rgb_bytes,
+                num_warps=1,
+                **across,
+            )
         first_pass[(rows, *before)](
-            frames.data, frames.offsets, frames.pitches, windows, *filters, begin, rgb,
-            needs.rgb_bytes, between, needs.between_bytes, SIZE=size, PLANAR=planar, **tiles,
-        )  # fmt: skip
+            frames.data,
+            frames.offsets,
+            frames.pitches,
+            windows,
+            *filters,
+            begin,
+            rgb,
+            needs.rgb_bytes,
+            between,
+            needs.between_bytes,
+            SIZE=size,
+            PLANAR=planar,
+            **tiles,
+        )
         second_pass[(rows, *behind)](
-            between, needs.between_bytes, windows, *filters, begin, scale, bias, out, SIZE=size,
-            NORMALIZED=out.dtype != torch.uint8, **tiles,
-        )  # fmt: skip
+            between,
+            needs.between_bytes,
+            windows,
+            *filters,
+            begin,
+            scale,
+            bias,
+            out,
+            SIZE=size,
+            NORMALIZED=out.dtype != torch.uint8,
+            **tiles,
+        )
 
 
 def find_grids(needs: Needs, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -279,8 +326,10 @@ def find_grids(needs: Needs, size: int) -> tuple[tuple[int, int], tuple[int, int
     """
     across = [count_tiles_across(lines, size) for lines in (needs.lines, size)]
     down = [count_tiles_down(size, width * 3) for width in (needs.columns, size)]
-    orders = ((needs.has_across_first, across[0], down[1]),
-              (needs.has_down_first, down[0], across[1]))  # fmt: skip
+    orders = (
+        (needs.has_across_first, across[0], down[1]),
+        (needs.has_down_first, down[0], across[1]),
+    )
     before = [grid for is_there, grid, _ in orders if is_there]
     behind = [grid for is_there, _, grid in orders if is_there]
     return _largest(before), _largest(behind)

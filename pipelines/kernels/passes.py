@@ -59,42 +59,28 @@ def fill_taps(  # type: ignore[no-untyped-def]
     tl.store(counts + side * SIZE + at, end - low, inside)
 
 
-@triton.jit(do_not_specialize=["begin"])
-def to_rgb(  # type: ignore[no-untyped-def]
-    data, offsets, pitches, sides, windows, begin, rgb, rgb_bytes, LINES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """LINES x COLUMNS pixels of a planar row's window, closely packed."""
-    local = tl.program_id(0).to(tl.int64)
-    row = begin + local
-    window = windows + row * 8
-    height, width = tl.load(window + _EXTENT), tl.load(window + 4 + _EXTENT)
-    top, left = tl.program_id(1) * LINES, tl.program_id(2) * COLUMNS
-    if (top >= height) | (left >= width):
-        return
-    # Behind the window's end its last line and column are read again.
-    line = tl.minimum(top + tl.arange(0, LINES)[:, None], height - 1)
-    column = tl.minimum(left + tl.arange(0, COLUMNS)[None, :], width - 1)
-    corners, side = offsets + row * 3, sides + row * 2
-    frame = (
-        data + tl.load(corners), data + tl.load(corners + 1), data + tl.load(corners + 2),
-        tl.load(pitches + row * 2), tl.load(pitches + row * 2 + 1),
-        (tl.load(side).to(tl.int32) - 1) // 2, (tl.load(side + 1).to(tl.int32) - 1) // 2,
-    )  # fmt: skip
-    y, x = tl.load(window + _FIRST) + line, tl.load(window + 4 + _FIRST) + column
-    r, g, b = _convert(frame, y, x)
-    target = rgb + local * rgb_bytes + (line.to(tl.int64) * width + column) * 3
-    tl.store(target, r.to(tl.uint8))
-    tl.store(target + 1, g.to(tl.uint8))
-    tl.store(target + 2, b.to(tl.uint8))
-
-
 @triton.jit(do_not_specialize=["taps", "begin"])
 def first_pass(  # type: ignore[no-untyped-def]
-    data, offsets, pitches, windows, first, counts, weights, taps, begin, rgb, rgb_bytes, between,
-    between_bytes, SIZE: tl.constexpr, PLANAR: tl.constexpr, LINES: tl.constexpr,
-    COLUMNS: tl.constexpr, DOWN_LINES: tl.constexpr, VALUES: tl.constexpr,
-):  # fmt: skip
+    data,
+    offsets,
+    pitches,
+    windows,
+    first,
+    counts,
+    weights,
+    taps,
+    begin,
+    rgb,
+    rgb_bytes,
+    between,
+    between_bytes,
+    SIZE: tl.constexpr,
+    PLANAR: tl.constexpr,
+    LINES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOWN_LINES: tl.constexpr,
+    VALUES: tl.constexpr,
+):
     """From a row's window to bytes between the passes.
 
     Those are [lines of the window, SIZE, 3], or where the pass down comes first [SIZE, columns of
@@ -121,22 +107,66 @@ def first_pass(  # type: ignore[no-untyped-def]
     target = between + local * between_bytes
     if goes_down:
         _down(
-            source, pitch, width * 3, height, tl.load(window + _NEEDED), first, counts, weights,
-            taps, row, target, between, between, SIZE, False, DOWN_LINES, VALUES,
-        )  # fmt: skip
+            source,
+            pitch,
+            width * 3,
+            height,
+            tl.load(window + _NEEDED),
+            first,
+            counts,
+            weights,
+            taps,
+            row,
+            target,
+            between,
+            between,
+            SIZE,
+            False,
+            DOWN_LINES,
+            VALUES,
+        )
     else:
         _across(
-            source, pitch, height, tl.load(window + 4 + _NEEDED), first, counts, weights, taps, row,
-            target, between, between, SIZE, False, LINES, COLUMNS, True,
-        )  # fmt: skip
+            source,
+            pitch,
+            height,
+            tl.load(window + 4 + _NEEDED),
+            first,
+            counts,
+            weights,
+            taps,
+            row,
+            target,
+            between,
+            between,
+            SIZE,
+            False,
+            LINES,
+            COLUMNS,
+            True,
+        )
 
 
 @triton.jit(do_not_specialize=["taps", "begin"])
 def second_pass(  # type: ignore[no-untyped-def]
-    between, between_bytes, windows, first, counts, weights, taps, begin, scale, bias, out,
-    SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
-    DOWN_LINES: tl.constexpr, VALUES: tl.constexpr,
-):  # fmt: skip
+    between,
+    between_bytes,
+    windows,
+    first,
+    counts,
+    weights,
+    taps,
+    begin,
+    scale,
+    bias,
+    out,
+    SIZE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
+    LINES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOWN_LINES: tl.constexpr,
+    VALUES: tl.constexpr,
+):
     """From bytes between the passes to a row of the batch."""
     local = tl.program_id(0).to(tl.int64)
     row = begin + local
@@ -153,23 +183,66 @@ def second_pass(  # type: ignore[no-untyped-def]
     target = out + row * (SIZE * SIZE * 3)
     if goes_down:
         _down(
-            source, SIZE * 3, SIZE * 3, tl.load(window + _EXTENT), tl.load(window + _NEEDED), first,
-            counts, weights, taps, row, target, scale, bias, SIZE, NORMALIZED, DOWN_LINES, VALUES,
-        )  # fmt: skip
+            source,
+            SIZE * 3,
+            SIZE * 3,
+            tl.load(window + _EXTENT),
+            tl.load(window + _NEEDED),
+            first,
+            counts,
+            weights,
+            taps,
+            row,
+            target,
+            scale,
+            bias,
+            SIZE,
+            NORMALIZED,
+            DOWN_LINES,
+            VALUES,
+        )
     else:
         _across(
-            source, tl.load(window + 4 + _EXTENT) * 3, SIZE, tl.load(window + 4 + _NEEDED), first,
-            counts, weights, taps, row, target, scale, bias, SIZE, NORMALIZED, LINES, COLUMNS,
+            source,
+            tl.load(window + 4 + _EXTENT) * 3,
+            SIZE,
+            tl.load(window + 4 + _NEEDED),
+            first,
+            counts,
+            weights,
+            taps,
+            row,
+            target,
+            scale,
+            bias,
+            SIZE,
+            NORMALIZED,
+            LINES,
+            COLUMNS,
             SIZE % LINES == 0,
-        )  # fmt: skip
+        )
 
 
 @triton.jit
 def _across(  # type: ignore[no-untyped-def]
-    source, pitch, lines, needed, first, counts, weights, taps, row, target, scale, bias,
-    SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
+    source,
+    pitch,
+    lines,
+    needed,
+    first,
+    counts,
+    weights,
+    taps,
+    row,
+    target,
+    scale,
+    bias,
+    SIZE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
+    LINES: tl.constexpr,
+    COLUMNS: tl.constexpr,
     PADDED: tl.constexpr,
-):  # fmt: skip
+):
     """LINES x COLUMNS pixels of [lines, SIZE, 3]; PADDED: there is room for a tile's last lines."""
     side = row * 2 + 1
     filters = (first + side * SIZE, counts + side * SIZE, weights + side * taps * SIZE)
@@ -187,9 +260,17 @@ def _across(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _add_pixels(  # type: ignore[no-untyped-def]
-    pixels, needed, filters, place, SIZE: tl.constexpr, NORMALIZED: tl.constexpr,
-    LINES: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr, TAPS: tl.constexpr,
-):  # fmt: skip
+    pixels,
+    needed,
+    filters,
+    place,
+    SIZE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
+    LINES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PADDED: tl.constexpr,
+    TAPS: tl.constexpr,
+):
     """Sums TAPS source pixels for each; missing ones have the weight 0. TAPS 0: any number."""
     source, pitch, lines = pixels
     target, scale, bias = place
@@ -228,9 +309,24 @@ def _add_pixels(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _down(  # type: ignore[no-untyped-def]
-    source, pitch, width, lines, needed, first, counts, weights, taps, row, target, scale, bias,
-    SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr, VALUES: tl.constexpr,
-):  # fmt: skip
+    source,
+    pitch,
+    width,
+    lines,
+    needed,
+    first,
+    counts,
+    weights,
+    taps,
+    row,
+    target,
+    scale,
+    bias,
+    SIZE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
+    LINES: tl.constexpr,
+    VALUES: tl.constexpr,
+):
     """LINES x VALUES of [SIZE, width], from [lines, width]; reads on behind a line's end."""
     filters = (first + row * 2 * SIZE, counts + row * 2 * SIZE, weights + row * 2 * taps * SIZE)
     pixels, place = (source, pitch, width, lines), (target, scale, bias)
@@ -246,9 +342,15 @@ def _down(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _add_lines(  # type: ignore[no-untyped-def]
-    pixels, filters, place, SIZE: tl.constexpr, NORMALIZED: tl.constexpr, LINES: tl.constexpr,
-    VALUES: tl.constexpr, TAPS: tl.constexpr,
-):  # fmt: skip
+    pixels,
+    filters,
+    place,
+    SIZE: tl.constexpr,
+    NORMALIZED: tl.constexpr,
+    LINES: tl.constexpr,
+    VALUES: tl.constexpr,
+    TAPS: tl.constexpr,
+):
     """Sums TAPS source lines for each; missing ones have the weight 0. TAPS 0: any number."""
     source, pitch, width, lines = pixels
     target, scale, bias = place
@@ -275,35 +377,6 @@ def _add_lines(  # type: ignore[no-untyped-def]
         if NORMALIZED:
             pixel = tl.fma(pixel.to(tl.float32), factors[0], factors[1])
         tl.store(target + y * width + value, pixel.to(target.dtype.element_ty), inside)
-
-
-@triton.jit
-def _convert(frame, y, x):  # type: ignore[no-untyped-def]
-    """int32[LINES, COLUMNS] red, green and blue of planar pixels."""
-    luma, blue_diff, red_diff, pitch, chroma_pitch, bottom, right = frame
-    # Three quarters of the nearest chroma sample, a quarter of the one beyond, on each axis; at
-    # the edges that is itself. libjpeg-turbo spares planes of two columns the smoothing.
-    near_y, near_x = y >> 1, x >> 1
-    far_y = tl.minimum(tl.maximum(near_y + (y & 1) * 2 - 1, 0), bottom)
-    far_x = tl.minimum(tl.maximum(near_x + (x & 1) * 2 - 1, 0), right)
-    far_y, far_x = tl.where(right > 1, far_y, near_y), tl.where(right > 1, far_x, near_x)
-    near_y, far_y = near_y * chroma_pitch, far_y * chroma_pitch
-    rounding = 8 - (x & 1)
-    light = tl.load(luma + y * pitch + x).to(tl.int32)
-    cb = _upsample(blue_diff, near_y, far_y, near_x, far_x, rounding) - 128
-    cr = _upsample(red_diff, near_y, far_y, near_x, far_x, rounding) - 128
-    r = tl.minimum(tl.maximum(light + ((91881 * cr + 32768) >> 16), 0), 255)
-    g = tl.minimum(tl.maximum(light + ((-22554 * cb - 46802 * cr + 32768) >> 16), 0), 255)
-    b = tl.minimum(tl.maximum(light + ((116130 * cb + 32768) >> 16), 0), 255)
-    return r, g, b
-
-
-@triton.jit
-def _upsample(plane, y, far_y, x, far_x, rounding):  # type: ignore[no-untyped-def]
-    """int32[LINES, COLUMNS] of a chroma plane at the full size; `y`, `far_y` are lines' bytes."""
-    near = 3 * tl.load(plane + y + x).to(tl.int32) + tl.load(plane + far_y + x)
-    far = 3 * tl.load(plane + y + far_x).to(tl.int32) + tl.load(plane + far_y + far_x)
-    return (3 * near + far + rounding) >> 4
 
 
 @triton.jit

@@ -133,6 +133,7 @@ def _convert(code: Any, luma: Any, blue: Any, red: Any, count: Any, pixels: Any)
         rest = code.pick(b, b, [*range(_LANES)] * 2)
         places = [
             2 * _LANES + pixel if channel == 2 else channel * _LANES + pixel
-            for pixel in range(_LANES) for channel in range(3)
-        ]  # fmt: skip
+            for pixel in range(_LANES)
+            for channel in range(3)
+        ]
         code.store(code.pick(both, rest, places), code.at(pixels, step.index, 3 * _LANES))

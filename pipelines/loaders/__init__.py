@@ -30,25 +30,57 @@ LOADERS = {
 _STORE = ("store", "store_side", "store_file", "store_place", "store_least")
 #: Arguments of other libraries' loaders, and ours for it.
 _KNOWN_ELSEWHERE = {
-    "num_workers": "workers", "num_threads": "workers", "max_workers": "workers",
-    "image_size": "size", "img_size": "size", "resolution": "size", "crop_size": "size",
-    "input_size": "size", "out_size": "size", "output_size": "size",
-    "root": "data", "path": "data", "data_dir": "data", "dataset": "data", "fname": "data",
-    "file": "data", "source": "data", "bs": "batch_size", "batch": "batch_size",
-    "random_seed": "seed", "device_id": "device", "local_rank": "rank", "shard_id": "rank",
-    "num_shards": "world", "world_size": "world", "num_replicas": "world", "split": "view",
-    "mode": "view", "cache": "store", "backend": "name", "loader": "name",
-}  # fmt: skip
+    "num_workers": "workers",
+    "num_threads": "workers",
+    "max_workers": "workers",
+    "image_size": "size",
+    "img_size": "size",
+    "resolution": "size",
+    "crop_size": "size",
+    "input_size": "size",
+    "out_size": "size",
+    "output_size": "size",
+    "root": "data",
+    "path": "data",
+    "data_dir": "data",
+    "dataset": "data",
+    "fname": "data",
+    "file": "data",
+    "source": "data",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "random_seed": "seed",
+    "device_id": "device",
+    "local_rank": "rank",
+    "shard_id": "rank",
+    "num_shards": "world",
+    "world_size": "world",
+    "num_replicas": "world",
+    "split": "view",
+    "mode": "view",
+    "cache": "store",
+    "backend": "name",
+    "loader": "name",
+}
 _PLAN = "view='train' shuffles by the seed, view='eval' keeps the files' order"
 _CROPS = "view decides: 'train' and 'recordio' crop and flip, 'eval' and 'eval-square' do not"
 #: Arguments that have no counterpart, and why.
 _NOT_NEEDED = {
-    "shuffle": _PLAN, "sampler": _PLAN, "batch_sampler": _PLAN, "order": _PLAN, "generator": _PLAN,
-    "random_shuffle": _PLAN, "distributed": "rank and world share the batches",
-    "transform": _CROPS, "transforms": _CROPS, "pipelines": _CROPS, "train": "give view='train'",
+    "shuffle": _PLAN,
+    "sampler": _PLAN,
+    "batch_sampler": _PLAN,
+    "order": _PLAN,
+    "generator": _PLAN,
+    "random_shuffle": _PLAN,
+    "distributed": "rank and world share the batches",
+    "transform": _CROPS,
+    "transforms": _CROPS,
+    "pipelines": _CROPS,
+    "train": "give view='train'",
     "is_training": "give view='train' or view='eval'",
     "target_transform": "labels are the class numbers, int64",
-    "mean": "normalize=False gives uint8 images", "std": "normalize=False gives uint8 images",
+    "mean": "normalize=False gives uint8 images",
+    "std": "normalize=False gives uint8 images",
     "pin_memory": "leave it out: for device='cuda' it is done",
     "pin_memory_device": "leave it out: for device='cuda' it is done",
     "persistent_workers": "leave it out: workers live until close()",
@@ -58,9 +90,11 @@ _NOT_NEEDED = {
     "collate_fn": "leave it out: batches are (images, labels)",
     "worker_init_fn": "leave it out: the plan alone is random, by its seed",
     "timeout": "leave it out: a worker that ends is noticed",
-    "multiprocessing_context": "leave it out", "os_cache": "leave it out",
-    "epoch": "call set_epoch(epoch) before each epoch", "epochs": "call set_epoch(epoch)",
-}  # fmt: skip
+    "multiprocessing_context": "leave it out",
+    "os_cache": "leave it out",
+    "epoch": "call set_epoch(epoch) before each epoch",
+    "epochs": "call set_epoch(epoch)",
+}
 
 
 def make_loader(
@@ -130,10 +164,20 @@ def make_loader(
         source = data
         require_prepared(source, apply_exif, depth)
     made = loader(
-        source, view=view, size=size, batch_size=batch_size, seed=seed, device=device, dtype=dtype,
-        normalize=normalize, workers=workers, rank=rank, world=world, drop_last=drop_last,
+        source,
+        view=view,
+        size=size,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        normalize=normalize,
+        workers=workers,
+        rank=rank,
+        world=world,
+        drop_last=drop_last,
         **options,
-    )  # fmt: skip
+    )
     assert isinstance(made, Loader)
     return made
 
@@ -141,14 +185,18 @@ def make_loader(
 def _unknown(option: str) -> UsageError:
     """The error for an unknown argument; it names ours of the same meaning or of a like name."""
     ours = [
-        *(name for name in inspect.signature(make_loader).parameters if name != "options"), *_STORE
-    ]  # fmt: skip
+        *(name for name in inspect.signature(make_loader).parameters if name != "options"),
+        *_STORE,
+    ]
     remedy = _NOT_NEEDED.get(option, "")
     meant = _KNOWN_ELSEWHERE.get(option)
     if meant is None and not remedy:
         meant = next(iter(difflib.get_close_matches(option, ours, 1)), None)
     if meant is not None:
         remedy = f"write {meant}"
-    return UsageError(f"make_loader({option}=...)", "no such argument", "" if remedy else (
-        f"one of {', '.join(ours)}"
-    ), remedy)  # fmt: skip
+    return UsageError(
+        f"make_loader({option}=...)",
+        "no such argument",
+        "" if remedy else (f"one of {', '.join(ours)}"),
+        remedy,
+    )

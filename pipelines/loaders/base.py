@@ -93,9 +93,11 @@ class Loader(ABC):
             raise UsageError("batch size, rank, workers", found, "a positive batch, rank < world")
         if drop_last and batch_size > len(source):
             raise UsageError(
-                "batch size", f"{batch_size} for the {len(source)} samples of {source.path}",
-                f"at most {len(source)} when the last batch is dropped", "take a smaller batch",
-            )  # fmt: skip
+                "batch size",
+                f"{batch_size} for the {len(source)} samples of {source.path}",
+                f"at most {len(source)} when the last batch is dropped",
+                "take a smaller batch",
+            )
         if normalize and dtype is not None and dtype not in _DTYPES:
             raise UsageError("dtype", str(dtype), "float32, bfloat16 or float16")
         self.source = source
@@ -294,11 +296,18 @@ class Loader(ABC):
     def _arguments(self) -> dict[str, Any]:
         """The arguments from which another process makes the same loader, beside the source."""
         return {
-            "view": self.view, "size": self.size, "batch_size": self.batch_size, "seed": self.seed,
-            "device": self.device, "dtype": self.dtype, "normalize": self.dtype is not None,
-            "workers": self.workers, "rank": self.rank, "world": self.world,
+            "view": self.view,
+            "size": self.size,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "device": self.device,
+            "dtype": self.dtype,
+            "normalize": self.dtype is not None,
+            "workers": self.workers,
+            "rank": self.rank,
+            "world": self.world,
             "drop_last": self.drop_last,
-        }  # fmt: skip
+        }
 
     def _leave_behind(self) -> None:
         """In a process that was just forked: never end anything of the parent's.
@@ -325,9 +334,13 @@ class Loader(ABC):
     def _make_plan(self, epoch: int, size: int | None = None) -> Plan:
         """Plan an epoch, at the present size if that is None."""
         return make_plan(
-            self.source.widths, self.source.heights, view=self.view,
-            size=self.size if size is None else size, seed=self.seed, epoch=epoch,
-        )  # fmt: skip
+            self.source.widths,
+            self.source.heights,
+            view=self.view,
+            size=self.size if size is None else size,
+            seed=self.seed,
+            epoch=epoch,
+        )
 
     def _make_normalizer(self, size: int) -> Normalizer:
         fused = None

@@ -82,9 +82,10 @@ def name_setup(device: torch.device) -> str:
     driver = _DRIVER.read_text().strip() if _DRIVER.exists() else "unknown"
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     packages = {
-        name: each.version for each in distributions()
+        name: each.version
+        for each in distributions()
         if (name := each.metadata["Name"].lower()).startswith(("nvidia-dali", "nvidia-nvimg"))
-    }  # fmt: skip
+    }
     told = (f"{name} {version}" for name, version in sorted(packages.items()))
     return ", ".join((card, f"driver {driver}", *told))
 

@@ -45,9 +45,11 @@ try:
     from nvidia.dali import Pipeline, fn, types
 except ImportError as error:
     raise UsageError(
-        "loader 'dali'", "nvidia-dali is not installed", "it beside fastft",
+        "loader 'dali'",
+        "nvidia-dali is not installed",
+        "it beside fastft",
         'pip install "fastft[dali]", or take --loader torchvision',
-    ) from error  # fmt: skip
+    ) from error
 
 #: Batches that DALI prepares ahead; 2 is its own default, 3 was no faster on 2 cores.
 _AHEAD = 2
@@ -67,8 +69,9 @@ class DaliLoader(Loader):
 
     #: What keeps its pixels near the reference's.
     decode_options: ClassVar[dict[str, Any]] = {
-        "adjust_orientation": False, "jpeg_fancy_upsampling": True,
-    }  # fmt: skip
+        "adjust_orientation": False,
+        "jpeg_fancy_upsampling": True,
+    }
     resize_options: ClassVar[dict[str, Any]] = {"antialias": True}
     #: Whether it decodes regions; None: on a CPU, and on a GPU by what a probe has found.
     region: ClassVar[bool | None] = None
@@ -266,9 +269,13 @@ class DaliLoader(Loader):
         )
         with pipe:
             encoded, start, shape, roi_start, roi_end, flip = fn.external_source(
-                source=feeder.next_inputs, num_outputs=len(_INPUT_TYPES), batch=True,
-                no_copy=True, dtype=_INPUT_TYPES, ndim=[1, 1, 1, 1, 1, 0],
-            )  # fmt: skip
+                source=feeder.next_inputs,
+                num_outputs=len(_INPUT_TYPES),
+                batch=True,
+                no_copy=True,
+                dtype=_INPUT_TYPES,
+                ndim=[1, 1, 1, 1, 1, 0],
+            )
             options = {"device": "mixed" if on_gpu else "cpu", "output_type": types.RGB}
             options |= {"hw_decoder_load": HW_DECODER_LOAD} if on_gpu else {}
             options |= self.decode_options
@@ -278,19 +285,26 @@ class DaliLoader(Loader):
                 image = fn.decoders.image(encoded, **options)
                 image = fn.slice(image, start, shape, axes=[0, 1])
             image = fn.resize(
-                image, size=[self.size, self.size], roi_start=roi_start, roi_end=roi_end,
-                interp_type=types.INTERP_LINEAR, **self.resize_options,
-            )  # fmt: skip
+                image,
+                size=[self.size, self.size],
+                roi_start=roi_start,
+                roi_end=roi_end,
+                interp_type=types.INTERP_LINEAR,
+                **self.resize_options,
+            )
             if self.dtype is None or not self._is_normalized:
                 image = fn.flip(image, horizontal=flip)
             else:
                 # In DALI's threads, or in one GPU kernel.
                 half = self.dtype == torch.float16
                 image = fn.crop_mirror_normalize(
-                    image, mirror=flip, output_layout="HWC",
+                    image,
+                    mirror=flip,
+                    output_layout="HWC",
                     dtype=types.FLOAT16 if half else types.FLOAT,
-                    mean=[255 * mean for mean in MEAN], std=[255 * std for std in STD],
-                )  # fmt: skip
+                    mean=[255 * mean for mean in MEAN],
+                    std=[255 * std for std in STD],
+                )
             pipe.set_outputs(image)
         pipe.build()
         return pipe

@@ -40,9 +40,11 @@ try:
     from ffcv.traversal_order.base import TraversalOrder
 except ImportError as error:
     raise UsageError(
-        "loader 'ffcv'", f"ffcv cannot be imported ({error})", "it beside fastft",
+        "loader 'ffcv'",
+        f"ffcv cannot be imported ({error})",
+        "it beside fastft",
         'pip install "fastft[ffcv]", or take --loader torchvision',
-    ) from error  # fmt: skip
+    ) from error
 finally:
     numba.typed.Dict = _TYPED_DICT
     # Its import leaves torch and numba with a single thread.
@@ -68,9 +70,11 @@ class FfcvLoader(Loader):
         source = self.source
         if not isinstance(source, Index):
             raise UsageError(
-                "loader 'ffcv'", f"{source.path} is a class folder", "a .beton file",
+                "loader 'ffcv'",
+                f"{source.path} is a class folder",
+                "a .beton file",
                 "make one by fastft convert, or take --loader torchvision",
-            )  # fmt: skip
+            )
         share = len(np.array_split(np.arange(self.batch_size), self.world)[self.rank])
         # On a GPU, pixels cross the bus as uint8 and are normalized there.
         dtype = None if self.device.type == "cuda" else self.dtype
@@ -271,10 +275,15 @@ def _make_driver(
         module.OSCacheManager = _NoMemory
         try:
             return module.Loader(
-                index.file.link, batch_size=batch_size, num_workers=threads, order=order,
+                index.file.link,
+                batch_size=batch_size,
+                num_workers=threads,
+                order=order,
                 pipelines={image: PipelineSpec(image, decoder=decoder), label: None},
-                os_cache=True, drop_last=False, batches_ahead=_AHEAD,
-            )  # fmt: skip
+                os_cache=True,
+                drop_last=False,
+                batches_ahead=_AHEAD,
+            )
         finally:
             Compiler.set_enabled(compiles)
             module.OSCacheManager = manager

@@ -94,15 +94,26 @@ class ResidentLoader(Loader):
             from pipelines.resident.gpu import GpuExecutor  # Triton takes 1 s
 
             self._executor = GpuExecutor(
-                source, self._layout, memory, self.device, self.size, self.dtype, self.workers,
+                source,
+                self._layout,
+                memory,
+                self.device,
+                self.size,
+                self.dtype,
+                self.workers,
                 on_gpu=self._place.on_gpu,
-            )  # fmt: skip
+            )
         else:
             assert memory is not None
             self._executor = _CpuExecutor(
-                source, self._layout, memory, self.size, self.dtype, batch=share,
+                source,
+                self._layout,
+                memory,
+                self.size,
+                self.dtype,
+                batch=share,
                 workers=self.workers,
-            )  # fmt: skip
+            )
 
     def _settle(self, share: int) -> None:
         """Choose where the pixels go, and take memory for them."""
@@ -111,7 +122,7 @@ class ResidentLoader(Loader):
             self._layout = lay_out(self.source, self._layout.format, self._held())
         self._place = place = choose_place(
             self._layout, self._asked, self.device, batch=share, size=self.size, least=self._least
-        )  # fmt: skip
+        )
         # A loader from another process has no rank's own pixels.
         self._group = None if self._came or self.world == 1 else _group()
         on_host = "in memory" if self._file is None else f"in {self._file}"
@@ -141,9 +152,11 @@ class ResidentLoader(Loader):
     def _arguments(self) -> dict[str, Any]:
         kept = self._layout.format
         return super()._arguments() | {
-            "store": kept.kind, "store_side": kept.shorter_px, "store_file": self._file,
+            "store": kept.kind,
+            "store_side": kept.shorter_px,
+            "store_file": self._file,
             "store_place": self._asked,
-        }  # fmt: skip
+        }
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -177,9 +190,13 @@ class ResidentLoader(Loader):
 
     def _make_plan(self, epoch: int, size: int | None = None) -> Plan:
         return make_plan(
-            self._layout.widths, self._layout.heights, view=self.view,
-            size=self.size if size is None else size, seed=self.seed, epoch=epoch,
-        )  # fmt: skip
+            self._layout.widths,
+            self._layout.heights,
+            view=self.view,
+            size=self.size if size is None else size,
+            seed=self.seed,
+            epoch=epoch,
+        )
 
     def _held(self) -> NDArray[np.bool_]:
         """Which samples can ever be asked of this rank."""
@@ -218,10 +235,14 @@ class ResidentLoader(Loader):
             return None
         pixel_bytes = 4 if self.device.type == "cpu" else 3
         require = partial(
-            require_room, self.source, layout, promised=promised,
+            require_room,
+            self.source,
+            layout,
+            promised=promised,
             batches=_BATCHES * share * self.size**2 * 3 * pixel_bytes,
-            gpu_bytes=self._place.gpu_bytes, gpus=1 if group is None else group[2],
-        )  # fmt: skip
+            gpu_bytes=self._place.gpu_bytes,
+            gpus=1 if group is None else group[2],
+        )
         if group is None:
             require(layout.total)
             return PrivateMemory(layout)
@@ -287,7 +308,9 @@ class _CpuExecutor(Renderer):
         layout, samples = self._layout, piece.samples
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
         frames = cpu.Frames(
-            self._memory.pixels, layout.offsets[samples], layout.pitches[samples],
+            self._memory.pixels,
+            layout.offsets[samples],
+            layout.pitches[samples],
             sides.astype(np.int64),
-        )  # fmt: skip
+        )
         self._render_rows(frames, piece, worker, out, layout.format.planar)

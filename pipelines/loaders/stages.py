@@ -96,9 +96,15 @@ class Kernel:
         def render(part: slice) -> NDArray[Any]:
             geometry = self._geometry[part]
             cpu.render_rows(
-                cpu.Frames(pixels, *(each[part] for each in places)), False, geometry,
-                self._flips[part], self._down_first[part], *factors, scratch, out[: len(geometry)],
-            )  # fmt: skip
+                cpu.Frames(pixels, *(each[part] for each in places)),
+                False,
+                geometry,
+                self._flips[part],
+                self._down_first[part],
+                *factors,
+                scratch,
+                out[: len(geometry)],
+            )
             return out[: len(geometry)]
 
         return render

@@ -161,8 +161,13 @@ class GpuExecutor:
                 for part in pieces
             ]
         tables = (
-            offsets, pitches, sides.astype(np.int64), labels.numpy()[samples], geometry, windows,
-        )  # fmt: skip
+            offsets,
+            pitches,
+            sides.astype(np.int64),
+            labels.numpy()[samples],
+            geometry,
+            windows,
+        )
         needs = gpu.find_needs(windows, plan.size, planar=layout.format.planar)
         return _Batch(tables, needs, futures, crops)
 
@@ -191,9 +196,16 @@ class GpuExecutor:
             frames = gpu.Frames(pixels, *frame)
             planar = self._layout.format.planar
             gpu.render_rows(
-                frames, planar, geometry, windows, self._scale, self._bias, batch.needs,
-                self._scratch, out,
-            )  # fmt: skip
+                frames,
+                planar,
+                geometry,
+                windows,
+                self._scale,
+                self._bias,
+                batch.needs,
+                self._scratch,
+                out,
+            )
         hand_over(self._stream, out, labels)
         return out.permute(0, 3, 1, 2), labels
 

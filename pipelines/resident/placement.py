@@ -108,8 +108,9 @@ def choose_place(
         raise UsageError(
             "store place",
             f"gpu, where {free / 1e9:.1f} GB are free and training is left {reserve / 1e9:.1f}",
-            f"room for {layout.total / 1e9:.1f} GB of pixels", "take ram, or a smaller store",
-        )  # fmt: skip
+            f"room for {layout.total / 1e9:.1f} GB of pixels",
+            "take ram, or a smaller store",
+        )
     return Place(on_gpu=False, gpu_bytes=max(0, layout.total + int(spare)))
 
 

@@ -121,9 +121,11 @@ def no_room(path: Path, error: OSError, size: int) -> DataError:
     state = os.statvfs(path.parent)
     free = state.f_bavail * state.f_frsize
     return DataError(
-        path, f"{free / 1e9:.2f} GB are free", f"room for {size / 1e9:.2f} GB",
+        path,
+        f"{free / 1e9:.2f} GB are free",
+        f"room for {size / 1e9:.2f} GB",
         "free some, name another place, or take --store yuv420",
-    )  # fmt: skip
+    )
 
 
 def own_prefix() -> str:

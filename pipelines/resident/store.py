@@ -101,9 +101,14 @@ def lay_out(source: Source, format_: StoreFormat, held: NDArray[np.bool_] | None
     ends = np.cumsum(-(-sizes // _ALIGN) * _ALIGN)
     begins = ends - -(-sizes // _ALIGN) * _ALIGN
     return Layout(
-        format_, heights, widths, begins[:, None] + np.stack(planes, axis=1),
-        np.stack(pitches, axis=1), sizes, int(ends[-1]) + TAIL,
-    )  # fmt: skip
+        format_,
+        heights,
+        widths,
+        begins[:, None] + np.stack(planes, axis=1),
+        np.stack(pitches, axis=1),
+        sizes,
+        int(ends[-1]) + TAIL,
+    )
 
 
 def _shrunk(

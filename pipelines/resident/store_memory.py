@@ -171,9 +171,11 @@ class FileMemory(StoreMemory):
         checksums_at = _READY_AT + _padded(count, 64)
         self._attached = content[_ATTACHED_AT:_READY_AT]
         super().__init__(
-            layout, content[self._layout_start :], content[_READY_AT : _READY_AT + count],
+            layout,
+            content[self._layout_start :],
+            content[_READY_AT : _READY_AT + count],
             content[checksums_at : checksums_at + 4 * count].view(np.uint32),
-        )  # fmt: skip
+        )
 
     def claim(self, sample: int) -> AbstractContextManager[None]:
         """See StoreMemory."""
@@ -188,9 +190,11 @@ class FileMemory(StoreMemory):
         size, expected = os.fstat(self._descriptor).st_size, self._bytes
         if size < expected:
             raise DataError(
-                self._path, f"is now {size:,} bytes long", f"the {expected:,} that it was made of",
+                self._path,
+                f"is now {size:,} bytes long",
+                f"the {expected:,} that it was made of",
                 "leave it alone while it is used; start again",
-            )  # fmt: skip
+            )
 
     def reserve(self, sample: int) -> None:
         """See StoreMemory; all of the file's room was taken when it was made."""
@@ -257,10 +261,11 @@ class GroupMemory(FileMemory):
         if missing > free:
             self.close()
             raise DataError(
-                shared_file.SHM, f"{free / 1e9:.2f} GB are free",
+                shared_file.SHM,
+                f"{free / 1e9:.2f} GB are free",
                 f"room for {missing / 1e9:.2f} GB of pixels",
                 "give the container more (--shm-size), or keep the pixels in a --store-file",
-            )  # fmt: skip
+            )
         self._count = count
         self._attached[rank] = 1
         if self._all_have_it():

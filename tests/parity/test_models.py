@@ -19,7 +19,8 @@ from fastft.config.train import LOADER_CHOICES, TrainConfig
 from fastft.model.classifier import BuiltModel
 from fastft.parity import models as accuracy
 from fastft.parity.equivalence import AccuracyResult, judge
-from fastft.parity.model_plots import conclusion, save_accuracy
+from fastft.parity.model_plots import save_accuracy
+from fastft.parity.model_section import conclusion
 from fastft.parity.models import run_accuracy
 from fastft.runs.checkpoint import read_torch_file
 from fastft.runs.metrics import read_metrics
