@@ -82,7 +82,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def ratios_of(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], Ratio]:
-    """Of all benchmarks, by group, contender and whom it is compared with."""
+    """Ratios of all benchmarks, by group, contender and the other side."""
     found: dict[tuple[str, str, str], Ratio] = {}
     entries = list(entries)
     infos = [entry["extra_info"] for entry in entries]
@@ -110,7 +110,7 @@ def _ratios(info: Mapping[str, Any]) -> Iterator[tuple[str, str, Ratio]]:
 
 
 def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What is in both runs, in the new one's order."""
+    """Ratios that are in both runs, in the new one's order."""
     before = ratios_of(then["benchmarks"])
     return [
         Change(*key, before[key], ratio)

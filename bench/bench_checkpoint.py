@@ -1,4 +1,4 @@
-"""What checkpoints cost a training: ResNet-18 on this CPU, one checkpoint every 50 steps.
+"""Cost of checkpoints: training ResNet-18 on this CPU, one checkpoint every 50 steps.
 
 A round begins with the checkpoint and ends 50 steps later, whatever is still being written then
 waited for. Files lie on a disk, unlike the other suites': fsync is part of what is measured.
@@ -107,7 +107,7 @@ def test_saver(training: Training, tmp_path: Path, duel: Duel) -> None:
 
 
 def test_in_the_training_thread(training: Training, tmp_path: Path, duel: Duel) -> None:
-    """What it replaces."""
+    """The way that it replaces."""
 
     def run() -> int:
         save_checkpoint(tmp_path / "last.pt", training.checkpoint())

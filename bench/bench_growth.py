@@ -1,4 +1,4 @@
-"""How cost grows with the set and with the workers: images/s, peak memory, time to a first batch.
+"""Cost by size of the set and by workers: images/s, peak memory, time to the first batch.
 
 The photos are small (110 x 90 px) and so are the batches' images (64 px): what grows with a set is
 what each sample costs beside its pixels (its path, its place in the file, in the order and in the

@@ -96,7 +96,7 @@ GOALS = (
 
 @pytest.fixture(scope="module")
 def sources(photos: Photos, workspace: Path, entered: tuple[Entrant, ...]) -> dict[str, Path]:
-    """What the contenders that take part read, by their `source`."""
+    """Data of the contenders that take part, by their `source`."""
     made = {"photos": photos.root}
     for source, mode in (("jpeg", "passthrough"), ("raw", "raw")):
         if any(entrant.source == source for entrant in entered):

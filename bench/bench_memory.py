@@ -105,7 +105,7 @@ def test_peak_memory(
 def report_work(
     measured: dict[str, list[int]], benchmark: BenchmarkFixture, tables: Tables
 ) -> None:
-    """What the resident loader takes beside its pixels and what importing it takes."""
+    """Memory of the resident loader beside its pixels and its imports."""
     work = {kind: peak - imported - store for kind, (peak, imported, store) in measured.items()}
     title = f"resident: peak memory beside imports and pixels, batch {BATCH}, 224 px"
     table = [["", "peak, MB", "imports, MB", "pixels, MB", "the rest, MB", "goal"]]

@@ -106,7 +106,7 @@ def check(rows: list[Rows], side: NDArray[np.int32]) -> None:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """What was allocated at one time; numpy's arrays are counted as well."""
+    """Peak of allocated memory, numpy's arrays included."""
     tracemalloc.start()
     try:
         run()

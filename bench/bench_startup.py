@@ -1,4 +1,4 @@
-"""How long a contender takes to its first batch in a second process: what was compiled is on disk.
+"""Time to the first batch in a second process: what was compiled is on disk.
 
 Each in a process of its own, one after the other in every round: the imports, then from making the
 loader to its first batch, then both together. Beside them what every command of ours pays.
@@ -137,7 +137,7 @@ def table_of(measured: Measured) -> list[list[str]]:
 
 
 def summary(name: str, measured: Measured) -> dict[str, Any]:
-    """What the JSON holds of a contender; `ratio_to` says how many times as fast it was."""
+    """A contender's part of the JSON; `ratio_to` says how many times as fast it was."""
     told: dict[str, Any] = {
         "contender": name,
         "side": "fastft" if name.startswith(OURS) else "stock",

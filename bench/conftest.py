@@ -1,4 +1,4 @@
-"""What the suites share: options, photos, duels, the closing tables, lean JSON."""
+"""Options, photos, duels, closing tables and lean JSON, which the suites share."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def cores() -> int:
 def workspace(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[Path]:
-    """Where photos and outputs lie: in memory if there is room, so that no slow disk decides."""
+    """A folder for photos and outputs, in memory if there is room: no slow disk shall decide."""
     memory = Path("/dev/shm")
     # A photo, its copies in three outputs and the baseline's larger one: under 1 MB in all.
     needed = max(4 << 30, (pytestconfig.getoption("images") or 0) << 20)

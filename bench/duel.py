@@ -40,7 +40,7 @@ class Contender:
 
 @dataclass(slots=True)
 class Timings:
-    """What a contender's rounds took; `cpu_s` sums over its threads and processes."""
+    """Times of a contender's rounds; `cpu_s` sums over its threads and processes."""
 
     wall_s: list[float]
     cpu_s: list[float]

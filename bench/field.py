@@ -17,7 +17,7 @@ from bench.remote import Look, MissingError, Remote, RemoteError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entrant:
-    """Who takes part.
+    """A contender.
 
     Attributes:
         name: in the tables.
@@ -43,7 +43,7 @@ class Entrant:
 
 @dataclass(slots=True)
 class Laps:
-    """What a contender's rounds took, and what it gave.
+    """Times of a contender's rounds, and the batches that it gave.
 
     Attributes:
         entrant: whose they are.
@@ -62,7 +62,7 @@ class Laps:
 
 
 def ordered(names: Sequence[str], turn: int) -> list[str]:
-    """Who runs when in a round: another one first each time, and every other time backwards.
+    """The order of a round: another one first each time, and every other time backwards.
 
     So nobody always follows the same one.
     """

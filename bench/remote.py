@@ -46,7 +46,7 @@ class MissingError(RemoteError, CannotRun):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What some batches held.
+    """The content of some batches.
 
     Attributes:
         labels: how many of each.
@@ -120,11 +120,11 @@ class Remote:
         self._ask("restart")
 
     def call(self, method: str) -> Any:
-        """What a method of the batches' own gives."""
+        """The result of a method of the batches' own."""
         return self._ask("call", method)
 
     def usage(self) -> Usage:
-        """What it and its processes have used so far."""
+        """The usage of it and its processes so far."""
         try:
             return usage_of(self.pid)
         except psutil.NoSuchProcess:
@@ -228,7 +228,7 @@ def _serve(pipe: Connection, make: Callable[[], Iterator[Any]]) -> None:
 
 
 class _Reading:
-    """What a remote process can be asked for."""
+    """A request to a remote process."""
 
     def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
         self._make = make

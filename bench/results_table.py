@@ -90,7 +90,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _beneath(main: Sequence[Results], real: Sequence[Results]) -> Iterator[str]:
-    """What was measured with what, on which machine, and how it is done again."""
+    """The photos, the machine and the command of a run."""
     photos, machine = describe_photos(main[0]), describe_machine(main[0])
     yield f"Measured by `{COMMAND}`{_day(main)}: {photos}; {machine}."
     if real:

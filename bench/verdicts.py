@@ -1,4 +1,4 @@
-"""What a field's rounds say: ratios within rounds, who is the best, what was aimed at.
+"""Conclusions from a field's rounds: ratios within rounds, the best one, the goals.
 
 How many times as fast one contender is as another is the median over the rounds of the ratio within
 the round; its range stands beside it. Nothing here asserts a time.
@@ -21,7 +21,7 @@ Pick = Callable[[Found], Laps | None]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a ratio should be.
+    """The goal of a ratio.
 
     Attributes:
         what: in words, the two sides parted by " / ".
@@ -37,7 +37,7 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What came of a goal; `ours` and `theirs` are names of contenders."""
+    """The result of a goal; `ours` and `theirs` are names of contenders."""
 
     what: str
     ours: str
@@ -54,24 +54,24 @@ class Verdict:
 
 
 def img_per_s(laps: Laps) -> float:
-    """Of the median round."""
+    """Images/s of the median round."""
     return laps.images / statistics.median(laps.wall_s)
 
 
 def cpu_ms_per_image(laps: Laps) -> float:
-    """Of all cores, on average."""
+    """CPU time of all cores, on average."""
     return 1e3 * statistics.fmean(laps.cpu_s) / laps.images
 
 
 def ratio(ours: Laps, theirs: Laps) -> Ratio:
-    """How many times as fast `ours` is; rounds need not be of as many images."""
+    """The speed of `ours` over that of `theirs`; rounds need not be of as many images."""
     share = ours.images / theirs.images
     each = [share * b / a for a, b in zip(ours.wall_s, theirs.wall_s, strict=True)]
     return Ratio(*(round(value, 3) for value in (statistics.median(each), min(each), max(each))))
 
 
 def named(name: str) -> Pick:
-    """That contender."""
+    """Picks the contender of a name."""
     return lambda found: found.get(name)
 
 
@@ -90,7 +90,7 @@ def fastest(side: str, reads: str) -> Pick:
 
 
 def judge(found: Found, goals: Sequence[Goal]) -> list[Verdict]:
-    """What came of the goals whose both sides took part."""
+    """The results of the goals whose both sides took part."""
     verdicts = []
     for goal in goals:
         ours, theirs = goal.ours(found), goal.theirs(found)
@@ -110,7 +110,7 @@ def judge(found: Found, goals: Sequence[Goal]) -> list[Verdict]:
 
 
 def summary(laps: Laps, found: Found) -> dict[str, Any]:
-    """What the JSON says of a contender beside its seconds."""
+    """A contender's part of the JSON, beside its seconds."""
     ratios = {name: ratio(laps, other) for name, other in found.items() if other is not laps}
     return {
         "contender": laps.entrant.name,

@@ -101,7 +101,7 @@ class AtomicFile:
 
 
 def temporary_prefix(path: Path) -> str:
-    """What the names of temporary files of `path` begin with."""
+    """The prefix of the names of `path`'s temporary files."""
     return f".{path.name[:40]}."
 
 

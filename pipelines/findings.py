@@ -16,7 +16,7 @@ from pipelines.atomic import write_whole
 
 
 def findings_file(subject: str) -> Path:
-    """Where findings on a subject are kept."""
+    """The file of findings on a subject."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "fastft" / f"{subject}.json"
 

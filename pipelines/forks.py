@@ -78,7 +78,7 @@ def is_daemonic() -> bool:
 
 
 def start_method() -> str:
-    """How `multiprocessing` starts processes here, without settling it."""
+    """The start method of `multiprocessing` here; asking does not settle it."""
     asked = multiprocessing.get_start_method(allow_none=True)
     return asked or multiprocessing.get_all_start_methods()[0]
 

@@ -27,7 +27,7 @@ class FreeMemory:
 
 
 def free_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> FreeMemory:
-    """What can be taken without swapping or being killed.
+    """The memory that can be taken without swapping or being killed.
 
     Files that the system keeps in memory count as free: it drops them when asked.
 
@@ -100,7 +100,7 @@ def _cgroup_rooms(proc: Path, cgroup: Path) -> Iterator[tuple[int, int]]:
 
 
 def _reclaimable_bytes(group: Path) -> int:
-    """What files occupy of the memory that a group is charged for."""
+    """The memory of files that a group is charged for."""
     counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     prefix = "total_" if "total_inactive_file" in counts else ""
     return sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))

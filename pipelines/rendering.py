@@ -189,7 +189,7 @@ class Renderer(ABC):
         return worker
 
     def as_tensor(self, images: torch.Tensor) -> torch.Tensor:
-        """What the kernel has written, as the dtype that was asked for."""
+        """The kernel's output in the dtype that was asked for."""
         if self._dtype is None:
             return images
         return images.view(torch.bfloat16) if self._written == np.uint16 else images.to(self._dtype)
@@ -292,7 +292,7 @@ class Rendering:
 
 
 def surfacing(error: BaseException) -> Exception:
-    """What the caller is told of an error in a thread: what would end a thread must not end him."""
+    """The error that the caller is told of: what would end a thread must not end the caller."""
     if isinstance(error, Exception):
         return error
     return RuntimeError(f"{type(error).__name__} in a thread of the loader: {error}")
@@ -334,7 +334,7 @@ def make_geometry(rows: Rows, plan: Plan) -> tuple[NDArray[np.int32], NDArray[np
 def goes_down_first(
     length: NDArray[np.int64], resized: NDArray[np.int64], pillow: tuple[int, ...]
 ) -> NDArray[np.bool_]:
-    """Which rows a Pillow resizes down before across; the other order rounds otherwise.
+    """The rows that Pillow resizes down before across; the other order rounds otherwise.
 
     Args:
         length, resized: int64[B, 2] height and width before and after, px.

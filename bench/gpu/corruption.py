@@ -96,7 +96,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How an epoch differs from what it is.
+    """The difference of an epoch from the right one.
 
     Attributes:
         images: how many have another checksum; all, if there are more or fewer.

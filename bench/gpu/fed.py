@@ -1,4 +1,4 @@
-"""How much of the compute bound is left of training through each loader; the waits for input.
+"""Share of the compute bound that training through each loader reaches; waits for input.
 
 The bound is a step on a batch that is there already. It and every loader take turns in one process,
 so that the card's clock and heat are the same for all: a loader's share is its rate by the bound's

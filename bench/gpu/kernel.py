@@ -73,7 +73,7 @@ def draw_sides(mean: tuple[int, int], photos: int) -> tuple[NDArray[np.int32], N
 
 
 def prepare(task: Task, kind: str, dtype: torch.dtype, batch: int) -> tuple[Any, float]:
-    """What renders another batch each time it is called, and the bytes that an image moves."""
+    """A function that renders another batch at each call, and the bytes that an image moves."""
     from pipelines.kernels import gpu
     from pipelines.rendering import make_geometry
 

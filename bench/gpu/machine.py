@@ -38,7 +38,7 @@ def describe() -> dict[str, Any]:
 
 
 def ask_driver() -> dict[str, str]:
-    """What nvidia-smi says, if it is there."""
+    """The output of nvidia-smi, if it is there."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}

@@ -51,12 +51,12 @@ class Part:
 
     @property
     def expected_s(self) -> float:
-        """How long one of its children takes that the bench starts."""
+        """The seconds that one of its child processes takes."""
         return self.times * (self.processes * START_UP_S + self.seconds)
 
     @property
     def limit_s(self) -> float:
-        """How long it may take before it is ended."""
+        """The seconds after which it is ended."""
         return self.times * (self.processes * START_UP_S + PATIENCE * self.seconds)
 
     @property
@@ -117,7 +117,7 @@ def choose(names: Iterable[str]) -> tuple[Part, ...]:
 
 
 def sum_of_limits(parts: Iterable[Part]) -> float:
-    """How long a run of these takes at most, seconds."""
+    """The most seconds that a run of these takes."""
     return sum(part.limit_in_all_s for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""How far each loader's pixels are from the reference's on this GPU, and what of it is decoding."""
+"""Distance of each loader's pixels from the reference's on this GPU; the share of decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How DALI decodes on this GPU: each of its ways, before anything else depends on one."""
+"""DALI's ways to decode on this GPU, each tried before anything else depends on one."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Found = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """What a part measures, as JSON on its process's command line.
+    """The task of a part, as JSON on its process's command line.
 
     Attributes:
         variants: the part's contenders that this process measures, one after the other.
@@ -150,7 +150,7 @@ def wait(device: str | torch.device) -> None:
 
 
 def per_second(work: Callable[[], object], task: Task, *, at_once: int = 16) -> float:
-    """How often a second something can be done, once it has been done twice.
+    """Calls per second of something that has been called twice.
 
     Args:
         work: queues it on the device.
@@ -171,7 +171,7 @@ def per_second(work: Callable[[], object], task: Task, *, at_once: int = 16) -> 
 
 
 def gpu_bytes() -> int:
-    """What all processes have taken of the GPU: pools, contexts and code, too."""
+    """GPU memory of all processes: pools, contexts and code, too."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What a profiler's trace says of a steady state: gaps, copies, synchronizations, allocations.
+"""Gaps, copies, synchronizations and allocations of a steady state, from a profiler's trace.
 
 A trace is torch.profiler's, in Chrome's format: events with a category, start and duration in us.
 """
@@ -91,7 +91,7 @@ def summarize(events: Iterable[Event], steps: int, category: str = "kernel") -> 
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:
-    """Where any of these is, in order, without overlaps."""
+    """The union of these spans, in order, without overlaps."""
     merged: list[Span] = []
     for begin, end in sorted(spans):
         if merged and begin <= merged[-1][1]:
@@ -102,7 +102,7 @@ def merge(spans: Iterable[Span]) -> list[Span]:
 
 
 def shared(span: Span, merged: Sequence[Span]) -> float:
-    """How much of a span lies within others."""
+    """The length of a span that lies within others."""
     return sum(max(0.0, min(span[1], end) - max(span[0], begin)) for begin, end in merged)
 
 
@@ -151,7 +151,7 @@ def _per_step(calls: Sequence[Event], names: Sequence[str], steps: int) -> dict[
 
 
 def _doing(gap: Span, host: Sequence[Event]) -> list[str]:
-    """What the host did for most of a gap: the innermost and largest, three at most."""
+    """The host's work during most of a gap: the innermost and largest calls, three at most."""
     shares = [
         (shared(_span(each), [gap]), -_length(_span(each)), str(each["name"])) for each in host
     ]

@@ -26,7 +26,7 @@ Rates = Mapping[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What a loader cannot be faster than from its second epoch on.
+    """The bound of a loader from its second epoch on.
 
     Attributes:
         binds: the stage that it is bound by most, or GPU.
@@ -38,7 +38,7 @@ class Ceiling:
 
 
 def find_ceiling(loader: str, workers: int, rates: Rates, *, cores: int, on_gpu: bool) -> Ceiling:
-    """What stages allow a loader from its second epoch on.
+    """The rate that its stages allow a loader from its second epoch on.
 
     An image takes its decoding and its kernel one after the other on a core; reading and the copy
     to a GPU go on beside them.
@@ -84,7 +84,7 @@ def training_rate(img_per_s: float, model_img_per_s: float | None, *, shares_cor
 def training_seconds(
     row: Measured, images: int, model_img_per_s: float | None, *, shares_cores: bool
 ) -> float:
-    """How long it takes to train for EPOCHS, imports and the first epoch's start included."""
+    """The seconds of a training of EPOCHS, imports and the first epoch's start included."""
     first, later = (
         training_rate(rate, model_img_per_s, shares_cores=shares_cores)
         for rate in (row.first_epoch_img_per_s, row.img_per_s)

@@ -47,7 +47,7 @@ def print_bench(found: Bench, console: Console) -> None:
 
 
 def bench_section(benches: Sequence[tuple[str, Bench]]) -> Section | None:
-    """How fast loaders are here, what each stage could do alone, and what binds.
+    """The speed of loaders here, of each stage alone, and what binds.
 
     Args:
         benches: name of a source, and what it holds.
@@ -83,7 +83,7 @@ def bench_panels(found: Bench) -> tuple[str, tuple[Panel, ...]]:
 
 
 def stage_panel(found: Bench) -> Panel:
-    """What each stage can do alone; what binds the fastest loader is marked."""
+    """Bars of each stage alone; the one that binds the fastest loader is marked."""
     model = found.model_img_per_s
     binding = found.fastest[0].binds if found.fastest else ""
     rows = []

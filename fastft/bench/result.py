@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one stage can do alone.
+    """The rate of one stage alone.
 
     Attributes:
         name: what `ceilings` knows it by.
@@ -85,7 +85,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """What was read: its path, how many images and classes, and their mean size."""
+    """The data that were read: path, number of images and classes, their mean size."""
 
     path: str
     images: int
@@ -124,7 +124,7 @@ class Bench:
 
     @property
     def model_img_per_s(self) -> float | None:
-        """What the model can learn."""
+        """The images/s that the model can learn."""
         return next((each.img_per_s for each in self.stages if each.name == "model_step"), None)
 
     @property
@@ -146,7 +146,7 @@ class Bench:
         return (row.loader, row.workers) == (named.loader, named.workers)
 
     def label(self, stage: str) -> str:
-        """What a stage is called."""
+        """The label of a stage."""
         return next((each.label for each in self.stages if each.name == stage), stage)
 
     def as_json(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def run_bench(config: BenchConfig, console: Console) -> Bench:
 
 @dataclass(frozen=True, slots=True)
 class Photos:
-    """What is read in all measurements.
+    """The photos that all measurements read.
 
     Attributes:
         split: the `.beton` or class folder.
@@ -146,7 +146,7 @@ def _run(task: Task) -> dict[str, Any]:
 
 
 def _measure_stages(config: BenchConfig, data: Photos) -> tuple[Stage, ...]:
-    """Of all cores, whatever loaders are given.
+    """Measures the stages on all cores, whatever loaders are asked for.
 
     Raises:
         DataError, UsageError: as the process raised it, or it had no answer.
@@ -224,7 +224,7 @@ def _row(
 
 
 def _expect_s(config: BenchConfig, data: Photos, rates: Rates) -> float:
-    """How long a loader will take, were it as fast as decoding is."""
+    """The seconds that a loader will take, were it as fast as decoding is."""
     decoding = rates["decode_all_cores"]
     first_s = min(data.facts.images / decoding if decoding else 0.0, FIRST_EPOCH * config.seconds)
     cold_s = 0.0 if rates["read_cold"] is None else _START_S + first_s

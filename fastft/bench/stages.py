@@ -50,7 +50,7 @@ _HELD_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Spots:
-    """Where samples lie in the file system.
+    """The places of samples in the file system.
 
     Attributes:
         files: the one that has them all, or of a class folder each sample's.
@@ -62,7 +62,7 @@ class Spots:
     sizes: NDArray[np.int64]
 
     def reader(self, samples: NDArray[np.int64]) -> Work:
-        """What reads some of these samples, into a buffer that is used again; for one thread."""
+        """A function for one thread that reads some of these samples into a reused buffer."""
         room = memoryview(bytearray(int(self.sizes[samples].max())))
 
         def read(part: slice) -> memoryview:
@@ -81,7 +81,7 @@ class Spots:
 
 
 def find_spots(source: Source) -> Spots:
-    """Where a source's samples lie.
+    """The places of a source's samples.
 
     Raises:
         OSError: a file is gone.
@@ -163,7 +163,7 @@ def throughput(
 
 
 def _look(task: Task) -> tuple[Spots, Plan, int]:
-    """Where the samples lie, an epoch's plan, and how many classes there are; nothing is mapped."""
+    """The samples' places, an epoch's plan, the number of classes; nothing is mapped."""
     source = open_source(Path(task.data))
     plan = make_plan(
         source.widths, source.heights, view=task.view, size=task.size, seed=task.seed, epoch=0
@@ -297,7 +297,7 @@ def _measure_model(
 
 
 def _repeat(work: Callable[[], object], budget_s: float, device: torch.device) -> float:
-    """How often a second something can be done, once it has been done."""
+    """Calls per second of something that has been called once."""
     work()
     _wait_for(device)
     done, started = 0, time.perf_counter()

@@ -132,7 +132,7 @@ def _loaders(infos: Sequence[Entry]) -> Iterator[Row]:
 
 
 def _verdicts(infos: Sequence[Entry], verdicts: Iterable[Entry]) -> Iterator[Row]:
-    """What came of the goals against the best of others; the rest are in the file."""
+    """The results of the goals against the best of others; the rest are in the file."""
     rates = {info["contender"]: _rate(info) for info in infos}
     for verdict in verdicts:
         if "best" not in verdict["what"]:

@@ -1,4 +1,4 @@
-"""What the benchmark suites of `bench/` found, as pytest-benchmark wrote it: checked, and drawn.
+"""Results of the benchmark suites of `bench/`, as pytest-benchmark wrote them: checked and drawn.
 
 The rows of their table are in `suite_rows`, for README and the page of `fastft report` alike.
 """
@@ -64,7 +64,7 @@ class Contender(TypedDict, total=False):
 
 
 class Info(TypedDict, total=False):
-    """What a benchmark says of itself; which of it there is depends on its group."""
+    """A benchmark's figures; which of them it has depends on its group."""
 
     contender: str
     command: str

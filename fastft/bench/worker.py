@@ -129,7 +129,7 @@ def _read(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int) -> 
 
 
 def _dtype(task: Task) -> torch.dtype | None:
-    """What `fastft train` asks its loader for."""
+    """The options that `fastft train` gives its loader."""
     import torch
 
     from fastft.system.environment import pick_amp

@@ -88,7 +88,7 @@ def _stopped(error: Stopped) -> tuple[int, str]:
 
 
 def _unnamed(error: OSError) -> str:
-    """What could not be written, where the system does not say: what is printed, perhaps."""
+    """The output that could not be written, where the system does not say."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next

@@ -97,7 +97,7 @@ def _count(note: Note, report: Report) -> str:
 
 
 def _subject(reports: Sequence[Report], note: Note, one: str, many: str) -> str:
-    """How many images a note was made of, with the first of them."""
+    """The number of images that a note is of, with the first of them."""
     count = _sum(reports, note)
     first = one_line(next(report.first[note] for report in reports if note in report.first))
     noun, verb = (one if count == 1 else many).split()

@@ -277,7 +277,7 @@ def _training(
         bool | None, _flag("--overwrite", "Replace an earlier run in --out.", RUN)
     ] = None,
 ) -> None:
-    """What `takes_training_options` adds to a command; never called."""
+    """The options that `takes_training_options` adds to a command; never called."""
 
 
 def takes_training_options(command: Callable[..., None]) -> Callable[..., None]:

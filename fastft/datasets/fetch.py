@@ -111,7 +111,7 @@ class FetchConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchResult:
-    """Where it is.
+    """The place of a data set.
 
     Attributes:
         path: the folder with what was unpacked, or the file.
@@ -132,7 +132,7 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True)
 class _Marker:
-    """What an unpacked folder says of itself."""
+    """The mark of an unpacked folder."""
 
     url: str
     origin: str

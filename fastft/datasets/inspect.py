@@ -28,7 +28,7 @@ _CLASSES, _FIRST, _RAREST = 100, 20, 20
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """Which of many classes to show.
+    """The classes to show, if there are many.
 
     Attributes:
         first: labels, from 0 on.

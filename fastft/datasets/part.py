@@ -35,7 +35,7 @@ class Digests:
 
 
 class Headers(Protocol):
-    """What is asked of an answer's header."""
+    """The fields of an answer's header."""
 
     def get(self, name: str, /) -> Any:
         """The field of that name, or None."""

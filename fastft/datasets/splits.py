@@ -240,7 +240,7 @@ def _find_betons(data: Path) -> dict[str, Path]:
 
 
 def _find_level(data: Path) -> str:
-    """Where the splits are, in words, if not in `data` but above or below it; or empty."""
+    """A hint at splits above or below `data`, in words; or empty."""
     around = Path(os.path.abspath(data)).parent
     if split_of(os.path.basename(os.path.abspath(data))):
         with suppress(DataError):  # of a folder that is not the one asked for

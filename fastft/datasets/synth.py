@@ -43,7 +43,7 @@ _LOOK_S = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SynthConfig:
-    """What to write.
+    """A data set to write.
 
     Args:
         out: the folder to make; its parents are made too.
@@ -105,7 +105,7 @@ class SynthConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SynthResult:
-    """What was written."""
+    """The result of writing."""
 
     out: Path
     family: str

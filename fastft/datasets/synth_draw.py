@@ -33,7 +33,7 @@ from fastft.datasets.synth_motif import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What a photo is made of apart from its motif: one distribution for all classes."""
+    """Everything of a photo but its motif: one distribution for all classes."""
 
     width: int
     height: int

@@ -1,4 +1,4 @@
-"""What every class of the two synthetic families looks like: an outline, or a texture.
+"""The motifs of the two synthetic families' classes: an outline, or a texture.
 
 Shapes come centred and of unit area, textures with the length of their edges: who draws them can
 make all classes cover as much and have as many edges, so that neither tells them apart.

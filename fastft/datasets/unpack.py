@@ -294,7 +294,7 @@ def _is_one_file(names: list[str]) -> bool:
 
 
 class _Xz(io.RawIOBase):
-    """What an xz file unpacks to, in no more memory than is given; `lzma.open` gives 4 GiB."""
+    """The content of an xz file, in no more memory than is given; `lzma.open` gives 4 GiB."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

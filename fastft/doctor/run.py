@@ -49,7 +49,7 @@ class Diagnosis:
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """What should be remedied."""
+        """The findings to remedy."""
         return tuple(each for each in self.findings if each.status == "problem")
 
 

@@ -58,7 +58,7 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 def evaluation_section(
     evaluations: Sequence[tuple[str, Evaluation, Picture | None]],
 ) -> Section | None:
-    """How good the models are, and where they err.
+    """The scores of the models, and their mistakes.
 
     Args:
         evaluations: name of a source, what it holds, and the picture of the worst mistakes.

@@ -50,7 +50,7 @@ def print_sweep(found: Sweep, console: Console) -> None:
 def experiments_section(
     found: Sequence[tuple[str, Comparison | Sweep]],
 ) -> Section | None:
-    """What was compared, each experiment with its chart and its table.
+    """All experiments, each with its chart and its table.
 
     Args:
         found: name of a source, and what it holds.
@@ -87,7 +87,7 @@ def experiments_section(
 
 
 def conclusions(found: Comparison) -> list[str]:
-    """What the intervals allow to say, one line for each other variant."""
+    """Conclusions that the intervals allow, one line for each other variant."""
     seeds, lines = len(found.variants[0].runs), []
     for name, gain in found.gains.items():
         if gain.low is None:

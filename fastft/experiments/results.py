@@ -50,13 +50,13 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """Of the evaluation split after the last epoch: no epoch is picked by what it scored."""
+        """Accuracy after the last epoch: no epoch is picked by its score."""
         return self.epochs[-1].eval_accuracy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """What differs, and the runs that were made of it, by seed.
+    """One of the things compared: its settings and its runs, by seed.
 
     Attributes:
         name: what it is called.
@@ -81,7 +81,7 @@ class Variant:
 
     @property
     def seconds(self) -> float:
-        """Of a run, in the mean."""
+        """Mean seconds of a run."""
         return float(np.mean([run.seconds for run in self.runs]))
 
 
@@ -96,7 +96,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def difference(first: Variant, second: Variant) -> Interval:
-    """How much more accurate the first is; runs of one seed are a pair, with the same plan."""
+    """The first's accuracy minus the second's; runs of one seed are a pair, with the same plan."""
     pairs = zip(first.accuracies, second.accuracies, strict=True)
     return mean_interval([mine - other for mine, other in pairs])
 
@@ -174,7 +174,7 @@ def pick_best(variants: Sequence[Variant]) -> Variant:
 
 @dataclass(frozen=True, slots=True)
 class LrFinding:
-    """What was found.
+    """The result of a search for a learning rate.
 
     Attributes:
         suggestion: a peak rate for a schedule that warms up and falls.

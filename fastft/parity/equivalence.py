@@ -337,5 +337,5 @@ def _tost_p(mean: float, sd: float, n: int, margin: float) -> float:
 
 
 def _rounding(first: Sequence[float], second: Sequence[float]) -> float:
-    """What subtraction alone may spread equal differences by."""
+    """The spread that subtraction alone may give equal differences."""
     return 8 * 2.0**-52 * max(map(abs, (*first, *second)))

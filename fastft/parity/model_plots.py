@@ -100,7 +100,7 @@ def _heading(result: AccuracyResult) -> str:
 
 
 def describe_scale(result: AccuracyResult) -> str:
-    """How many runs of how many images, in words."""
+    """The size of the comparison in words."""
     config = result.config
     return (
         f"{config.get('seeds')} runs each, {result.steps:,} steps of {config.get('batch_size')} "
@@ -147,7 +147,7 @@ def _draw_losses(axes: Axes, result: AccuracyResult) -> None:
 
 
 def _draw_distances(axes: Axes, result: AccuracyResult) -> None:
-    """How far one seed's losses lie from the reference's, beside the control's."""
+    """Draws one seed's distances from the reference's losses, beside the control's."""
     steps = np.arange(1, result.steps + 1)
     reference = np.array(result.losses[result.reference][0])
     control = _distance(np.array(result.control_losses[0]), reference)

@@ -119,7 +119,7 @@ def _scope(result: AccuracyResult) -> str:
 
 
 def curve_table(result: AccuracyResult) -> Table:
-    """How far each loader's loss curves lie from the reference's, and the control's."""
+    """Distances of each loader's loss curves from the reference's, and the control's."""
     curves = result.findings.curves
     first = next(iter(curves.values()))
     title = (

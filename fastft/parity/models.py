@@ -251,7 +251,7 @@ class _Runs:
         return built.model, rows
 
     def _accuracy(self, model: nn.Module, loader: Loader) -> float:
-        """Of the evaluation split, in points."""
+        """Accuracy on the evaluation split, in points."""
         result = evaluate(model, loader, device=self.device, amp_dtype=self.amp_dtype)
         self._advance(result.samples)
         return 100 * result.accuracy

@@ -95,7 +95,7 @@ def pixel_table(found: Pixels) -> Table:
 
 
 def verdict_table(found: Pixels, title: str) -> Table:
-    """What each loader states, and whether it keeps that."""
+    """The distance that each loader states, and whether it keeps it."""
     return make_table(
         title,
         found.verdicts,

@@ -162,7 +162,7 @@ def compare(
 
 @dataclass(slots=True)
 class _Found:
-    """What a run over one loader kept: whether labels came in order, and its worst row."""
+    """The result of a run over one loader: whether labels came in order, and its worst row."""
 
     in_order: bool
     row: int = 0

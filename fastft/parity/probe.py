@@ -82,7 +82,7 @@ def _ramp(side: int) -> NDArray[np.float64]:
 def _span(
     colours: NDArray[np.float64], sides: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where float64[N, S] colours along an output axis begin in the source, and how far they go."""
+    """Start and length in the source of float64[N, S] colours along an output axis."""
     size = colours.shape[1]
     at = (np.arange(size) + 0.5)[_EDGE_PX:-_EDGE_PX]
     inner = colours[:, _EDGE_PX:-_EDGE_PX]

@@ -57,7 +57,7 @@ SECTIONS: Mapping[str, Callable[[Sequence[Any]], Section | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was read from a file or folder.
+    """A file or folder that was read.
 
     Attributes:
         kind: of SECTIONS.
@@ -154,7 +154,7 @@ def _read_run(folder: Path, name: str) -> Source:
 
 
 def _read_file(path: Path, name: str, suite: str | None = None) -> Source | None:
-    """What a JSON file holds; None if nothing that a page shows.
+    """The source in a JSON file; None if it is nothing that a page shows.
 
     Args:
         path: the file.

@@ -1,1 +1,1 @@
-"""What commands found: read back from JSON, told as tables, drawn as charts."""
+"""Results of commands: read back from JSON, told as tables, drawn as charts."""

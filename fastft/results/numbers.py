@@ -1,4 +1,4 @@
-"""How numbers are written: the same in a chart, in its table and on the terminal."""
+"""The format of numbers, the same in a chart, in its table and on the terminal."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def write_span(low: float | None, high: float | None, write: Number = write_accu
 
 
 def write_ratio(value: float | None) -> str:
-    """How many times as much."""
+    """A ratio."""
     if value is None:
         return UNKNOWN
     return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
@@ -127,7 +127,7 @@ def count(number: int, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as fast, over the rounds."""
+    """A ratio of speeds, over the rounds."""
 
     median: float
     low: float

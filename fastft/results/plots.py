@@ -1,4 +1,4 @@
-"""How every chart and picture looks, and how it is written: alone as SVG, together as PNG.
+"""The look of every chart, and how it is written: alone as SVG, together as PNG.
 
 A room draws each of its charts once, as a `Panel` on axes that it is given. Its command saves the
 panels side by side in a PNG; `report` takes each of them as SVG into a page (`svg`). The colours

@@ -71,7 +71,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Which columns hold numbers."""
+        """Whether each column holds numbers."""
         return tuple(
             any(row[at].value is not None for row in self.shown) for at in range(len(self.heads))
         )

@@ -1,4 +1,4 @@
-"""What a run measures: one JSON line per step and per epoch, appended as it goes."""
+"""Measurements of a run: one JSON line per step and per epoch, appended as it goes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class MetricsFile:
 
     @property
     def size_bytes(self) -> int:
-        """How much has been written."""
+        """The bytes that have been written."""
         return os.fstat(self._file.fileno()).st_size
 
     def sync(self) -> None:

@@ -29,7 +29,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What bounded a run: a verdict in lines, and what loader and model could do alone."""
+    """The bottleneck of a run: a verdict in lines, and the rates of loader and model alone."""
 
     verdict: str
     loader_img_per_s: float | None = None
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def bound(self) -> Bound:
-        """What bounded it, as far as it was tried."""
+        """Its bottleneck, as far as it was looked for."""
         return (self.summary and self.summary.bottleneck) or Bound("")
 
     @property

@@ -1,4 +1,4 @@
-"""What a machine is: processor, memory and disks, as findings; torch is not needed for it."""
+"""Processor, memory and disks of a machine, as findings; torch is not needed for it."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def find_machine(proc: Path = Path("/proc"), shm: Path = Path("/dev/shm")) -> li
 
 
 def cache_folder() -> Path:
-    """Where torch keeps downloaded weights; `torch.hub.get_dir` says the same, and loads torch."""
+    """The folder of downloaded weights; `torch.hub.get_dir` says the same, and loads torch."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch").expanduser() / "hub"
 
 
 def read_cpu_info(proc: Path = Path("/proc")) -> dict[str, str]:
-    """What the kernel says of the first processor."""
+    """The kernel's facts of the first processor."""
     try:
         text = (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

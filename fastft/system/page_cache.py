@@ -56,7 +56,7 @@ def resident_share(file: Path) -> float:
 
 
 def _resident_bytes(descriptor: int, size: int) -> int:
-    """How many bytes of an open file are in memory, to the page.
+    """The bytes of an open file that are in memory, to the page.
 
     Source: the manual of mincore(2).
     """

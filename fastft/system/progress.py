@@ -30,7 +30,7 @@ class _LineConsole(Console):
 
 
 def make_console() -> Console:
-    """Where commands print: lines are left to the terminal to break, and no text is coloured."""
+    """The console of commands: the terminal breaks lines, and no text is coloured."""
     return _LineConsole(highlight=False, soft_wrap=True)
 
 

@@ -44,7 +44,7 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What shells make of a process that a signal ended: 130, 143 or 129, as they are above."""
+        """The status that shells give a process that a signal ended: 130, 143 or 129."""
         return 128 + self.signal
 
 
@@ -65,7 +65,7 @@ def find_stopped(error: BaseException) -> Stopped | None:
 
 
 def heeded() -> list[signal.Signals]:
-    """What asks this process to end: all of them but those that it was started to ignore."""
+    """The signals that ask this process to end: all but those that it was started to ignore."""
     return [each for each in _SIGNALS if signal.getsignal(each) not in (signal.SIG_IGN, None)]
 
 

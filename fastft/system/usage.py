@@ -1,4 +1,4 @@
-"""What a process and all that it has started use of the machine."""
+"""Memory and CPU of a process and all that it has started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a tree of processes has used so far.
+    """The usage of a tree of processes so far.
 
     Attributes:
         cpu_s: seconds of all cores, of those that have ended and were waited for, too.

@@ -71,7 +71,7 @@ def choose(
 
 
 class Compiling:
-    """How a run's steps are computed, from epoch to epoch.
+    """The way a run's steps are computed, from epoch to epoch.
 
     Attributes:
         how: the way at present.

@@ -224,7 +224,7 @@ def _read_environment(device: str) -> World:
 
 
 def _find_store() -> Any:
-    """Where the processes find each other.
+    """The address where the processes find each other.
 
     torchrun keeps one and the same for those that it starts again: without a name of their own they
     would read there where the dead ones had listened.

@@ -284,7 +284,7 @@ def _complete(result: TrainResult) -> None:
 
 
 def _summary(result: TrainResult) -> dict[str, Any]:
-    """How a run ended, as JSON values."""
+    """The end of a run, as JSON values."""
     found = result.bottleneck
     return {
         "epochs": len(result.epochs),

@@ -29,7 +29,7 @@ _ALIKE: dict[type, tuple[type, ...]] = {float: (int, float), tuple: (list, tuple
 
 @dataclass(slots=True)
 class RunState:
-    """Where a run stands.
+    """The position of a run.
 
     Attributes:
         data: what the run learns from and is judged by, see `identify`.
@@ -62,7 +62,7 @@ class RunState:
     compiled: str = "off"
 
     def __str__(self) -> str:
-        """Which state this is, for people."""
+        """The state in words."""
         if self.consumed:
             return f"of epoch {self.epoch + 1} after {self.sums.steps} steps"
         return f"of epoch {self.epoch}"
@@ -116,7 +116,7 @@ def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
 
 
 def _find_odd(state: RunState) -> str:
-    """Which numbers of a state cannot be; '' if all can."""
+    """The numbers of a state that cannot be; '' if all can."""
     for name in ("epoch", "consumed", "averaged", "metrics_bytes", "best_epoch", "seconds"):
         if not 0 <= getattr(state, name) < 1 << 63:  # not NaN either
             return f"{name} is {getattr(state, name)}"
@@ -140,7 +140,7 @@ def _find_odd(state: RunState) -> str:
 
 
 def identify(source: Source) -> dict[str, Any]:
-    """What tells a data set from another, wherever it lies, as JSON values."""
+    """The identity of a data set, wherever it lies, as JSON values."""
     digest = hashlib.sha256()
     for column in (source.widths, source.heights):
         digest.update(column.tobytes())

@@ -117,7 +117,7 @@ class TrainStep:
 
     @property
     def device(self) -> torch.device:
-        """Where steps are computed."""
+        """The device that computes steps."""
         return self._device
 
     @property
@@ -126,7 +126,7 @@ class TrainStep:
         return [] if self._graph is None else self._graph.inputs
 
     def find_obstacle(self, how: How) -> str:
-        """Why steps of this network cannot be computed in a way; empty if they can."""
+        """The reason why a way cannot compute steps of this network; empty if it can."""
         if how == "graph":
             if self._device.type != "cuda" and self._capture is None:
                 return "needs a CUDA GPU"

@@ -93,7 +93,7 @@ class StepLog:
 
     @property
     def img_per_s(self) -> float:
-        """Of the steps that have been read."""
+        """Sums over the steps that have been read."""
         return self.sums.samples / self.sums.seconds if self.sums.seconds else 0.0
 
     @property

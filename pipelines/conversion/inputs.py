@@ -63,7 +63,7 @@ class Listing(Protocol):
 
     def __len__(self) -> int: ...
     def where(self, name: str) -> str:
-        """What to call a sample or a class in an error."""
+        """The name of a sample or a class in an error."""
         ...
 
     def size_bytes(self, sample: int) -> int:

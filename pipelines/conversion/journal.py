@@ -100,7 +100,7 @@ class Journal:
         self._waiting = bytearray()
 
     def earlier(self) -> Iterator[Entry]:
-        """What an earlier process noted; an entry stays if the next one is asked for."""
+        """Entries of an earlier process; an entry stays if the next one is asked for."""
         for entry, end in _read_entries(self._descriptor):
             yield entry
             self._end = end
@@ -180,7 +180,7 @@ def open_journaled(
 
 
 def left_bytes(out: Path) -> int:
-    """What the temporary files of killed conversions to `out` take on the disk."""
+    """The bytes on disk of temporary files that killed conversions to `out` left."""
     found = 0
     for path, descriptor in _find_left(out):
         found += _data_of(path).stat().st_blocks * 512

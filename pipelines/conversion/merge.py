@@ -125,7 +125,7 @@ def merge(
 
 
 def _rank(shard: Shard) -> int:
-    """Where its split stands in the order in which they are reported."""
+    """The position of its split in the report."""
     return shard.splits.index(shard.split)
 
 
@@ -188,7 +188,7 @@ def _read_piece(path: Path) -> _Piece:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What is wrong with a shard in this block, with the remedy that shards have."""
+    """Names the shard in an error of this block, with the remedy that shards have."""
     try:
         yield
     except DataError as error:
@@ -348,7 +348,7 @@ def _strides(sizes: NDArray[np.int64]) -> Iterator[range]:
 
 
 def _read(index: Index, samples: range) -> list[tuple[Stored, int, str, int]]:
-    """What a writer is told of these samples, whose checksums hold.
+    """These samples, whose checksums hold, as a writer takes them.
 
     Raises:
         DataError: their bytes are not those that were written, or somebody writes to the file.

@@ -23,7 +23,7 @@ from pipelines.formats.shards import Quarantined, shard_path
 def name_outputs(
     src: Path, out: Path, splits: Collection[str], shard: tuple[int, int] | None = None
 ) -> dict[str, Path]:
-    """Which file each split is written to.
+    """The file of each split.
 
     Args:
         src: what is converted.
@@ -96,7 +96,7 @@ def open_writer(out: Path, capacity: int, temporary: Path | None = None) -> Beto
 
 @contextmanager
 def opening(out: Path) -> Iterator[None]:
-    """What the system refuses in this block, as a DataError: there is no place for `out`."""
+    """Turns what the system refuses in this block into a DataError: no place for `out`."""
     try:
         yield
     except OSError as error:
@@ -105,7 +105,7 @@ def opening(out: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(out: Path, remedy: str = "nothing was left behind") -> Iterator[None]:
-    """What the system refuses in this block, as a DataError that names `out`."""
+    """Turns what the system refuses in this block into a DataError that names `out`."""
     try:
         yield
     except OSError as error:
@@ -144,7 +144,7 @@ def publish(
 
 
 def quarantine_path(out: Path) -> Path:
-    """Where the list of what `out` leaves out, and of what in it is doubtful, lies."""
+    """The path of the list of samples that `out` leaves out or that are doubtful."""
     return out.with_suffix(".quarantine.json")
 
 

@@ -98,7 +98,7 @@ class ConvertConfig:
 
     @property
     def policy(self) -> EncodePolicy:
-        """How images are stored."""
+        """The form in which images are stored."""
         return EncodePolicy(
             mode=self.mode,
             quality=self.quality,
@@ -169,7 +169,7 @@ class _Work:
 
 
 def _cut(config: ConvertConfig, listings: Mapping[str, Listing]) -> dict[str, Shard]:
-    """What part of each split is converted; empty if all is."""
+    """The part of each split that is converted; empty if all is."""
     asked = parse_shard(config.shard)
     if asked is None:
         return {}
@@ -186,7 +186,7 @@ def _sizes(listing: Listing, part: range) -> NDArray[np.int64]:
 def _identify(
     config: ConvertConfig, listing: Listing, part: range, sizes: NDArray[np.int64]
 ) -> bytes:
-    """What tells a conversion from others, as far as can be seen without reading the images."""
+    """The identity of a conversion, as far as it can be seen without reading the images."""
     settings = asdict(config.policy), listing.classes, part.start, part.stop
     digest = hashlib.sha256(json.dumps(settings).encode())
     for sample, size in zip(part, sizes.tolist(), strict=True):  # a name begins with its class
@@ -299,7 +299,7 @@ def _tasks(
 
 
 def _encode(listing: Listing, sample: int, encoder: Encoder) -> Encoded:
-    """What becomes of one image file.
+    """The result of one image file.
 
     Raises:
         DataError: memory ran out, or this process may open no more files.

@@ -67,7 +67,7 @@ class ZipFolder:
         return len(self.names)
 
     def where(self, name: str) -> str:
-        """What to call a sample or a class in an error."""
+        """The name of a sample or a class in an error."""
         return f"{self.path}: {self.prefix}{name}"
 
     def size_bytes(self, sample: int) -> int:

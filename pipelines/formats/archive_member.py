@@ -30,7 +30,7 @@ _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ"}
 
 
 class UnreadableMember(Exception):
-    """Why a member's bytes cannot be had."""
+    """The reason why a member's bytes cannot be had."""
 
 
 def read_member(file: int, member: zipfile.ZipInfo) -> bytes:

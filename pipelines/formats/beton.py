@@ -217,7 +217,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class _Extra:
-    """Where the parts of our extra block lie in the file, and the checksum of all of it."""
+    """The places of our extra block's parts in the file, and the checksum of all of it."""
 
     at: int
     ends_at: int

@@ -143,7 +143,7 @@ class BetonWriter(AtomicFile):
         self._names.append(os.fsencode(name))
 
     def _place(self, size: int) -> int:
-        """Where the next `size` bytes go, such that they cross no multiple of the page size.
+        """The place of the next `size` bytes, such that they cross no multiple of the page size.
 
         The final page size is known only when the last sample is. A sample larger than the first
         page size therefore starts at a multiple of the power of two that holds it: then it lies

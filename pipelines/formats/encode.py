@@ -79,7 +79,7 @@ class EncodePolicy:
 
     @property
     def preparation(self) -> Preparation:
-        """How other photos must be prepared for a model that learns from these."""
+        """The preparation that other photos need for a model that learns from these."""
         return Preparation(apply_exif=self.apply_exif, depth=self.depth)
 
 

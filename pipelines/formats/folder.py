@@ -70,7 +70,7 @@ class Folder:
         return os.path.join(self.root, self.names[sample])
 
     def where(self, name: str) -> str:
-        """What to call a sample or a class in an error."""
+        """The name of a sample or a class in an error."""
         return os.path.join(self.root, name)
 
     def size_bytes(self, sample: int) -> int:
@@ -299,7 +299,7 @@ def open_plain(path: str) -> tuple[int, int]:
 
 
 def folders_around(folder: Path) -> frozenset[tuple[int, int]]:
-    """What `os.stat` tells a folder and all that it lies in by: links to these lead back."""
+    """Identities of a folder and all that it lies in: links to these lead back."""
     here = folder.resolve()
     states = [os.stat(each) for each in (here, *here.parents)]
     return frozenset((state.st_dev, state.st_ino) for state in states)

@@ -61,7 +61,7 @@ class Records:
         return len(self.names)
 
     def where(self, name: str) -> str:
-        """What to call a sample or a class in an error."""
+        """The name of a sample or a class in an error."""
         return f"{self.path}: {name}"
 
     def size_bytes(self, sample: int) -> int:
@@ -253,5 +253,5 @@ def _suffix(first: bytes) -> str:
 
 
 def _first(wrong: NDArray[np.bool_]) -> list[int]:
-    """Where `wrong` is true for the first time; empty if nowhere."""
+    """The first place where `wrong` is true; empty if there is none."""
     return [int(np.argmax(wrong))] if wrong.any() else []

@@ -77,7 +77,7 @@ class Table:
         return os.pread(file, int(self.sizes[sample]) - skip, start + _PART.size + skip)
 
     def where(self, path: Path, sample: int) -> str:
-        """What to call a record in an error."""
+        """The name of a record in an error."""
         return _where(path, int(self.numbers[sample]), int(self.starts[sample]))
 
 

@@ -37,7 +37,7 @@ class Quarantined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """Which part of a conversion a file is.
+    """The part of a conversion that a file is.
 
     Attributes:
         index: which of the shards, from 1.
@@ -96,7 +96,7 @@ def read_shard(values: Any) -> Shard:
 
 
 def parse_shard(text: str) -> tuple[int, int] | None:
-    """Which shard of how many `--shard` asks for; None if it is empty.
+    """The shard that `--shard` asks for, and of how many; None if it is empty.
 
     Raises:
         UsageError: it is not i/n with i from 1 to n.
@@ -116,7 +116,7 @@ def cut_listings(
     sizes: Mapping[str, NDArray[np.int64]],
     policy: Mapping[str, Any],
 ) -> dict[str, Shard]:
-    """Which part of each split shard `index` of `of` is.
+    """The part of each split that shard `index` of `of` is.
 
     Args:
         index, of: as asked for.
@@ -180,12 +180,12 @@ def cut(sizes: NDArray[np.int64], of: int) -> NDArray[np.int64]:
 
 
 def shard_path(out: Path, index: int, of: int) -> Path:
-    """Where shard `index` of `of` of the file `out` lies: `train.2-of-8.beton`."""
+    """The path of shard `index` of `of` of the file `out`: `train.2-of-8.beton`."""
     return out.with_name(f"{out.stem}.{index}-of-{of}.beton")
 
 
 def shard_number(path: Path) -> tuple[int, int] | None:
-    """Which shard of how many a file is by its name; None if it is none."""
+    """The shard that a file is by its name, and of how many; None if it is none."""
     named = _NAMED.fullmatch(path.name)
     return (int(named[2]), int(named[3])) if named else None
 

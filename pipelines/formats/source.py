@@ -62,12 +62,12 @@ class Source(Protocol):
 
     @property
     def preparation(self) -> Preparation:
-        """How the pixels are prepared."""
+        """The preparation of the pixels."""
         ...
 
     def __len__(self) -> int: ...
     def name(self, sample: int) -> str:
-        """What to call a sample in an error."""
+        """The name of a sample in an error."""
         ...
 
     def stored(self, sample: int) -> Stored:
@@ -75,7 +75,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> bytes:
-        """What changes when the samples do."""
+        """A fingerprint, which changes when the samples do."""
         ...
 
 
@@ -238,7 +238,7 @@ def _read_size(path: str, *, apply_exif: bool = False) -> tuple[int, int]:
 
 
 def _read_orientation(path: str, head: bytes, image: Image.Image) -> int:
-    """How an image lies, as the encoder will see it, where `head` does not hold its header."""
+    """The orientation of an image whose header `head` does not hold, as the encoder will see it."""
     if head.startswith(_JPEG):
         data = read_bytes(path)
         if read_header(data) is not None:

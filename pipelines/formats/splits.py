@@ -1,4 +1,4 @@
-"""Which folder or file is which split of a data set, by its name.
+"""Splits of a data set, recognized by the names of folders and files.
 
 People call a split by several words, in any case; outputs and options have one word for each. A
 class may be called like a split, too, so names alone do not decide: see `read_layout`.

@@ -155,7 +155,7 @@ def find_stray_bytes(data: bytes, header: JpegHeader) -> tuple[slice, ...] | Non
 
 
 def refused_by_pillow(data: bytes) -> str:
-    """Why Pillow does not decode a JPEG; '' if it does."""
+    """The reason why Pillow does not decode a JPEG; '' if it does."""
     try:
         with open_image(data, ("JPEG",)) as image:
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
@@ -183,7 +183,7 @@ def _weigh(data: bytes, warned: Warned) -> Verdict:
 
 
 def _count_passed_over(warned: Warned) -> int:
-    """How many bytes before a marker libjpeg warns of; 0 if it warns of something else."""
+    """The number of bytes before a marker that libjpeg warns of; 0 for another warning."""
     extraneous = _EXTRANEOUS.search(warned.text)
     return int(extraneous[1]) if extraneous else 0
 

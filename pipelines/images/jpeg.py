@@ -84,7 +84,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def find_scan_end(data: bytes, at: int) -> int:
-    """Where the data of the scan end that begin at `at`: at the next marker, or with the data."""
+    """The end of the scan whose data begin at `at`: the next marker, or the end of the data."""
     behind = _BEHIND_SCAN.search(data, at)
     return len(data) if behind is None else behind.start()
 

@@ -86,7 +86,7 @@ def open_image(
 
 
 def too_large(width: int, height: int, max_pixels: int) -> str:
-    """Why an image of more than `max_pixels` is not decoded, and what admits it."""
+    """The reason why an image of more than `max_pixels` is not decoded, and what admits it."""
     pixels = width * height
     remedy = f"{MOST_PIXELS:,} are the most that can be admitted"
     if pixels <= MOST_PIXELS:
@@ -161,7 +161,7 @@ def _without_refused_texts(data: bytes) -> bytes:
 
 
 def _text_bytes(kind: bytes, content: bytes) -> int:
-    """How long a text or profile is, inflated; 0 if longer than Pillow takes."""
+    """The inflated length of a text or profile; 0 if longer than Pillow takes."""
     _, _, packed = content.partition(b"\0")  # a keyword or a name
     if kind == b"iTXt":
         packs, packed = packed[:1] == b"\1", packed[2:].split(b"\0", 2)[-1]

@@ -77,6 +77,6 @@ def is_incomplete(data: bytes) -> bool:
 
 
 def _count_pairs(data: bytes) -> int:
-    """How often the two bytes of a scan's marker stand together, in profiles and thumbnails too."""
+    """The number of scan markers' two bytes, in profiles and thumbnails too."""
     bytes_ = np.frombuffer(data, np.uint8)
     return int(np.count_nonzero((bytes_[:-1] == 0xFF) & (bytes_[1:] == START_OF_SCAN)))

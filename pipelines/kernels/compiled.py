@@ -1,4 +1,4 @@
-"""How the kernels are compiled: once per machine, kept on disk, anew when any of them changes."""
+"""Compilation of the kernels: once per machine, kept on disk, anew when any of them changes."""
 
 from __future__ import annotations
 

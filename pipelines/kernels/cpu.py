@@ -47,7 +47,7 @@ _LINES_AHEAD = 8
 
 
 class Frames(NamedTuple):
-    """Where the rows' pixels lie: RGB, or luma and chroma of half the width and height.
+    """The rows' pixels: RGB, or luma and chroma of half the width and height.
 
     Of an image, what its crop touches may be all that is there.
 
@@ -65,7 +65,7 @@ class Frames(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What one thread works with; `fit_scratch` makes it.
+    """The scratch of one thread; `fit_scratch` makes it.
 
     Attributes:
         lines: uint8[...], between the passes: the lines that the taps touch, S px wide, or one as

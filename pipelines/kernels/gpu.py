@@ -49,7 +49,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
 
 class Frames(NamedTuple):
-    """Where the rows' pixels lie. No more of an image need be there than its window.
+    """The rows' pixels. No more of an image need be there than its window.
 
     Attributes:
         data: uint8[...], all samples, and `SLACK_BYTES` of anything.
@@ -171,7 +171,7 @@ def fits(scratch: Scratch, batch: int, needs: Needs) -> bool:
 
 
 def _turn(scratch: Scratch, needs: Needs) -> int:
-    """How many rows may take a turn."""
+    """The number of rows that may take a turn."""
     turns = [(len(scratch.between) - SLACK_BYTES) // needs.between_bytes]
     if needs.rgb_bytes:
         turns.append((len(scratch.rgb) - SLACK_BYTES) // needs.rgb_bytes)
@@ -320,7 +320,7 @@ def _launch(
 
 
 def find_grids(needs: Needs, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How many tiles the passes before and behind have, down and across, of the largest row.
+    """The tiles of the passes before and behind, down and across, of the largest row.
 
     Where orders differ, programs whose tile is none of their row's end at once.
     """

@@ -1,4 +1,4 @@
-"""What the numba kernel does to many pixels at once, in LLVM's language: numba has no vectors.
+"""Vector loops of the numba kernel, in LLVM's language: numba has no vectors.
 
 Times are of one photo, a crop of 300 x 300 px on average from 470 x 400, to 224 px, on one core
 at 2.6 GHz with AVX-512. An address is an integer; nothing is checked here, `cpu` says what is
@@ -87,7 +87,7 @@ class _Code:
         return self.builder.add(address, self.builder.mul(index, stride))
 
     def steps(self, length: Any, step: int) -> Any:
-        """How many steps it takes to pass `length`."""
+        """The number of steps that pass `length`."""
         return self.builder.udiv(self.at(length, step - 1), _Constant(_ADDRESS, step))
 
     def load(self, address: Any, type_: Any) -> Any:

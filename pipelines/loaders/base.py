@@ -190,7 +190,7 @@ class Loader(ABC):
         self._begin_here()
 
     def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands: seed, epoch, samples handed out over all ranks together."""
+        """The position: seed, epoch, samples handed out over all ranks together."""
         return {"seed": self.seed, "epoch": self._plan.epoch, "consumed": self._consumed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -240,7 +240,7 @@ class Loader(ABC):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What somebody who uses the loader would want to know, as far as it is known by now."""
+        """Notes for whoever uses the loader, as far as they are known by now."""
         return ()
 
     def close(self) -> None:

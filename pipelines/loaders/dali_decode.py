@@ -1,4 +1,4 @@
-"""Which of DALI's ways to decode JPEGs on a GPU is taken there, by what a probe has found.
+"""The choice among DALI's ways to decode JPEGs on a GPU, by what a probe has found.
 
 DALI can decode whole images, or regions alone, and enlarge colours as libjpeg-turbo does (`fancy`)
 or plainly. What of it a GPU does, and what falls back to the CPU or crashes, depends on the card,
@@ -91,12 +91,12 @@ def name_setup(device: torch.device) -> str:
 
 
 def findings_file() -> Path:
-    """Where findings are kept, by what they hold for."""
+    """The file of findings, by what they hold for."""
     return findings.findings_file(_SUBJECT)
 
 
 def read_findings(setup: str) -> dict[str, Decoding]:
-    """What was found for this card and these versions; nothing where nobody has tried."""
+    """The findings for this card and these versions; nothing where nobody has tried."""
     try:
         kept = findings.read_findings(_SUBJECT, setup)
         return {str(way): Decoding(**values) for way, values in kept.items()}

@@ -201,7 +201,7 @@ class DaliLoader(Loader):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Which images DALI does not decode."""
+        """The images that DALI does not decode."""
         return self._maker.known.remarks if self.has_begun else ()
 
     def _change_size(self, size: int) -> None:

@@ -85,7 +85,7 @@ class FfcvLoader(Loader):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Which images FFCV's way of decoding does not serve."""
+        """The images that FFCV's way of decoding does not serve."""
         return self._decoder.renderer.known.remarks if self.has_begun else ()
 
     def _change_size(self, size: int) -> None:
@@ -243,10 +243,10 @@ class _NoMemory:
         pass
 
     def compile_reader(self) -> None:
-        """What operations read samples by."""
+        """The reader that operations use."""
 
     def schedule_epoch(self, batches: object) -> _NoContext:
-        """What is held while an epoch lasts."""
+        """The memory that is held while an epoch lasts."""
         return _NoContext()
 
 

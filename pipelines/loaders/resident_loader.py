@@ -160,7 +160,7 @@ class ResidentLoader(Loader):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """How much is kept where, and how many images lost chroma detail to `yuv420`."""
+        """The memory that is kept and where, and the images that lost chroma detail to `yuv420`."""
         kind, bytes_ = self._layout.format.kind, self._layout.total
         if not self.has_begun:
             return ()
@@ -199,7 +199,7 @@ class ResidentLoader(Loader):
         )
 
     def _held(self) -> NDArray[np.bool_]:
-        """Which samples can ever be asked of this rank."""
+        """The samples that can ever be asked of this rank."""
         held = np.zeros(len(self.source), np.bool_)
         for samples in self._shares(self._plan, 0):
             held[samples] = True
@@ -256,7 +256,7 @@ class ResidentLoader(Loader):
 
 
 def _group() -> tuple[str, int, int] | None:
-    """What names the processes of this training on this machine, this one's number, how many."""
+    """A name for the processes of this training on this machine, this one's number, how many."""
     try:
         rank, count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     except (KeyError, ValueError):

@@ -81,7 +81,7 @@ def _remove_shared(process: int) -> None:
 
 
 def out_of_memory(source: Source) -> DataError:
-    """What a worker says when it has no more memory."""
+    """The message of a worker that has no more memory."""
     found, remedy = "memory ran out in a loader process", "take fewer --workers or a smaller batch"
     return DataError(source.path, found, "", remedy)
 

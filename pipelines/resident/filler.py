@@ -45,7 +45,7 @@ class Sink(Protocol):
 
     @property
     def resampled(self) -> int:
-        """How many of the samples that were written had their chroma averaged."""
+        """The number of written samples whose chroma was averaged."""
         ...
 
     @property

@@ -67,7 +67,7 @@ class StoreMemory:
         _living.add(self)
 
     def missing_bytes(self) -> int:
-        """What is still to be filled: memory that is promised but not yet taken."""
+        """The bytes still to be filled: memory that is promised but not yet taken."""
         return int(self._layout.sizes[self.ready == 0].sum())
 
     def reserve(self, sample: int) -> None:
