@@ -92,7 +92,7 @@ def differences(straight: Path, killed: Path) -> list[str]:
         elif mine != theirs:
             found.append(f"{where}: {mine} and {theirs}")
 
-    for name in ("last.pt", "best.pt"):
+    for name in ("last.safetensors", "best.safetensors"):
         first, second = load_checkpoint(straight / name), load_checkpoint(killed / name)
         for part in ("model", "ema", "optimizer", "scaler", "epoch", "accuracy"):
             compare(f"{name}: {part}", getattr(first, part), getattr(second, part))
@@ -132,7 +132,7 @@ def main() -> None:
                 break
             assert status == -signal.SIGALRM, f"a life ended with {status}"
             out = given.out / name
-            writing = [file.name for file in out.glob(".*.pt.*")] if out.is_dir() else []
+            writing = [file.name for file in out.glob(".*.safetensors.*")] if out.is_dir() else []
             deaths.append({"run": name, "after_s": round(lived_s, 3), "writing": bool(writing)})
     # Behind the last fork: comparing starts threads, without which a fork would wait for them.
     differing = [
