@@ -16,8 +16,8 @@ from effort import choose, scale
 from mortal import differences, rows_of
 from processes import run_program
 from rich.console import Console
+from stopped import QUIET, config_of, run_until
 
-from fastft.config.train import TrainConfig
 from fastft.runs import checkpoint as checkpoint_module
 from fastft.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastft.runs.folder import BEST, LAST, METRICS, PREVIOUS
@@ -31,35 +31,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS
 
 MORTAL, ARCH = Path(__file__).parents[1] / "support" / "mortal.py", "shufflenet_v2_x0_5"
-QUIET = Console(quiet=True)
 Command = Callable[..., tuple[int, str, str]]
-
-
-def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
-    usual = {
-        "weights": "none", "size": 40, "batch_size": 10, "epochs": 2, "amp": "off", "workers": 1,
-        "loader": "resident", "arch": "mobilenet_v3_small", "checkpoint_every": "1",
-    }  # fmt: skip
-    return TrainConfig(data=data, out=out, **{**usual, **options})
-
-
-def run_until(
-    config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch, *, or_resume: bool = False
-) -> None:
-    """Train, and be told to stop in a step of the run."""
-    real = TrainStep.__call__
-    stop = StopSignals()
-
-    def told(self: TrainStep, *arguments: Any) -> Any:
-        if arguments[3] == step:
-            stop.requested = signal.SIGTERM
-        return real(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "__call__", told)
-        with pytest.raises(Stopped) as ended:
-            train(config, QUIET, stop, or_resume=or_resume)
-    assert ended.value.exit_code == 143
 
 
 @pytest.fixture(scope="module")
