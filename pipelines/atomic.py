@@ -55,7 +55,7 @@ class AtomicFile:
             self.descriptor = os.open(temporary, _OPEN | os.O_CREAT, 0o600)
         self._temporary: Path | None = temporary
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         """Write all of `content`.
 
         Raises:

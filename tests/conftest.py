@@ -185,7 +185,7 @@ def run(trained: "Checkpoint", tmp_path: Path) -> Path:
     """A run folder that holds it."""
     from fastft.runs.checkpoint import save_checkpoint
 
-    save_checkpoint(tmp_path / "run" / "best.pt", trained)
+    save_checkpoint(tmp_path / "run" / "best.safetensors", trained)
     return tmp_path / "run"
 
 

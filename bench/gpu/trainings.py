@@ -96,5 +96,5 @@ def read_run(out: Path) -> dict[str, Any]:
         "img_per_s": [row["img_per_s"] for row in epochs],
         "waited_s": sum(row["wait_s"] for row in epochs),
         "accuracy": epochs[-1]["eval_accuracy"],
-        "checkpoint_bytes": (out / "last.pt").stat().st_size,
+        "checkpoint_bytes": (out / "last.safetensors").stat().st_size,
     }

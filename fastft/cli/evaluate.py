@@ -19,7 +19,7 @@ _AS_TRAINED = "as trained"
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder, of which best.pt, or a checkpoint.")],
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")],
     data: Annotated[
         Path,
         typer.Option(help="A folder with test or val, a .beton, or a folder of class folders."),
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder, of which best.pt, or a checkpoint.")],
+    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")],
     images: Annotated[
         list[Path],
         typer.Argument(

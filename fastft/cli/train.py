@@ -59,9 +59,10 @@ def train(
 ) -> None:
     """Fine-tune a classifier and write a run folder.
 
-    The folder holds config.json, metrics.jsonl, last.pt, best.pt, curves.png and summary.json.
-    It ends with where the time went, and whether another loader would be faster. Ctrl-C,
-    SIGTERM and a closed terminal save the run; --resume continues it, to the same weights.
+    The folder holds config.json, metrics.jsonl, last.safetensors, best.safetensors,
+    curves.png and summary.json. It ends with where the time went, and whether another loader would
+    be faster. Ctrl-C, SIGTERM and a closed terminal save the run; --resume continues it, to the
+    same weights.
 
     Example: fastft train --data data --out run --epochs 5
 
@@ -99,6 +100,7 @@ def train(
         for line in (str(suggestion), f"{out}/lr_find.png"):
             console.print(line, markup=False)
         return
+    from fastft.runs.folder import find_best
     from fastft.train.costs import Costs, describe, process_age_s
     from fastft.train.distributed import is_main, is_numbered
     from fastft.train.run import resume as run_resume
@@ -123,6 +125,6 @@ def train(
         console.print(describe(result.costs_s), markup=False)
     console.print(
         f"best accuracy {result.best_accuracy:.3f} in {result.seconds:.1f} s; "
-        f"{result.out}/best.pt, {result.out}/curves.png",
+        f"{find_best(result.out)}, {result.out}/curves.png",
         markup=False,
     )

@@ -260,8 +260,8 @@ def _training(
     checkpoint_every: Annotated[
         str | None,
         _option(
-            "How often last.pt is written within an epoch: steps such as 500, or a time such "
-            "as 30s or 5m; 0: never.",
+            "How often last.safetensors is written within an epoch: steps such as 500, or a "
+            "time such as 30s or 5m; 0: never.",
             _TRAIN.checkpoint_every,
             RUN,
         ),

@@ -23,7 +23,7 @@ class EvaluateConfig:
     """Judge a trained run by labelled images.
 
     Attributes:
-        run: a run folder (its `best.pt` is taken) or a checkpoint.
+        run: a run folder (its `best.safetensors` is taken) or a checkpoint.
         data: a folder with splits, a `.beton` or a class folder.
         out: the folder for findings; None takes `evaluation` in the run folder, or here.
         split: of `data`; None takes test or val.
@@ -66,7 +66,7 @@ class PredictConfig:
     """Classify images with a trained run.
 
     Attributes:
-        run: a run folder (its `best.pt` is taken) or a checkpoint.
+        run: a run folder (its `best.safetensors` is taken) or a checkpoint.
         images: image files, folders of them, or patterns such as `photos/**/*.jpg`.
         sheet: a PNG to draw some of the images with their predictions on.
         csv: a file for all predictions, or `-`.

@@ -93,8 +93,8 @@ class TrainConfig:
         sync_bn: batch norm over the batch of all processes.
         workers: decoding threads or processes of each process; 0 takes every CPU that it may use.
         device: `auto` takes a GPU if there is one.
-        checkpoint_every: how often last.pt is written within an epoch: so many steps, or a time
-            such as `30s` or `5m`; 0: never. Behind each epoch it always is.
+        checkpoint_every: how often last.safetensors is written within an epoch: so many steps, or
+            a time such as `30s` or `5m`; 0: never. Behind each epoch it always is.
         tensorboard: write event files, too.
         overwrite: replace an earlier run in `out`.
     """

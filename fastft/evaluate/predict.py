@@ -24,6 +24,7 @@ from torch import nn
 from fastft.config.commands import STDOUT, PredictConfig
 from fastft.model.classifier import restore_model
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint
+from fastft.runs.folder import find_best
 from fastft.system.environment import pick_device
 from fastft.train.evaluate import classify
 from pipelines.atomic import AtomicFile
@@ -116,7 +117,7 @@ def open_run(run: Path) -> tuple[Checkpoint, Path]:
     Raises:
         DataError: there is no such thing, or it is no checkpoint of ours.
     """
-    path = run / "best.pt" if run.is_dir() else run
+    path = find_best(run)
     return load_checkpoint(path), path
 
 

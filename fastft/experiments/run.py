@@ -57,7 +57,7 @@ def run_variants(
                 result = fit(config, inputs, built, Console(quiet=True))
                 run = Run(seed=seed, epochs=result.epochs, seconds=time.perf_counter() - started)
                 found[name].append(run)
-                (config.out / LAST).unlink()  # nobody continues it, and best.pt is enough to use
+                (config.out / LAST).unlink()  # nobody continues it, and BEST is enough to use
                 advance(len(inputs.train.source) * config.epochs)
                 console.print(
                     f"{name}, seed {seed}: accuracy {run.accuracy:.3f} after {len(run.epochs)} "

@@ -104,7 +104,7 @@ def restore_model(checkpoint: Checkpoint, path: Path) -> nn.Module:
         DataError: its tensors do not fit its own description.
     """
     expected = f"the tensors of a {checkpoint.arch}"
-    state = checkpoint.ema or checkpoint.model
+    state = checkpoint.evaluated
     try:
         require_arch(state, checkpoint.arch, path)
         model = _make_network(checkpoint.arch, checkpoint.size)

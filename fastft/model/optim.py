@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,10 +24,6 @@ PEAK_LR: dict[str, tuple[float, float]] = {"sgd": (0.002, 0.01), "adamw": (2e-4,
 HEAD_LR_FACTOR = 10.0
 #: Methods that torch's compiler is told of.
 _TOLD = ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
-
-
-#: How torch's optimizers compute, where nothing else is asked for: on a CPU, and in a checkpoint.
-_HOW_USUALLY: dict[str, bool | None] = {"fused": None, "capturable": False}
 
 
 def _without_compiler(kind: type[Kind]) -> type[Kind]:
@@ -82,28 +78,37 @@ def make_optimizer(
     return SGD(groups, momentum=momentum, weight_decay=weight_decay, fused=fused)
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimizer without how it is computed, which is this device's own affair."""
-    packed = optimizer.state_dict()
-    packed["param_groups"] = [
-        {name: _HOW_USUALLY.get(name, value) for name, value in group.items()}
-        for group in packed["param_groups"]
-    ]
-    return packed
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What an optimizer remembers: tensors by the parameter's number and their name, `0/step`.
+
+    All else of it is settings, which a run has anyway, and how it is computed on this device.
+    """
+    return {
+        f"{number}/{name}": tensor
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+        if tensor is not None  # SGD without momentum
+    }
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Mapping[str, Any]) -> None:
-    """Let an optimizer stand where a packed state says; how it computes stays its own.
+def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Mapping[str, torch.Tensor]) -> None:
+    """Let an optimizer remember.
 
     Args:
         optimizer: of the same kind and parameters.
-        packed: of `pack_optimizer`, on whatever device.
+        packed: of `pack_optimizer`, on whatever device and in whatever order of memory: here it
+            gets its parameter's, in which a step takes it at full speed.
     """
-    groups = [
-        {**group, **{name: own[name] for name in _HOW_USUALLY if name in own}}
-        for group, own in zip(packed["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    optimizer.load_state_dict({**packed, "param_groups": groups})
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in packed.items():
+        number, _, name = key.partition("/")
+        like = parameters[int(number)]
+        is_like = tensor.shape == like.shape
+        copy = torch.empty_like(like).copy_(tensor) if is_like else tensor.clone()
+        states.setdefault(int(number), {})[name] = copy
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from fastft.runs.checkpoint import is_checkpoint, read_torch_file, unpack_checkpoint
-from fastft.runs.sound import as_state, find_odd_tensor
+from fastft.runs.checkpoint import Checkpoint, read_file
+from fastft.runs.folder import find_best
+from fastft.runs.sound import find_odd_tensor
+from fastft.runs.torch_file import as_state
 from pipelines.errors import DataError, is_no_memory
 from pipelines.vision import models
 
@@ -52,15 +54,18 @@ def load_weights(asked: str, arch: str) -> Weights | None:
         return None
     if asked == "imagenet":
         return Weights(f"torchvision's ImageNet weights of {arch}", _imagenet_state(arch), arch)
-    path = checkpoint_path(Path(asked))
-    content = read_torch_file(path)
-    if is_checkpoint(content):
-        checkpoint = unpack_checkpoint(content, path)
-        state = checkpoint.ema or checkpoint.model
-        return Weights(str(path), state, checkpoint.arch, checkpoint.classes)
-    found: object = next((content[key] for key in _KEYS if key in content), content)
-    state = as_state(found) if isinstance(found, dict) else {}
-    if odd := find_odd_tensor(state) or ("" if state else f"a {type(found).__name__} without any"):
+    path = find_best(Path(asked))
+    content = read_file(path)
+    if isinstance(content, Checkpoint):
+        return Weights(str(path), content.evaluated, content.arch, content.classes)
+    held = {key: content[key] for key in _KEYS if isinstance(content.get(key), dict)}
+    what, found = next(iter(held.items()), ("weights", content))
+    try:
+        state = as_state(found, what)
+        odd = find_odd_tensor(state) if state else "nothing"
+    except TypeError as error:
+        odd = str(error)
+    if odd:
         found = f"holds no tensors by name: {odd}"
         raise DataError(path, found, "a state dict or a fastft checkpoint")
     # DistributedDataParallel puts this before each name.
@@ -77,20 +82,6 @@ def find_arch(arch: str, weights: str) -> str:
         return arch
     source = None if weights == "imagenet" else load_weights(weights, DEFAULT_ARCH)
     return (source.arch if source is not None else None) or DEFAULT_ARCH
-
-
-def checkpoint_path(run: Path) -> Path:
-    """The checkpoint that a run folder or a path stands for.
-
-    Raises:
-        DataError: a folder that holds none.
-    """
-    if not run.is_dir():
-        return run
-    path = run / "best.pt"
-    if not path.exists():
-        raise DataError(run, "holds no best.pt", "a run folder", "name a run or a checkpoint")
-    return path
 
 
 def _imagenet_state(arch: str) -> Mapping[str, torch.Tensor]:

@@ -1,15 +1,13 @@
 """Checkpoints written behind the training: copied at once, written by a thread of their own.
 
-What the training waits for is a copy in memory. Serialization, its CRC-32 and the disk are the
-thread's; of these only pickling, some milliseconds, holds the interpreter's lock.
+What the training waits for is a copy in memory. The order of the file, its CRC-32 and the disk are
+the thread's, and hold the interpreter's lock for some milliseconds.
 """
 
 from __future__ import annotations
 
-import operator
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,19 +17,18 @@ import numpy as np
 import torch
 
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fastft.runs.folder import BEST, LAST, PREVIOUS
+from fastft.runs.folder import BEST, LAST, PREVIOUS, remove_old
 from pipelines.errors import DataError
 
-#: What `torch.load` reads back without executing anything. Exact types: NumPy's float64 is a
-#: float, and is not read back.
-_PLAIN = (int, float, str, bool, type(None))
+#: What a buffer is for: a part of a checkpoint and a name in it, its bytes, whether it is pinned.
+_Slot = tuple[str, str, int, bool]
 
 
 class CheckpointSaver:
-    """Writes best.pt and last.pt of one run folder; what was last.pt becomes previous.pt.
+    """Writes BEST and LAST of one run folder; what was LAST becomes PREVIOUS.
 
-    At whatever moment the process is killed, best.pt is whole, and last.pt or previous.pt is. Not
-    to be used from several threads.
+    At whatever moment the process is killed, BEST is whole, and LAST or PREVIOUS is. What an
+    earlier version left goes when its successor is whole. Not to be used from several threads.
     """
 
     def __init__(
@@ -41,8 +38,8 @@ class CheckpointSaver:
 
         Args:
             folder: the run folder.
-            before: called in the writing thread before a last.pt takes its place.
-            trusts_last: whether last.pt has been read, and is whole; else it is read first.
+            before: called in the writing thread before a LAST takes its place.
+            trusts_last: whether LAST has been read, and is whole; else it is read first.
         """
         self._folder, self._before = folder, before
         self._copy = HostCopy()
@@ -60,11 +57,11 @@ class CheckpointSaver:
 
         Args:
             checkpoint: what to write; its tensors may be changed as soon as this returns.
-            best: whether to write best.pt, too: to be used, not to be continued.
+            best: whether to write BEST, too: to be used, not to be continued, it holds the weights
+                that were evaluated and no others.
 
         Raises:
             DataError: what was saved before could not be written; this one is not.
-            TypeError: it holds what could not be read back.
         """
         self.wait()
         copy = self._copy.take(checkpoint)
@@ -97,14 +94,16 @@ class CheckpointSaver:
 
     def _write(self, checkpoint: Checkpoint, best: bool) -> None:
         self._copy.wait()
-        if best:  # half the bytes
+        if best:
             usable = replace(checkpoint, optimizer={}, scaler={}, progress=None)
+            usable = replace(usable, model=checkpoint.evaluated, ema=None)
             save_checkpoint(self._folder / BEST, usable)
         save_checkpoint(self._folder / LAST, checkpoint, before=self._make_way)
         self._trusts_last = True
+        remove_old(self._folder)
 
     def _make_way(self) -> None:
-        """Make last.pt previous.pt; meanwhile one of the two is whole."""
+        """Make LAST PREVIOUS; meanwhile one of the two is whole."""
         if self._before is not None:
             self._before()
         last, previous = self._folder / LAST, self._folder / PREVIOUS
@@ -119,7 +118,7 @@ class CheckpointSaver:
             os.link(last, link)
         except FileNotFoundError:  # somebody removed it
             return
-        except OSError:  # a file system without hard links; for a moment there is no last.pt
+        except OSError:  # a file system without hard links; for a moment there is no LAST
             os.replace(last, previous)
             return
         os.replace(link, previous)
@@ -134,28 +133,25 @@ class HostCopy:
     """
 
     def __init__(self) -> None:
-        #: By the place of the first tensor on it, its bytes, and whether it is pinned.
-        self._buffers: dict[tuple[tuple[Any, ...], int, bool], torch.Tensor] = {}
-        self._taken: dict[tuple[torch.device, int, int], torch.Tensor] = {}
-        self._used: dict[tuple[tuple[Any, ...], int, bool], torch.Tensor] = {}
+        self._buffers: dict[_Slot, torch.Tensor] = {}
         self._copied: list[torch.cuda.Event] = []
 
     def take(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Copy on the current streams, which the caller's next kernels queue behind.
+        """Copy its tensors on the current streams, which the caller's next kernels queue behind.
 
-        On a GPU the copies run when this returns: see `wait`. Strides stay, and what tensors share.
-
-        Raises:
-            TypeError: it holds what could not be read back.
+        On a GPU the copies run when this returns: see `wait`. Strides stay: bringing tensors into
+        the order of a file takes longer than copying them.
         """
-        self._taken, self._used = {}, {}
-        parts = {
-            name: self._take(getattr(checkpoint, name), (name,))
-            for name in ("model", "optimizer", "scaler", "config", "ema", "progress")
+        used: dict[_Slot, torch.Tensor] = {}
+        parts: dict[str, Any] = {
+            part: {name: self._take(tensor, part, name, used) for name, tensor in state.items()}
+            for part in ("model", "ema", "optimizer")
+            if (state := getattr(checkpoint, part)) is not None
         }
-        self._buffers = self._used  # what is no longer needed goes
+        self._buffers = used  # what is no longer needed goes
         self._copied = []
-        for device in {device for device, _, _ in self._taken if device.type == "cuda"}:
+        tensors = (each for part in parts for each in getattr(checkpoint, part).values())
+        for device in {each.device for each in tensors if each.is_cuda}:
             # Waiting for a blocking one takes no core.
             event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(device))
@@ -167,46 +163,24 @@ class HostCopy:
         for event in self._copied:
             event.synchronize()  # host wait, in the writing thread alone
 
-    def _take(self, value: Any, place: tuple[Any, ...]) -> Any:
-        if isinstance(value, torch.Tensor):
-            return self._take_tensor(value, place)
-        if isinstance(value, Mapping):
-            # A module's state dict is ordered and has attributes: the versions of its parts.
-            copy: dict[Any, Any] = OrderedDict() if isinstance(value, OrderedDict) else {}
-            copy.update({key: self._take(each, (*place, key)) for key, each in value.items()})
-            if isinstance(value, OrderedDict):
-                vars(copy).update(vars(value))
-            return copy
-        if type(value) in (list, tuple):
-            parts = [self._take(each, (*place, i)) for i, each in enumerate(value)]
-            if type(value) is list:
-                return parts
-            # An optimizer's groups share their tuples, and so does what is written of them.
-            return value if all(map(operator.is_, parts, value)) else tuple(parts)
-        if type(value) not in _PLAIN:
-            where = ".".join(map(str, place))
-            raise TypeError(f"{where}: a {type(value).__name__} would not be read back")
-        return value
-
-    def _take_tensor(self, tensor: torch.Tensor, place: tuple[Any, ...]) -> torch.Tensor:
-        """The same view of a copy of its whole storage, which is what torch saves, too."""
+    def _take(
+        self, tensor: torch.Tensor, part: str, name: str, used: dict[_Slot, torch.Tensor]
+    ) -> torch.Tensor:
+        """The same view of a copy of its storage, which here is a tensor's own."""
         source = tensor.untyped_storage()
-        key = (source.device, source.data_ptr(), source.nbytes())
-        buffer = self._taken.get(key)
+        pins = tensor.is_cuda
+        slot = part, name, source.nbytes(), pins
+        buffer = self._buffers.get(slot)
         if buffer is None:
-            pins = source.device.type == "cuda"
-            slot = (place, source.nbytes(), pins)
-            buffer = self._buffers.get(slot)
-            if buffer is None:
-                buffer = _make_buffer(source.nbytes(), pins)
-            content = torch.empty(0, dtype=torch.uint8, device=source.device).set_(source)
-            if pins:
-                buffer.copy_(content, non_blocking=True)
-            else:
-                # One thread: torch takes all of them to each tensor, and where cores are busy waits
-                # for the slowest each time: 270 ms instead of 40 at a load of 3 on 2 cores.
-                np.copyto(buffer.numpy(), content.cpu().numpy())
-            self._taken[key] = self._used[slot] = buffer
+            buffer = _make_buffer(source.nbytes(), pins)
+        content = torch.empty(0, dtype=torch.uint8, device=source.device).set_(source)
+        if pins:
+            buffer.copy_(content, non_blocking=True)
+        else:
+            # One thread: torch takes all of them to each tensor, and where cores are busy waits
+            # for the slowest each time: 270 ms instead of 40 at a load of 3 on 2 cores.
+            np.copyto(buffer.numpy(), content.cpu().numpy())
+        used[slot] = buffer
         return torch.empty(0, dtype=tensor.dtype).set_(
             buffer.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
         )

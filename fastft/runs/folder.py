@@ -14,9 +14,12 @@ from fastft.config.train import TrainConfig
 from pipelines.atomic import write_whole
 from pipelines.errors import DataError, UsageError
 
-CONFIG, METRICS, BEST, LAST = "config.json", "metrics.jsonl", "best.pt", "last.pt"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+BEST, LAST = "best.safetensors", "last.safetensors"
 #: What was LAST before it: what to continue from should LAST be damaged.
-PREVIOUS = "previous.pt"
+PREVIOUS = "previous.safetensors"
+#: What earlier versions called them, by `torch.save`.
+OLD = {BEST: "best.pt", LAST: "last.pt", PREVIOUS: "previous.pt"}
 #: Its picture, and how a run ended that came to its end.
 CURVES, SUMMARY = "curves.png", "summary.json"
 #: What `--lr-find` leaves there begins so; a run that follows keeps it.
@@ -75,9 +78,31 @@ def make_folder(out: Path, keep: str = LAST) -> Iterator[None]:
             raise
 
 
+def find_best(run: Path) -> Path:
+    """The checkpoint that a run folder or a path stands for."""
+    if not run.is_dir():
+        return run
+    is_old = (run / OLD[BEST]).exists() and not (run / BEST).exists()
+    return run / (OLD[BEST] if is_old else BEST)
+
+
+def find_lasts(out: Path) -> tuple[str, str]:
+    """The names of what to continue a run from, and of what was that before it."""
+    holds_new = any((out / name).exists() for name in (LAST, PREVIOUS))
+    holds_old = any((out / OLD[name]).exists() for name in (LAST, PREVIOUS))
+    return (OLD[LAST], OLD[PREVIOUS]) if holds_old and not holds_new else (LAST, PREVIOUS)
+
+
+def remove_old(out: Path) -> None:
+    """Remove checkpoints by an earlier version, for which there are newer ones."""
+    for name, by in ((BEST, BEST), (PREVIOUS, LAST), (LAST, LAST)):
+        if (out / by).exists():
+            (out / OLD[name]).unlink(missing_ok=True)
+
+
 def remove_leavings(out: Path) -> None:
     """Remove what processes that were killed have left half written."""
-    for name in (CONFIG, CURVES, SUMMARY, BEST, LAST, PREVIOUS):
+    for name in (CONFIG, CURVES, SUMMARY, *OLD, *OLD.values()):
         for stale in out.glob(f".{name}.*"):
             with suppress(OSError):  # a folder that may only be read
                 stale.unlink()

@@ -155,7 +155,7 @@ class Trainer:
             },
         )  # fmt: skip
 
-    def restore(self, checkpoint: Checkpoint, state: RunState) -> None:
+    def restore(self, checkpoint: Checkpoint, state: RunState, path: Path) -> None:
         """Stand where a checkpoint says.
 
         Raises:
@@ -165,7 +165,7 @@ class Trainer:
         require_fit(
             checkpoint, state, model=self._model, optimizer=self.optimizer,
             scaler=self.step.scaler, has_average=self._average is not None,
-            batch_size=self._config.batch_size, path=self._config.out / LAST,
+            batch_size=self._config.batch_size, path=path,
         )  # fmt: skip
         load_state(self._model, checkpoint.model)
         unpack_optimizer(self.optimizer, checkpoint.optimizer)
@@ -175,13 +175,13 @@ class Trainer:
             self._average.restore(checkpoint.ema, state.averaged)
         self.state = replace(state, how=self.state.how)
         self._compiling.restore(state.compiled)
-        self._last_good = f"; {self._config.out / LAST} is that {state}"
+        self._last_good = f"; {path} is that {state}"
 
     def run(self, *, trusts_last: bool = False, recorder: Recorder | None = None) -> TrainResult:
         """Train what is left of all epochs; what has been reached is in the run folder.
 
         Args:
-            trusts_last: whether the run goes on from last.pt, which then is known to be whole.
+            trusts_last: whether the run goes on from LAST, which then is known to be whole.
             recorder: takes rows and checkpoints; None: one that writes the run folder.
         """
         config, state = self._config, self.state

@@ -42,7 +42,7 @@ class Recorder:
             keep_bytes: how much of `metrics.jsonl` a run that is continued keeps.
             first_step: the step it begins with.
             costs: is told how long the curves take.
-            trusts_last: whether last.pt has been read, and is whole.
+            trusts_last: whether LAST has been read, and is whole.
 
         Raises:
             DataError: `metrics.jsonl` is shorter than that.

@@ -17,7 +17,7 @@ from fastft.config.train import TrainConfig
 from fastft.model.classifier import require_arch
 from fastft.model.fitting import find_misfit, find_misfit_of_optimizer, find_misfit_of_scaler
 from fastft.runs.checkpoint import Checkpoint, load_last
-from fastft.runs.folder import CONFIG, LAST, PREVIOUS, remove_leavings
+from fastft.runs.folder import CONFIG, LAST, find_lasts, remove_leavings
 from fastft.train.distributed import World
 from fastft.train.run_state import RunState, unpack_state
 from pipelines.errors import DataError, UsageError, one_line
@@ -40,18 +40,18 @@ class Continued:
         config: its settings.
         checkpoint: its weights and optimizer; None if it had not come to save any.
         state: where it stands.
-        is_last: whether that is what last.pt says.
+        path: the file that says so.
     """
 
     config: TrainConfig
     checkpoint: Checkpoint | None
     state: RunState | None
-    is_last: bool = False
+    path: Path | None = None
 
 
 def holds_run(out: Path) -> bool:
     """Whether a run was begun in this folder."""
-    return any((out / name).is_file() for name in (CONFIG, LAST, PREVIOUS))
+    return any((out / name).is_file() for name in (CONFIG, *find_lasts(out)))
 
 
 def read_run(out: Path, given: Mapping[str, Any], world: World, console: Console) -> Continued:
@@ -70,23 +70,22 @@ def read_run(out: Path, given: Mapping[str, Any], world: World, console: Console
     content = _read(out, console) if world.is_main else {}
     if world.size > 1:
         content = _share(content, world)
-    is_last = content.pop("is_last", False)
+    path = Path(content.pop("path", out / CONFIG))
     if "settings" in content:  # it was begun, and has not come to its first checkpoint
-        saved, arch = as_settings(content["settings"], out / CONFIG), ""
+        saved, arch = as_settings(content["settings"], path), ""
         checkpoint, state = None, None
     else:
-        checkpoint = Checkpoint(**{**content, "classes": tuple(content["classes"])})
+        checkpoint = Checkpoint(**content)
         if checkpoint.progress is None:
-            raise DataError(
-                out / LAST, "does not say where its run stood", "a last.pt of this version", ""
-            )
-        state = unpack_state(checkpoint.progress, out / LAST)
-        saved = _read_settings(checkpoint, state, out)
+            found = "does not say where its run stood"
+            raise DataError(path, found, f"a {LAST} of this version", "")
+        state = unpack_state(checkpoint.progress, path)
+        saved = _read_settings(checkpoint, state, out, path)
         arch = checkpoint.arch
     _require_same(given, saved, arch, out)
     kept = {name: value for name, value in given.items() if name in _FREE}
     config = TrainConfig(**{**saved, **kept, "out": out})
-    return Continued(config, checkpoint, state, is_last)
+    return Continued(config, checkpoint, state, path)
 
 
 def require_fit(
@@ -149,14 +148,15 @@ def note_changes(begun: Mapping[str, Any], now: Mapping[str, Any], console: Cons
         )
 
 
-def _read_settings(checkpoint: Checkpoint, state: RunState, out: Path) -> dict[str, Any]:
+def _read_settings(
+    checkpoint: Checkpoint, state: RunState, out: Path, path: Path
+) -> dict[str, Any]:
     """The settings in a checkpoint.
 
     Raises:
         DataError: they are none, not those of where it says that its run stood, or there is no
             such network.
     """
-    path = out / LAST
     try:
         saved = as_settings(without_place(checkpoint.config), path)
         begun = TrainConfig(**{**saved, "out": out})
@@ -167,22 +167,22 @@ def _read_settings(checkpoint: Checkpoint, state: RunState, out: Path) -> dict[s
     wanted = begun.epochs if state.is_done else begun.epochs - 1
     if state.epoch > wanted or (state.is_done and not state.epoch):
         found = f"does not say where its run stood (epoch {state.epoch} of {begun.epochs})"
-        raise DataError(path, found, "a last.pt of this version", "train again")
+        raise DataError(path, found, f"a {LAST} of this version", "train again")
     return saved
 
 
 def _read(out: Path, console: Console) -> dict[str, Any]:
-    """A checkpoint's fields and whether last.pt held them, or the settings of a run without one."""
+    """A checkpoint's fields and the file that holds them, or the settings of a run without one."""
     if not out.is_dir() or not holds_run(out):
         found = "holds no run" if out.is_dir() else "no such folder"
         raise DataError(out, found, "a run of fastft train", "check --resume")
     remove_leavings(out)
-    if (out / LAST).exists() or (out / PREVIOUS).exists():
-        checkpoint, remark = load_last(out)
+    if any((out / name).exists() for name in find_lasts(out)):
+        checkpoint, path, remark = load_last(out)
         if remark:
             console.print(remark, markup=False)
         fields = {name: getattr(checkpoint, name) for name in Checkpoint.__slots__}
-        return {**fields, "is_last": not remark}
+        return {**fields, "path": str(path)}
     return {"settings": read_plain(out / CONFIG)}
 
 

@@ -20,11 +20,13 @@ from fastft.model.optim import HEAD_LR_FACTOR, peak_lr
 from fastft.runs.folder import (
     CONFIG,
     CURVES,
+    LAST,
     METRICS,
     PREVIOUS,
     SUMMARY,
     check_folder,
     make_folder,
+    remove_old,
     write_json,
 )
 from fastft.system.environment import pick_amp, pick_device
@@ -241,14 +243,14 @@ def fit(
     with costs.of("model"):
         trainer = Trainer(config, inputs, built, console, stop, costs)
     folder: AbstractContextManager[None] = nullcontext()
-    if run is not None and run.checkpoint is not None and run.state is not None:
+    if run is not None and run.checkpoint and run.state and run.path:
         note_changes(run.state.how, trainer.state.how, console)
-        trainer.restore(run.checkpoint, run.state)
+        trainer.restore(run.checkpoint, run.state, run.path)
     elif inputs.world.is_main:
         folder = make_folder(config.out)
     with folder:
         _announce(console, config, inputs, built, trainer)
-        result = trainer.run(trusts_last=run is not None and run.is_last)
+        result = trainer.run(trusts_last=run is not None and run.path == config.out / LAST)
     if find_limits:
         with costs.of("bottleneck"):
             set_training(built.model, trainer.frozen)  # after an evaluation
@@ -275,6 +277,7 @@ def _complete(result: TrainResult) -> None:
     """Leave what a run leaves that was not killed between its last checkpoint and its end."""
     out = result.out
     (out / PREVIOUS).unlink(missing_ok=True)
+    remove_old(out)
     if not (out / CURVES).exists():
         from fastft.runs.curves import draw_curves  # matplotlib takes 0.7 s
 

@@ -111,7 +111,7 @@ def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
             raise ValueError(odd)
     except (TypeError, ValueError, KeyError) as error:
         found = f"does not say where its run stood ({error!s:.200})"
-        raise FormatError(path, found, "a last.pt of this version", "train again") from error
+        raise FormatError(path, found, "a checkpoint of this version", "train again") from error
     return state
 
 

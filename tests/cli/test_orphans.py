@@ -121,6 +121,6 @@ def test_ranks_save_when_their_launcher_is_killed(
         err = (folder / "stderr").read_text()
         assert "Traceback" not in err, err
         assert "fastft: stopped; " in err
-        assert (run / "last.pt").exists()
+        assert (run / "last.safetensors").exists()
         assert read_metrics(metrics)[0]
         tried("train --nproc 2: launcher killed by kill -9", 1)

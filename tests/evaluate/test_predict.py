@@ -42,7 +42,7 @@ def predicted(run: Path, *images: Path, **options: Any) -> list[Prediction]:
 def test_prediction_equals_evaluation(
     view: str, flip: bool, run: Path, trained: Checkpoint, data: Path, photos: Path
 ) -> None:
-    save_checkpoint(run / "best.pt", replace(trained, view=view))
+    save_checkpoint(run / "best.safetensors", replace(trained, view=view))
     found = predicted(run, photos / "test", batch_size=4, flip=flip)
     run_evaluate(EvaluateConfig(run=run, data=data, flip=flip, n=1), Console(quiet=True))
     with open(run / "evaluation" / "predictions.csv", newline="") as file:
@@ -201,7 +201,7 @@ def test_names_that_are_hard_to_print(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("COLUMNS", "300")
     odd = ("$a$ [red]", "line\nbreak", "\udcff猫")
-    save_checkpoint(run / "best.pt", replace(trained, classes=odd))
+    save_checkpoint(run / "best.safetensors", replace(trained, classes=odd))
     image = next((photos / "test").rglob("*.jpg"))
     for name in ("a\nb.jpg", "[red]$x$.jpg", os.fsdecode(b"\xff.jpg"), "猫.jpg"):
         (tmp_path / "odd").mkdir(exist_ok=True)
@@ -246,7 +246,7 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
         ([tmp_path / "evil.pt", photos], 1, "not readable as a checkpoint"),
         ([tmp_path / "no.pt", photos], 1, "no such file"),
         ([tmp_path / "large.pt", photos], 1, "large.pt: its output for"),
-        ([tmp_path / "empty", photos], 1, "best.pt: no such file"),
+        ([tmp_path / "empty", photos], 1, "best.safetensors: no such file"),
         ([run, tmp_path / "empty"], 1, "holds no images"),
         ([run, "*.jpg"], 1, "*.jpg: matches no images"),
         ([run, photos, "--csv", tmp_path / "empty"], 2, "--csv: "),

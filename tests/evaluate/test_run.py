@@ -67,7 +67,7 @@ def test_the_report_is_complete(
     assert [row["name"] for row in content["classes"]] == list(trained.classes)
     assert sum(row["count"] for row in content["confused"]) == 6 - content["right"]
     assert content["checkpoint"] == {
-        "path": str(run / "best.pt"), "arch": ARCH, "size": 40, "view": "eval", "epoch": 3,
+        "path": str(run / "best.safetensors"), "arch": ARCH, "size": 40, "view": "eval", "epoch": 3,
         "accuracy": 0.5,
     }  # fmt: skip
     assert (content["loader"], content["batch_size"], content["dtype"]) == (
@@ -131,7 +131,7 @@ def test_what_is_not_asked_for_is_as_trained(
     run: Path, trained: Checkpoint, data: Path, photos: Path
 ) -> None:
     def setting(config: dict[str, Any], where: Path, **options: Any) -> tuple[Any, ...]:
-        save_checkpoint(run / "best.pt", replace(trained, config=config))
+        save_checkpoint(run / "best.safetensors", replace(trained, config=config))
         _, content = judged(run, where, **options)
         return content["loader"], content["batch_size"], content["dtype"], content["device"]
 
@@ -167,13 +167,13 @@ def test_a_checkpoints_evaluation_lies_here(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    run_evaluate(EvaluateConfig(run=run / "best.pt", data=data), QUIET)
+    run_evaluate(EvaluateConfig(run=run / "best.safetensors", data=data), QUIET)
     assert sorted(os.listdir("evaluation")) == sorted(FILES)
     assert not (run / "evaluation").exists()
 
 
 def relabelled(trained: Checkpoint, run: Path, *classes: str) -> Path:
-    save_checkpoint(run / "best.pt", replace(trained, classes=classes))
+    save_checkpoint(run / "best.safetensors", replace(trained, classes=classes))
     return run
 
 
@@ -219,8 +219,10 @@ def test_outputs_that_are_no_numbers(
     large = torch.full((3, 1024), 3e38)
     large[:, ::2] = least
     weights = {**trained.model, "fc.weight": large}
-    save_checkpoint(run / "best.pt", replace(trained, model=weights))
-    with pytest.raises(DataError, match=r"best\.pt: its outputs for 6 of 6 images, first \w+/0000"):
+    save_checkpoint(run / "best.safetensors", replace(trained, model=weights))
+    with pytest.raises(
+        DataError, match=r"best\.safetensors: its outputs for 6 of 6 images, first \w+/0000"
+    ):
         judged(run, data)
     assert not (run / "evaluation").exists()
 
@@ -235,7 +237,7 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    best = load_checkpoint(run / "best.pt")
+    best = load_checkpoint(run / "best.safetensors")
     content = {name: getattr(best, name) for name in Checkpoint.__slots__}
     content |= {"format": "fastft-checkpoint", "version": 1, "classes": list(best.classes)}
     torch.save({**content, "config": Evil()}, tmp_path / "evil.pt")
@@ -253,7 +255,11 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
         ([tmp_path / "other.pt", "--data", data], 1, "no fastft checkpoint"),
         ([tmp_path / "text.pt", "--data", data], 1, "not readable as a checkpoint"),
         ([tmp_path / "no.pt", "--data", data], 1, "no such file"),
-        ([tmp_path / "empty", "--data", data], 1, "best.pt: no such file"),
+        (
+            [tmp_path / "empty", "--data", data],
+            1,
+            "best.safetensors: no such file",
+        ),
         ([tmp_path / "view.pt", "--data", data], 1, "view.pt: holds a wrong 'view': 'sideways'"),
         ([tmp_path / "head.pt", "--data", data], 1, "head.pt: has 3 numbers, expected the"),
         ([run, "--data", tmp_path / "empty.beton"], 1, "0 bytes long"),
@@ -281,7 +287,7 @@ def test_the_command_prints_what_it_found(fastft: Command, run: Path, data: Path
     assert (status, err) == (0, "")
     assert f"accuracy {content['accuracy']:.4f} (95% interval" in text
     assert f"accuracy of the images alone {content['plain_accuracy']:.4f}" in text
-    assert "best.pt (epoch 3) on" in text
+    assert "best.safetensors (epoch 3) on" in text
     assert "precision" in text
     assert str(run / "evaluation" / "confusion.png") in text
     _, text, _ = fastft("evaluate", "--help")

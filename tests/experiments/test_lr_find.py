@@ -88,7 +88,9 @@ def test_a_search_leaves_a_picture_and_no_run(
         assert image.width > 600
     # The run that follows goes there, too, and keeps them.
     train(config, QUIET)
-    assert {"lr_find.json", "lr_find.png", "last.pt"} <= {path.name for path in out.iterdir()}
+    assert {"lr_find.json", "lr_find.png", "last.safetensors"} <= {
+        path.name for path in out.iterdir()
+    }
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         find_lr(TrainConfig(data=colours, out=tmp_path / "file", weights="none"), QUIET)

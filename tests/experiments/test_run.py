@@ -117,7 +117,7 @@ def test_compare_runs_all_three_on_the_same_plan(source: Path, data: Path, tmp_p
     with Image.open(out / "compare.png") as image:
         assert image.width > 1000
     configs = {
-        each.name: load_checkpoint(out / each.name / "seed-8" / "best.pt").config
+        each.name: load_checkpoint(out / each.name / "seed-8" / "best.safetensors").config
         for each in found.variants
     }
     assert {name: config["weights"] for name, config in configs.items()} == {
@@ -167,7 +167,7 @@ def test_runs_that_ended_survive_one_that_fails(source: Path, data: Path, tmp_pa
             options(data, weights="none", schedule="constant", epochs=4), QUIET, out=out,
             rates=[1e-3, 1e6], seeds=1,
         )  # fmt: skip
-    assert (out / "scratch-lr0.001" / "seed-0" / "best.pt").exists()
+    assert (out / "scratch-lr0.001" / "seed-0" / "best.safetensors").exists()
     assert not (out / "sweep.json").exists()
 
 

@@ -110,8 +110,8 @@ def a_checkpoint(path: Path, arch: str = "squeezenet1_1") -> Path:
 
 
 def test_a_checkpoint_says_what_it_is_of(tmp_path: Path) -> None:
-    path = a_checkpoint(tmp_path / "best.pt")
-    for weights in (path, tmp_path):  # a run folder stands for its best.pt
+    path = a_checkpoint(tmp_path / "best.safetensors")
+    for weights in (path, tmp_path):  # a run folder stands for its best.safetensors
         built = build_model(2, str(weights), size=64)
         assert built.arch == "squeezenet1_1"
     with pytest.raises(DataError, match=r"is of a squeezenet1_1, expected a resnet18; pass --arch"):
@@ -119,7 +119,7 @@ def test_a_checkpoint_says_what_it_is_of(tmp_path: Path) -> None:
     model = restore_model(load_checkpoint(path), path)
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no best\.pt, expected a run folder"):
+    with pytest.raises(DataError, match=r"empty/best\.safetensors: no such file"):
         build_model(2, str(tmp_path / "empty"))
 
 
@@ -142,7 +142,7 @@ def test_a_class_begins_as_the_sources_own(resnet_file: Path) -> None:
 
 
 def test_a_class_begins_as_a_checkpoints_by_name(tmp_path: Path) -> None:
-    path = a_checkpoint(tmp_path / "c.pt")
+    path = a_checkpoint(tmp_path / "c.safetensors")
     source = load_checkpoint(path).model
     built = build_model(("x", "y"), str(path), size=64, reuse_head=["y=bees", "x=0"])
     assert isinstance(built.head, nn.Conv2d)

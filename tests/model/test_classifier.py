@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from urllib.error import URLError
 
@@ -24,8 +25,8 @@ def test_what_is_drawn_comes_from_the_seed(tmp_path: Path) -> None:
     assert not torch.equal(a["fc.weight"], c["fc.weight"])
     bound = (1 / 512) ** 0.5  # as torch draws a linear layer
     assert 0.99 * bound < a["fc.weight"].abs().max() <= bound
-    save_checkpoint(tmp_path / "c.pt", checkpoint())
-    tuned = build_model(5, str(tmp_path / "c.pt")).model.state_dict()
+    save_checkpoint(tmp_path / "c.safetensors", checkpoint())
+    tuned = build_model(5, str(tmp_path / "c.safetensors")).model.state_dict()
     bound = (6 / (512 + 5)) ** 0.5  # Xavier-uniform, as the tutorial has it on weights
     assert 0.98 * bound < tuned["fc.weight"].abs().max() <= bound
 
@@ -49,8 +50,8 @@ def test_another_tasks_state_dict_gives_its_body(tmp_path: Path) -> None:
 
 def test_our_checkpoint_gives_its_body(tmp_path: Path) -> None:
     saved = checkpoint()
-    save_checkpoint(tmp_path / "c.pt", saved)
-    built = build_model(3, str(tmp_path / "c.pt"), seed=7)
+    save_checkpoint(tmp_path / "c.safetensors", saved)
+    built = build_model(3, str(tmp_path / "c.safetensors"), seed=7)
     state = built.model.state_dict()
     assert torch.equal(state["conv1.weight"], saved.model["conv1.weight"])
     assert not torch.equal(state["fc.weight"], saved.model["fc.weight"])
@@ -87,14 +88,14 @@ def test_no_network_is_one_line_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
     saved = checkpoint()
-    save_checkpoint(tmp_path / "c.pt", saved)
-    loaded = load_checkpoint(tmp_path / "c.pt")
+    save_checkpoint(tmp_path / "c.safetensors", saved)
+    loaded = load_checkpoint(tmp_path / "c.safetensors")
     assert loaded.classes == ("a", "b", "c")
     assert (loaded.epoch, loaded.config) == (2, {"lr": 0.1})
-    model = restore_model(loaded, tmp_path / "c.pt")
+    model = restore_model(loaded, tmp_path / "c.safetensors")
     assert not model.training
     assert all(torch.equal(saved.model[k], v) for k, v in model.state_dict().items())
-    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
 
 
 class Evil:
@@ -104,7 +105,7 @@ class Evil:
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "c.pt"
+    path = tmp_path / "c.safetensors"
     with pytest.raises(DataError, match="no such file"):
         load_checkpoint(path)
     for content in (b"", b"text", b"PK\x03\x04junk"):
@@ -129,15 +130,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_failed_write_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "c.pt"
+    path = tmp_path / "c.safetensors"
     save_checkpoint(path, checkpoint())
     before = path.read_bytes()
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(DataError, match="No space left"):
         save_checkpoint(path, checkpoint(2))
     assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from old_checkpoints import content_of, save_old
 from torch import nn
 from torchvision import models
 
@@ -15,6 +16,7 @@ from fastft.evaluate.run import _settle
 from fastft.model.classifier import build_model, restore_model
 from fastft.model.optim import WeightAverage
 from fastft.runs.checkpoint import Checkpoint, save_checkpoint
+from fastft.runs.folder import BEST, OLD
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import open_source
 from pipelines.workers import cpu_count
@@ -40,7 +42,7 @@ def test_mnasnet_takes_its_own_weights(tmp_path: Path) -> None:
         model=dict(whole), arch="mnasnet0_5", classes=("x", "y"), size=40, view="eval", epoch=1,
         accuracy=0.5, optimizer={}, scaler={}, config={},
     )  # fmt: skip
-    again = restore_model(found, tmp_path / "c.pt")
+    again = restore_model(found, tmp_path / "c.safetensors")
     assert isinstance(again, nn.Module)
     assert all(map(torch.equal, again.state_dict().values(), whole.values()))
 
@@ -70,9 +72,9 @@ def test_a_class_without_a_row_is_not_reused(tmp_path: Path) -> None:
         model=network.state_dict(), arch="squeezenet1_1", classes=("x", "y", "z"), size=40,
         view="eval", epoch=1, accuracy=0.5, optimizer={}, scaler={}, config={},
     )  # fmt: skip
-    save_checkpoint(tmp_path / "c.pt", found)
+    save_checkpoint(tmp_path / "c.safetensors", found)
     with pytest.raises(UsageError, match=r"a row that .* does not have"):
-        build_model(["z"], str(tmp_path / "c.pt"), size=40, reuse_head=["z=z"])
+        build_model(["z"], str(tmp_path / "c.safetensors"), size=40, reuse_head=["z=z"])
 
 
 def commands(checkpoint: Path, data: Path, photos: Path, out: Path) -> list[list[object]]:
@@ -88,23 +90,27 @@ def commands(checkpoint: Path, data: Path, photos: Path, out: Path) -> list[list
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "said"),
+    ("name", "part", "value", "said"),
     [
-        ("ema", {"fc.weight": torch.full((3, 1024), float("nan"))}, "NaN or infinity"),
-        ("model", {"fc.weight": torch.zeros(1).expand(3, 1024)}, "larger than what is stored"),
-        ("optimizer", {"state": {0: {"x": {"y": [object]}}}}, "not readable as a checkpoint"),
-        ("scaler", {"scale": [[[]]], 3: float}, "not readable as a checkpoint"),
-        ("config", {"lr": 1 << 70}, "a number of many digits"),
-        ("view", "train", "wrong 'view': 'train'"),
+        (BEST, "ema", {"fc.weight": torch.full((3, 1024), float("nan"))}, "NaN or infinity"),
+        (OLD[BEST], "model", {"a": torch.zeros(1).expand(3, 1024)}, "larger than what is stored"),
+        (OLD[BEST], "optimizer", {"state": {0: {"x": [object]}}}, "not readable as a checkpoint"),
+        (OLD[BEST], "scaler", {"scale": [[[]]], 3: float}, "not readable as a checkpoint"),
+        (BEST, "config", {"lr": 1 << 70}, "a number of many digits"),
+        (BEST, "view", "train", "wrong 'view': 'train'"),
+        (OLD[BEST], "view", "train", "wrong 'view': 'train'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_command_refuses_an_odd_checkpoint(
-    part: str, value: Any, said: str, trained: Checkpoint, data: Path, photos: Path,
+    name: str, part: str, value: Any, said: str, trained: Checkpoint, data: Path, photos: Path,
     tmp_path: Path, fastft: Command, tried: Callable[..., None],
 ) -> None:  # fmt: skip
-    path, out = tmp_path / "best.pt", tmp_path / "out"
-    save_checkpoint(path, replace(trained, **{part: value}))
+    path, out = tmp_path / name, tmp_path / "out"
+    if name == BEST:
+        save_checkpoint(path, replace(trained, **{part: value}))
+    else:
+        save_old(path, {**content_of(trained), part: value})
     asked = commands(path, data, photos, out)
     for arguments in asked:
         status, _, err = fastft(*arguments)

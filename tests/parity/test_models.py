@@ -22,8 +22,8 @@ from fastft.parity.equivalence import AccuracyResult, judge
 from fastft.parity.model_plots import save_accuracy
 from fastft.parity.model_section import conclusion
 from fastft.parity.models import run_accuracy
-from fastft.runs.checkpoint import read_torch_file
 from fastft.runs.metrics import read_metrics
+from fastft.runs.torch_file import read_torch_file
 from fastft.train.run import train
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader

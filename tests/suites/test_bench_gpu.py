@@ -237,7 +237,7 @@ def make_run(folder: Path, costs: dict[str, float] | None) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = {"seconds": 6.0} | ({} if costs is None else {"costs_s": costs})
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "last.pt").write_bytes(b"12345")
+    (folder / "last.safetensors").write_bytes(b"12345")
 
 
 @pytest.mark.parametrize("costs", [None, {"imports": 2.5, "curves": 0.5}])

@@ -83,7 +83,7 @@ def require_sound(place: Path) -> None:
             json.loads(file.read_text())
         elif file.suffix == ".jsonl":
             read_metrics(file)
-        elif file.suffix == ".pt":
+        elif file.suffix == ".safetensors":
             load_checkpoint(file)
         elif file.suffix == ".store" or file.name.startswith("events.out."):
             pass  # which tell by themselves what of them counts
@@ -125,7 +125,8 @@ def make_cases(photos: Path, data: Path, run: Path, url: str) -> dict[str, Case]
         Case("inspect", ("inspect", str(data / "train.beton"), "--verify")),
         Case("show", ("show", str(data), "--out", "OUT"), "sheet.png"),
         Case("train", ("train", *training, "--weights", "none", "--out", "OUT"), "run",
-             ("config.json", "metrics.jsonl", "last.pt", "best.pt", "curves.png", "summary.json")),
+             ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png",
+              "summary.json")),
         Case("evaluate", ("evaluate", str(run), "--data", str(data), "--out", "OUT"), "evaluation",
              ("evaluation.json", "predictions.csv", "confusion.png", "top_losses.png")),
         Case("predict", ("predict", str(run), str(photos / "test"), "--json", "OUT"), "found.json"),

@@ -26,7 +26,7 @@ from zips import write_zip
 from fastft.config.recipes import read_plain
 from fastft.datasets.unpack import open_archive as open_fetched
 from fastft.model.classifier import restore_model
-from fastft.runs.checkpoint import load_checkpoint, read_torch_file
+from fastft.runs.checkpoint import load_checkpoint, read_file
 from pipelines.errors import FastftError
 from pipelines.formats.archive import open_archive
 from pipelines.formats.encode import EncodePolicy, Encoder
@@ -158,10 +158,10 @@ def bombs(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     struct.pack_into("<2I", content, at + 20, 100, 1 << 31)
     weights = folder / "1.pt"
     weights.write_bytes(content)
-    yield "weights that inflate", lambda: read_torch_file(weights)
+    yield "weights that inflate", lambda: read_file(weights)
     greedy = folder / "2.pt"
     greedy.write_bytes(pickle_that_clears(LARGE))
-    yield "weights that clear a gigabyte", lambda: read_torch_file(greedy)
+    yield "weights that clear a gigabyte", lambda: read_file(greedy)
     for name, parts in (
         ("a network of gigabytes", {"arch": "regnet_y_128gf"}),
         ("a million classes", {"classes": ["x"] * 1_000_000}),

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hostile import TEXT_TOKENS, Target
+from hostile import TEXT_TOKENS, Number, Target
 from hostile_files import places, zip_numbers
 from odd_states import content_of
+from old_checkpoints import content_of as old_content
+from old_checkpoints import save_old
 from stores import KEY, held, layout_of, put
 
 from fastft.config.recipes import make_config, read_settings
@@ -28,31 +30,40 @@ from pipelines.resident.store_memory import FileMemory
 
 SAVED = Checkpoint(
     model={"a": torch.arange(6.0), "b": torch.tensor(3)}, arch="resnet18", classes=("x", "y"),
-    size=64, view="eval", epoch=2, accuracy=0.5, optimizer={"state": {0: torch.ones(2)}}, scaler={},
+    size=64, view="eval", epoch=2, accuracy=0.5, optimizer={"0/step": torch.ones(2)}, scaler={},
     config={"lr": 0.1}, progress=content_of("sgd")["progress"],
 )  # fmt: skip
 
 
 def saved(folder: Path, checkpoint: Checkpoint = SAVED) -> bytes:
-    save_checkpoint(folder / "c.pt", checkpoint)
-    return (folder / "c.pt").read_bytes()
+    save_checkpoint(folder / "c.safetensors", checkpoint)
+    return (folder / "c.safetensors").read_bytes()
 
 
 def checkpoint_seeds() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         ours = saved(Path(folder))
+        sealed = save_old(Path(folder) / "c.pt", old_content(SAVED)).read_bytes()
     plain, old = io.BytesIO(), io.BytesIO()
-    content = {name: getattr(SAVED, name) for name in Checkpoint.__slots__}
-    content |= {"classes": ["x"], "format": "fastft-checkpoint", "version": 1}
-    torch.save(content, plain)
-    torch.save(content, old, _use_new_zipfile_serialization=False)
-    return [ours, plain.getvalue(), old.getvalue()]
+    content = {**old_content(SAVED), "format": "fastft-checkpoint", "version": 1}
+    torch.save({**content, "classes": ["x"]}, plain)
+    torch.save({**content, "classes": ["x"]}, old, _use_new_zipfile_serialization=False)
+    return [ours, sealed, plain.getvalue(), old.getvalue()]
+
+
+def checkpoint_numbers(content: bytes) -> list[Number]:
+    return [Number(0, 8)] if content[8:9] == b"{" else zip_numbers(content)
 
 
 def mend_checkpoint(content: bytes) -> bytes:
-    """Let the CRC-32 of a zip's records, and the seal, be right."""
+    """Let the CRC-32 of a safetensors file, or of a zip's records, be right."""
     mended = bytearray(content)
-    starts = []
+    if content[8:9] == b"{":
+        at = content.find(b'"fastft-crc32":"') + 16
+        if at >= 16 and at + 8 <= len(content):
+            mended[at : at + 8] = b"0" * 8
+            mended[at : at + 8] = b"%08x" % zlib.crc32(mended)
+        return bytes(mended)
     for at in places(content, b"PK\1\2"):
         if at + 46 > len(content):
             return content
@@ -62,16 +73,7 @@ def mend_checkpoint(content: bytes) -> bytes:
             return content
         start = where + 30 + sum(struct.unpack_from("<HH", content, where + 26))
         struct.pack_into("<I", mended, at + 16, zlib.crc32(content[start : start + size]))
-        starts.append((where, start, start + size))
-    crc = position = 0
-    end = len(content) - 23
-    if content[end + 2 : -8] != b"fastft crc32 ":
-        return bytes(mended)
-    for _, start, stop in sorted(starts):
-        if start < position:
-            return bytes(mended)
-        crc, position = zlib.crc32(mended[position:start], crc), stop
-    return bytes(mended[:-8]) + b"%08x" % zlib.crc32(mended[position:end], crc)
+    return bytes(mended)
 
 
 def read_checkpoint(path: Path) -> None:
@@ -146,9 +148,10 @@ def read_run(path: Path) -> None:
 RUNS = (
     Target(
         name="checkpoint", group="checkpoints",
-        file="last.pt", read=read_checkpoint, numbers=zip_numbers,
+        file="last.ckpt", read=read_checkpoint, numbers=checkpoint_numbers,
         seeds=checkpoint_seeds, mend=mend_checkpoint,
-        tokens=(b"K", b"X", b"}", b"]", b"t", b"R", b"q\0", b"\x85", b"storage"),
+        tokens=(b"K", b"X", b"}", b"]", b"t", b"R", b"q\0", b"\x85", b"storage",
+                b"[" * 2000, b"\\\"", b"1e999", b"9" * 400, b"NaN", b"F32", b"I64", b":", b","),
     ),
     Target(
         name="config", group="settings and reports", file="x.toml", read=read_config,

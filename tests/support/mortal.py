@@ -27,6 +27,7 @@ from fastft.config.train import TrainConfig
 
 # All imports before the first fork, which then costs nothing; nothing here starts a thread.
 from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.folder import BEST, LAST, find_best
 from fastft.runs.metrics import read_metrics
 from fastft.train.run import train
 
@@ -92,13 +93,17 @@ def differences(straight: Path, killed: Path) -> list[str]:
         elif mine != theirs:
             found.append(f"{where}: {mine} and {theirs}")
 
-    for name in ("last.pt", "best.pt"):
-        first, second = load_checkpoint(straight / name), load_checkpoint(killed / name)
+    for name in (LAST, BEST):
+        first, second = (
+            load_checkpoint(find_best(out) if name == BEST else out / name)
+            for out in (straight, killed)
+        )
         for part in ("model", "ema", "optimizer", "scaler", "epoch", "accuracy"):
             compare(f"{name}: {part}", getattr(first, part), getattr(second, part))
     if rows_of(straight) != rows_of(killed):
         found.append("metrics.jsonl")
-    names = [sorted(file.name for file in out.iterdir()) for out in (straight, killed)]
+    # Of a run by an earlier version the best checkpoint may have another suffix.
+    names = [sorted(file.stem for file in out.iterdir()) for out in (straight, killed)]
     if names[0] != names[1]:
         found.append(f"files: {set(names[0]) ^ set(names[1])}")
     return found
@@ -132,7 +137,7 @@ def main() -> None:
                 break
             assert status == -signal.SIGALRM, f"a life ended with {status}"
             out = given.out / name
-            writing = [file.name for file in out.glob(".*.pt.*")] if out.is_dir() else []
+            writing = [file.name for file in out.glob(".*.safetensors.*")] if out.is_dir() else []
             deaths.append({"run": name, "after_s": round(lived_s, 3), "writing": bool(writing)})
     # Behind the last fork: comparing starts threads, without which a fork would wait for them.
     differing = [

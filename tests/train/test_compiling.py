@@ -209,14 +209,16 @@ def test_a_compiled_run_trains_and_resumes(
         amp="off", loader="resident", compile="default",
     )  # fmt: skip
     train(config, quiet)
-    last = load_checkpoint(out / "last.pt")
+    last = load_checkpoint(out / "last.safetensors")
     assert last.progress is not None
     assert last.progress["compiled"] == "default"
     assert all(not name.startswith("_orig_mod") for name in last.model)
     assert len(read_metrics(out / "metrics.jsonl")[0]) == 3
     # One that was written before there was such a choice.
     older = {name: value for name, value in last.progress.items() if name != "compiled"}
-    save_checkpoint(out / "last.pt", SimpleNamespace(**{**vars_of(last), "progress": older}))  # type: ignore[arg-type]
+    save_checkpoint(
+        out / "last.safetensors", SimpleNamespace(**{**vars_of(last), "progress": older})
+    )  # type: ignore[arg-type]
     assert resume(out, {}, quiet).best_accuracy >= 0
 
 

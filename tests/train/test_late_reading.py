@@ -83,7 +83,7 @@ def rows(out: Path) -> tuple[list[tuple[int, float]], list[tuple[float, ...]]]:
 
 
 def weights_differ(one: Path, other: Path) -> list[str]:
-    mine, theirs = (load_checkpoint(out / "last.pt").model for out in (one, other))
+    mine, theirs = (load_checkpoint(out / "last.safetensors").model for out in (one, other))
     return [name for name in mine if not torch.equal(mine[name], theirs[name])]
 
 
@@ -113,10 +113,12 @@ def test_a_late_nan_keeps_the_last_good_checkpoint(
 ) -> None:
     calls = break_loss(monkeypatch, 12)
     out = tmp_path / "run"
-    with pytest.raises(DataError, match=r"step 11: loss nan, .*last\.pt is that of epoch 1$"):
+    with pytest.raises(
+        DataError, match=r"step 11: loss nan, .*last\.safetensors is that of epoch 1$"
+    ):
         train(config_of(data, out), QUIET)
     assert len(calls) > 12  # it was read late
-    assert load_checkpoint(out / "last.pt").epoch == 1
+    assert load_checkpoint(out / "last.safetensors").epoch == 1
     assert rows(out)[0][-1][0] == 10
 
 

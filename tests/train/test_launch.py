@@ -59,7 +59,8 @@ def test_two_processes_make_one_run(data: Path, tmp_path: Path) -> None:
     assert [row.step for row in steps] == list(range(8))
     assert len(epochs) == 2
     assert sorted(file.name for file in out.iterdir()) == [
-        "best.pt", "config.json", "curves.png", "last.pt", "metrics.jsonl", "summary.json",
+        "best.safetensors", "config.json", "curves.png", "last.safetensors", "metrics.jsonl",
+        "summary.json",
     ]  # fmt: skip
     checkpoint = load_checkpoint(out / LAST)
     assert not [name for name in checkpoint.model if name.startswith("module.")]
@@ -138,7 +139,9 @@ def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGTERM)
     status, _, err = process.end()
     assert status == 143
-    assert re.fullmatch(r"fastft: stopped; .*last.pt is that of epoch .* --resume .*\n", err)
+    assert re.fullmatch(
+        r"fastft: stopped; .*last.safetensors is that of epoch .* --resume .*\n", err
+    )
     progress = load_checkpoint(out / LAST).progress
     assert progress is not None
     assert len(read_metrics(out / METRICS)[0]) == progress["epoch"] * 4 + progress["sums"]["steps"]

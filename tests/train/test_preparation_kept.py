@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lying import EXIF, photo, pixels_of, segment, tiff, with_segments, write_lying
+from old_checkpoints import age, content_of, save_old
 from PIL import Image
 from rich.console import Console
 from runs import make_checkpoint
@@ -59,7 +60,7 @@ def settings(data: Path, out: Path, **options: Any) -> TrainConfig:
 def test_training_on_folders_is_remembered(splits: Path, tmp_path: Path) -> None:
     config = settings(splits, tmp_path / "r", apply_exif=True, depth="scale", epochs=2)
     train(config, QUIET)
-    for name in ("best.pt", "last.pt"):
+    for name in ("best.safetensors", "last.safetensors"):
         assert load_checkpoint(tmp_path / "r" / name).prepared == BOTH
     # It goes on as it was begun; asked for otherwise it is another run.
     resume(tmp_path / "r", {"apply_exif": True}, QUIET)
@@ -67,13 +68,13 @@ def test_training_on_folders_is_remembered(splits: Path, tmp_path: Path) -> None
         resume(tmp_path / "r", {"depth": "clip"}, QUIET)
     plain = settings(splits, tmp_path / "p")
     train(plain, QUIET)
-    assert load_checkpoint(tmp_path / "p" / "best.pt").prepared == Preparation()
+    assert load_checkpoint(tmp_path / "p" / "best.safetensors").prepared == Preparation()
     wanted, other = (read_losses(tmp_path / name) for name in "rp")
     assert wanted[0] != other[0]
     # What a .beton says counts, and comes to the same.
     converted(splits, tmp_path / "d", apply_exif=True, depth="scale")
     train(replace(plain, data=tmp_path / "d", out=tmp_path / "b"), QUIET)
-    assert load_checkpoint(tmp_path / "b" / "best.pt").prepared == BOTH
+    assert load_checkpoint(tmp_path / "b" / "best.safetensors").prepared == BOTH
     assert read_losses(tmp_path / "b")[0] == pytest.approx(wanted[0], rel=0.2)
 
 
@@ -105,7 +106,7 @@ def test_splits_must_be_prepared_alike(splits: Path, tmp_path: Path) -> None:
 def test_predict_prepares_as_the_model_knows(run: Path, data: Path, tmp_path: Path) -> None:
     # One that makes little of what the encoding of a JPEG leaves.
     trained = make_checkpoint(data, ("a", "b", "c"), "resnet18")
-    save_checkpoint(run / "best.pt", trained)
+    save_checkpoint(run / "best.safetensors", trained)
     standing, lies = tmp_path / "standing", tmp_path / "lies"
     gray = np.linspace(2000, 60000, 48 * 64).reshape(48, 64)
     for folder in (standing, lies):
@@ -125,7 +126,7 @@ def test_predict_prepares_as_the_model_knows(run: Path, data: Path, tmp_path: Pa
 
     wanted = rows(standing)
     sideways, sheet = rows(lies), (tmp_path / "lies.png").read_bytes()
-    save_checkpoint(run / "best.pt", replace(trained, preparation=asdict(BOTH)))
+    save_checkpoint(run / "best.safetensors", replace(trained, preparation=asdict(BOTH)))
     found = rows(lies)
     for at in range(2):
         np.testing.assert_allclose(found[at], wanted[at], atol=2e-2)
@@ -141,7 +142,7 @@ def test_evaluation_prepares_as_the_model_knows(
     model = {
         name: part[:2] if name.startswith("fc.") else part for name, part in trained.model.items()
     }
-    save_checkpoint(run / "best.pt", replace(checkpoint, model=model))
+    save_checkpoint(run / "best.safetensors", replace(checkpoint, model=model))
 
     def said(data: Path) -> tuple[str, str]:
         status, out, err = fastft("evaluate", run, "--data", data, "--out", tmp_path / "e")
@@ -159,19 +160,20 @@ def test_evaluation_prepares_as_the_model_knows(
     _, told = said(lies)
     assert told.splitlines()[0] == (
         f"{lies} was converted with no --apply-exif, --depth clip, and the data that "
-        f"{run}/best.pt learned from with --apply-exif, --depth clip: expect wrong predictions; "
-        "convert it alike"
+        f"{run}/best.safetensors learned from with --apply-exif, --depth clip: expect wrong "
+        "predictions; convert it alike"
     )
 
 
 def test_checkpoints_without_it_are_of_the_default(run: Path, trained: Checkpoint) -> None:
-    path = run / "best.pt"
-    content = torch.load(path, weights_only=True)
-    assert content.pop("preparation") is None
-    torch.save(content, path)
+    assert trained.preparation is None
+    assert load_checkpoint(run / "best.safetensors").prepared == Preparation()
+    content = content_of(trained)
+    del content["preparation"]
+    path = save_old(run / "best.pt", content)
     assert load_checkpoint(path).prepared == Preparation()
     for odd in ({"apply_exif": 1}, {"depth": "deep"}, {"more": True}, {3: 4}, [1], "scale"):
-        torch.save({**content, "preparation": odd}, path)
+        save_old(path, {**content, "preparation": odd})
         with pytest.raises(FormatError, match="holds a wrong 'preparation'"):
             load_checkpoint(path)
 
@@ -180,17 +182,18 @@ def test_an_old_run_goes_on(splits: Path, tmp_path: Path, monkeypatch: pytest.Mo
     """Neither its settings nor its checkpoint say anything of a preparation."""
     out = tmp_path / "r"
     train(settings(splits, out, epochs=2, loader="resident"), QUIET)
-    wanted = load_checkpoint(out / "last.pt")
+    wanted = load_checkpoint(out / "last.safetensors")
     shutil.rmtree(out)
     monkeypatch.setattr("fastft.train.loop.Trainer.run", _stop_after_one(out))
     with pytest.raises(Ended):
         train(settings(splits, out, epochs=2, loader="resident"), QUIET)
     monkeypatch.undo()
+    age(out)
     content = torch.load(out / "last.pt", weights_only=True)
     del content["preparation"], content["config"]["apply_exif"], content["config"]["depth"]
     torch.save(content, out / "last.pt")
     resume(out, {}, QUIET)
-    found = load_checkpoint(out / "last.pt")
+    found = load_checkpoint(out / "last.safetensors")
     assert found.prepared == Preparation()
     for name, part in wanted.model.items():
         assert torch.equal(found.model[name], part)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from effort import choose, scale
 from mortal import differences, rows_of
 from processes import run_program
 from rich.console import Console
+from stopped import QUIET, config_of, run_until
 
-from fastft.config.train import TrainConfig
 from fastft.runs import checkpoint as checkpoint_module
-from fastft.runs.checkpoint import load_checkpoint
+from fastft.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastft.runs.folder import BEST, LAST, METRICS, PREVIOUS
 from fastft.runs.metrics import read_metrics
 from fastft.system.signals import Stopped, StopSignals
@@ -30,35 +31,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS
 
 MORTAL, ARCH = Path(__file__).parents[1] / "support" / "mortal.py", "shufflenet_v2_x0_5"
-QUIET = Console(quiet=True)
 Command = Callable[..., tuple[int, str, str]]
-
-
-def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
-    usual = {
-        "weights": "none", "size": 40, "batch_size": 10, "epochs": 2, "amp": "off", "workers": 1,
-        "loader": "resident", "arch": "mobilenet_v3_small", "checkpoint_every": "1",
-    }  # fmt: skip
-    return TrainConfig(data=data, out=out, **{**usual, **options})
-
-
-def run_until(
-    config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch, *, or_resume: bool = False
-) -> None:
-    """Train, and be told to stop in a step of the run."""
-    real = TrainStep.__call__
-    stop = StopSignals()
-
-    def told(self: TrainStep, *arguments: Any) -> Any:
-        if arguments[3] == step:
-            stop.requested = signal.SIGTERM
-        return real(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStep, "__call__", told)
-        with pytest.raises(Stopped) as ended:
-            train(config, QUIET, stop, or_resume=or_resume)
-    assert ended.value.exit_code == 143
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +127,7 @@ def test_a_stop_while_evaluating_is_heard(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_evaluate", told)
-        with pytest.raises(Stopped, match=r"last.pt is that of epoch 1 after 4 steps"):
+        with pytest.raises(Stopped, match=r"last.safetensors is that of epoch 1 after 4 steps"):
             train(config_of(data, out), QUIET, stop)
     assert read_metrics(out / METRICS)[1] == []
     resume(out, {}, QUIET)
@@ -187,7 +160,7 @@ def test_a_real_signal_is_heard_at_the_keyboard(
     status, _, err = fastft("train", "--data", data, "--out", out, "--weights", "none", "--size",
                             40, "--batch-size", 10, "--arch", "mobilenet_v3_small")  # fmt: skip
     assert status == 130
-    said = f"fastft: stopped; {out}/last.pt is that of epoch 1 after 1 steps"
+    said = f"fastft: stopped; {out}/last.safetensors is that of epoch 1 after 1 steps"
     assert err == f"{said}; continue with fastft train --resume {out}\n"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
@@ -220,7 +193,7 @@ def test_broken_weights_are_not_saved(
     monkeypatch.setattr(TrainStep, "__call__", breaks)
     out = tmp_path / "run"
     with pytest.raises(
-        DataError, match=r"step 3: loss nan.*last.pt is that of epoch 1 after [12] s"
+        DataError, match=r"step 3: loss nan.*last.safetensors is that of epoch 1 after [12] s"
     ):
         train(config_of(data, out), QUIET)
     kept = load_checkpoint(out / LAST)
@@ -244,7 +217,7 @@ def test_a_damaged_checkpoint_is_passed_over(straight: Path, begun: Path) -> Non
 def test_what_was_written_behind_the_checkpoint_is_dropped(straight: Path, begun: Path) -> None:
     with open(begun / METRICS, "a") as file:
         file.write('{"kind": "step", "epoch": 1, "st')
-    (begun / ".last.pt.abc").write_bytes(b"half")
+    (begun / ".last.safetensors.abc").write_bytes(b"half")
     (begun / ".config.json.abc").write_bytes(b"half")
     resume(begun, {}, QUIET)
     assert differences(straight, begun) == []
@@ -362,14 +335,15 @@ def test_other_data_are_refused(begun: Path, data: Path, photos: Path, tmp_path:
 
 
 def test_checkpoints_without_progress_are_refused(begun: Path) -> None:
-    content = torch.load(begun / LAST, weights_only=True)
-    for progress, said in (
+    content = load_checkpoint(begun / LAST)
+    progress = dict(content.progress or {})
+    for odd, said in (
         ({}, "does not say where its run stood"), (None, "does not say where its run stood"),
-        ({**content["progress"], "epoch": "x"}, "epoch is of type str"),
-        ({**content["progress"], "sums": {"steps": 1, "odd": 2}}, "odd"),
-        ({**content["progress"], "rows": [1]}, "does not say"),
+        ({**progress, "epoch": "x"}, "epoch is of type str"),
+        ({**progress, "sums": {"steps": 1, "odd": 2}}, "odd"),
+        ({**progress, "rows": [1]}, "does not say"),
     ):  # fmt: skip
-        torch.save({**content, "progress": progress}, begun / LAST)
+        save_checkpoint(begun / LAST, replace(content, progress=odd))
         with pytest.raises(DataError, match=said):
             resume(begun, {}, QUIET)
 
@@ -383,12 +357,12 @@ def test_what_may_change_may_change(begun: Path, data: Path) -> None:
 
 
 def test_a_checkpoint_is_read_once(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, read = checkpoint_module.read_torch_file, []
+    real, read = checkpoint_module.read_tensors, []
 
     def note(path: Path) -> Any:
         read.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(checkpoint_module, "read_torch_file", note)
+    monkeypatch.setattr(checkpoint_module, "read_tensors", note)
     resume(begun, {}, QUIET)
     assert read.count(LAST) == 1

@@ -60,10 +60,10 @@ def losses(out: Path) -> list[float]:
 def test_a_run_folder_is_complete(finished: Path) -> None:
     names = sorted(file.name for file in finished.iterdir())
     assert names == [
-        "best.pt",
+        "best.safetensors",
         "config.json",
         "curves.png",
-        "last.pt",
+        "last.safetensors",
         "metrics.jsonl",
         "summary.json",
     ]
@@ -77,9 +77,9 @@ def test_a_run_folder_is_complete(finished: Path) -> None:
     assert sum(row.loss * n for row, n in zip(steps[:3], (16, 16, 1), strict=True)) / 33 == (
         pytest.approx(epochs[0].train_loss)
     )
-    last = load_checkpoint(finished / "last.pt")
+    last = load_checkpoint(finished / "last.safetensors")
     assert (last.epoch, last.size, len(last.classes)) == (2, 40, 3)
-    best = load_checkpoint(finished / "best.pt")
+    best = load_checkpoint(finished / "best.safetensors")
     assert best.accuracy == max(row.eval_accuracy for row in epochs)
     with Image.open(finished / "curves.png") as image:
         assert image.width > 800
@@ -138,12 +138,12 @@ def test_mixed_precision_runs(data: Path, tmp_path: Path) -> None:
 def test_stock_and_class_folders_train(photos: Path, tmp_path: Path) -> None:
     result = run(photos, tmp_path / "run", loader="auto", stock=True, workers=1)
     assert result.last.train_s > 0
-    assert load_checkpoint(tmp_path / "run" / "last.pt").config["loader"] == "torchvision"
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").config["loader"] == "torchvision"
 
 
 def test_evaluation_is_counted_by_hand(finished: Path, data: Path) -> None:
-    checkpoint = load_checkpoint(finished / "last.pt")
-    model = restore_model(checkpoint, finished / "last.pt")
+    checkpoint = load_checkpoint(finished / "last.safetensors")
+    model = restore_model(checkpoint, finished / "last.safetensors")
     with make_loader(
         "torchvision", data / "test.beton", view="eval", size=40, batch_size=4, workers=1
     ) as loader:
@@ -166,7 +166,7 @@ def test_prediction_equals_evaluation(
             sheet=tmp_path / "s.png",
         )
     )  # fmt: skip
-    best = finished / "best.pt"
+    best = finished / "best.safetensors"
     model = restore_model(load_checkpoint(best), best)
     with make_loader("torchvision", data / "test.beton", view="eval", size=40, workers=1) as loader:
         ((images, labels),) = loader
@@ -223,9 +223,9 @@ def test_the_last_good_checkpoint_is_kept(
     out = tmp_path / "run"
     with pytest.raises(DataError) as caught:
         run(data, out, epochs=4)
-    message = f"step 7: loss nan, expected a number; lower --lr; {out / 'last.pt'} is that of epoch"
-    assert str(caught.value) == f"{message} 2"
-    kept = load_checkpoint(out / "last.pt")
+    kept_in = f"{out / 'last.safetensors'} is that of epoch 2"
+    assert str(caught.value) == f"step 7: loss nan, expected a number; lower --lr; {kept_in}"
+    kept = load_checkpoint(out / "last.safetensors")
     assert kept.epoch == 2
     assert all(torch.isfinite(tensor).all() for tensor in kept.model.values())
     assert [row.epoch for row in read_metrics(out / "metrics.jsonl")[1]] == [0, 1]
@@ -250,7 +250,7 @@ def test_broken_weights_of_an_epochs_end_are_dropped(
     monkeypatch.setattr(TrainStep, "__call__", breaks_the_weights)
     with pytest.raises(DataError, match="step 5: evaluation loss nan after it"):
         run(data, tmp_path / "run", epochs=2)
-    assert load_checkpoint(tmp_path / "run" / "last.pt").epoch == 1
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").epoch == 1
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def averaged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_evaluated_is_the_average(averaged: Path, data: Path) -> None:
-    path = averaged / "last.pt"
+    path = averaged / "last.safetensors"
     checkpoint = load_checkpoint(path)
     assert checkpoint.ema is not None
     assert not torch.equal(checkpoint.ema["fc.weight"], checkpoint.model["fc.weight"])
@@ -288,17 +288,17 @@ def test_the_four_steps_of_transfer(averaged: Path, data: Path, tmp_path: Path) 
     assert "not taken from" in text
     assert "fc.weight [3, 1024]" in text
     assert "frozen until epoch 1: backbone; 3,075 of 344,867 weights learn" in text
-    source = load_checkpoint(averaged / "best.pt")
+    source = load_checkpoint(averaged / "best.safetensors")  # holds the average alone
     assert len(result.epochs) == 2
-    first = load_checkpoint(tmp_path / "target" / "last.pt")
-    assert source.ema is not None
-    assert not torch.equal(first.model["conv1.0.weight"], source.ema["conv1.0.weight"])
+    first = load_checkpoint(tmp_path / "target" / "last.safetensors")
+    assert source.ema is None
+    assert not torch.equal(first.model["conv1.0.weight"], source.model["conv1.0.weight"])
 
 
 def test_a_frozen_backbone_stays_the_sources(finished: Path, data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run", weights=str(finished), freeze="backbone")
-    source = load_checkpoint(finished / "best.pt").model
-    trained = load_checkpoint(tmp_path / "run" / "last.pt").model
+    source = load_checkpoint(finished / "best.safetensors").model
+    trained = load_checkpoint(tmp_path / "run" / "last.safetensors").model
     changed = {name for name in source if not torch.equal(source[name], trained[name])}
     assert changed == {"fc.weight", "fc.bias"}  # batch norm's statistics are not among them
 
@@ -308,7 +308,7 @@ def test_images_grow(data: Path, tmp_path: Path) -> None:
     steps, epochs = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row.size for row in epochs] == [40, 48, 64]
     assert len(steps) == 9
-    assert load_checkpoint(tmp_path / "run" / "last.pt").size == 64
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").size == 64
 
 
 def test_patience_ends_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,8 +320,8 @@ def test_patience_ends_a_run(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("fastft.train.loop.evaluate", scripted)
     result = run(data, tmp_path / "run", epochs=5, patience=2)
     assert [row.eval_accuracy for row in result.epochs] == [0.5, 0.7, 0.6, 0.7]
-    assert load_checkpoint(tmp_path / "run" / "best.pt").epoch == 2
-    assert load_checkpoint(tmp_path / "run" / "last.pt").epoch == 4
+    assert load_checkpoint(tmp_path / "run" / "best.safetensors").epoch == 2
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors").epoch == 4
 
 
 def test_tensorboard_gets_every_row(data: Path, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_a_run_says_where_its_time_went(data: Path, tmp_path: Path) -> None:
     assert "waiting for input" in str(result.bottleneck)
     assert re.search(r"(input|model)-bound", str(result.bottleneck))
     # What was tried came after everything was saved.
-    path = tmp_path / "run" / "last.pt"
+    path = tmp_path / "run" / "last.safetensors"
     model = restore_model(load_checkpoint(path), path)
     with make_loader("torchvision", data / "test.beton", view="eval", size=40, workers=1) as loader:
         found = evaluate(model, loader, device=torch.device("cpu"), amp_dtype=None)

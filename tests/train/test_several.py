@@ -139,7 +139,7 @@ def test_processes_may_come_and_go_between_steps(runs: Path) -> None:
     steps, epochs = read_metrics(changed / "metrics.jsonl")
     assert [row.step for row in steps] == list(range(8))
     assert [row.epoch for row in epochs] == [0, 1]
-    first, second = (load_checkpoint(run / "last.pt") for run in (straight, changed))
+    first, second = (load_checkpoint(run / "last.safetensors") for run in (straight, changed))
     for name, tensor in first.model.items():
         assert torch.allclose(tensor, second.model[name], rtol=1e-6, atol=1e-9), name
     # Each part showed the rest of the plan from where the part before it had stopped.
@@ -195,7 +195,7 @@ def test_uneven_sizes_are_counted_once(name: str, uneven: Path) -> None:
     assert (epoch.train_accuracy, epoch.eval_accuracy) == (1.0, 1.0)
     # A rate is written with one digit behind the point, whatever it is.
     assert epoch.img_per_s == pytest.approx(train / epoch.train_s, rel=0.05, abs=0.051)
-    progress = load_checkpoint(run / "last.pt").progress
+    progress = load_checkpoint(run / "last.safetensors").progress
     assert progress is not None
     found = {split: progress["data"][split]["images"] for split in ("train", "eval")}
     assert (progress["is_done"], found) == (True, {"train": train, "eval": test})

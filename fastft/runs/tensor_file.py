@@ -1,0 +1,133 @@
+"""Tensors by name and one text in a safetensors file, every bit of which is covered by a CRC-32.
+
+Reading is the library's. Writing is not: its `save_file` makes a temporary file of its own, which a
+killed process would leave, holds all tensors in the order of the file at once, and puts metadata in
+a random order. Here they are written one by one, and the checksum stands where it can be found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from fastft.runs.sound import DTYPES
+from pipelines.atomic import AtomicFile
+from pipelines.errors import FormatError, is_no_memory, one_line
+from pipelines.memory import require_room
+
+#: Where the text lies in a file's metadata.
+TEXT = "fastft"
+#: A file of ours begins so behind its header's length; the CRC-32 of the file with zeros in its
+#: place follows.
+_SEAL, _SEAL_AT = b'{"__metadata__":{"fastft-crc32":"', 8
+_CRC_AT, _NO_CRC = _SEAL_AT + len(_SEAL), b"0" * 8
+_CHUNK_BYTES = 1 << 20
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a file begins as safetensors do.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return file.read(_SEAL_AT + 1)[_SEAL_AT:] == b"{"
+
+
+def write_tensors(target: AtomicFile, tensors: Mapping[str, torch.Tensor], text: str) -> None:
+    """Write a whole file; of tensors in another order of memory one at a time is copied.
+
+    Args:
+        target: an empty file.
+        tensors: on the CPU, of DTYPES.
+        text: what else to keep.
+
+    Raises:
+        OSError: as the system says.
+    """
+    # The widest first, so that each lies at a multiple of its width; else in the order given.
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    metadata = {"fastft-crc32": _NO_CRC.decode(), "format": "pt", TEXT: text}
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]
+        }  # fmt: skip
+    packed = json.dumps(header, separators=(",", ":")).encode()
+    packed += b" " * (-len(packed) % 8)
+    packed = struct.pack("<Q", len(packed)) + packed
+    crc = zlib.crc32(packed)
+    target.write(packed)
+    for name in names:
+        content = _bytes_of(tensors[name])
+        crc = zlib.crc32(content, crc)
+        target.write(content)
+    os.pwrite(target.descriptor, b"%08x" % crc, _CRC_AT)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Tensors on the CPU, and the text; None in a file of others.
+
+    Raises:
+        FormatError: it is no such file, or damaged.
+        OSError: it cannot be read.
+    """
+    is_sealed = _check_seal(path)
+    try:
+        # Read by position: a file that is mapped and then cut short would end the process.
+        with safe_open(path, framework="pt", backend="pread") as file:
+            text = (file.metadata() or {}).get(TEXT)
+            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
+    except OSError:
+        raise
+    except Exception as error:  # SafetensorError, and whatever torch says of an odd dtype or shape
+        if is_no_memory(error):  # of the machine, or is it asked for more than the file holds?
+            require_room(4 * path.stat().st_size, str(path))
+        found = f"not readable as a checkpoint: {one_line(str(error))[:200]}"
+        raise FormatError(path, found, "a safetensors file", "") from error
+    if text is not None and not is_sealed:
+        found = "not readable as a checkpoint: its beginning is damaged"
+        raise FormatError(path, found, "its CRC-32", "")
+    return tensors, text
+
+
+def _check_seal(path: Path) -> bool:
+    """Whether a file has a CRC-32 of ours, which then is right.
+
+    Raises:
+        FormatError: it is wrong.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_CRC_AT + len(_NO_CRC))
+        if head[_SEAL_AT:_CRC_AT] != _SEAL:
+            return False
+        crc = zlib.crc32(_NO_CRC, zlib.crc32(head[:_CRC_AT]))
+        while chunk := file.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    if head[_CRC_AT:] != b"%08x" % crc:
+        found = "not readable as a checkpoint: it is damaged or cut short"
+        raise FormatError(path, found, "its CRC-32", "")
+    return True
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """A tensor's numbers in the order of its dimensions.
+
+    By NumPy: torch would take several threads, which training needs, to copy.
+    """
+    plain = tensor.detach()
+    if plain.dtype == torch.bfloat16:  # which NumPy does not have
+        plain = plain.view(torch.int16)
+    return memoryview(np.ascontiguousarray(plain.numpy()).reshape(-1).view(np.uint8))
