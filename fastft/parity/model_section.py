@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from rich.console import Console
 
 from fastft.parity.equivalence import CURVE_FACTOR, AccuracyResult, CurveMatch, Equivalence
@@ -151,26 +150,16 @@ def curve_table(result: AccuracyResult) -> Table:
 
 def difference_table(result: AccuracyResult) -> Table:
     """All paired differences of accuracies, with what they show."""
-    title = "Final accuracy, points: differences paired by seed with 95% intervals"
-    return make_table(
-        title,
-        differences(result),
+    rows = tuple(
         (
-            Column("", lambda each: f"{each[0]} minus {each[1]}"),
-            Column("pairs", lambda each: each[2].n),
-            Column(
-                "mean",
-                lambda each: _mean(result, each[0]) if not each[0].startswith("evaluated") else "",
-            ),
-            Column("difference", lambda each: each[2].mean, write_signed),
-            Column("95% interval", lambda each: f"{each[2].low:+.2f} to {each[2].high:+.2f}"),
-            Column("p", lambda each: _p(each[2])),
-            Column(
-                f"within {result.margin:g}?",
-                lambda each: Cell(each[2].verdict, None, _TONES.get(each[2].verdict, "")),
-            ),
-        ),
+            Cell(f"{name} minus {other}"),
+            Cell(f"{write_signed(each.mean)} ({each.low:+.2f} to {each.high:+.2f})", each.mean),
+            Cell(f"{each.verdict}, {_p(each)}", None, _TONES.get(each.verdict, "")),
+        )
+        for name, other, each in differences(result)
     )
+    title = "Final accuracy, points: differences paired by seed with 95% intervals"
+    return Table(title, ("", "points", f"within {result.margin:g}?"), rows)
 
 
 def matrix_table(result: AccuracyResult) -> Table:
@@ -185,11 +174,6 @@ def matrix_table(result: AccuracyResult) -> Table:
         for trained in result.loaders
     )
     return Table(title, ("", *result.loaders), rows)
-
-
-def _mean(result: AccuracyResult, name: str) -> str:
-    own = np.array(result.accuracies[name][name])
-    return f"{own.mean():.2f} \u00b1 {own.std(ddof=1):.2f}"
 
 
 def _interval(found: Equivalence) -> str:

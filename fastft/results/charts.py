@@ -27,7 +27,7 @@ _BELOW = 0.5
 #: Share of a panel's width that a letter takes behind a bar.
 _LETTER = 0.018
 #: Letters of a row's and of a line's name, and lines that a legend names.
-_NAME, _LINE_NAME, _MOST_NAMED = 46, 34, 14
+_NAME, _LINE_NAME, _MOST_NAMED = 56, 34, 14
 #: Above this factor between largest and smallest, equal lengths are equal factors.
 _WIDE = 8.0
 
@@ -325,7 +325,7 @@ def _scale_y(axes: Axes, lines: Sequence[Line], from_zero: bool) -> None:
     values = sorted(y for each in lines if not each.is_faint for y in _known(each))
     # One wild early step of the background must not flatten the rest.
     faint = sorted(y for each in lines if each.is_faint for y in _known(each))
-    values += [faint[int(0.98 * (len(faint) - 1))]] if faint else []
+    values += [faint[int(0.98 * (len(faint) - 1))]] if faint and from_zero else faint
     if not values:
         return
     if is_wide(values):
