@@ -20,6 +20,7 @@ from fastft.bench.result import Bench, Data, Measured, Skipped, Stage
 from fastft.bench.stages import STAGES_S, find_spots
 from fastft.bench.worker import FIRST_EPOCH
 from fastft.config.bench import CONTENDERS, BenchConfig, Task
+from fastft.config.checks import plain
 from fastft.datasets.splits import training_split
 from fastft.results.numbers import count
 from fastft.results.plots import save_panels
@@ -64,7 +65,7 @@ def run_bench(config: BenchConfig, console: Console) -> Bench:
             raise DataError(config.data, f"no loader could be measured ({reason})")
         rates = {stage.name: stage.img_per_s for stage in stages}
         found = Bench(
-            config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+            config=plain(config),
             environment=environment(),
             data=data.facts,
             stages=stages,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,11 @@ def defaults(config: type[Any]) -> Any:
     return SimpleNamespace(
         **{f.name: f.default for f in fields(config) if f.default is not MISSING}
     )
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config as JSON values."""
+    return {name: _plain(value) for name, value in asdict(config).items()}
 
 
 def choose(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -34,3 +40,9 @@ def require(option: str, value: float, least: float, most: float) -> None:
     """
     if not least <= value <= most:  # also catches NaN
         raise UsageError(option, str(value), f"{least:g} to {most:g}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from fastft.config.checks import plain
 from fastft.config.commands import EvaluateConfig
 from fastft.config.train import Amp
 from fastft.datasets.splits import evaluation_split, fastest_loader, usable_loaders
@@ -98,7 +99,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
         rows = _sample_rows(findings, classes, [source.name(int(sample)) for sample in order])
         worst = findings.samples.worst(config.n)
         found = Evaluation(
-            config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+            config=plain(config),
             checkpoint={"path": str(path), **{k: getattr(checkpoint, k) for k in _TOLD}},
             data=str(source.path),
             loader=setting.loader,

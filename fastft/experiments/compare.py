@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from fastft.config.checks import plain
 from fastft.config.recipes import make_config
 from fastft.experiments.results import FINE_TUNED, FROZEN, SCRATCH, Comparison, as_json, difference
 from fastft.experiments.run import run_variants
 from fastft.model.weights import find_arch
-from fastft.runs.folder import MANY_BEGUN, MANY_KEEP, check_folder, make_folder, plain, write_json
+from fastft.runs.folder import MANY_BEGUN, MANY_KEEP, check_folder, make_folder, write_json
 from fastft.system.environment import environment
 from pipelines.errors import UsageError
 

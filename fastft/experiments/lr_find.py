@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from fastft.config.checks import plain
 from fastft.config.train import TrainConfig
 from fastft.experiments.results import AWAY, LrFinding, suggest
 from fastft.model.classifier import set_training
-from fastft.runs.folder import LR_FIND, plain, write_json
+from fastft.runs.folder import LR_FIND, write_json
 from fastft.system.environment import environment
 from fastft.system.progress import image_progress
 from fastft.train.distributed import require_alone

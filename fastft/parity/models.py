@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from fastft.config.checks import plain
 from fastft.config.commands import AccuracyConfig
 from fastft.config.train import Amp, TrainConfig
 from fastft.datasets.splits import find_splits, pick_batch_size, require_two_classes, usable_loaders
@@ -283,7 +284,7 @@ def _result(config: AccuracyConfig, runs: _Runs, start: str, seconds: float) -> 
     )
     return AccuracyResult(
         passed=findings.passed,
-        config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        config=plain(config),
         environment=environment(),
         seconds=round(seconds, 1),
         reference=REFERENCE,

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fastft.config.checks import plain
 from fastft.config.commands import ParityConfig
 from fastft.datasets.splits import training_split
 from fastft.parity.pixel_plots import draw_worst, print_pixels
@@ -63,7 +64,7 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
             )
         draw_worst(comparison.worst, config.out / "pixels.png")
         found = Pixels(
-            config={k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+            config=plain(config),
             environment=environment(),
             seconds=round(time.perf_counter() - started, 1),
             images=comparison.images,

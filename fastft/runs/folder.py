@@ -6,11 +6,9 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastft.config.train import TrainConfig
 from pipelines.atomic import write_whole
 from pipelines.errors import DataError, UsageError
 
@@ -134,17 +132,6 @@ def _empty(out: Path) -> None:
         out.rmdir()
 
 
-def plain(config: TrainConfig) -> dict[str, Any]:
-    """A config as JSON values."""
-    return {name: _plain(value) for name, value in asdict(config).items()}
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON for people and programs."""
     write_whole(path, json.dumps(content, indent=1) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from fastft.config.checks import plain
 from fastft.config.train import TrainConfig
 from fastft.model.classifier import BuiltModel, freeze, load_state, set_training
 from fastft.model.loss import Loss, class_weights
@@ -24,7 +25,7 @@ from fastft.model.optim import (
 )
 from fastft.model.sync_bn import synchronize_batch_norm
 from fastft.runs.checkpoint import Checkpoint
-from fastft.runs.folder import LAST, plain
+from fastft.runs.folder import LAST
 from fastft.runs.metrics import EpochMetrics, Waits
 from fastft.system.environment import environment
 from fastft.system.progress import epoch_progress
@@ -188,7 +189,10 @@ class Trainer:
         first = state.epoch * self._per_epoch + state.sums.steps
         self._begun_s = time.perf_counter() - state.seconds
         with recorder or Recorder(
-            config,
+            config.out,
+            plain(config),
+            checkpoint_every=config.checkpoint_every,
+            tensorboard=config.tensorboard,
             is_main=self._world.is_main,
             keep_bytes=state.metrics_bytes,
             first_step=first,

@@ -7,14 +7,15 @@ happens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from fastft.config.train import TrainConfig, read_interval
+from fastft.config.train import read_interval
 from fastft.runs.checkpoint import Checkpoint
 from fastft.runs.checkpoint_writer import CheckpointSaver
-from fastft.runs.folder import CONFIG, CURVES, LAST, METRICS, PREVIOUS, plain, write_json
+from fastft.runs.folder import CONFIG, CURVES, LAST, METRICS, PREVIOUS, write_json
 from fastft.runs.metrics import EpochMetrics, MetricsFile, StepMetrics
 from fastft.system.environment import environment
 from fastft.train.costs import Costs
@@ -26,8 +27,11 @@ class Recorder:
 
     def __init__(
         self,
-        config: TrainConfig,
+        out: Path,
+        settings: Mapping[str, Any],
         *,
+        checkpoint_every: str,
+        tensorboard: bool,
         is_main: bool,
         keep_bytes: int = 0,
         first_step: int = 0,
@@ -37,7 +41,10 @@ class Recorder:
         """Open the files.
 
         Args:
-            config: the run's settings.
+            out: the run's folder.
+            settings: the run's, as JSON values.
+            checkpoint_every: how often a checkpoint is made within an epoch, see `read_interval`.
+            tensorboard: whether event files are written, too.
             is_main: whether this process has a folder at all.
             keep_bytes: how much of `metrics.jsonl` a run that is continued keeps.
             first_step: the step it begins with.
@@ -47,15 +54,15 @@ class Recorder:
         Raises:
             DataError: `metrics.jsonl` is shorter than that.
         """
-        self._out, self._is_main = config.out, is_main
-        self._every_steps, self._every_s = read_interval(config.checkpoint_every)
+        self._out, self._is_main = out, is_main
+        self._every_steps, self._every_s = read_interval(checkpoint_every)
         self._saved_step, self._saved_s = first_step, time.monotonic()
         self._board: Any = None
         self._costs = costs or Costs()
         if not is_main:
             return
-        write_json(self._out / CONFIG, {"config": plain(config), "environment": environment()})
-        if config.tensorboard:
+        write_json(self._out / CONFIG, {"config": dict(settings), "environment": environment()})
+        if tensorboard:
             from fastft.runs.board import Board  # TensorBoard takes seconds
 
             self._board = Board(self._out / "tensorboard", first_step)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from fastft.config.checks import plain
 from fastft.config.recipes import RECIPES, make_config, read_settings
 from fastft.config.train import TrainConfig
-from fastft.runs.folder import plain
 from pipelines.errors import DataError, FormatError, UsageError
 
 PATHS: dict[str, Any] = {"data": Path("d"), "out": Path("o")}

@@ -15,10 +15,11 @@ from old_checkpoints import pack_old, save_old
 from rich.console import Console
 from torch import nn
 
+from fastft.config.checks import plain
 from fastft.config.train import TrainConfig
 from fastft.model.optim import WeightAverage, make_optimizer, unpack_optimizer
 from fastft.runs.checkpoint import Checkpoint, save_checkpoint
-from fastft.runs.folder import LAST, OLD, plain
+from fastft.runs.folder import LAST, OLD
 from fastft.runs.metrics import EpochMetrics
 from fastft.train.distributed import ALONE
 from fastft.train.resume import read_run, require_fit

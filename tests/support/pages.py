@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fastft.config.checks import plain
 from fastft.config.train import TrainConfig
 from fastft.evaluate.scores import wilson_interval
 from fastft.experiments.results import (
@@ -24,7 +25,7 @@ from fastft.experiments.results import (
 )
 from fastft.parity.distance import Distance
 from fastft.parity.equivalence import AccuracyResult, judge
-from fastft.runs.folder import CONFIG, METRICS, SUMMARY, plain, write_json
+from fastft.runs.folder import CONFIG, METRICS, SUMMARY, write_json
 from fastft.runs.metrics import EpochMetrics, MetricsFile, StepMetrics
 
 Json = dict[str, Any]
