@@ -23,23 +23,11 @@ from pipelines.atomic import AtomicFile
 from pipelines.errors import FormatError, is_no_memory, one_line
 from pipelines.memory import require_room
 
-#: Where the text lies in a file's metadata.
-TEXT = "fastft"
 #: A file of ours begins so behind its header's length; the CRC-32 of the file with zeros in its
 #: place follows.
 _SEAL, _SEAL_AT = b'{"__metadata__":{"fastft-crc32":"', 8
 _CRC_AT, _NO_CRC = _SEAL_AT + len(_SEAL), b"0" * 8
 _CHUNK_BYTES = 1 << 20
-
-
-def is_tensor_file(path: Path) -> bool:
-    """Whether a file begins as safetensors do.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:
-        return file.read(_SEAL_AT + 1)[_SEAL_AT:] == b"{"
 
 
 def write_tensors(target: AtomicFile, tensors: Mapping[str, torch.Tensor], text: str) -> None:
@@ -55,7 +43,7 @@ def write_tensors(target: AtomicFile, tensors: Mapping[str, torch.Tensor], text:
     """
     # The widest first, so that each lies at a multiple of its width; else in the order given.
     names = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    metadata = {"fastft-crc32": _NO_CRC.decode(), "format": "pt", TEXT: text}
+    metadata = {"fastft-crc32": _NO_CRC.decode(), "format": "pt", "fastft": text}
     header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name in names:
@@ -87,7 +75,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     try:
         # Read by position: a file that is mapped and then cut short would end the process.
         with safe_open(path, framework="pt", backend="pread") as file:
-            text = (file.metadata() or {}).get(TEXT)
+            text = (file.metadata() or {}).get("fastft")
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
     except OSError:
         raise

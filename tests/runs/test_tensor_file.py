@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 
 from fastft.model.weights import load_weights
 from fastft.runs.sound import DTYPES
-from fastft.runs.tensor_file import is_tensor_file, read_tensors, write_tensors
+from fastft.runs.tensor_file import read_tensors, write_tensors
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError
 
@@ -151,7 +151,6 @@ def test_a_header_that_lies_is_one_line(
     header: bytes, length: int | None, tmp_path: Path, tried: Callable[..., None]
 ) -> None:
     path = lie(tmp_path / "x.safetensors", header, bytes(8), length)
-    assert is_tensor_file(path)
     with pytest.raises(DataError) as caught:
         load_weights(str(path), "resnet18")
     message = str(caught.value)
