@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 
 from fastft.config.train import MODEL_PX, EvalView
 from fastft.runs.checked import STRICT, Count, checked
@@ -24,8 +26,9 @@ from fastft.runs.sound import find_odd_tensor
 from fastft.runs.tensor_file import read_tensors, write_tensors
 from fastft.runs.torch_file import FORMAT, MOST_LETTERS, convert_checkpoint, read_torch_file
 from pipelines.atomic import AtomicFile
-from pipelines.errors import DataError, FormatError, one_line
+from pipelines.errors import DataError, FormatError, is_no_memory, one_line
 from pipelines.formats.layout import Preparation
+from pipelines.memory import require_room
 
 #: What is read; the last is what is written, and 1 was by `torch.save`.
 _VERSIONS = (1, 2)
@@ -133,24 +136,34 @@ def read_file(path: Path) -> Checkpoint | dict[str, Any]:
         FormatError: it is neither, or a checkpoint that is damaged or of another version.
         DataError: it cannot be read.
     """
-    text: str | None
+    text: str | None = None
+    content: dict[str, Any] = {}
     try:
         with open(path, "rb") as file:
             is_tensor_file = file.read(9)[8:] == b"{"  # behind its length a header begins
         if is_tensor_file:
-            tensors, text = read_tensors(path)
-            if text is None:
-                return dict(tensors)
+            content, text = read_tensors(path)
         else:
             content = read_torch_file(path)
-            if content.get("format") != FORMAT:
-                return content
-            tensors, text = convert_checkpoint(content, path)
     except FileNotFoundError:
         raise DataError(path, "no such file", "a checkpoint", "check the path") from None
     except OSError as error:
         raise DataError(path, error.strerror or "cannot be read", "a checkpoint") from error
-    return _unpack(tensors, text, path)
+    except Exception as error:  # whatever a hostile file makes the libraries raise
+        if is_no_memory(error):  # of the machine, or is it asked for more than the file holds?
+            require_room(4 * path.stat().st_size, str(path))
+        # torch's own words are long, and give advice that nobody should take.
+        is_brief = isinstance(error, (SafetensorError, zipfile.BadZipFile))
+        reason = f": {error!s:.200}".rstrip(".") if is_brief else ""
+        found = f"not readable as a checkpoint{reason}"
+        raise FormatError(path, found, "a safetensors file, or one by torch.save", "") from error
+    try:
+        if text is None and content.get("format") == FORMAT:
+            content, text = convert_checkpoint(content)
+        return content if text is None else _unpack(content, text)
+    except (TypeError, ValueError, RecursionError) as error:
+        found = f"holds {error!s:.200}"
+        raise FormatError(path, found, "a whole checkpoint", "train again") from error
 
 
 def load_last(folder: Path) -> tuple[Checkpoint, Path, str]:
@@ -179,26 +192,22 @@ def load_last(folder: Path) -> tuple[Checkpoint, Path, str]:
     raise DataError(folder, "; ".join(faults), "a checkpoint to continue from", "train again")
 
 
-def _unpack(tensors: Mapping[str, torch.Tensor], text: str, path: Path) -> Checkpoint:
+def _unpack(tensors: Mapping[str, torch.Tensor], text: str) -> Checkpoint:
     """What a file of ours holds, each part of the type that it should have.
 
     Raises:
-        FormatError: it is of another version, or lacks something.
+        TypeError, ValueError, RecursionError: it is of another version, or lacks something.
     """
-    try:
-        parts = _parse(text)
-        if odd := find_odd_tensor(tensors):
-            raise ValueError(odd)
-        parts |= {"model": {}, "ema": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part = next(each for each, prefix in _PREFIXES.items() if name.startswith(prefix))
-            parts[part][name.removeprefix(_PREFIXES[part])] = tensor
-        checkpoint = checked(Checkpoint, {**parts, "ema": parts["ema"] or None})
-        Preparation(**(checkpoint.preparation or {}))
-        return checkpoint
-    except (TypeError, ValueError, RecursionError) as error:
-        found = f"holds {error!s:.200}"
-        raise FormatError(path, found, "a whole checkpoint", "train again") from error
+    parts = _parse(text)
+    if odd := find_odd_tensor(tensors):
+        raise ValueError(odd)
+    parts |= {"model": {}, "ema": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part = next(each for each, prefix in _PREFIXES.items() if name.startswith(prefix))
+        parts[part][name.removeprefix(_PREFIXES[part])] = tensor
+    checkpoint = checked(Checkpoint, {**parts, "ema": parts["ema"] or None})
+    Preparation(**(checkpoint.preparation or {}))
+    return checkpoint
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -19,9 +19,6 @@ from typing import IO, Any
 
 import torch
 
-from pipelines.errors import FormatError, is_no_memory
-from pipelines.memory import require_room
-
 #: Letters of a checkpoint's plain values as JSON; an epoch adds some 250.
 MOST_LETTERS = 1 << 24
 #: What a piece of it counts for at least: a list in a million places is a million brackets.
@@ -42,47 +39,30 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """A dictionary that `torch.save` wrote, tensors on the CPU; no code in it is executed.
 
     Raises:
-        FormatError: it is no such file.
+        zipfile.BadZipFile, or what else zipfile and torch find wrong: it is damaged, or none.
         OSError: it cannot be read.
     """
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            is_zip = _check_records(file)
-            warnings.simplefilter("ignore")  # of what is refused below
-            # In a file of the old kind lengths stand that torch makes room for before it reads; of
-            # what is in memory it gets no more than there is. It also takes a tar there, and
-            # believes it. Of a path it goes by the suffix.
-            source = file if is_zip else io.BytesIO(file.read())
-            content = torch.load(source, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # whatever a hostile file makes the restricted unpickler raise
-        if is_no_memory(error):  # of the machine, or is it asked for more than the file holds?
-            require_room(4 * path.stat().st_size, str(path))
-        # torch's own words are long, and give advice that nobody should take.
-        reason = f": {error!s:.200}" if isinstance(error, zipfile.BadZipFile) else ""
-        found = f"not readable as a checkpoint{reason.rstrip('.')}"
-        raise FormatError(path, found, "a safetensors file, or one by torch.save", "") from error
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is refused below
+        is_zip = _check_records(file)
+        # In a file of the old kind lengths stand that torch makes room for before it reads; of what
+        # is in memory it gets no more than there is. It also takes a tar there, and believes it. Of
+        # a path it goes by the suffix.
+        source = file if is_zip else io.BytesIO(file.read())
+        content = torch.load(source, map_location="cpu", weights_only=True)
     if type(content) not in (dict, OrderedDict):
-        raise FormatError(path, f"holds a {type(content).__name__}", "a state dict", "")
+        raise zipfile.BadZipFile(f"a {type(content).__name__} instead of a state dict")
     return dict(dict.items(content))  # of a hostile one all other methods may be anything
 
 
-def convert_checkpoint(
-    content: Mapping[str, Any], path: Path
-) -> tuple[dict[str, torch.Tensor], str]:
+def convert_checkpoint(content: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
     """What a file of today would hold: tensors by name, which may still be odd, and JSON.
 
     Raises:
-        FormatError: there is no such file.
+        TypeError, ValueError, RecursionError: there is no such file.
     """
-    try:
-        plain = {name: content[name] for name in content if name not in _NO_JSON}
-        text = _to_json(plain)
-        return _flatten(content), text
-    except (TypeError, ValueError, RecursionError) as error:
-        found = f"holds {error!s:.200}"
-        raise FormatError(path, found, "a whole checkpoint", "train again") from error
+    text = _to_json({name: content[name] for name in content if name not in _NO_JSON})
+    return _flatten(content), text
 
 
 def as_state(found: object, what: str, names: type = str) -> dict[Any, Any]:

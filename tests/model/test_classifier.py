@@ -118,7 +118,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         load_checkpoint(path)
     assert not (tmp_path / "pwned").exists()
     torch.save([1, 2], path)
-    with pytest.raises(FormatError, match="holds a list"):
+    with pytest.raises(FormatError, match="a list instead of a state dict"):
         load_checkpoint(path)
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(FormatError, match="no fastft checkpoint"):

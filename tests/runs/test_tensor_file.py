@@ -13,6 +13,7 @@ from damaged import flip
 from torchvision.models import resnet18
 
 from fastft.model.weights import load_weights
+from fastft.runs.checkpoint import read_file
 from fastft.runs.sound import DTYPES
 from fastft.runs.tensor_file import read_tensors, write_tensors
 from pipelines.atomic import AtomicFile
@@ -101,7 +102,7 @@ def test_any_changed_bit_is_noticed(tmp_path: Path) -> None:
         flip(path, position, position % 8)
         # In the length or the brace it is no safetensors file any more; else the CRC-32 is wrong.
         with pytest.raises(FormatError, match="not readable as a checkpoint") as caught:
-            read_tensors(path)
+            read_file(path)
         assert str(caught.value).isprintable()
         flip(path, position, position % 8)
     assert_same(read_tensors(path)[0], all_kinds())
@@ -115,7 +116,7 @@ def test_what_is_cut_or_longer_is_refused(tmp_path: Path) -> None:
     ):  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(FormatError):
-            read_tensors(path)
+            read_file(path)
 
 
 A_TENSOR = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
