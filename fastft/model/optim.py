@@ -103,10 +103,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: Mapping[str, torc
     states: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in packed.items():
         number, _, name = key.partition("/")
-        like = parameters[int(number)]
-        is_like = tensor.shape == like.shape
-        copy = torch.empty_like(like).copy_(tensor) if is_like else tensor.clone()
-        states.setdefault(int(number), {})[name] = copy
+        like = parameters[int(number)] if name != "step" else tensor
+        states.setdefault(int(number), {})[name] = torch.empty_like(like).copy_(tensor)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
 

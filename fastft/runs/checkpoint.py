@@ -9,45 +9,31 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
+from safetensors import SafetensorError
 
 from fastft.config.train import MODEL_PX, EvalView
+from fastft.runs.checked import STRICT, Count, checked
 from fastft.runs.folder import find_lasts, remove_leavings
 from fastft.runs.sound import find_odd_tensor
-from fastft.runs.tensor_file import is_tensor_file, read_tensors, write_tensors
-from fastft.runs.torch_file import (
-    MOST_LETTERS,
-    convert_checkpoint,
-    is_old_checkpoint,
-    read_torch_file,
-)
+from fastft.runs.tensor_file import read_tensors, write_tensors
+from fastft.runs.torch_file import FORMAT, MOST_LETTERS, convert_checkpoint, read_torch_file
 from pipelines.atomic import AtomicFile
-from pipelines.errors import DataError, FormatError, one_line
+from pipelines.errors import DataError, FormatError, is_no_memory, one_line
 from pipelines.formats.layout import Preparation
+from pipelines.memory import require_room
 
 #: What is read; the last is what is written, and 1 was by `torch.save`.
 _VERSIONS = (1, 2)
 #: Parts that are tensors, by what goes before their names in a file.
 _PREFIXES = {"ema": "ema/", "optimizer": "optimizer/", "model": ""}
-
-
-def _as_prepared(values: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The values of a Preparation.
-
-    Raises:
-        ValueError: they are none.
-    """
-    try:
-        Preparation(**(values or {}))
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-    return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,22 +58,20 @@ class Checkpoint:
             an older version, or for the default.
     """
 
-    __pydantic_config__: ClassVar = ConfigDict(
-        strict=True, revalidate_instances="always", arbitrary_types_allowed=True
-    )
+    __pydantic_config__: ClassVar = STRICT
     model: Mapping[str, torch.Tensor]
     arch: Annotated[str, Field(max_length=99)]
     classes: Annotated[tuple[str, ...], Field(min_length=1, strict=False, fail_fast=True)]
     size: Annotated[int, Field(ge=MODEL_PX[0], le=MODEL_PX[1])]
     view: EvalView
-    epoch: Annotated[int, Field(ge=0)]
+    epoch: Count
     accuracy: Annotated[float, Field(ge=0, le=1)]
     optimizer: Mapping[str, torch.Tensor]
     scaler: Mapping[str, Any]
     config: Mapping[str, Any]
     ema: Mapping[str, torch.Tensor] | None = None
     progress: Mapping[str, Any] | None = None
-    preparation: Annotated[Mapping[str, Any] | None, AfterValidator(_as_prepared)] = None
+    preparation: Mapping[str, Any] | None = None
 
     @property
     def prepared(self) -> Preparation:
@@ -98,9 +82,6 @@ class Checkpoint:
     def evaluated(self) -> Mapping[str, torch.Tensor]:
         """The weights that evaluation is of: the average, if one was kept."""
         return self.ema or self.model
-
-
-_CHECKED = TypeAdapter(Checkpoint)
 
 
 def save_checkpoint(
@@ -155,22 +136,34 @@ def read_file(path: Path) -> Checkpoint | dict[str, Any]:
         FormatError: it is neither, or a checkpoint that is damaged or of another version.
         DataError: it cannot be read.
     """
-    text: str | None
+    text: str | None = None
+    content: dict[str, Any] = {}
     try:
-        if is_tensor_file(path):
-            tensors, text = read_tensors(path)
-            if text is None:
-                return dict(tensors)
+        with open(path, "rb") as file:
+            is_tensor_file = file.read(9)[8:] == b"{"  # behind its length a header begins
+        if is_tensor_file:
+            content, text = read_tensors(path)
         else:
             content = read_torch_file(path)
-            if not is_old_checkpoint(content):
-                return content
-            tensors, text = convert_checkpoint(content, path)
     except FileNotFoundError:
         raise DataError(path, "no such file", "a checkpoint", "check the path") from None
     except OSError as error:
         raise DataError(path, error.strerror or "cannot be read", "a checkpoint") from error
-    return _unpack(tensors, text, path)
+    except Exception as error:  # whatever a hostile file makes the libraries raise
+        if is_no_memory(error):  # of the machine, or is it asked for more than the file holds?
+            require_room(4 * path.stat().st_size, str(path))
+        # torch's own words are long, and give advice that nobody should take.
+        is_brief = isinstance(error, (SafetensorError, zipfile.BadZipFile))
+        reason = f": {error!s:.200}".rstrip(".") if is_brief else ""
+        found = f"not readable as a checkpoint{reason}"
+        raise FormatError(path, found, "a safetensors file, or one by torch.save", "") from error
+    try:
+        if text is None and content.get("format") == FORMAT:
+            content, text = convert_checkpoint(content)
+        return content if text is None else _unpack(content, text)
+    except (TypeError, ValueError, RecursionError) as error:
+        found = f"holds {error!s:.200}"
+        raise FormatError(path, found, "a whole checkpoint", "train again") from error
 
 
 def load_last(folder: Path) -> tuple[Checkpoint, Path, str]:
@@ -186,46 +179,35 @@ def load_last(folder: Path) -> tuple[Checkpoint, Path, str]:
         DataError: neither can be used.
     """
     remove_leavings(folder)
-    last, previous = find_lasts(folder)
-    try:
-        return load_checkpoint(folder / last), folder / last, ""
-    except DataError as error:
-        fault = error
-    try:
-        checkpoint = load_checkpoint(folder / previous)
-    except DataError as error:
-        found = f"{last}: {fault.found}; {previous}: {error.found}"
-        raise DataError(folder, found, "a checkpoint to continue from", "train again") from error
-    remark = f"{fault.where}: {fault.found}; {previous}, the checkpoint before it, is used instead"
-    return checkpoint, folder / previous, one_line(remark)
+    faults: list[str] = []
+    for name in find_lasts(folder):
+        try:
+            checkpoint = load_checkpoint(folder / name)
+        except DataError as error:
+            faults.append(f"{name}: {error.found}")
+            continue
+        used = f"; {name}, the checkpoint before it, is used instead"
+        remark = one_line(f"{folder}/{faults[0]}{used}") if faults else ""
+        return checkpoint, folder / name, remark
+    raise DataError(folder, "; ".join(faults), "a checkpoint to continue from", "train again")
 
 
-def _unpack(tensors: Mapping[str, torch.Tensor], text: str, path: Path) -> Checkpoint:
+def _unpack(tensors: Mapping[str, torch.Tensor], text: str) -> Checkpoint:
     """What a file of ours holds, each part of the type that it should have.
 
     Raises:
-        FormatError: it is of another version, or lacks something.
+        TypeError, ValueError, RecursionError: it is of another version, or lacks something.
     """
-    try:
-        parts = _parse(text)
-        if odd := find_odd_tensor(tensors):
-            raise ValueError(f"holds {odd}")
-        needed = (each.name for each in fields(Checkpoint) if each.default is MISSING)
-        if lacking := [name for name in needed if name not in (*parts, *_PREFIXES)]:
-            raise ValueError(f"lacks {lacking[0]!r}")
-        parts |= {"model": {}, "ema": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part = next(each for each, prefix in _PREFIXES.items() if name.startswith(prefix))
-            parts[part][name.removeprefix(_PREFIXES[part])] = tensor
-        return _CHECKED.validate_python(Checkpoint(**{**parts, "ema": parts["ema"] or None}))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        odd, place = first["input"], ".".join(map(str, first["loc"]))
-        shown = f"{odd!r:.80}" if isinstance(odd, str | int | float) else f"a {type(odd).__name__}"
-        found, expected = f"holds a wrong {place[:80]!r}: {shown}", first["msg"]
-    except (TypeError, ValueError, RecursionError) as error:
-        found, expected = f"{error!s:.200}", "a whole checkpoint"
-    raise FormatError(path, found, expected, "train again")
+    parts = _parse(text)
+    if odd := find_odd_tensor(tensors):
+        raise ValueError(odd)
+    parts |= {"model": {}, "ema": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part = next(each for each, prefix in _PREFIXES.items() if name.startswith(prefix))
+        parts[part][name.removeprefix(_PREFIXES[part])] = tensor
+    checkpoint = checked(Checkpoint, {**parts, "ema": parts["ema"] or None})
+    Preparation(**(checkpoint.preparation or {}))
+    return checkpoint
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -236,11 +218,11 @@ def _parse(text: str) -> dict[str, Any]:
         RecursionError: they lie too deep within each other.
     """
     if len(text) > MOST_LETTERS:
-        raise ValueError("holds more text than any run's")
+        raise ValueError("more text than any run's")
     parts: Any = json.loads(text, parse_int=_read_int)
     version = parts.pop("version", None) if isinstance(parts, dict) else None
     if version not in _VERSIONS or type(version) is not int:
-        raise ValueError(f"checkpoint version {version!r:.80}")
+        raise ValueError(f"a checkpoint of version {version!r:.80}")
     return dict(parts)
 
 
@@ -251,5 +233,5 @@ def _read_int(digits: str) -> int:
         ValueError: it is none.
     """
     if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 63:
-        raise ValueError("holds a number of many digits")
+        raise ValueError("a number of many digits")
     return int(digits)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import ClassVar, TypeVar
 
 from fastft.results.read import check_line, read_bytes
+from fastft.runs.checked import STRICT, Count
 from pipelines.errors import DataError, FormatError
 
 T = TypeVar("T")
@@ -24,8 +25,9 @@ _REMEDY = "free some of the disk, then continue with fastft train --resume"
 class StepMetrics:
     """One step. `wait_s`: how long the loop stood still for its batch; `step_s`: all of it."""
 
-    epoch: int
-    step: int
+    __pydantic_config__: ClassVar = STRICT
+    epoch: Count
+    step: Count
     loss: float
     lr: float
     wait_s: float
@@ -37,8 +39,9 @@ class StepMetrics:
 class EpochMetrics:
     """One epoch: training on images of `size` px, then evaluation of the whole other split."""
 
-    epoch: int
-    size: int
+    __pydantic_config__: ClassVar = STRICT
+    epoch: Count
+    size: Count
     train_loss: float
     train_accuracy: float
     eval_loss: float
@@ -129,23 +132,6 @@ def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
         else:
             raise FormatError(where, "not a row of metrics", "one of fastft train", "")
     return steps, epochs
-
-
-def fill(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass of counts and other numbers, each of which is one; NaN is a number, too.
-
-    Raises:
-        TypeError: one is missing, too many or of another type.
-        ValueError: a count below zero, or of more than 63 bits.
-    """
-    filled = kind(**values)
-    for name, usual in get_type_hints(kind).items():
-        value = getattr(filled, name)
-        if type(value) is not int and not (usual is float and type(value) is float):
-            raise TypeError(f"{name} is of type {type(value).__name__}")
-        if usual is int and not 0 <= value < 1 << 63:
-            raise ValueError(f"{name} is no count")
-    return filled
 
 
 class Waits:

@@ -16,30 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from fastft.runs.sound import DTYPES
 from pipelines.atomic import AtomicFile
-from pipelines.errors import FormatError, is_no_memory, one_line
-from pipelines.memory import require_room
 
-#: Where the text lies in a file's metadata.
-TEXT = "fastft"
 #: A file of ours begins so behind its header's length; the CRC-32 of the file with zeros in its
 #: place follows.
 _SEAL, _SEAL_AT = b'{"__metadata__":{"fastft-crc32":"', 8
 _CRC_AT, _NO_CRC = _SEAL_AT + len(_SEAL), b"0" * 8
 _CHUNK_BYTES = 1 << 20
-
-
-def is_tensor_file(path: Path) -> bool:
-    """Whether a file begins as safetensors do.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:
-        return file.read(_SEAL_AT + 1)[_SEAL_AT:] == b"{"
 
 
 def write_tensors(target: AtomicFile, tensors: Mapping[str, torch.Tensor], text: str) -> None:
@@ -55,7 +41,7 @@ def write_tensors(target: AtomicFile, tensors: Mapping[str, torch.Tensor], text:
     """
     # The widest first, so that each lies at a multiple of its width; else in the order given.
     names = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    metadata = {"fastft-crc32": _NO_CRC.decode(), "format": "pt", TEXT: text}
+    metadata = {"fastft-crc32": _NO_CRC.decode(), "format": "pt", "fastft": text}
     header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name in names:
@@ -80,25 +66,16 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     """Tensors on the CPU, and the text; None in a file of others.
 
     Raises:
-        FormatError: it is no such file, or damaged.
+        SafetensorError, or what else safetensors and torch find wrong: it is damaged, or none.
         OSError: it cannot be read.
     """
     is_sealed = _check_seal(path)
-    try:
-        # Read by position: a file that is mapped and then cut short would end the process.
-        with safe_open(path, framework="pt", backend="pread") as file:
-            text = (file.metadata() or {}).get(TEXT)
-            tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-    except OSError:
-        raise
-    except Exception as error:  # SafetensorError, and whatever torch says of an odd dtype or shape
-        if is_no_memory(error):  # of the machine, or is it asked for more than the file holds?
-            require_room(4 * path.stat().st_size, str(path))
-        found = f"not readable as a checkpoint: {one_line(str(error))[:200]}"
-        raise FormatError(path, found, "a safetensors file", "") from error
+    # Read by position: a file that is mapped and then cut short would end the process.
+    with safe_open(path, framework="pt", backend="pread") as file:
+        text = (file.metadata() or {}).get("fastft")
+        tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
     if text is not None and not is_sealed:
-        found = "not readable as a checkpoint: its beginning is damaged"
-        raise FormatError(path, found, "its CRC-32", "")
+        raise SafetensorError("its beginning is damaged")
     return tensors, text
 
 
@@ -106,7 +83,7 @@ def _check_seal(path: Path) -> bool:
     """Whether a file has a CRC-32 of ours, which then is right.
 
     Raises:
-        FormatError: it is wrong.
+        SafetensorError: it is wrong.
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -117,8 +94,7 @@ def _check_seal(path: Path) -> bool:
         while chunk := file.read(_CHUNK_BYTES):
             crc = zlib.crc32(chunk, crc)
     if head[_CRC_AT:] != b"%08x" % crc:
-        found = "not readable as a checkpoint: it is damaged or cut short"
-        raise FormatError(path, found, "its CRC-32", "")
+        raise SafetensorError("it is damaged or cut short")
     return True
 
 

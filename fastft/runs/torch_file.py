@@ -15,18 +15,15 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-
-from pipelines.errors import FormatError, is_no_memory
-from pipelines.memory import require_room
 
 #: Letters of a checkpoint's plain values as JSON; an epoch adds some 250.
 MOST_LETTERS = 1 << 24
 #: What a piece of it counts for at least: a list in a million places is a million brackets.
 _LEAST_LETTERS = 64
-_FORMAT, _VERSION = "fastft-checkpoint", 1
+FORMAT = "fastft-checkpoint"
 #: What of a checkpoint does not go into its JSON.
 _NO_JSON = ("format", "model", "ema", "optimizer")
 #: An optimizer keeps at most so much of a parameter.
@@ -34,7 +31,7 @@ _MOST_KEPT = 3
 _ZIP = b"PK\x03\x04"
 #: MS-DOS's attribute; of a record that has it torch reads nothing, and uses memory as it is.
 _IS_FOLDER = 0x10
-#: How a pickle names what takes it; no tensor needs that.
+#: How a pickle names the one call that torch lets it make which clears all memory it asks for.
 _TAKES_MEMORY = b"\nbytearray\n"
 
 
@@ -42,58 +39,30 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """A dictionary that `torch.save` wrote, tensors on the CPU; no code in it is executed.
 
     Raises:
-        FormatError: it is no such file.
+        zipfile.BadZipFile, or what else zipfile and torch find wrong: it is damaged, or none.
         OSError: it cannot be read.
     """
-    try:
-        is_zip = _check_zip(path)
-        _require_modest(path)
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is refused below
-            # In a file of the old kind lengths stand that torch makes room for before it reads; of
-            # what is in memory it gets no more than there is. It also takes a tar there, and
-            # believes it. Of a path it goes by the suffix.
-            source = file if is_zip else io.BytesIO(file.read())
-            content = torch.load(source, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except zipfile.BadZipFile as error:
-        found = f"not readable as a checkpoint: {str(error)[:200].rstrip('.')}"
-        raise FormatError(path, found, "a safetensors file, or one by torch.save", "") from error
-    except Exception as error:  # whatever a hostile file makes the restricted unpickler raise
-        if is_no_memory(error):  # of the machine, or is it asked for more than the file holds?
-            require_room(4 * path.stat().st_size, str(path))
-        found = "not readable as a checkpoint"
-        raise FormatError(path, found, "a safetensors file, or one by torch.save", "") from error
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is refused below
+        is_zip = _check_records(file)
+        # In a file of the old kind lengths stand that torch makes room for before it reads; of what
+        # is in memory it gets no more than there is. It also takes a tar there, and believes it. Of
+        # a path it goes by the suffix.
+        source = file if is_zip else io.BytesIO(file.read())
+        content = torch.load(source, map_location="cpu", weights_only=True)
     if type(content) not in (dict, OrderedDict):
-        raise FormatError(path, f"holds a {type(content).__name__}", "a state dict", "")
+        raise zipfile.BadZipFile(f"a {type(content).__name__} instead of a state dict")
     return dict(dict.items(content))  # of a hostile one all other methods may be anything
 
 
-def is_old_checkpoint(content: Mapping[str, Any]) -> bool:
-    """Whether what was read is a checkpoint of fastft before safetensors."""
-    return bool(content.get("format") == _FORMAT)
-
-
-def convert_checkpoint(
-    content: Mapping[str, Any], path: Path
-) -> tuple[dict[str, torch.Tensor], str]:
+def convert_checkpoint(content: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
     """What a file of today would hold: tensors by name, which may still be odd, and JSON.
 
     Raises:
-        FormatError: it is of another version, or there is no such file.
+        TypeError, ValueError, RecursionError: there is no such file.
     """
-    version = content.get("version")
-    if type(version) is not int or version != _VERSION:
-        found = f"checkpoint version {version if type(version) is int else type(version).__name__}"
-        raise FormatError(path, found, f"version {_VERSION}", "train again")
-    try:
-        plain = {name: content[name] for name in content if name not in _NO_JSON}
-        text = _to_json(plain)
-        return _flatten(content), text
-    except (TypeError, ValueError, RecursionError) as error:
-        found = f"holds a wrong value: {error!s:.200}"
-        raise FormatError(path, found, "a whole checkpoint", "train again") from error
+    text = _to_json({name: content[name] for name in content if name not in _NO_JSON})
+    return _flatten(content), text
 
 
 def as_state(found: object, what: str, names: type = str) -> dict[Any, Any]:
@@ -140,7 +109,7 @@ def _to_json(values: Mapping[str, Any]) -> str:
     return "".join(pieces)
 
 
-def _check_zip(path: Path) -> bool:
+def _check_records(file: IO[bytes]) -> bool:
     """Compare the CRC-32 of a zip's records; what is none is left to `torch.load`.
 
     Returns:
@@ -150,37 +119,26 @@ def _check_zip(path: Path) -> bool:
         zipfile.BadZipFile, or what else zipfile finds wrong: the file is damaged.
         OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            return False
-        with zipfile.ZipFile(file) as archive:
-            for info in archive.infolist():
-                # Nobody compresses weights, and torch makes room for any size that is declared.
-                packed = info.compress_type, info.compress_size
-                if packed != (zipfile.ZIP_STORED, info.file_size):
-                    raise zipfile.BadZipFile(f"{info.filename} is compressed")
-                if info.external_attr & _IS_FOLDER:
-                    raise zipfile.BadZipFile(f"{info.filename} is a folder")
-            if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
-                raise zipfile.BadZipFile("its records overlap")
-            # Others may have told torch to compute none: it writes zeros then.
-            if any(info.CRC for info in archive.infolist()):
-                damaged = archive.testzip()
-                if damaged is not None:
-                    raise zipfile.BadZipFile(f"{damaged} is damaged")
-    return True
-
-
-def _require_modest(path: Path) -> None:
-    """Refuse the one call that `torch.load` lets a file make which clears all memory it names.
-
-    Raises:
-        zipfile.BadZipFile: it does.
-        OSError: it cannot be read.
-    """
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-    ):
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         if mapped.find(_TAKES_MEMORY) >= 0:
             raise zipfile.BadZipFile("it asks for memory of its own")
+        if mapped[: len(_ZIP)] != _ZIP:
+            return False
+        size = len(mapped)
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        for info in records:
+            # Nobody compresses weights, and torch makes room for any size that is declared.
+            packed = info.compress_type, info.compress_size
+            if packed != (zipfile.ZIP_STORED, info.file_size):
+                raise zipfile.BadZipFile(f"{info.filename} is compressed")
+            if info.external_attr & _IS_FOLDER:
+                raise zipfile.BadZipFile(f"{info.filename} is a folder")
+        if sum(info.file_size for info in records) > size:
+            raise zipfile.BadZipFile("its records overlap")
+        # Others may have told torch to compute none: it writes zeros then.
+        damaged = archive.testzip() if any(info.CRC for info in records) else None
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} is damaged")
+    file.seek(0)
+    return True

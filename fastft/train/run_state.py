@@ -12,10 +12,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from fastft.config.train import How
-from fastft.runs.metrics import EpochMetrics, fill
+from fastft.runs.checked import STRICT, Count, Seconds, checked
+from fastft.runs.metrics import EpochMetrics
 from fastft.train.step_log import Sums
 from pipelines.errors import FormatError, UsageError
 from pipelines.formats.beton import Index
@@ -23,8 +26,6 @@ from pipelines.formats.source import Source
 
 #: What `identify` gives.
 _IDENTITY = {"images": int, "classes": list, "labels": str, "content": str}
-#: What JSON makes of the types of a state, where that is something else.
-_ALIKE: dict[type, tuple[type, ...]] = {float: (int, float), tuple: (list, tuple)}
 
 
 @dataclass(slots=True)
@@ -47,19 +48,20 @@ class RunState:
         compiled: how its steps are computed, see `compiling`.
     """
 
+    __pydantic_config__: ClassVar = STRICT
     data: Mapping[str, Any]
-    how: Mapping[str, Any]
-    epoch: int = 0
-    consumed: int = 0
+    how: Mapping[str, str | int | None]
+    epoch: Count = 0
+    consumed: Count = 0
     sums: Sums = field(default_factory=Sums)
     rows: list[EpochMetrics] = field(default_factory=list)
-    best: tuple[float, float] = (-1.0, 0.0)
-    best_epoch: int = 0
-    averaged: int = 0
-    metrics_bytes: int = 0
-    seconds: float = 0.0
+    best: Annotated[tuple[float, float], Field(strict=False)] = (-1.0, 0.0)
+    best_epoch: Count = 0
+    averaged: Count = 0
+    metrics_bytes: Count = 0
+    seconds: Seconds = 0.0
     is_done: bool = False
-    compiled: str = "off"
+    compiled: How = "off"
 
     def __str__(self) -> str:
         """The state in words."""
@@ -96,17 +98,9 @@ def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
         FormatError: it is none.
     """
     try:
-        state = RunState(**packed)
-        for name, usual in asdict(RunState({}, {})).items():
-            kind = type(getattr(state, name))
-            if kind not in _ALIKE.get(type(usual), (type(usual),)):
-                raise TypeError(f"{name} is of type {kind.__name__}")
-        state.sums = fill(Sums, packed["sums"])
-        state.rows = [fill(EpochMetrics, row) for row in packed["rows"]]
-        accuracy, negative_loss = packed["best"]
-        if not {type(accuracy), type(negative_loss)} <= {*_ALIKE[float]}:
-            raise TypeError("best is no pair of numbers")
-        state.best = (float(accuracy), float(negative_loss))
+        sums = checked(Sums, packed["sums"])
+        rows = [checked(EpochMetrics, row) for row in packed["rows"]]
+        state = checked(RunState, {**packed, "sums": sums, "rows": rows})
         if odd := _find_odd(state):
             raise ValueError(odd)
     except (TypeError, ValueError, KeyError) as error:
@@ -116,12 +110,7 @@ def unpack_state(packed: Mapping[str, Any], path: Path) -> RunState:
 
 
 def _find_odd(state: RunState) -> str:
-    """The numbers of a state that cannot be; '' if all can."""
-    for name in ("epoch", "consumed", "averaged", "metrics_bytes", "best_epoch", "seconds"):
-        if not 0 <= getattr(state, name) < 1 << 63:  # not NaN either
-            return f"{name} is {getattr(state, name)}"
-    if state.compiled not in get_args(How):
-        return f"compiled is {state.compiled!r:.80}"
+    """The values of a state that cannot be together; '' if all can."""
     if len(state.rows) != state.epoch or any(row.epoch != i for i, row in enumerate(state.rows)):
         return f"epoch is {state.epoch}, with rows of other epochs"
     if state.best_epoch > max(0, state.epoch - 1):
@@ -135,8 +124,7 @@ def _find_odd(state: RunState) -> str:
             type(name) is str for name in state.data[split]["classes"]
         ):
             return f"data do not tell {split} from others"
-    odd = [name for name, value in state.how.items() if type(value) not in (str, int, type(None))]
-    return f"how has {odd[0]!r:.80}, which is no text" if odd else ""
+    return ""
 
 
 def identify(source: Source) -> dict[str, Any]:

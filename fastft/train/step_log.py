@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
 from fastft.model.loss import Loss
+from fastft.runs.checked import STRICT, Count
 from fastft.runs.metrics import EpochMetrics, StepMetrics
 from fastft.train.distributed import World
 from fastft.train.evaluate import Evaluation
@@ -39,9 +41,10 @@ class Sums:
         wait_s, seconds: how long the loop stood still for batches, and all of it.
     """
 
-    steps: int = 0
-    samples: int = 0
-    right: int = 0
+    __pydantic_config__: ClassVar = STRICT
+    steps: Count = 0
+    samples: Count = 0
+    right: Count = 0
     loss: float = 0.0
     wait_s: float = 0.0
     seconds: float = 0.0

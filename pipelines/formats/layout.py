@@ -120,7 +120,7 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if type(self.apply_exif) is not bool or self.depth not in get_args(Depth):
-            raise ValueError("values out of range")
+            raise ValueError("a preparation out of range")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

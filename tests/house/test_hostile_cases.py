@@ -63,7 +63,7 @@ CASES: dict[str, str | None] = {
     "checkpoint.state-of-a-huge-number.pt": "a number of many digits",
     "checkpoint.storage-behind-its-record.pt": NO_CHECKPOINT,
     "checkpoint.tar-with-a-header-full-of-digits.pt": NO_CHECKPOINT,
-    "checkpoint.version-of-a-billion-lists.pt": "checkpoint version list",
+    "checkpoint.version-of-a-billion-lists.pt": "more text than any run's",
     "checkpoint.weights-without-names.pt": "a name that is a int in 'model'",
     "checkpoint.accuracy-that-is-no-number.safetensors": "holds a wrong 'accuracy': nan",
     "checkpoint.bit-of-a-weight-that-has-changed.safetensors": "it is damaged or cut short",

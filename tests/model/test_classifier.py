@@ -4,6 +4,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from old_checkpoints import content_of, save_old
 from torchvision.models import ResNet18_Weights, resnet18
 
 from fastft.model.classifier import build_model, restore_model
@@ -117,13 +118,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         load_checkpoint(path)
     assert not (tmp_path / "pwned").exists()
     torch.save([1, 2], path)
-    with pytest.raises(FormatError, match="holds a list"):
+    with pytest.raises(FormatError, match="a list instead of a state dict"):
         load_checkpoint(path)
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(FormatError, match="no fastft checkpoint"):
         load_checkpoint(path)
-    torch.save({"format": "fastft-checkpoint", "version": 9}, path)
-    with pytest.raises(FormatError, match="checkpoint version 9"):
+    save_old(path, {**content_of(checkpoint()), "version": 9})
+    with pytest.raises(FormatError, match="a checkpoint of version 9"):
         load_checkpoint(path)
 
 

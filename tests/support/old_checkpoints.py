@@ -34,7 +34,7 @@ def save_old(path: Path, content: dict[str, Any]) -> Path:
     classes = content["classes"]
     if isinstance(classes, tuple):
         classes = list(classes)
-    torch.save({**content, "format": "fastft-checkpoint", "version": 1, "classes": classes}, path)
+    torch.save({"format": "fastft-checkpoint", "version": 1, **content, "classes": classes}, path)
     with open(path, "r+b") as file:
         file.seek(-2, 2)
         file.write(struct.pack("<H", len(SEAL)) + SEAL)

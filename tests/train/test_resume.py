@@ -339,7 +339,7 @@ def test_checkpoints_without_progress_are_refused(begun: Path) -> None:
     progress = dict(content.progress or {})
     for odd, said in (
         ({}, "does not say where its run stood"), (None, "does not say where its run stood"),
-        ({**progress, "epoch": "x"}, "epoch is of type str"),
+        ({**progress, "epoch": "x"}, "a wrong 'epoch': 'x'"),
         ({**progress, "sums": {"steps": 1, "odd": 2}}, "odd"),
         ({**progress, "rows": [1]}, "does not say"),
     ):  # fmt: skip
