@@ -141,6 +141,16 @@ def hymenoptera() -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_photos(hymenoptera: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class folder of every tenth of them."""
+    out = tmp_path_factory.mktemp("few") / "photos"
+    for file in sorted((hymenoptera / "val").rglob("*.jpg"))[::10]:
+        (out / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (out / file.parent.name / file.name).symlink_to(file)
+    return out
+
+
+@pytest.fixture(scope="session")
 def odd() -> Path:
     """Class folders `jpegs` and `others` of small odd images, see tests/data/make.py."""
     return ROOT / "tests" / "data" / "odd"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from loader_kinds import require_library
 from matplotlib.font_manager import fontManager
 from PIL import Image
 
@@ -28,7 +29,6 @@ from pipelines.reference import render
 
 # As in test_loaders.
 TOLERANCE = {"torchvision": (0, 0), "ffcv": (0, 0), "dali": (0.25, 16), "resident": (0, 0)}
-LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
 WHITE_RED_RED = [(255, 255, 255), (0xD5, 0x5E, 0x00), (0xD5, 0x5E, 0x00)]
 
 
@@ -98,8 +98,7 @@ def test_images_keep_their_shape_and_their_pixels(odd: Path) -> None:
 @pytest.mark.parametrize("view", ["train", "recordio", "eval", "eval-square"])
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_crops_are_what_training_sees(name: str, view: str, odd_beton: Path) -> None:
-    if name in LIBRARIES:
-        pytest.importorskip(LIBRARIES[name])
+    require_library(name)
     source = open_source(odd_beton)
     # More samples than a loader is asked for at once, and none of the first epochs.
     options: Any = {"loader": name, "view": view, "size": 64, "epoch": 3, "seed": 5}

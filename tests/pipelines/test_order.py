@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from effort import choose
+from loader_kinds import require_library
 from scipy import stats
 
 from pipelines import order as orders
@@ -14,7 +15,6 @@ from pipelines.order import WHOLE_LIMIT, ComputedOrder, FiledOrder, KeyedOrder, 
 from pipelines.plan import VIEWS, Plan, make_plan
 
 HUGE = 100_000_000
-LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
 
 
 def keyed(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -262,8 +262,7 @@ def test_the_limit_is_exact(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("view", ["train", "eval"])
 @pytest.mark.usefixtures("computed")
 def test_loaders_live_with_it(view: str, name: str, data: Path) -> None:
-    if name in LIBRARIES:
-        pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
+    require_library(name)
     options = {"view": view, "size": 32, "batch_size": 8, "workers": 1, "normalize": False}
     with make_loader(name, data / "train.beton", seed=4, **options) as loader:
         for epoch in (0, 3):

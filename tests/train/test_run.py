@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loader_kinds import require_library
 from PIL import Image
 from rich.console import Console
 from torch.nn import functional
@@ -114,14 +115,14 @@ def test_a_run_repeats_exactly(finished: Path, data: Path, tmp_path: Path) -> No
 
 
 def test_dali_trains_as_torchvision_does(finished: Path, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    require_library("dali")
     run(data, tmp_path / "run", loader="dali", workers=1)
     # The same crops in the same order; a sixth of a level apart in the mean.
     assert losses(tmp_path / "run")[:2] == pytest.approx(losses(finished)[:2], rel=0.05)
 
 
 def test_ffcv_trains_as_torchvision_does(finished: Path, data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ffcv", reason="ffcv is not installed")
+    require_library("ffcv")
     run(data, tmp_path / "run", loader="ffcv", workers=1)
     # The same bytes, normalized by the same factors: at most the last bit apart, which a step of
     # 16 images at this rate makes more of.
