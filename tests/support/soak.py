@@ -43,6 +43,7 @@ GROUPS = (
     ("odd and broken images, each to every loader", r"images|many scans"),
     ("odd names, links, pipes and leftovers",
      r"names|links|pipes|folders too deep|systems leave|left behind|temporary"),
+    ("random crops and orders, held against their distribution", r"their distribution"),
     ("checkpoints with odd states, and files with programs in them", r"checkpoints|programs in"),
 )  # fmt: skip
 OTHERS = "others"
