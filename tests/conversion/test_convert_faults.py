@@ -155,7 +155,7 @@ def test_a_disk_too_small_is_known_before(
         assert contents(disk) == {}
 
 
-@pytest.mark.parametrize("files", range(1, 9))
+@pytest.mark.parametrize("files", choose([1, 4, 6, 7], range(1, 9)))
 def test_a_disk_with_no_room_for_another_file(
     files: int, fastft: Run, broken: Path, tmp_path: Path, tried: Tried
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_disk_with_no_room_for_another_file(
 
 
 @pytest.mark.parametrize("kib", choose([40], [1, 2, 5, 20, 40, 60, 100, 120]))
-@pytest.mark.parametrize("command", ["convert", "shard", "merge"])
+@pytest.mark.parametrize("command", choose(["convert", "merge"], ["convert", "shard", "merge"]))
 def test_no_file_may_grow_so_large(
     command: str, kib: int, broken: Path, tmp_path: Path, tried: Tried
 ) -> None:

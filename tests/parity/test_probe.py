@@ -20,7 +20,7 @@ from pipelines.reference import render_batch
 
 SIZE = 48
 LOADERS = ["torchvision", "ffcv", "dali", "resident"]
-EPOCHS = 6
+EPOCHS = 3
 #: How exactly a box can be read off, px.
 EXACT_PX = 1.2
 
@@ -80,7 +80,7 @@ def test_crops_are_distributed_as_torchvisions(output: tuple[str, list[np.ndarra
             drawn = np.array(
                 [
                     RandomResizedCrop.get_params(image, [0.08, 1], [3 / 4, 4 / 3])
-                    for _ in range(4000)
+                    for _ in range(1500)
                 ]
             )
         mine = found.boxes[[probe_shape(int(sample)) == shape for sample in found.samples]]
@@ -141,5 +141,4 @@ def test_other_distributions_are_told_apart(probes: Source) -> None:
 
     assert suspects(rendered(probes, flip_all)) == {"flips"}
     assert suspects(rendered(probes, to_the_top)) == {"top"}
-    assert "aspect ratio" in suspects(rendered(probes, squares))
-    assert "area" in suspects(rendered(probes, squares))
+    assert {"aspect ratio", "area"} <= suspects(rendered(probes, squares))
