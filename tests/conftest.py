@@ -184,6 +184,16 @@ def shallow() -> Iterator[None]:
 
 
 @pytest.fixture
+def shallow_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 layers instead of 12 that are alike."""
+    from torchvision.models import vision_transformer
+
+    real = vision_transformer.VisionTransformer
+    make = lambda **options: real(**{**options, "num_layers": 2})  # noqa: E731
+    monkeypatch.setattr(vision_transformer, "VisionTransformer", make)
+
+
+@pytest.fixture
 def run(trained: "Checkpoint", tmp_path: Path) -> Path:
     """A run folder that holds it."""
     from fastft.runs.checkpoint import save_checkpoint

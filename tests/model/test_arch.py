@@ -1,13 +1,11 @@
 """Other architectures: heads, weights with other heads, frozen parts, reused rows."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torchvision import models
-from torchvision.models import vision_transformer
 
 from fastft.model.classifier import (
     BuiltModel,
@@ -20,6 +18,7 @@ from fastft.model.classifier import (
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipelines.errors import DataError, UsageError
 
+pytestmark = pytest.mark.usefixtures("shallow_transformers")
 CLASSES = ("ants", "bees", "hotdog")
 # name -> its output layer, the names of its first and last parts, how many there are
 ARCHS = {
@@ -29,16 +28,6 @@ ARCHS = {
     "efficientnet_b0": ("classifier.1", "features.0", "features.8", 9),
     "vit_b_16": ("heads.head", "encoder_layer_0", "encoder_layer_1", 2),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow() -> Iterator[None]:
-    """Transformers of 2 layers instead of 12 that are alike."""
-    real = vision_transformer.VisionTransformer
-    with pytest.MonkeyPatch.context() as patch:
-        make = lambda **options: real(**{**options, "num_layers": 2})  # noqa: E731
-        patch.setattr(vision_transformer, "VisionTransformer", make)
-        yield
 
 
 def source_state(arch: str) -> dict[str, torch.Tensor]:
