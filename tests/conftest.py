@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import typer
+from effort import pytest_itemcollected, tried  # noqa: F401  # part of this file
 from PIL import Image
 
 from fastft.cli.main import execute
@@ -40,14 +41,6 @@ for _number, _usual in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    asked = getattr(item, "fixturenames", ())
-    if "tried" in asked:
-        item.add_marker("soak")
-    if "triton_kernels" in asked:
-        item.add_marker("kernel")
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
@@ -93,20 +86,6 @@ os._exit(0)
 
 
 @pytest.fixture
-def tried(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Counts what a test has put to the proof, for the table of `soak.py`.
-
-    Called with what it is, as the table shall name it, and how many of them: `tried("convert killed
-    by kill -9", 20)`. Tests of one name add up; those that ask for this are what `./dev soak` runs.
-    """
-
-    def count(what: str, number: int = 1) -> None:
-        record_property("tried", [what, number])
-
-    return count
-
-
-@pytest.fixture
 def read_by_stock_ffcv(tmp_path: Path) -> Callable[..., list[tuple[np.ndarray, np.ndarray]]]:
     """Reads .betons by FFCV's own loader: images, cropped to `side` unless it is 0, and labels.
 
@@ -138,6 +117,16 @@ def hymenoptera() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real photos at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def few_photos(hymenoptera: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A class folder of every tenth of them."""
+    out = tmp_path_factory.mktemp("few") / "photos"
+    for file in sorted((hymenoptera / "val").rglob("*.jpg"))[::10]:
+        (out / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (out / file.parent.name / file.name).symlink_to(file)
+    return out
 
 
 @pytest.fixture(scope="session")
@@ -178,6 +167,30 @@ def trained(data: Path) -> "Checkpoint":
     from pipelines.formats.beton import read_index
 
     return make_checkpoint(data, read_index(data / "test.beton").classes)
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """A ShuffleNet built in this process has a unit where it has four or eight, each alike.
+
+    For files whose trainings all build their own: no other weights fit it.
+    """
+    from torchvision.models import shufflenetv2
+
+    real = shufflenetv2.ShuffleNetV2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shufflenetv2, "ShuffleNetV2", lambda _, *rest: real([1, 1, 1], *rest))
+        yield
+
+
+@pytest.fixture
+def shallow_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 layers instead of 12 that are alike."""
+    from torchvision.models import vision_transformer
+
+    real = vision_transformer.VisionTransformer
+    make = lambda **options: real(**{**options, "num_layers": 2})  # noqa: E731
+    monkeypatch.setattr(vision_transformer, "VisionTransformer", make)
 
 
 @pytest.fixture

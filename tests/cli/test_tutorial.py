@@ -18,6 +18,7 @@ from fastft.runs.checkpoint import save_checkpoint
 from pipelines.formats.beton import read_index
 
 Run = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("shallow")
 SMALL = ["--size", 40, "--batch-size", 11, "--epochs", 1, "--amp", "off", "--loader", "resident"]
 #: The default takes thrice as long; `test_d2l` holds it against the tutorial's own code.
 LIGHT = ["--arch", "shufflenet_v2_x0_5"]

@@ -155,7 +155,7 @@ def test_a_disk_too_small_is_known_before(
         assert contents(disk) == {}
 
 
-@pytest.mark.parametrize("files", range(1, 9))
+@pytest.mark.parametrize("files", choose([1, 4, 6, 7], range(1, 9)))
 def test_a_disk_with_no_room_for_another_file(
     files: int, fastft: Run, broken: Path, tmp_path: Path, tried: Tried
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_disk_with_no_room_for_another_file(
 
 
 @pytest.mark.parametrize("kib", choose([40], [1, 2, 5, 20, 40, 60, 100, 120]))
-@pytest.mark.parametrize("command", ["convert", "shard", "merge"])
+@pytest.mark.parametrize("command", choose(["convert", "merge"], ["convert", "shard", "merge"]))
 def test_no_file_may_grow_so_large(
     command: str, kib: int, broken: Path, tmp_path: Path, tried: Tried
 ) -> None:
@@ -312,13 +312,13 @@ def test_resumes_after_an_out_of_memory_kill(large: Path, tmp_path: Path, tried:
     assert status == -9, err
     assert visible(out) == {}
     assert len(hidden(out)) == 2
-    assert execute(*arguments, "--resume")[0] == 0
+    convert(ConvertConfig(src=large, out=out / "x.beton", workers=1, resume=True))
     convert(ConvertConfig(src=large, out=tmp_path / "whole" / "x.beton"))
     assert contents(out) == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
-    "shell", [">&- 2>&-", ">/dev/full", *choose([], [">&-", "2>&-", "2>/dev/full"])]
+    "shell", choose([">&- 2>&-"], [">&- 2>&-", ">/dev/full", ">&-", "2>&-", "2>/dev/full"])
 )
 def test_nobody_who_listens(shell: str, broken: Path, tmp_path: Path, tried: Tried) -> None:
     out = tmp_path / "out"
@@ -331,7 +331,7 @@ def test_nobody_who_listens(shell: str, broken: Path, tmp_path: Path, tried: Tri
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", choose(["stdout"], ["stdout", "stderr"]))
 def test_a_reader_that_has_left(stream: str, broken: Path, tmp_path: Path, tried: Tried) -> None:
     out = tmp_path / "out"
     reader, writer = os.pipe()

@@ -45,7 +45,7 @@ def moments(src: Path, tmp_path_factory: pytest.TempPathFactory) -> Moments:
 def test_killed_at_random_moments_and_resumed(
     src: Path, moments: Moments, tmp_path: Path, tried: Tried
 ) -> None:
-    kills, wanted = 0, scale(3, 60)
+    kills, wanted = 0, scale(2, 60)
     for number in range(wanted + 1):
         out, status = tmp_path / str(number), -1
         while status:
@@ -72,7 +72,7 @@ def test_killed_at_random_moments_and_resumed(
 def test_asked_to_end_at_random_moments(
     number: signal.Signals, src: Path, moments: Moments, tmp_path: Path, tried: Tried
 ) -> None:
-    stopped, wanted = 0, scale(2, 20)
+    stopped, wanted = 0, scale(1, 20)
     for _ in range(5 * wanted):
         out = tmp_path / "out"
         process = start("convert", src, out, *OPTIONS)
@@ -137,7 +137,7 @@ def test_a_killed_merge_leaves_nothing_for_ever(photos: Path, tmp_path: Path, tr
     whole = contents(out)
     left, k = 0, 0
     while True:
-        k += choose(7, 1)
+        k += choose(12, 1)
         for name in whole.keys() - shards.keys():
             (out / name).unlink(missing_ok=True)
         reached = SERVER.Value("b", False)

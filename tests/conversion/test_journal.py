@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from effort import choose
 from killed_conversions import TASK_IMAGES, converts
 from processes import SERVER
 from shard_jobs import contents
@@ -76,12 +77,13 @@ def left(out: Path) -> tuple[Path, Path]:
     return journal.with_suffix(""), journal
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(choose(1, 4)))
 def test_killed_anywhere_and_resumed(
-    part: int, src: Path, out: Path, whole: dict[str, str], leave: Leave
-) -> None:
+    part: int, src: Path, out: Path, whole: dict[str, str], leave: Leave,
+    tried: Callable[..., None],
+) -> None:  # fmt: skip
     resumed = set()
-    for k in range(1 + part, 1000, 4):
+    for k in range(1 + part, 1000, choose(6, 4)):
         if not leave(k):
             break
         seen = {path: digest for path, digest in contents(out).items() if path[0] != "."}
@@ -90,8 +92,9 @@ def test_killed_anywhere_and_resumed(
         resumed.add(train.resumed)
         assert contents(out) == whole
         shutil.rmtree(out)
+        tried("convert killed by kill -9")
     assert k > 40
-    assert {0, 4, 20, 33} <= resumed
+    assert {0, 33} < resumed
 
 
 def test_killed_again_and_again(src: Path, out: Path, whole: dict[str, str], leave: Leave) -> None:

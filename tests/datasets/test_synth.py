@@ -20,7 +20,7 @@ from pipelines.errors import DataError, UsageError
 
 SMALL: dict[str, Any] = {"classes": 2, "per_class": 6, "size": (64, 48), "workers": 1}
 CLASSES = 4
-TRAIN, TEST = 80, 40
+TRAIN, TEST = 60, 40
 SIZE = (64, 54)
 
 

@@ -37,8 +37,7 @@ def predicted(run: Path, *images: Path, **options: Any) -> list[Prediction]:
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("view", ["eval", "eval-square"])
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("view", "flip"), [("eval", False), ("eval-square", True)])
 def test_prediction_equals_evaluation(
     view: str, flip: bool, run: Path, trained: Checkpoint, data: Path, photos: Path
 ) -> None:

@@ -281,7 +281,8 @@ def test_one_class_is_warned_of(photos: Path, tmp_path: Path, fastft: Command) -
     assert (status, err) == (0, "")
     place = deep / "train" / "photos"
     assert text.endswith(f"if its folders cross, disk, ring are the classes, name {place}\n")
-    settings = ("--weights", "none", "--size", "48", "--epochs", "1", "--loader", "torchvision")
+    settings = ("--weights", "none", "--size", "48", "--epochs", "1", "--loader", "resident",
+                "--arch", "shufflenet_v2_x0_5")  # fmt: skip
     status, text, err = fastft("train", "--data", one, "--out", tmp_path / "run", *settings)
     assert (status, err) == (0, "")
     assert f"only one class, {name}: nothing to tell apart; put the images" in text

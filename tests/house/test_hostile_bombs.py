@@ -1,15 +1,13 @@
 """Files that stand for gigabytes are refused by what they say, before memory is taken."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import run_program
 
-ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(__file__).parents[1] / "support" / "hostile_bombs.py"
 _REFUSED = {
     "JPEG of 60000x60000": "60000 x 60000 px is more than 178,956,970 pixels",
     "JPEG of 60000x60000 in a folder": "60000 x 60000 px is more than 178,956,970 pixels",
@@ -39,11 +37,7 @@ _REFUSED = {
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What `hostile_bombs` says, which has 300 MB."""
     folder = tmp_path_factory.mktemp("bombs")
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", ROOT / "tests" / "support" / "hostile_bombs.py", folder],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    ended = run_program(PROGRAM, folder, folder=folder, within_s=200)
     assert not ended.returncode, ended.stderr[-3000:]
     return json.loads(ended.stdout)  # type: ignore[no-any-return]
 

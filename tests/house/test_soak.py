@@ -1,6 +1,7 @@
 """The count of what tests try, and README's table of it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,11 @@ import soak
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: The suite's own count and mark, without what a session of it loads.
+#: The suite's own count and mark, without what else a session of it loads.
 CONFTEST = f"""
-from importlib.util import module_from_spec, spec_from_file_location
-
-spec = spec_from_file_location("suite", {str(ROOT / "tests" / "conftest.py")!r})
-suite = module_from_spec(spec)
-spec.loader.exec_module(suite)
-tried, pytest_itemcollected = suite.tried, suite.pytest_itemcollected
+import sys
+sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
+from effort import pytest_itemcollected, tried
 """
 
 TESTS = """
@@ -48,7 +46,9 @@ def test_what_is_tried_is_counted_over_all_processes(tmp_path: Path) -> None:
     out = tmp_path / "toll.json"
     ended = subprocess.run(
         [sys.executable, ROOT / "tests/support/soak.py", "--hours", "0.5", "--out", out, "--",
-         tmp_path, "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider"],
+         tmp_path, "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider",
+         "-p", "xdist.plugin"],
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # which take seconds to load
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert ended.returncode == 1, ended.stdout + ended.stderr

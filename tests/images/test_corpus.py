@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from effort import choose
+from loader_kinds import LIBRARIES
 from odd_images import write_odd
 from PIL import Image
-from rendered import LIBRARIES, LOADERS, check_pixels
+from rendered import LOADERS, check_pixels
 
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.formats.beton import Index, read_index

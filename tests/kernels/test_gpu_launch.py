@@ -86,9 +86,10 @@ def test_wrong_arguments_are_named(
 
 
 @pytest.fixture(scope="module")
-def triton_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Triton keeps what it has compiled, empty at first."""
-    return tmp_path_factory.mktemp("triton")
+def triton_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Triton keeps what it has compiled, for the next run of the tests, too."""
+    kept: pytest.Cache | None = getattr(request.config, "cache", None)
+    return kept.mkdir("triton") if kept is not None else tmp_path_factory.mktemp("triton")
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from effort import choose
+from loader_kinds import LIBRARIES
 from numpy.typing import NDArray
 from odd_images import BROKEN, CHANGED, DATA, ODD, apart, is_here, write_odd
 from PIL import Image, ImageOps
-from rendered import LIBRARIES, LOADERS, TOLERANCE, make
+from rendered import LOADERS, TOLERANCE, make
 
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from batches import everything, same
+from loader_kinds import require_library
 from stores import make_resident
 
 from pipelines.errors import UsageError
@@ -23,7 +24,6 @@ from pipelines.rendering import Piece, Rendering, Worker
 from pipelines.resident.store import PixelWriter
 from pipelines.resident.store_memory import FileMemory
 
-LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
 #: name, what else it is made with
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in LOADERS),
@@ -31,6 +31,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 #: Loaders start at 64 px: down, up beyond it, back, and down to a single pixel.
 SIZES = (23, 97, 64, 1)
+#: Those that start processes, which takes a while.
+STARTING = ("torchvision", "stock")
 #: `odd` says which images; `stock` has neither bytes nor ranks.
 VARIANTS: dict[str, dict[str, Any]] = {
     "floats": {"odd": False, "view": "train"},
@@ -47,9 +49,9 @@ rendering_loaders = pytest.mark.parametrize("name", ["ffcv", "resident"])
 
 
 def make(name: str, data: Any, **options: Any) -> Loader:
-    if name in LIBRARIES:
-        pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
-    return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": 2, **options})
+    require_library(name)
+    workers = 1 if name in STARTING else 2
+    return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": workers, **options})
 
 
 def fresh(loader: Loader, name: str, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -75,7 +77,7 @@ def test_resized_loaders_give_a_new_loaders_batches(
     options = {**VARIANTS[variant], **options}
     path = odd_beton if options.pop("odd") else data / "train.beton"
     with make(name, path, **options) as loader:
-        for epoch, size in enumerate(SIZES):
+        for epoch, size in enumerate(SIZES[1:] if name in STARTING else SIZES):
             left = iter(loader)
             held = next(left)
             before = [each.clone() for each in held]
@@ -96,7 +98,7 @@ def test_resized_loaders_give_a_new_loaders_batches(
 def test_each_change_counts_however_often(name: str, options: dict[str, Any], data: Path) -> None:
     """Without a batch between changes, too: of a new loader, and of one that has given some."""
     with make(name, data / "train.beton", **options) as loader:
-        for _ in range(2):
+        for _ in range(1 if name == "stock" else 2):
             for size in (80, 31, 17):
                 loader.set_size(size)
             assert same(everything(loader), fresh(loader, name, **options))
@@ -210,7 +212,7 @@ def worker_pids() -> set[int]:
 
 def test_worker_processes_of_torchvision_stay(data: Path) -> None:
     others = worker_pids()
-    with make("torchvision", data / "train.beton") as loader:
+    with make("torchvision", data / "train.beton", workers=2) as loader:
         next(iter(loader))
         before = worker_pids() - others
         assert len(before) == 2
@@ -222,7 +224,7 @@ def test_worker_processes_of_torchvision_stay(data: Path) -> None:
 
 def test_those_of_stock_end_at_once(data: Path) -> None:
     others = worker_pids()
-    with make("stock", data / "train.beton") as loader:
+    with make("stock", data / "train.beton", workers=2) as loader:
         next(iter(loader))
         assert len(worker_pids() - others) == 2
         loader.set_size(23)

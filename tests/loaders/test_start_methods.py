@@ -1,6 +1,7 @@
 """Loaders in processes that are forked or spawned: each works or says why not, and none waits."""
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from effort import choose
-from loader_kinds import KINDS, LIBRARIES, LONG_S, make_kind
+from loader_kinds import KINDS, LIBRARIES, LONG_S, alike, by_sample, make_kind
 from processes import run_program
 from start_methods import LEFT_OUT, STARTING, STATES
 
@@ -26,9 +27,14 @@ ALL = [
     and find_spec(LIBRARIES.get(kind, "torch").split(".")[0]) is not None
 ]
 IMAGES, BATCH = 33, 8
+#: FFCV's import and numba's code for it take seconds; that it can be pickled is shown here.
+STARTED = choose([kind for kind in ALL if kind != "ffcv"], ALL)
+FORKS = choose(
+    ["DataLoader:fork", "os.fork:fork"], ["DataLoader:fork", "Process:fork", "os.fork:fork"]
+)
 #: Each takes as long as all that it imports.
 PLACES = choose(
-    ["DataLoader:forkserver", "Process:spawn"],
+    ["DataLoader:forkserver"],
     ["DataLoader:forkserver", "Process:forkserver", "DataLoader:spawn", "Process:spawn"],
 )
 PROGRAM = Path(__file__).parents[1] / "support" / "start_methods.py"
@@ -47,10 +53,10 @@ def look(ended: subprocess.CompletedProcess[str]) -> Found:
 @pytest.fixture(scope="module")
 def forked(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """In a process of its own, as its forks' way to their end counts."""
-    folder, places = tmp_path_factory.mktemp("forked"), "DataLoader:fork,Process:fork,os.fork:fork"
+    folder = tmp_path_factory.mktemp("forked")
     return look(
         subprocess.run(
-            [sys.executable, PROGRAM, data / "train.beton", folder, places, *ALL],
+            [sys.executable, PROGRAM, data / "train.beton", folder, ",".join(FORKS), *ALL],
             capture_output=True, text=True, check=False, timeout=6 * LONG_S,
         )
     )  # fmt: skip
@@ -58,7 +64,7 @@ def forked(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 @pytest.fixture(scope="module")
 def started(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    folder, arguments = tmp_path_factory.mktemp("started"), (",".join(PLACES), *ALL)
+    folder, arguments = tmp_path_factory.mktemp("started"), (",".join(PLACES), *STARTED)
     beton = data / "train.beton"
     return look(run_program(PROGRAM, beton, folder, *arguments, folder=folder, within_s=6 * LONG_S))
 
@@ -77,7 +83,7 @@ def check(found: Found, place: str) -> int:
     return len(given)
 
 
-@pytest.mark.parametrize("place", ["DataLoader:fork", "Process:fork", "os.fork:fork"])
+@pytest.mark.parametrize("place", FORKS)
 def test_a_forked_process_reads_what_its_parent_does(forked: Found, place: str) -> None:
     assert check(forked, place) == len(ALL) * len(STATES)
 
@@ -86,9 +92,19 @@ def test_a_forked_process_reads_what_its_parent_does(forked: Found, place: str) 
 def test_a_process_started_anew_reads_the_same(started: Found, place: str) -> None:
     in_data_loader = place.startswith("DataLoader")
     left_out = STARTING if in_data_loader else {*STARTING, *LEFT_OUT}
-    plain = [kind for kind in ALL if kind not in left_out]
+    plain = [kind for kind in STARTED if kind not in left_out]
     others = 2 if in_data_loader else choose(0, 1)
     assert check(started, place) == len(plain) * len(STATES) + others
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "stock"])
+def test_a_pickled_loader_reads_the_same(kind: str, data: Path, tmp_path: Path) -> None:
+    """As it goes to a process that is started anew."""
+    with make_kind(kind, data / "train.beton", tmp_path, view="train") as loader:
+        batches = iter(loader)
+        next(batches)
+        with pickle.loads(pickle.dumps(loader)) as copy:
+            assert alike(by_sample(copy), by_sample(loader))
 
 
 _OWN_SERVER = """

@@ -18,6 +18,7 @@ from fastft.model.classifier import (
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipelines.errors import DataError, UsageError
 
+pytestmark = pytest.mark.usefixtures("shallow_transformers")
 CLASSES = ("ants", "bees", "hotdog")
 # name -> its output layer, the names of its first and last parts, how many there are
 ARCHS = {
@@ -25,7 +26,7 @@ ARCHS = {
     "squeezenet1_1": ("classifier.1", "features.3", "features.12", 8),
     "mobilenet_v3_small": ("classifier.3", "features.0", "classifier.0", 14),
     "efficientnet_b0": ("classifier.1", "features.0", "features.8", 9),
-    "vit_b_16": ("heads.head", "encoder_layer_0", "encoder_layer_11", 12),
+    "vit_b_16": ("heads.head", "encoder_layer_0", "encoder_layer_1", 2),
 }
 
 
@@ -68,7 +69,7 @@ def test_every_arch_gets_the_right_head(arch: str, tmp_path: Path) -> None:
     assert (parts[0], parts[-1], len(parts)) == (first, last, count)
 
 
-@pytest.mark.parametrize("arch", ["inception_v3", "googlenet", "densenet121", "vgg11", "alexnet"])
+@pytest.mark.parametrize("arch", ["inception_v3", "googlenet", "densenet121", "alexnet"])
 def test_archs_with_peculiarities(arch: str) -> None:
     size = 96 if arch == "inception_v3" else 64
     built = build_model(2, "none", arch=arch, size=size)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from effort import choose
 from old_checkpoints import content_of, save_old
 from torch import nn
 from torchvision import models
@@ -47,6 +48,7 @@ def test_mnasnet_takes_its_own_weights(tmp_path: Path) -> None:
     assert all(map(torch.equal, again.state_dict().values(), whole.values()))
 
 
+@pytest.mark.usefixtures("shallow_transformers")
 @pytest.mark.parametrize("shape", [(1, 5, 768), (2, 197, 768), (7,), (1, 197, 768, 1)])
 def test_positions_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     path = saved({"encoder.pos_embedding": torch.zeros(shape)}, tmp_path / "w.pt")
@@ -111,7 +113,8 @@ def test_every_command_refuses_an_odd_checkpoint(
         save_checkpoint(path, replace(trained, **{part: value}))
     else:
         save_old(path, {**content_of(trained), part: value})
-    asked = commands(path, data, photos, out)
+    # In an ordinary run every command refuses one of them, and one command every one.
+    asked = commands(path, data, photos, out)[: None if part == "ema" else choose(1, None)]
     for arguments in asked:
         status, _, err = fastft(*arguments)
         assert (status, err.count("\n")) == (1, 1), (arguments, err)

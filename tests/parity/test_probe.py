@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from loader_kinds import require_library
 from PIL import Image
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
@@ -19,10 +20,8 @@ from pipelines.plan import make_plan
 from pipelines.reference import render_batch
 
 SIZE = 48
-LIBRARIES = {
-    "torchvision": "torchvision", "ffcv": "ffcv", "dali": "nvidia.dali", "resident": "numba",
-}  # fmt: skip
-EPOCHS = 6
+LOADERS = ["torchvision", "ffcv", "dali", "resident"]
+EPOCHS = 3
 #: How exactly a box can be read off, px.
 EXACT_PX = 1.2
 
@@ -34,11 +33,11 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return open_source(path)
 
 
-@pytest.fixture(scope="module", params=LIBRARIES)
+@pytest.fixture(scope="module", params=LOADERS)
 def output(request: pytest.FixtureRequest, probes: Source) -> tuple[str, list[np.ndarray]]:
     """A loader's name, and what it gives in each epoch: uint8[256, S, S, 3]."""
     name = request.param
-    pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
+    require_library(name)
     epochs = []
     with make_loader(name, probes, size=SIZE, batch_size=60, workers=2, normalize=False) as loader:
         for epoch in range(EPOCHS):
@@ -82,7 +81,7 @@ def test_crops_are_distributed_as_torchvisions(output: tuple[str, list[np.ndarra
             drawn = np.array(
                 [
                     RandomResizedCrop.get_params(image, [0.08, 1], [3 / 4, 4 / 3])
-                    for _ in range(4000)
+                    for _ in range(1500)
                 ]
             )
         mine = found.boxes[[probe_shape(int(sample)) == shape for sample in found.samples]]
@@ -97,8 +96,8 @@ def test_crops_are_distributed_as_torchvisions(output: tuple[str, list[np.ndarra
 
 
 def test_evaluation_is_central_and_in_order(probes: Source) -> None:
-    for name, library in LIBRARIES.items():
-        pytest.importorskip(library, reason=f"{library} is not installed")
+    for name in LOADERS:
+        require_library(name)
         with make_loader(
             name, probes, view="eval", size=SIZE, batch_size=100, workers=2, normalize=False
         ) as loader:
@@ -143,5 +142,4 @@ def test_other_distributions_are_told_apart(probes: Source) -> None:
 
     assert suspects(rendered(probes, flip_all)) == {"flips"}
     assert suspects(rendered(probes, to_the_top)) == {"top"}
-    assert "aspect ratio" in suspects(rendered(probes, squares))
-    assert "area" in suspects(rendered(probes, squares))
+    assert {"aspect ratio", "area"} <= suspects(rendered(probes, squares))

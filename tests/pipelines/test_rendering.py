@@ -85,7 +85,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Index:
 @pytest.mark.parametrize("view", ["train", "recordio", "eval", "eval-square", "native"])
 @pytest.mark.parametrize("size", [1, 17, 64, 224])
 def test_pixels_are_pillows(view: str, size: int, shapes: Index) -> None:
-    for epoch in range(3):
+    for epoch in range(3 if size == 17 and view in ("train", "recordio") else 1):
         plan = make_plan(shapes.widths, shapes.heights, view=view, size=size, epoch=epoch)
         rows = plan.rows(plan.order)
         found = render(shapes, plan, rows).numpy()

@@ -54,9 +54,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny.beton"
 
 
-@pytest.mark.parametrize("store", ["rgb", "yuv420"])
-@pytest.mark.parametrize("place", ["gpu", "ram"])
-@pytest.mark.parametrize("view", ["train", "eval"])
+@pytest.mark.parametrize(
+    ("view", "place", "store"),
+    [("train", "gpu", "rgb"), ("train", "ram", "yuv420"), ("eval", "gpu", "yuv420"),
+     ("eval", "ram", "rgb")],
+)  # fmt: skip
 def test_batches_of_a_gpu_are_the_references(
     view: str, place: str, store: str, executor: Any, tiny: Path
 ) -> None:
@@ -89,8 +91,7 @@ def test_a_store_file_spares_the_next_decoding(
         assert np.array_equal(pixels_of(loader), first)
 
 
-@pytest.mark.parametrize("store", ["rgb", "yuv420"])
-@pytest.mark.parametrize("place", ["gpu", "ram"])
+@pytest.mark.parametrize(("place", "store"), [("gpu", "yuv420"), ("ram", "rgb")])
 def test_another_size(
     place: str, store: str, executor: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

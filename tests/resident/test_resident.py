@@ -1,8 +1,6 @@
 """What the resident loader promises beyond the contract that test_loaders holds."""
 
 import os
-import subprocess
-import sys
 import threading
 import zlib
 from pathlib import Path
@@ -12,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import run_processes
 from stores import make_resident, pixels_of, wanted_of
 
+from fastft.train.distributed import World
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.decoder import Decoder
 from pipelines.errors import DataError, UsageError
@@ -154,69 +154,42 @@ def test_store_files_spare_the_next_decoding(
         assert len(pixels_of(loader)) == 6
 
 
-_RANK = """
-import sys
-import numpy as np
-import torch
-from pipelines import make_loader
-from pipelines.loaders import resident_loader
-from pipelines.resident.store import PixelWriter
-decoded, write = [], PixelWriter.write
+def read_as_rank(world: World, data: str, group: str) -> tuple[list[torch.Tensor], int, int]:
+    """Two epochs of a process as torchrun starts it; how many samples are there, and by it."""
+    named = {"MASTER_ADDR": "here", "MASTER_PORT": group}
+    os.environ.update(LOCAL_WORLD_SIZE="2", LOCAL_RANK=str(world.rank), **named)
+    decoded, write = [], PixelWriter.write
 
-def note(writer, sample, target):
-    decoded.append(sample)
-    write(writer, sample, target)
+    def note(writer: PixelWriter, sample: int, target: np.ndarray) -> None:
+        decoded.append(sample)
+        write(writer, sample, target)
 
-PixelWriter.write = note
-rank, data, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-with make_loader(
-    "resident", data, size=48, batch_size=8, workers=1, normalize=False, rank=rank, world=2
-) as loader:
-    memory = loader._executor._memory
-    assert type(memory).__name__ == "GroupMemory"
-    epochs = []
-    for epoch in range(2):
-        loader.set_epoch(epoch)
-        epochs.append([(images.numpy().copy(), labels.numpy()) for images, labels in loader])
-        print("epoch", flush=True)
-        assert sys.stdin.readline()  # as a step of DDP waits for all ranks
-    np.savez(out, *[images for epoch in epochs for images, _ in epoch])
-    print(int(memory.ready.sum()), len(decoded), flush=True)
-"""
+    PixelWriter.write = note  # type: ignore[method-assign]
+    batches = []
+    with make_resident(data, workers=1, rank=world.rank, world=2) as loader:
+        memory = loader._executor._memory
+        assert type(memory).__name__ == "GroupMemory"
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            batches += [images.clone() for images, _ in loader]
+            world.wait()  # as a step of DDP waits for all ranks
+        return batches, int(memory.ready.sum()), len(decoded)
 
 
 def test_ranks_share_one_copy(data: Path, tmp_path: Path) -> None:
-    """Two processes as torchrun starts them: batches as of one, each sample decoded by one."""
-    group = {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": str(os.getpid())}
-    command = [sys.executable, "-c", _RANK]
-    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    ranks = []
-    for rank in range(2):
-        arguments = [str(rank), str(data / "train.beton"), str(tmp_path / f"{rank}.npz")]
-        environment = {**os.environ, **group, "LOCAL_RANK": str(rank)}
-        ranks.append(subprocess.Popen([*command, *arguments], env=environment, text=True, **pipes))
-    for _ in range(2):
-        for process in ranks:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "epoch\n", process.communicate()[1]
-        for process in ranks:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-    outputs = [process.communicate(timeout=100) for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], outputs
-    ready, decoded = np.array([output.split() for output, _ in outputs], int).T
-    assert ready.tolist() == [33, 33]
-    assert decoded.sum() == 33
+    """Two processes: batches as of one, each sample decoded by one."""
+    path, group = str(data / "train.beton"), str(os.getpid())
+    found, ready, decoded = zip(*run_processes(read_as_rank, 2, tmp_path, path, group), strict=True)
+    assert ready == (33, 33)
+    assert sum(decoded) == 33
     with make_resident(data / "train.beton") as loader:
         whole = []
         for epoch in range(2):
             loader.set_epoch(epoch)
-            whole += [images.numpy().copy() for images, _ in loader]
-    with np.load(tmp_path / "0.npz") as zero, np.load(tmp_path / "1.npz") as one:
-        for batch, name in zip(whole, zero.files, strict=True):
-            assert np.array_equal(np.concatenate((zero[name], one[name])), batch)
-    name = zlib.crc32(f"  here {os.getpid()}".encode())
+            whole += [images.clone() for images, _ in loader]
+    for batch, *shares in zip(whole, *found, strict=True):
+        assert torch.equal(torch.cat(shares), batch)
+    name = zlib.crc32(f"  here {group}".encode())
     assert not list(Path("/dev/shm").glob(f"fastft-{os.getuid()}-{name:08x}-*"))
 
 

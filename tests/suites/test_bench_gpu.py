@@ -89,6 +89,8 @@ def test_each_way_to_decode_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch)
 
 def test_contenders_take_turns(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fed, "LOADERS", ("resident", "none such"))
+    monkeypatch.setattr(fed, "_WARM", 1)
+    monkeypatch.setattr(fed, "_LEAST_REHEARSED", 1)
     monkeypatch.setattr(fed, "train_through", lambda name, task, batch: {"batch": batch})
     steps = [last([each]) for each in fed.measure(replace(task, variant="large batch"))]
     turns = [[len(one["rounds"]) for one in each["contenders"].values()] for each in steps]

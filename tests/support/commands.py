@@ -263,8 +263,10 @@ def _work(
 
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # as in any process that is not forked
-    # A shell's background job has Ctrl-C ignored.
+    # A shell's background job has Ctrl-C ignored; a fork server may have begun while signals were
+    # held, as for other processes of a parity check.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     torch.set_num_threads(1)
     os.chdir(folder)
     os.environ["TMPDIR"], tempfile.tempdir = str(folder / "tmp"), None

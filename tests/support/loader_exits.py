@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from loader_kinds import KINDS, LONG_S, make_kind
 
 from pipelines.loaders import LOADERS
@@ -82,6 +83,8 @@ WAYS: dict[str, tuple[Callable[[Any], None], int]] = {
 def main() -> None:
     """Run all that was asked for, one after the other."""
     data, folder, *cases = sys.argv[1:]
+    # So long torch waits, at the end, for a worker that is busy.
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
     for module in {KINDS[case.split(":")[0]][0] for case in cases}:
         __import__(f"pipelines.loaders.{LOADERS[module][0]}")
     print(json.dumps({case: _run(case, Path(data), Path(folder)) for case in cases}))

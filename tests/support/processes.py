@@ -33,6 +33,7 @@ PRELOADED = [
     "fastft.model.sync_bn",
     "fastft.runs.curves",
     "matplotlib.backends.backend_agg",
+    "pipelines.conversion.merge",
     "pipelines.loaders.resident_loader",
     "pipelines.loaders.torchvision_loader",
 ]

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
+from loader_kinds import require_library
 
 from pipelines.formats.source import Source, open_source
 from pipelines.loaders import Loader, make_loader
@@ -14,13 +14,11 @@ from pipelines.reference import render_batch
 LOADERS = ["torchvision", "ffcv", "dali", "resident"]
 #: loader -> distance from the reference in uint8 levels: mean over each batch, maximum
 TOLERANCE = {"torchvision": (0, 0), "ffcv": (0, 0), "dali": (0.25, 16), "resident": (0, 0)}
-LIBRARIES = {"dali": "nvidia.dali", "ffcv": "ffcv"}
 
 
 def make(name: str, data: Any, **options: Any) -> Loader:
     """A loader of small batches, or a skip where its library is missing."""
-    if name in LIBRARIES:
-        pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
+    require_library(name)
     return make_loader(name, data, **{"size": 64, "batch_size": 8, "workers": 2, **options})
 
 

@@ -28,7 +28,8 @@ BEGIN, END = "<!-- soak -->", "<!-- /soak -->"
 OF = "<!-- of"
 #: Rows of the sums, and what belongs to each; the first that fits counts.
 GROUPS = (
-    ("epochs of loaders and trainings, left at random or run to their end", r"under load"),
+    ("epochs of loaders and trainings, left at random or run to their end",
+     r"under load|shared by processes"),
     ("inputs fuzzed: each to a reader, changed by structure and by chance", r"^inputs fuzzed"),
     ("bits flipped in a `.beton`", r"flipped bit"),
     ("files cut, overwritten, replaced or gone while they are read",
@@ -43,6 +44,7 @@ GROUPS = (
     ("odd and broken images, each to every loader", r"images|many scans"),
     ("odd names, links, pipes and leftovers",
      r"names|links|pipes|folders too deep|systems leave|left behind|temporary"),
+    ("random crops and orders, held against their distribution", r"their distribution"),
     ("checkpoints with odd states, and files with programs in them", r"checkpoints|programs in"),
 )  # fmt: skip
 OTHERS = "others"

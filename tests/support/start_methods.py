@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from effort import choose
 from loader_kinds import LONG_S, make_kind
 from torch.utils.data import DataLoader, IterableDataset
@@ -140,6 +141,8 @@ def main() -> None:
     multiprocessing.set_start_method(places[0][1], force=True)
     forks = places[0][1] == "fork"
     end_after(5 * LONG_S)
+    # So long torch waits, in a fork, for a worker that is its parent's.
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
     loaders = make(Path(data), Path(folder), kinds, forks)
     found: dict[str, Any] = {}
     few = {

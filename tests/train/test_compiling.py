@@ -222,6 +222,7 @@ def test_a_compiled_run_trains_and_resumes(
     assert resume(out, {}, quiet).best_accuracy >= 0
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_captured_run_learns_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from fastft.train.step import TrainStep
 from pipelines.errors import DataError
 
 QUIET = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:

@@ -58,7 +58,7 @@ def settings(data: Path, out: Path, **options: Any) -> TrainConfig:
 
 
 def test_training_on_folders_is_remembered(splits: Path, tmp_path: Path) -> None:
-    config = settings(splits, tmp_path / "r", apply_exif=True, depth="scale", epochs=2)
+    config = settings(splits, tmp_path / "r", apply_exif=True, depth="scale")
     train(config, QUIET)
     for name in ("best.safetensors", "last.safetensors"):
         assert load_checkpoint(tmp_path / "r" / name).prepared == BOTH
@@ -223,10 +223,9 @@ def _stop_after_one(out: Path) -> Any:
 
 def test_parity_prepares_the_reference_alike(splits: Path, tmp_path: Path, fastft: Command) -> None:
     stored = converted(splits / "val", tmp_path / "v.beton", apply_exif=True)
-    for reference in (splits / "val", stored):
-        status, out, err = fastft(
-            "parity", stored, "--reference", reference, "--loaders", "torchvision",
-            "--size", 33, "--out", tmp_path / "p",
-        )  # fmt: skip
-        assert status == 0, (out, err)
+    status, out, err = fastft(
+        "parity", stored, "--reference", splits / "val", "--loaders", "torchvision",
+        "--size", 33, "--out", tmp_path / "p",
+    )  # fmt: skip
+    assert status == 0, (out, err)
     assert decode(read_index(stored).stored(1)).size == (64, 96)

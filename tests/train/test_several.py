@@ -166,7 +166,6 @@ def make_data(photos: Path, out: Path, train: int, test: int) -> Path:
 UNEVEN = {
     # processes, photos to learn from, photos to be judged by, batch
     "one sample": (2, 1, 1, 1),
-    "fewer samples than processes": (3, 2, 1, 2),
     "a last batch of one": (3, 7, 4, 3),
 }
 
