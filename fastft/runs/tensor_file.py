@@ -106,4 +106,4 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     plain = tensor.detach()
     if plain.dtype == torch.bfloat16:  # which NumPy does not have
         plain = plain.view(torch.int16)
-    return memoryview(np.ascontiguousarray(plain.numpy()).reshape(-1).view(np.uint8))
+    return memoryview(plain.numpy().reshape(-1).view(np.uint8))
