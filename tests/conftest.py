@@ -171,15 +171,11 @@ def trained(data: Path) -> "Checkpoint":
 
 @pytest.fixture(scope="module")
 def shallow() -> Iterator[None]:
-    """A ShuffleNet built in this process has a unit where it has four or eight, each alike.
+    """Trainings take a smaller network, see `make_shallow`."""
+    from runs import make_shallow  # torch takes seconds to load
 
-    For files whose trainings all build their own: no other weights fit it.
-    """
-    from torchvision.models import shufflenetv2
-
-    real = shufflenetv2.ShuffleNetV2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shufflenetv2, "ShuffleNetV2", lambda _, *rest: real([1, 1, 1], *rest))
+        make_shallow(patch)
         yield
 
 

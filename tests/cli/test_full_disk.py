@@ -42,7 +42,7 @@ def refused(status: int, err: str, place: Path) -> None:
     assert any(each in err.lower() for each in FULL), err
 
 
-@pytest.mark.parametrize("name", effort.choose(("synth", "fetch", "show", "train"), WRITING))
+@pytest.mark.parametrize("name", effort.choose(("show", "train"), WRITING))
 def test_files_that_do_not_fit_leave_nothing(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
@@ -62,7 +62,7 @@ def test_files_that_do_not_fit_leave_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", effort.choose(("predict", "report"), ("show", "evaluate", "predict", "report"))
+    "name", effort.choose(("report",), ("show", "evaluate", "predict", "report"))
 )
 def test_what_was_there_before_is_unharmed(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
@@ -114,7 +114,7 @@ def more_cases(cases: Cases) -> Cases:
     }
 
 
-SHORT_DISKS = {"fetch": (40,), "train": (3_000,), "predict": (0,)}
+SHORT_DISKS = {"train": (3_000,), "predict": (0,)}
 LONG_DISKS = (0, 4, 8, 16, 40, 100, 300, 1_000, 1_600, 2_400, 3_600, 6_000, 9_000)
 
 

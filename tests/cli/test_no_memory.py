@@ -26,7 +26,7 @@ def _keeps_within(room_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-@pytest.mark.parametrize("name", effort.choose(("train", "evaluate", "predict", "show"), READING))
+@pytest.mark.parametrize("name", effort.choose(("train", "show"), READING))
 def test_a_command_that_gets_no_memory_says_so(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:

@@ -53,7 +53,7 @@ FILES = ("show", "predict", "report")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", effort.choose(("synth", "fetch", "predict"), WRITING))
+@pytest.mark.parametrize("name", effort.choose(("synth", "predict"), WRITING))
 def test_a_place_that_cannot_be_written_is_named(
     name: str, fault: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:

@@ -118,10 +118,9 @@ def is_here(loader: str) -> bool:
     return find_spec(library.split(".")[0]) is not None and find_spec(library) is not None
 
 
-#: Worker processes are tried by the other of torchvision's, class folders by DALI's.
-@pytest.mark.parametrize(
-    "kind", choose([kind for kind in KINDS if kind != "torchvision-folder"], [*KINDS])
-)
+#: In an ordinary run threads of ours, and those of a library, a `.beton` and a class folder; what
+#: all kinds give is held against the plan by test_loaders, test_set_size and test_loader_faults.
+@pytest.mark.parametrize("kind", choose(["dali-folder", "resident"], [*KINDS]))
 def test_loaders(kind: str, few: Path, tmp_path: Path, tried: Callable[..., None]) -> None:
     what = KINDS[kind]
     if not is_here(what.loader):
