@@ -54,9 +54,17 @@ RECIPES: dict[str, Recipe] = {
     "d2l": Recipe(
         "Dive into Deep Learning's fine-tuning, as its PyTorch edition has it",
         {
-            "arch": "resnet18", "size": 224, "epochs": 5, "optimizer": "sgd", "lr": 5e-5,
-            "head_lr_factor": 10.0, "momentum": 0.0, "weight_decay": 0.001, "schedule": "constant",
-            "loss": "sum", "amp": "off",
+            "arch": "resnet18",
+            "size": 224,
+            "epochs": 5,
+            "optimizer": "sgd",
+            "lr": 5e-5,
+            "head_lr_factor": 10.0,
+            "momentum": 0.0,
+            "weight_decay": 0.001,
+            "schedule": "constant",
+            "loss": "sum",
+            "amp": "off",
         },
         {"lr": 5e-4, "head_lr_factor": 1.0},
     ),
@@ -69,8 +77,13 @@ RECIPES: dict[str, Recipe] = {
     "fast": Recipe(
         "AdamW, smoothed labels: the best accuracy for the time that was found here",
         {
-            "optimizer": "adamw", "lr": 1e-3, "head_lr_factor": 3.0, "weight_decay": 0.05,
-            "label_smoothing": 0.1, "usual_batch_size": 64, "epochs": 3,
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "head_lr_factor": 3.0,
+            "weight_decay": 0.05,
+            "label_smoothing": 0.1,
+            "usual_batch_size": 64,
+            "epochs": 3,
         },
         {"lr": 2e-3, "head_lr_factor": 1.0},
     ),
@@ -79,13 +92,18 @@ RECIPES: dict[str, Recipe] = {
     "recordio": Recipe(
         "the tutorial's older MXNet draft: scale jitter, and hot dogs that count six times",
         {
-            "view": "recordio", "optimizer": "sgd", "lr": 0.1, "head_lr_factor": 1.0,
-            "momentum": 0.0, "weight_decay": 0.002, "schedule": "constant",
+            "view": "recordio",
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "head_lr_factor": 1.0,
+            "momentum": 0.0,
+            "weight_decay": 0.002,
+            "schedule": "constant",
             "class_weight": "hotdog=1.2,*=0.2",
         },
         {},
     ),
-}  # fmt: skip
+}
 
 
 def make_config(

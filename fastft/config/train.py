@@ -194,9 +194,11 @@ class TrainConfig:
             raise UsageError("--stock", f"--view {self.view}", "--view train")
         if self.weights == "none" and self.freeze:
             raise UsageError(
-                "--freeze", f"{self.freeze} with --weights none", "weights that are worth keeping",
+                "--freeze",
+                f"{self.freeze} with --weights none",
+                "weights that are worth keeping",
                 "pass --weights imagenet or --weights RUN",
-            )  # fmt: skip
+            )
         if self.weights == "none" and self.reuse_head:
             raise UsageError("--reuse-head", "given with --weights none", "weights with a head")
         if self.unfreeze_epoch and not self.freeze:

@@ -209,9 +209,11 @@ def set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
 def _check_arch(arch: str) -> None:
     if arch not in list_archs():
         raise UsageError(
-            "--arch", repr(arch), "a classification model of torchvision's, such as resnet18, "
+            "--arch",
+            repr(arch),
+            "a classification model of torchvision's, such as resnet18, "
             "squeezenet1_1, mobilenet_v3_small, efficientnet_b0 or vit_b_16",
-        )  # fmt: skip
+        )
 
 
 def require_arch(state: Mapping[str, torch.Tensor], arch: str, where: Path | str) -> None:
@@ -300,9 +302,11 @@ def _load_body(model: nn.Module, source: Weights, head_name: str, arch: str) -> 
     if wrong:
         more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise DataError(
-            source.where, f"has {'; '.join(wrong[:_NAMED])}{more}", f"the tensors of a {arch}",
+            source.where,
+            f"has {'; '.join(wrong[:_NAMED])}{more}",
+            f"the tensors of a {arch}",
             "pass its --arch",
-        )  # fmt: skip
+        )
     body = {name: tensor for name, tensor in state.items() if name in own and name not in head}
     load_state(model, body, strict=False)
     return tuple(f"{name} {list(state[name].shape)}" for name in state if name not in body)
@@ -326,9 +330,11 @@ def _reuse_rows(
         name, _, row = part.rpartition("=")
         if name not in names:
             raise UsageError(
-                "--reuse-head", f"{part!r}, whose class is not there", f"of {', '.join(names)}",
+                "--reuse-head",
+                f"{part!r}, whose class is not there",
+                f"of {', '.join(names)}",
                 "write class=row",
-            )  # fmt: skip
+            )
         assert source is not None, "TrainConfig refuses this"
         weight = source.state.get(f"{head_name}.weight")
         bias = source.state.get(f"{head_name}.bias")
@@ -342,9 +348,11 @@ def _reuse_rows(
         else:
             known = f", or one of {', '.join(source.classes)}" if source.classes else ""
             raise UsageError(
-                "--reuse-head", f"{part!r}, a row that {source.where} does not have",
-                f"0 to {len(weight) - 1}{known}", "",
-            )  # fmt: skip
+                "--reuse-head",
+                f"{part!r}, a row that {source.where} does not have",
+                f"0 to {len(weight) - 1}{known}",
+                "",
+            )
         with torch.no_grad():
             head.weight[names.index(name)] = weight[index]
             if head.bias is not None and bias is not None:
@@ -363,9 +371,11 @@ def _check_size(model: nn.Module, arch: str, size: int) -> None:
         if is_no_memory(error):
             raise
         raise UsageError(
-            "--size", f"{size} px, which a {arch} cannot take ({str(error).splitlines()[0]})",
-            "a larger one", "see torchvision's notes on it",
-        ) from error  # fmt: skip
+            "--size",
+            f"{size} px, which a {arch} cannot take ({str(error).splitlines()[0]})",
+            "a larger one",
+            "see torchvision's notes on it",
+        ) from error
 
 
 def _units(model: nn.Module, head: nn.Module) -> Iterator[tuple[str, nn.Module]]:

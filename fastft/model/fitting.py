@@ -14,8 +14,9 @@ import torch
 
 #: What an optimizer keeps of a parameter; all but the number of steps is in its shape.
 _KEPT: dict[type, tuple[str, ...]] = {
-    torch.optim.SGD: ("momentum_buffer",), torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-}  # fmt: skip
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
 #: Means of squares and numbers of steps.
 _NOT_NEGATIVE = ("exp_avg_sq", "step")
 #: Between what the numbers of torch's loss scaler lie.

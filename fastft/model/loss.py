@@ -102,8 +102,10 @@ def class_weights(
             raise UsageError("--class-weight", repr(part), "balanced, or like hotdog=6,*=0.5")
     if unknown := sorted(set(given) - {*classes, _OTHERS}):
         raise UsageError(
-            "--class-weight", f"{unknown[0]!r}, which is no class", f"of {', '.join(classes)}",
+            "--class-weight",
+            f"{unknown[0]!r}, which is no class",
+            f"of {', '.join(classes)}",
             "name one of these, or pass balanced",
-        )  # fmt: skip
+        )
     others = given.get(_OTHERS, 1.0)
     return np.array([given.get(name, others) for name in classes], np.float32)

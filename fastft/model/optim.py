@@ -116,8 +116,9 @@ def rates_on_device(optimizer: torch.optim.Optimizer) -> Iterator[list[torch.Ten
     Yields:
         Scalars by group; whoever replays what was captured fills them.
     """
-    before = [{name: group.get(name) for name in ("lr", "capturable")}
-              for group in optimizer.param_groups]  # fmt: skip
+    before = [
+        {name: group.get(name) for name in ("lr", "capturable")} for group in optimizer.param_groups
+    ]
     device = optimizer.param_groups[0]["params"][0].device
     rates = [torch.tensor(float(group["lr"]), device=device) for group in optimizer.param_groups]
     try:

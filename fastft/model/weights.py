@@ -89,8 +89,12 @@ def _imagenet_state(arch: str) -> Mapping[str, torch.Tensor]:
     # and larger images, and fine-tune no better as fixed features.
     known = list(models.get_model_weights(arch))
     if not known:
-        raise DataError(f"--weights imagenet of {arch}", "torchvision has none", "",
-                        "pass --weights none or PATH")  # fmt: skip
+        raise DataError(
+            f"--weights imagenet of {arch}",
+            "torchvision has none",
+            "",
+            "pass --weights none or PATH",
+        )
     weights = known[0]
     name = Path(weights.url).name
     try:
@@ -103,6 +107,8 @@ def _imagenet_state(arch: str) -> Mapping[str, torch.Tensor]:
             raise
         reason = getattr(error, "reason", error)
         raise DataError(
-            "--weights imagenet", f"cannot download {name} ({reason})",
-            "a network", "pass --weights PATH with that file, or --weights none",
-        ) from error  # fmt: skip
+            "--weights imagenet",
+            f"cannot download {name} ({reason})",
+            "a network",
+            "pass --weights PATH with that file, or --weights none",
+        ) from error

@@ -30,9 +30,11 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
-                "--tensorboard", f"TensorBoard cannot be imported ({error})", "it beside fastft",
+                "--tensorboard",
+                f"TensorBoard cannot be imported ({error})",
+                "it beside fastft",
                 'pip install "fastft[tensorboard]"',
-            ) from error  # fmt: skip
+            ) from error
         self._out = out
         self._hook, threading.excepthook = threading.excepthook, self._hear
         try:

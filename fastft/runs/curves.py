@@ -45,12 +45,16 @@ def run_panels(steps: Sequence[StepMetrics], epochs: Sequence[EpochMetrics]) -> 
     if epochs:
         panels += [
             line_panel(
-                f"Accuracy (best evaluation {best:.3f})", accuracies, x_label="epoch",
+                f"Accuracy (best evaluation {best:.3f})",
+                accuracies,
+                x_label="epoch",
                 from_zero=False,
             ),
-            Panel(f"Seconds per epoch ({rate:,.0f} training images/s)",
-                  lambda axes: _draw_time(axes, epochs)),
-        ]  # fmt: skip
+            Panel(
+                f"Seconds per epoch ({rate:,.0f} training images/s)",
+                lambda axes: _draw_time(axes, epochs),
+            ),
+        ]
     return tuple(panels)
 
 

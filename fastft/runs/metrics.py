@@ -78,9 +78,11 @@ class MetricsFile:
             found = f"{self.size_bytes:,} bytes"
             self._file.close()
             raise DataError(
-                path, found, f"the first {keep_bytes:,}, which the checkpoint was written after",
+                path,
+                found,
+                f"the first {keep_bytes:,}, which the checkpoint was written after",
                 "put it back as it was",
-            )  # fmt: skip
+            )
         self._file.truncate(keep_bytes)
 
     @property

@@ -50,14 +50,17 @@ def runs_section(runs: Sequence[Named]) -> Section | None:
         lead += [of_source(name, names, capitalize(line)) for line in lines]
     blocks: list[Block] = [_overview(runs)]
     if any(run.steps for _, run in runs):
-        panels = comparison_panels(runs) if len(runs) > 1 else run_panels(
-            runs[0][1].steps, runs[0][1].epochs
-        )  # fmt: skip
+        panels = (
+            comparison_panels(runs)
+            if len(runs) > 1
+            else run_panels(runs[0][1].steps, runs[0][1].epochs)
+        )
         blocks.append(Exhibit("Curves", panels, _epoch_table(runs)))
     else:
         blocks.append(Notes(("No step has been taken yet.",)))
-    return Section("training", "Training", tuple(lead), (*blocks, *_settings(runs)),
-                   tuple(_keys(runs, names)))  # fmt: skip
+    return Section(
+        "training", "Training", tuple(lead), (*blocks, *_settings(runs)), tuple(_keys(runs, names))
+    )
 
 
 def _keys(runs: Sequence[Named], names: Sequence[str]) -> Iterable[Key]:
@@ -78,40 +81,53 @@ def _overview(runs: Sequence[Named]) -> Table:
     def best(named: Named) -> EpochMetrics | None:
         return named[1].best
 
-    return make_table("Runs", runs, (
-        Column("run", lambda named: named[0]),
-        Column("epochs", lambda named: len(named[1].epochs)),
-        Column("steps", lambda named: len(named[1].steps)),
-        Column("best accuracy", lambda named: (
-            each.eval_accuracy if (each := best(named)) else None
-        ), write_accuracy),
-        Column("at epoch", lambda named: each.epoch + 1 if (each := best(named)) else None),
-        Column("images/s", rate, write_rate),
-        Column("waiting", lambda named: named[1].wait_share, write_share),
-        Column("loader alone", lambda named: named[1].bound.loader_img_per_s, write_rate),
-        Column("model alone", lambda named: named[1].bound.model_img_per_s, write_rate),
-        Column("took", lambda named: (
-            named[1].summary.seconds if named[1].summary else None
-        ), write_seconds),
-        Column("", lambda named: "ended" if named[1].summary else "left before its end"),
-    ), note="Images/s and waiting: the mean of all epochs but the first.")  # fmt: skip
+    return make_table(
+        "Runs",
+        runs,
+        (
+            Column("run", lambda named: named[0]),
+            Column("epochs", lambda named: len(named[1].epochs)),
+            Column("steps", lambda named: len(named[1].steps)),
+            Column(
+                "best accuracy",
+                lambda named: each.eval_accuracy if (each := best(named)) else None,
+                write_accuracy,
+            ),
+            Column("at epoch", lambda named: each.epoch + 1 if (each := best(named)) else None),
+            Column("images/s", rate, write_rate),
+            Column("waiting", lambda named: named[1].wait_share, write_share),
+            Column("loader alone", lambda named: named[1].bound.loader_img_per_s, write_rate),
+            Column("model alone", lambda named: named[1].bound.model_img_per_s, write_rate),
+            Column(
+                "took",
+                lambda named: named[1].summary.seconds if named[1].summary else None,
+                write_seconds,
+            ),
+            Column("", lambda named: "ended" if named[1].summary else "left before its end"),
+        ),
+        note="Images/s and waiting: the mean of all epochs but the first.",
+    )
 
 
 def _epoch_table(runs: Sequence[Named]) -> Table:
     rows = [(name, each) for name, run in runs for each in run.epochs]
-    return make_table("Epochs", rows, (
-        Column("run", lambda row: row[0]),
-        Column("epoch", lambda row: row[1].epoch + 1),
-        Column("size, px", lambda row: row[1].size),
-        Column("training loss", lambda row: row[1].train_loss, write_measure),
-        Column("evaluation loss", lambda row: row[1].eval_loss, write_measure),
-        Column("training accuracy", lambda row: row[1].train_accuracy, write_accuracy),
-        Column("evaluation accuracy", lambda row: row[1].eval_accuracy, write_accuracy),
-        Column("images/s", lambda row: row[1].img_per_s, write_rate),
-        Column("waiting", lambda row: wait_share(row[1]), write_share),
-        Column("training took", lambda row: row[1].train_s, write_seconds),
-        Column("evaluation took", lambda row: row[1].eval_s, write_seconds),
-    ))  # fmt: skip
+    return make_table(
+        "Epochs",
+        rows,
+        (
+            Column("run", lambda row: row[0]),
+            Column("epoch", lambda row: row[1].epoch + 1),
+            Column("size, px", lambda row: row[1].size),
+            Column("training loss", lambda row: row[1].train_loss, write_measure),
+            Column("evaluation loss", lambda row: row[1].eval_loss, write_measure),
+            Column("training accuracy", lambda row: row[1].train_accuracy, write_accuracy),
+            Column("evaluation accuracy", lambda row: row[1].eval_accuracy, write_accuracy),
+            Column("images/s", lambda row: row[1].img_per_s, write_rate),
+            Column("waiting", lambda row: wait_share(row[1]), write_share),
+            Column("training took", lambda row: row[1].train_s, write_seconds),
+            Column("evaluation took", lambda row: row[1].eval_s, write_seconds),
+        ),
+    )
 
 
 def _settings(runs: Sequence[Named]) -> Iterable[Block]:

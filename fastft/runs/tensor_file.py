@@ -48,8 +48,10 @@ def write_tensors(target: AtomicFile, tensors: Mapping[str, torch.Tensor], text:
         tensor = tensors[name]
         begin, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]
-        }  # fmt: skip
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     packed = json.dumps(header, separators=(",", ":")).encode()
     packed += b" " * (-len(packed) % 8)
     packed = struct.pack("<Q", len(packed)) + packed

@@ -121,8 +121,10 @@ class Compiling:
         if self._choice == "auto" and not self._step.find_obstacle(how):
             self._turn(how)
         if how != self.how and "default" in (how, self.how):
-            self._say(f"not to the bit what it would have been: begun with --compile {how}, now "
-                      f"{self.how}")  # fmt: skip
+            self._say(
+                f"not to the bit what it would have been: begun with --compile {how}, now "
+                f"{self.how}"
+            )
 
     def took(self, seconds: float) -> float:
         """Take in a step of an epoch; gives the seconds of it that went for preparing others."""

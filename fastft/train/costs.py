@@ -12,9 +12,20 @@ from pathlib import Path
 #: `device` is the GPU's context; `rehearsal` finds how many images fit; `first_batch` is the wait
 #: for it; `first_epoch` and `later_epochs` are training without evaluation.
 NAMES = (
-    "imports", "device", "data", "model", "rehearsal", "compile", "first_batch", "first_epoch",
-    "later_epochs", "evaluation", "checkpoints", "curves", "bottleneck",
-)  # fmt: skip
+    "imports",
+    "device",
+    "data",
+    "model",
+    "rehearsal",
+    "compile",
+    "first_batch",
+    "first_epoch",
+    "later_epochs",
+    "evaluation",
+    "checkpoints",
+    "curves",
+    "bottleneck",
+)
 OTHER = "other"
 
 

@@ -150,9 +150,13 @@ def join_world(device: str, stop: StopSignals | None = None) -> Iterator[World]:
     affinity, threads = os.sched_getaffinity(0), torch.get_num_threads()
     try:
         distributed.init_process_group(
-            "nccl" if gpu else "gloo", store=_find_store(), rank=world.rank, world_size=world.size,
-            timeout=_PATIENCE, device_id=world.device if gpu else None,
-        )  # fmt: skip
+            "nccl" if gpu else "gloo",
+            store=_find_store(),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=_PATIENCE,
+            device_id=world.device if gpu else None,
+        )
         world = replace(world, cpus=_take_cpus(world))
         yield world
     except Stopped as error:
@@ -166,9 +170,11 @@ def join_world(device: str, stop: StopSignals | None = None) -> Iterator[World]:
             raise
         _let_others_speak(stop)
         raise DataError(
-            f"process {world.rank + 1} of {world.size}", "lost the others", "",
+            f"process {world.rank + 1} of {world.size}",
+            "lost the others",
+            "",
             "one of them says why; continue with fastft train --resume",
-        ) from error  # fmt: skip
+        ) from error
     finally:
         os.sched_setaffinity(0, affinity)
         torch.set_num_threads(threads)
@@ -185,9 +191,11 @@ def distribute(model: nn.Module, device: torch.device) -> nn.parallel.Distribute
         # `broadcast_buffers` has a new name from torch 2.13 on, which 2.9 does not know.
         warnings.simplefilter("ignore", FutureWarning)
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False, gradient_as_bucket_view=True,
-        )  # fmt: skip
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
 
 
 def _let_others_speak(stop: StopSignals | None) -> None:
@@ -209,9 +217,11 @@ def _read_environment(device: str) -> World:
         rank, size, local_rank, local_size = (int(os.environ[name]) for name in names)
     except (KeyError, ValueError) as error:
         raise UsageError(
-            "the environment", f"WORLD_SIZE is set, and {error} is missing or not a number",
-            "what torchrun sets", "start it by torchrun or --nproc",
-        ) from error  # fmt: skip
+            "the environment",
+            f"WORLD_SIZE is set, and {error} is missing or not a number",
+            "what torchrun sets",
+            "start it by torchrun or --nproc",
+        ) from error
     picked = pick_device(device)
     if picked.type == "cuda":
         if picked.index is not None:

@@ -64,9 +64,11 @@ def open_like(train: Source, path: Path) -> Source:
     evaluation = open_source(path, train.classes, **how)
     if evaluation.preparation != train.preparation:
         raise DataError(
-            path, f"was converted with {evaluation.preparation}",
-            f"{train.preparation}, as {train.path} is", "convert both alike",
-        )  # fmt: skip
+            path,
+            f"was converted with {evaluation.preparation}",
+            f"{train.preparation}, as {train.path} is",
+            "convert both alike",
+        )
     return evaluation
 
 
@@ -146,11 +148,20 @@ def _make_loader(
     if name == "resident" and world.size > 1:
         options["store_least"] = world.least
     return make_loader(
-        name, source, view=view, size=config.size, batch_size=config.batch_size, seed=config.seed,
+        name,
+        source,
+        view=view,
+        size=config.size,
+        batch_size=config.batch_size,
+        seed=config.seed,
         # On a GPU the model's first layer would make this cast; half the bytes are written.
-        device=world.device, dtype=amp_dtype if world.device.type == "cuda" else None,
-        workers=config.workers or world.cpus, rank=world.rank, world=world.size, **options,
-    )  # fmt: skip
+        device=world.device,
+        dtype=amp_dtype if world.device.type == "cuda" else None,
+        workers=config.workers or world.cpus,
+        rank=world.rank,
+        world=world.size,
+        **options,
+    )
 
 
 def check_store_file(config: TrainConfig) -> None:

@@ -56,12 +56,18 @@ def launch(nproc: int, arguments: Sequence[str]) -> None:
     os.environ[_STARTED_HERE], os.environ[_PARENT] = str(nproc), str(os.getpid())
     told = heeded()
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=nproc, run_id=str(uuid.uuid4()),
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
         signals_to_handle=",".join(each.name for each in told),
         # Else it makes a folder for logs that nobody writes, and leaves it behind.
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-    )  # fmt: skip
+    )
     try:
         elastic_launch(config, sys.executable)("-m", "fastft", *arguments)
     except SignalException as error:

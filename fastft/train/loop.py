@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ from fastft.model.optim import (
 from fastft.model.sync_bn import synchronize_batch_norm
 from fastft.runs.checkpoint import Checkpoint
 from fastft.runs.folder import LAST
-from fastft.runs.metrics import EpochMetrics, Waits
+from fastft.runs.metrics import Waits
 from fastft.system.environment import environment
 from fastft.system.progress import epoch_progress
 from fastft.system.signals import Stopped, StopSignals
-from fastft.train.bottleneck import Bottleneck
 from fastft.train.compiling import Compiling, name_setup
 from fastft.train.costs import Costs
 from fastft.train.distributed import distribute
@@ -39,6 +37,7 @@ from fastft.train.inputs import Inputs
 from fastft.train.micro_batch import find_micro_batch
 from fastft.train.pace import Mark, Pace, tuned
 from fastft.train.recorder import Recorder
+from fastft.train.result import TrainResult, tell_epoch
 from fastft.train.resume import require_fit
 from fastft.train.run_state import RunState, identify
 from fastft.train.step import TrainStep
@@ -46,32 +45,6 @@ from fastft.train.step_log import StepLog
 from pipelines.errors import DataError
 
 _PACKAGES = ("torch", "cpu", "gpu")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """The folder of a run, and its end.
-
-    Attributes:
-        out: the run folder.
-        epochs: one row for each epoch that was trained.
-        best_accuracy: of the evaluation split, 0 to 1.
-        seconds: all of the run.
-        bottleneck: where its time went, if that was asked for.
-        costs_s: seconds by what they went for, see `costs`.
-    """
-
-    out: Path
-    epochs: tuple[EpochMetrics, ...]
-    best_accuracy: float
-    seconds: float
-    bottleneck: Bottleneck | None = None
-    costs_s: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def last(self) -> EpochMetrics:
-        """The last epoch's row."""
-        return self.epochs[-1]
 
 
 class Trainer:
@@ -112,49 +85,74 @@ class Trainer:
         self._model: nn.Module = built.model.to(self._device)
         weights = class_weights(config.class_weight, inputs.classes, inputs.train.source.labels)
         self.loss = Loss(
-            reduction=config.loss, label_smoothing=config.label_smoothing,
+            reduction=config.loss,
+            label_smoothing=config.label_smoothing,
             class_weights=None if weights is None else torch.from_numpy(weights).to(self._device),
-        )  # fmt: skip
+        )
         with self._costs.of("rehearsal"):
             micro_batch = self._find_micro_batch()
         if config.sync_bn and self._world.size > 1:
             self._model = synchronize_batch_norm(self._model)
         self.frozen = freeze(built, config.freeze)
         self.optimizer = make_optimizer(
-            self._model, built.head, optimizer=config.optimizer, lr=config.lr,
-            head_lr_factor=config.head_lr_factor, momentum=config.momentum,
+            self._model,
+            built.head,
+            optimizer=config.optimizer,
+            lr=config.lr,
+            head_lr_factor=config.head_lr_factor,
+            momentum=config.momentum,
             weight_decay=config.weight_decay,
-        )  # fmt: skip
+        )
         self._average = WeightAverage(self._model, config.ema) if config.ema else None
         inputs.train.seed = config.seed
         self._per_epoch = len(inputs.train)
         self.step = TrainStep(
-            self._model, self.optimizer, self.loss, device=self._device,
-            amp_dtype=inputs.amp_dtype, average=self._average, world=self._world,
-            micro_batch=micro_batch, sync_bn=config.sync_bn, seed=config.seed,
-        )  # fmt: skip
+            self._model,
+            self.optimizer,
+            self.loss,
+            device=self._device,
+            amp_dtype=inputs.amp_dtype,
+            average=self._average,
+            world=self._world,
+            micro_batch=micro_batch,
+            sync_bn=config.sync_bn,
+            seed=config.seed,
+        )
         assert config.batch_size is not None
         self._compiling = Compiling(
-            config.compile, self.step, batch=config.batch_size, size=config.size,
-            world=self._world, say=lambda line: console.print(line, markup=False),
+            config.compile,
+            self.step,
+            batch=config.batch_size,
+            size=config.size,
+            world=self._world,
+            say=lambda line: console.print(line, markup=False),
             setup=name_setup(
-                self._device, arch=built.arch, px=config.size, frozen=config.freeze or "nothing",
-                images=-(-config.batch_size // self._world.size), amp=inputs.amp_dtype,
-                optimizer=config.optimizer, processes=self._world.size,
+                self._device,
+                arch=built.arch,
+                px=config.size,
+                frozen=config.freeze or "nothing",
+                images=-(-config.batch_size // self._world.size),
+                amp=inputs.amp_dtype,
+                optimizer=config.optimizer,
+                processes=self._world.size,
             ),
-        )  # fmt: skip
+        )
         self._last_good, self._begun_s = "", time.perf_counter()
         self._has_trained, self._offered = False, 0
         found = environment()
         self.state = RunState(
             data={
-                "train": identify(inputs.train.source), "eval": identify(inputs.evaluation.source)
+                "train": identify(inputs.train.source),
+                "eval": identify(inputs.evaluation.source),
             },
             how={
-                "loader": config.loader, "device": self._device.type, "amp": str(inputs.amp_dtype),
-                "processes": self._world.size, **{name: found[name] for name in _PACKAGES},
+                "loader": config.loader,
+                "device": self._device.type,
+                "amp": str(inputs.amp_dtype),
+                "processes": self._world.size,
+                **{name: found[name] for name in _PACKAGES},
             },
-        )  # fmt: skip
+        )
 
     def restore(self, checkpoint: Checkpoint, state: RunState, path: Path) -> None:
         """Stand where a checkpoint says.
@@ -164,10 +162,15 @@ class Trainer:
         """
         assert self._config.batch_size is not None
         require_fit(
-            checkpoint, state, model=self._model, optimizer=self.optimizer,
-            scaler=self.step.scaler, has_average=self._average is not None,
-            batch_size=self._config.batch_size, path=path,
-        )  # fmt: skip
+            checkpoint,
+            state,
+            model=self._model,
+            optimizer=self.optimizer,
+            scaler=self.step.scaler,
+            has_average=self._average is not None,
+            batch_size=self._config.batch_size,
+            path=path,
+        )
         load_state(self._model, checkpoint.model)
         unpack_optimizer(self.optimizer, checkpoint.optimizer)
         if checkpoint.scaler:  # empty where the run was not in float16
@@ -236,7 +239,8 @@ class Trainer:
             state.finish_epoch(row, epochs=config.epochs, patience=config.patience)
             with self._costs.of("checkpoints"):
                 self._save(recorder, best=state.best_epoch == epoch)
-        self._tell(row)
+        told = {"training": self._inputs.train, "evaluation": self._inputs.evaluation}
+        tell_epoch(self._console, config, row, state, told)
 
     def _prepare(self, epoch: int) -> None:
         """Let the model and the loader be what this epoch wants, where the run stands in it."""
@@ -324,9 +328,12 @@ class Trainer:
                     return
 
         found = evaluate(
-            model, batches(), device=self._device, amp_dtype=self._inputs.amp_dtype,
+            model,
+            batches(),
+            device=self._device,
+            amp_dtype=self._inputs.amp_dtype,
             world=self._world,
-        )  # fmt: skip
+        )
         log.flush()
         asked = self._world.gather([self._stop.requested])
         self._stop_if_asked(int(max(flag for (flag,) in asked)), recorder)
@@ -357,14 +364,20 @@ class Trainer:
         state.compiled = self._compiling.how
         state.averaged = 0 if self._average is None else self._average.steps
         return Checkpoint(
-            model=self._model.state_dict(), arch=self._built.arch, classes=self._inputs.classes,
-            size=config.size, view=config.eval_view, epoch=state.epoch,
+            model=self._model.state_dict(),
+            arch=self._built.arch,
+            classes=self._inputs.classes,
+            size=config.size,
+            view=config.eval_view,
+            epoch=state.epoch,
             accuracy=state.rows[-1].eval_accuracy if state.rows else 0.0,
-            optimizer=pack_optimizer(self.optimizer), scaler=self.step.scaler.state_dict(),
+            optimizer=pack_optimizer(self.optimizer),
+            scaler=self.step.scaler.state_dict(),
             config=plain(config),
             ema=None if self._average is None else self._average.model.state_dict(),
-            progress=state.pack(), preparation=asdict(self._inputs.train.source.preparation),
-        )  # fmt: skip
+            progress=state.pack(),
+            preparation=asdict(self._inputs.train.source.preparation),
+        )
 
     def _find_micro_batch(self) -> int:
         """Most images at once, the same for all processes; 0 for no limit."""
@@ -373,32 +386,13 @@ class Trainer:
             return config.micro_batch
         assert config.batch_size is not None
         found = find_micro_batch(
-            self._built.model, self.loss, share=-(-config.batch_size // world.size),
-            size=config.size, classes=len(self._inputs.classes), device=self._device,
+            self._built.model,
+            self.loss,
+            share=-(-config.batch_size // world.size),
+            size=config.size,
+            classes=len(self._inputs.classes),
+            device=self._device,
             amp_dtype=self._inputs.amp_dtype,
-        )  # fmt: skip
+        )
         limits = [int(limit) for (limit,) in world.gather([found]) if limit]
         return min(limits, default=0)
-
-    def _tell(self, row: EpochMetrics) -> None:
-        """Say how an epoch went."""
-        config, state = self._config, self.state
-        size = f"{row.size} px  " if config.start_size else ""
-        self._console.print(
-            f"epoch {row.epoch + 1}/{config.epochs}  {size}"
-            f"train loss {row.train_loss:.3f} accuracy {row.train_accuracy:.3f}  "
-            f"eval loss {row.eval_loss:.3f} accuracy {row.eval_accuracy:.3f}  "
-            f"{row.img_per_s:.0f} img/s, {row.wait_s / row.train_s:.0%} waiting for input  "
-            f"{row.train_s + row.eval_s:.1f} s"
-        )
-        if len(state.rows) == 1:
-            for name, each in (
-                ("training", self._inputs.train), ("evaluation", self._inputs.evaluation),
-            ):  # fmt: skip
-                for remark in each.remarks:
-                    self._console.print(f"{name}: {remark}", markup=False)
-        if state.is_done and state.epoch < config.epochs:
-            self._console.print(
-                f"stopped: no better accuracy than epoch {state.best_epoch + 1}'s in "
-                f"{config.patience} epochs"
-            )

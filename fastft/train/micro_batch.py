@@ -55,9 +55,15 @@ def find_micro_batch(
 
     def rehearse_(images: int, pieces: int) -> None:
         rehearse(
-            model, loss, images=images, pieces=pieces, size=size, classes=classes, device=device,
+            model,
+            loss,
+            images=images,
+            pieces=pieces,
+            size=size,
+            classes=classes,
+            device=device,
             amp_dtype=amp_dtype,
-        )  # fmt: skip
+        )
 
     try:
         found = halve_until_it_fits(share, rehearse_)
@@ -66,9 +72,11 @@ def find_micro_batch(
     if found is None:
         free, total = torch.cuda.mem_get_info(device)
         raise UsageError(
-            f"{device} memory", f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free",
-            f"room to train on one image of {size} px", "lower --size or take a smaller --arch",
-        )  # fmt: skip
+            f"{device} memory",
+            f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free",
+            f"room to train on one image of {size} px",
+            "lower --size or take a smaller --arch",
+        )
     return 0 if found == share else found
 
 

@@ -24,12 +24,28 @@ from pipelines.errors import DataError, UsageError, one_line
 
 #: Settings that say where and how fast, not what comes out, to the bit or to its last digits.
 _FREE = frozenset(
-    {"data", "out", "loader", "store_file", "workers", "device", "micro_batch", "tensorboard",
-     "checkpoint_every", "overwrite", "compile"}
-)  # fmt: skip
+    {
+        "data",
+        "out",
+        "loader",
+        "store_file",
+        "workers",
+        "device",
+        "micro_batch",
+        "tensorboard",
+        "checkpoint_every",
+        "overwrite",
+        "compile",
+    }
+)
 #: What a run fills in itself; its own value is not one that was asked for.
-_FILLED_IN = {"arch": "auto", "loader": "auto", "batch_size": None, "lr": None,
-              "head_lr_factor": None}  # fmt: skip
+_FILLED_IN = {
+    "arch": "auto",
+    "loader": "auto",
+    "batch_size": None,
+    "lr": None,
+    "head_lr_factor": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +140,13 @@ def require_fit(
     for part, odd in (
         ("model", find_misfit(checkpoint.model, own)),
         ("ema", average),
-        ("optimizer", find_misfit_of_optimizer(
-            checkpoint.optimizer, optimizer, has_stepped=has_stepped)),
+        (
+            "optimizer",
+            find_misfit_of_optimizer(checkpoint.optimizer, optimizer, has_stepped=has_stepped),
+        ),
         ("scaler", find_misfit_of_scaler(checkpoint.scaler)),
         ("progress", position),
-    ):  # fmt: skip
+    ):
         if odd:
             found = f"holds a wrong {part!r}: {odd}"
             raise DataError(path, found, f"the states of a {checkpoint.arch}", "train again")
@@ -210,9 +228,11 @@ def _require_same(given: Mapping[str, Any], saved: Mapping[str, Any], arch: str,
                     f"{saved.get('data', 'DATA')} --weights {out} --epochs {value} --out NEW"
                 )
             raise UsageError(
-                f"--{name.replace('_', '-')}", f"{_said(value)}, and {out} was begun with "
-                f"{_said(begun)}", "the same", remedy,
-            )  # fmt: skip
+                f"--{name.replace('_', '-')}",
+                f"{_said(value)}, and {out} was begun with {_said(begun)}",
+                "the same",
+                remedy,
+            )
 
 
 def _said(value: Any) -> str:

@@ -35,7 +35,8 @@ from fastft.train.bottleneck import find_bottleneck
 from fastft.train.costs import Costs
 from fastft.train.distributed import World, join_world
 from fastft.train.inputs import Inputs, check_store_file, open_inputs, open_sources, resolve_inputs
-from fastft.train.loop import Trainer, TrainResult
+from fastft.train.loop import Trainer
+from fastft.train.result import TrainResult
 from fastft.train.resume import Continued, holds_run, note_changes, read_run
 from fastft.train.run_state import identify, require_same_data
 from pipelines.errors import DataError, one_line
@@ -152,9 +153,15 @@ def _run(
             config = resolve_inputs(config, sources, world)
             inputs = stack.enter_context(open_inputs(config, sources, world))
         result = fit(
-            config, inputs, built, console, find_limits=True, stop=stop,
-            run=replace(run, config=config), costs=costs,
-        )  # fmt: skip
+            config,
+            inputs,
+            built,
+            console,
+            find_limits=True,
+            stop=stop,
+            run=replace(run, config=config),
+            costs=costs,
+        )
     if beside:
         console.print(beside, markup=False)
     if len(sources[0].classes) == 1:
@@ -200,17 +207,23 @@ def _require_agreement(
     for rank, others in enumerate(world.gather(keys)):
         if others != keys:
             raise DataError(
-                config.data, f"is not the same in processes {world.rank + 1} and {rank + 1}",
-                "the same files on all machines", "copy them anew",
-            )  # fmt: skip
+                config.data,
+                f"is not the same in processes {world.rank + 1} and {rank + 1}",
+                "the same files on all machines",
+                "copy them anew",
+            )
 
 
 def build(config: TrainConfig, classes: Sequence[str]) -> BuiltModel:
     """The model that a config asks for; see `build_model`."""
     return build_model(
-        classes, config.weights, seed=config.seed, arch=config.arch, size=config.size,
+        classes,
+        config.weights,
+        seed=config.seed,
+        arch=config.arch,
+        size=config.size,
         reuse_head=config.reuse_head,
-    )  # fmt: skip
+    )
 
 
 def fit(
@@ -255,10 +268,12 @@ def fit(
         with costs.of("bottleneck"):
             set_training(built.model, trainer.frozen)  # after an evaluation
             found = find_bottleneck(
-                result.epochs, inputs.train,
+                result.epochs,
+                inputs.train,
                 lambda images, labels: trainer.step(images, labels, config.batch_size),
-                loader_name="stock" if config.stock else config.loader, world=inputs.world,
-            )  # fmt: skip
+                loader_name="stock" if config.stock else config.loader,
+                world=inputs.world,
+            )
         result = replace(result, bottleneck=found)
     return result
 

@@ -172,6 +172,8 @@ def require_same_data(
         return f"{what} {str(data[what.removesuffix('s') if what == 'contents' else what])[:8]}"
 
     raise UsageError(
-        path, f"has {described(found)}", f"{described(begun)}, which {whose} was begun with",
+        path,
+        f"has {described(found)}",
+        f"{described(begun)}, which {whose} was begun with",
         "pass its --data, or train anew into another --out",
-    )  # fmt: skip
+    )

@@ -183,11 +183,15 @@ class StepLog:
         self.last_loss = self.loss.per_image(loss, images)
         self.write(
             StepMetrics(
-                epoch=self.epoch, step=step, loss=self.last_loss, lr=lr,
-                wait_s=round(wait_s, 6), step_s=round(step_s, 6),
+                epoch=self.epoch,
+                step=step,
+                loss=self.last_loss,
+                lr=lr,
+                wait_s=round(wait_s, 6),
+                step_s=round(step_s, 6),
                 img_per_s=round(images / step_s, 1),
             )
-        )  # fmt: skip
+        )
         sums.steps += 1
         sums.samples += images
         sums.loss += self.last_loss * images
