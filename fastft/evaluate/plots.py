@@ -6,9 +6,7 @@ letters that no font here has, which become boxes.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +63,7 @@ def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str], title: str
     every = max(1, int(np.ceil(1.25 * font / cell)))
     names = [shorten(name, _NAME) for name in classes][::every]
     across = max(map(len, names)) * _LETTER * font < 0.95 * cell
-    with mpl.rc_context(STYLE), _quiet_glyphs():
+    with mpl.rc_context(STYLE):
         # Placed in inches; what the names take beside that is added when the figure is saved.
         figure = Figure(figsize=(side, side))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -87,7 +85,7 @@ def draw_top_losses(shown: Sequence[tuple[Image.Image, SampleRow]]) -> bytes:
     """Draw a grid of images, each with prediction, truth and loss."""
     columns = min(8, max(1, int(np.ceil((1.4 * len(shown)) ** 0.5))), len(shown))
     rows = -(-len(shown) // columns)
-    with mpl.rc_context(STYLE), _quiet_glyphs():
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(1.9 * columns, 2.6), 2.75 * rows + 0.4), layout="constrained")
         title = "Highest losses: what was predicted and what is right, with their probabilities"
         figure.suptitle(title, x=0.003, ha="left", fontsize=11, wrap=True)
@@ -184,22 +182,11 @@ def _write_captions(axes: Axes, row: SampleRow) -> None:
         axes.text(0, height, text, transform=axes.transAxes, **{"fontsize": 9, **look})
 
 
-@contextmanager
-def _quiet_glyphs() -> Iterator[None]:
-    """A letter that the font lacks becomes a box, without a warning for each.
-
-    Nor for scripts that Matplotlib before 3.11, the last for Python 3.10, writes letter by letter.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
-        yield
-
-
 def draw_sheet(shown: Sequence[Shown]) -> bytes:
     """Draw a contact sheet: right answers green, wrong ones red, others grey."""
     columns = min(_SHEET_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    with mpl.rc_context(STYLE), _quiet_glyphs():
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.ravel():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
@@ -123,8 +125,20 @@ def png_bytes(figure: Figure, **options: Any) -> bytes:
     # The canvas itself, not pyplot, whose global state and backend choice a library must not touch.
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI, format="png", **options)
+    with quiet_glyphs():
+        figure.savefig(buffer, dpi=DPI, format="png", **options)
     return buffer.getvalue()
+
+
+@contextmanager
+def quiet_glyphs() -> Iterator[None]:
+    """A letter that the font lacks becomes a box, without a warning for each.
+
+    Nor for scripts that Matplotlib before 3.11, the last for Python 3.10, writes letter by letter.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph|Matplotlib currently does not support")
+        yield
 
 
 def save_figure(figure: Figure, out: Path) -> None:

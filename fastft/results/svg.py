@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from fastft.results import plots
-from fastft.results.plots import STYLE, Panel
+from fastft.results.plots import STYLE, Panel, quiet_glyphs
 
 #: Colours that the page gives anew in the dark, by their class.
 CLASSES: Mapping[str, str] = {
@@ -68,7 +68,8 @@ def draw_svg(panel: Panel, salt: str = "") -> Markup:
         panel.draw(figure.subplots())
         FigureCanvasSVG(figure)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_DATES)
+        with quiet_glyphs():
+            figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_DATES)
     text = buffer.getvalue().decode()
     text = _DROPPED.sub("", text[text.index("<svg") :])
     referred = set(re.findall(r"#(\w+)[)\"]", text))

@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 
 from fastft.results.numbers import UNKNOWN, Number
 from fastft.results.plots import Panel
+from pipelines.errors import one_line
 
 T = TypeVar("T")
 #: Rows of a table on a page: more are read in the source.
@@ -97,13 +98,13 @@ def make_table(
 
 def print_table(table: Table, console: Console, most: int | None = None) -> None:
     """Print a table, or its first `most` rows and how many more there are."""
-    printed = RichTable(title=escape(table.title), title_justify="left")
+    printed = RichTable(title=escape(one_line(table.title)), title_justify="left")
     for head, is_number in zip(table.heads, table.numeric, strict=True):
-        printed.add_column(escape(head), justify="right" if is_number else "left")
+        printed.add_column(escape(one_line(head)), justify="right" if is_number else "left")
     printed.columns[0].no_wrap = True
     for row in table.rows[:most]:
         styles = (_TONES.get(each.tone, "") for each in row)
-        texts = (escape(each.text) for each in row)
+        texts = (escape(one_line(each.text)) for each in row)
         printed.add_row(
             *(
                 f"[{style}]{text}[/]" if style else text

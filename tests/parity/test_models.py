@@ -22,8 +22,8 @@ from fastft.parity.equivalence import AccuracyResult, judge
 from fastft.parity.model_plots import save_accuracy
 from fastft.parity.model_section import conclusion
 from fastft.parity.models import run_accuracy
+from fastft.runs.checkpoint import read_file
 from fastft.runs.metrics import read_metrics
-from fastft.runs.torch_file import read_torch_file
 from fastft.train.run import train
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader
@@ -100,7 +100,8 @@ def build_small(
     torch.manual_seed(seed)
     model = Small(classes if isinstance(classes, int) else len(classes))
     if weights != "none":
-        state = read_torch_file(Path(weights))
+        state = read_file(Path(weights))
+        assert isinstance(state, dict), weights
         body = {name: value for name, value in state.items() if not name.startswith("fc.")}
         model.load_state_dict(body, strict=False)
     return BuiltModel(model, "small", model.fc, weights != "none", (), {})
