@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from batches import everything, same
-from processes import run_program
 from rendered import LOADERS, check_pixels, make
 from scipy import stats
 
@@ -202,26 +201,6 @@ def test_broken_samples_beyond_an_exit_are_harmless(name: str, damaged: tuple[Pa
         first = next(iter(loader))
         again = next(iter(loader))
     assert same([first], [again])
-
-
-_KILLER = """
-import sys, psutil
-from pipelines import make_loader
-loader = make_loader("torchvision", sys.argv[1], size=64, batch_size=2, workers=2)
-batches = iter(loader)
-next(batches)
-psutil.Process().children()[0].kill()
-list(batches)
-"""
-
-
-def test_a_killed_worker_is_an_error(data: Path, tmp_path: Path) -> None:
-    """In a process of its own: torch raises the error from a signal handler, wherever that is."""
-    program = tmp_path / "killer.py"
-    program.write_text(_KILLER)
-    ended = run_program(program, data / "train.beton", folder=tmp_path, within_s=100)
-    assert ended.returncode != 0
-    assert "DataLoader worker" in ended.stderr or "a loader process ended" in ended.stderr
 
 
 def test_plan_reaches_the_output(data: Path) -> None:

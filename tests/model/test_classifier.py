@@ -38,17 +38,6 @@ def test_model_is_channels_last() -> None:
     assert not built.pretrained
 
 
-def test_another_tasks_state_dict_gives_its_body(tmp_path: Path) -> None:
-    source = resnet18(num_classes=1000)
-    torch.save(source.state_dict(), tmp_path / "r.pth")
-    built = build_model(4, str(tmp_path / "r.pth"))
-    assert built.pretrained
-    assert built.left_out == ("fc.weight [1000, 512]", "fc.bias [1000]")
-    state = built.model.state_dict()
-    assert torch.equal(state["layer4.1.conv2.weight"], source.layer4[1].conv2.weight)
-    assert state["fc.weight"].shape == (4, 512)
-
-
 def test_our_checkpoint_gives_its_body(tmp_path: Path) -> None:
     saved = checkpoint()
     save_checkpoint(tmp_path / "c.safetensors", saved)

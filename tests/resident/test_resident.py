@@ -20,7 +20,6 @@ from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
 from pipelines.formats.encode import decode
 from pipelines.formats.source import open_source
-from pipelines.loaders import make_loader
 from pipelines.memory import FreeMemory
 from pipelines.plan import VIEWS
 from pipelines.reference import cut
@@ -273,13 +272,6 @@ def test_closing_gives_the_memory_back(data: Path) -> None:
 def test_options(options: dict[str, Any], message: str, data: Path) -> None:
     with pytest.raises(UsageError, match=message):
         make_resident(data / "train.beton", **options)
-
-
-def test_options_are_the_resident_loaders_alone(data: Path) -> None:
-    with pytest.raises(
-        UsageError, match="store: given for loader 'torchvision', expected loader 'r"
-    ):
-        make_loader("torchvision", data / "train.beton", store="rgb")
 
 
 def test_broken_samples_harm_only_their_batch(data: Path, tmp_path: Path) -> None:

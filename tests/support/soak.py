@@ -45,6 +45,8 @@ GROUPS = (
     ("odd names, links, pipes and leftovers",
      r"names|links|pipes|folders too deep|systems leave|left behind|temporary"),
     ("random crops and orders, held against their distribution", r"their distribution"),
+    ("kernels, GPU ranks and other libraries' pipelines, compared",
+     r"kernels|GPU ranks|stock pipelines"),
     ("checkpoints with odd states, and files with programs in them", r"checkpoints|programs in"),
 )  # fmt: skip
 OTHERS = "others"

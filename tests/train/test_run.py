@@ -1,4 +1,3 @@
-import csv
 import io
 import json
 import re
@@ -16,9 +15,7 @@ from PIL import Image
 from rich.console import Console
 from torch.nn import functional
 
-from fastft.config.commands import PredictConfig
 from fastft.config.train import TrainConfig
-from fastft.evaluate.predict import predict
 from fastft.model.classifier import build_model, restore_model
 from fastft.runs.checkpoint import load_checkpoint
 from fastft.runs.metrics import read_metrics
@@ -157,31 +154,6 @@ def test_evaluation_is_counted_by_hand(finished: Path, data: Path) -> None:
     assert result.accuracy == (logits.argmax(1) == labels).sum().item() / 6
     assert result.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert result.accuracy == pytest.approx(checkpoint.accuracy)
-
-
-def test_prediction_equals_evaluation(
-    finished: Path, data: Path, photos: Path, tmp_path: Path
-) -> None:
-    rows = predict(
-        PredictConfig(
-            run=finished, images=(photos / "test",), batch_size=4, csv=tmp_path / "p.csv",
-            sheet=tmp_path / "s.png",
-        )
-    )  # fmt: skip
-    best = finished / "best.safetensors"
-    model = restore_model(load_checkpoint(best), best)
-    with make_loader("torchvision", data / "test.beton", view="eval", size=40, workers=1) as loader:
-        ((images, labels),) = loader
-    wanted = model(images).softmax(1).max(1)
-    assert [row.probability for row in rows] == pytest.approx(wanted.values.tolist(), abs=1e-5)
-    classes = load_checkpoint(best).classes
-    assert [row.label for row in rows] == [classes[i] for i in wanted.indices]
-    assert [row.truth for row in rows] == [classes[i] for i in labels]
-    with open(tmp_path / "p.csv", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert [row["path"] for row in table] == [str(row.path) for row in rows]
-    with Image.open(tmp_path / "s.png") as image:
-        assert image.width > 500
 
 
 def test_a_failed_start_leaves_nothing(data: Path, tmp_path: Path) -> None:
