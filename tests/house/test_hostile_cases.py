@@ -98,7 +98,7 @@ CASES: dict[str, str | None] = {
     "image.segment-shorter-than-its-length.bin": None,
     "metrics.a-number.jsonl": "not a row of metrics",
     "metrics.brackets-without-end.jsonl": "not a row of metrics",
-    "metrics.not-utf-8.jsonl": "not text",
+    "metrics.not-utf-8.jsonl": "not a row of metrics",
     "recordio-index.blank-lines.idx": "4,604 bytes for 3 records, expected a line for each",
     "recordio-index.position-2-to-the-63.idx": "line 1: ",
     "recordio.half-a-header.rec": "cut short by the file's end at 1,950, expected 8 bytes",

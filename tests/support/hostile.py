@@ -83,7 +83,7 @@ class Target:
         numbers: where the integers of a valid file are.
         tokens: bytes that mean something to the reader.
         mend: makes checksums right again, lest all else be hidden behind them.
-        heals: whether what is wrong is made anew, and nothing need be refused.
+        heals: whether what is wrong is made anew or passed over, and nothing need be refused.
     """
 
     name: str

@@ -168,5 +168,6 @@ RUNS = (
     Target(
         name="metrics", group="settings and reports", file="metrics.jsonl", read=read_run,
         seeds=metrics_seeds, tokens=TEXT_TOKENS,
+        heals=True,  # half a row at the end is a killed run's
     ),
 )  # fmt: skip

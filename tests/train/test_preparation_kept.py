@@ -205,18 +205,18 @@ class Ended(Exception):
 
 def _stop_after_one(out: Path) -> Any:
     from fastft.train.loop import Trainer
+    from fastft.train.result import tell_epoch
 
     real = Trainer.run
 
+    def end(*told: Any) -> None:
+        tell_epoch(*told)
+        raise Ended
+
     def run(self: Any, **options: Any) -> Any:
-        tell = self._tell
-
-        def end(row: Any) -> None:
-            tell(row)
-            raise Ended
-
-        self._tell = end
-        return real(self, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fastft.train.loop.tell_epoch", end)
+            return real(self, **options)
 
     return run
 
