@@ -18,6 +18,7 @@ from pipelines.errors import DataError, FormatError
 T = TypeVar("T")
 #: What the rows begin with, as `MetricsFile` writes them.
 _STEP, _EPOCH = b'{"kind": "step"', b'{"kind": "epoch"'
+_KINDS = (_STEP, _EPOCH)
 _REMEDY = "free some of the disk, then continue with fastft train --resume"
 
 
@@ -124,9 +125,11 @@ def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
     """
     steps: list[StepMetrics] = []
     epochs: list[EpochMetrics] = []
-    lines = read_bytes(path).split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
+    *lines, half = read_bytes(path).split(b"\n")
+    for number, line in enumerate((*lines, half), 1):
         where = f"{path}:{number}"
+        if number > len(lines) and any(kind.startswith(half[: len(kind)]) for kind in _KINDS):
+            break
         if line.startswith(_STEP):
             steps.append(check_line(StepMetrics, line, where))
         elif line.startswith(_EPOCH):
