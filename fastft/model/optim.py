@@ -79,7 +79,7 @@ def make_optimizer(
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """What an optimizer remembers: tensors by the parameter's number and their name, `0/step`.
+    """The memory of an optimizer: tensors by the parameter's number and their name, `0/step`.
 
     All else of it is settings, which a run has anyway, and how it is computed on this device.
     """

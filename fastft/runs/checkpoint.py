@@ -75,7 +75,7 @@ class Checkpoint:
 
     @property
     def prepared(self) -> Preparation:
-        """How images must be prepared for it."""
+        """The preparation that images need for it."""
         return Preparation(**(self.preparation or {}))
 
     @property
@@ -193,7 +193,7 @@ def load_last(folder: Path) -> tuple[Checkpoint, Path, str]:
 
 
 def _unpack(tensors: Mapping[str, torch.Tensor], text: str) -> Checkpoint:
-    """What a file of ours holds, each part of the type that it should have.
+    """The checkpoint in a file of ours, each part of the type that it should have.
 
     Raises:
         TypeError, ValueError, RecursionError: it is of another version, or lacks something.

@@ -107,7 +107,7 @@ def remove_leavings(out: Path) -> None:
 
 
 def _contents(out: Path) -> list[Path]:
-    """What would be lost: all but the search for a learning rate that came before the run.
+    """The files that would be lost: all but those of the search for a learning rate before the run.
 
     Half a config.json is what a process leaves that was killed before it had begun.
     """

@@ -1,4 +1,4 @@
-"""Which tensors a file may hold: whole and finite ones, that stand for no more than is stored."""
+"""Tensors that a file may hold: whole and finite, standing for no more than is stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_NAMED = 80
 
 
 def find_odd_tensor(state: Mapping[str, Any]) -> str:
-    """What is odd about tensors by name, and where; '' if nothing is."""
+    """The fault of tensors by name, and its place; '' if there is none."""
     shown_bytes = stored_bytes = 0
     storages = set[int]()
     for name, tensor in state.items():

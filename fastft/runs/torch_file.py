@@ -56,7 +56,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 
 def convert_checkpoint(content: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
-    """What a file of today would hold: tensors by name, which may still be odd, and JSON.
+    """The content of a file of today: tensors by name, which may still be odd, and JSON.
 
     Raises:
         TypeError, ValueError, RecursionError: there is no such file.
