@@ -74,7 +74,8 @@ def compare(
         by_name = {each.name: each for each in variants}
         gains = {name: difference(by_name[FINE_TUNED], by_name[name]) for name in (SCRATCH, FROZEN)}
         found = Comparison(plain(config), environment(), variants, gains)
-        from fastft.experiments.plots import comparison_panels, save_panels  # matplotlib: 0.7 s
+        from fastft.experiments.plots import comparison_panels  # matplotlib takes 0.7 s
+        from fastft.results.plots import save_panels
 
         heading, panels = comparison_panels(found)
         save_panels(panels, out / PICTURE, heading)

@@ -73,7 +73,8 @@ def find_lr(config: TrainConfig, console: Console) -> LrFinding:
         config.out / f"{LR_FIND}json",
         {"config": plain(config), "environment": environment(), **asdict(found)},
     )
-    from fastft.experiments.plots import lr_find_panel, save_panels  # matplotlib takes 0.7 s
+    from fastft.experiments.plots import lr_find_panel  # matplotlib takes 0.7 s
+    from fastft.results.plots import save_panels
 
     save_panels([lr_find_panel(found)], config.out / f"{LR_FIND}png")
     return found

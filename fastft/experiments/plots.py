@@ -17,7 +17,7 @@ from fastft.results.numbers import (
     write_seconds,
     write_span,
 )
-from fastft.results.plots import BLUE, COLORS, GREY, RED, Panel, save_panels
+from fastft.results.plots import BLUE, COLORS, GREY, RED, Panel
 from fastft.results.tables import (
     Block,
     Cell,
@@ -31,8 +31,6 @@ from fastft.results.tables import (
     print_table,
 )
 from fastft.runs.metrics import EpochMetrics
-
-__all__ = ["comparison_panels", "lr_find_panel", "save_panels", "sweep_panel"]
 
 
 def print_comparison(found: Comparison, console: Console) -> None:

@@ -69,7 +69,8 @@ def sweep(
         found = Sweep(plain(next(iter(configs.values()))), environment(), variants, {})
         for start in starts:
             found.best[start] = found.best_variant(start).lr
-        from fastft.experiments.plots import save_panels, sweep_panel  # matplotlib takes 0.7 s
+        from fastft.experiments.plots import sweep_panel  # matplotlib takes 0.7 s
+        from fastft.results.plots import save_panels
 
         save_panels([sweep_panel(found)], out / PICTURE)
         write_json(out / FINDINGS, as_json(found))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from rich.console import Console
@@ -163,7 +163,7 @@ class Section:
     """A part of the page.
 
     Attributes:
-        anchor: names it in a link; sections of one anchor become one.
+        anchor: names it in a link.
         title: its head.
         lead: sentences before its blocks.
         blocks: from the top.
@@ -174,7 +174,7 @@ class Section:
     title: str
     lead: tuple[str, ...]
     blocks: tuple[Block, ...]
-    keys: tuple[Key, ...] = field(default=())
+    keys: tuple[Key, ...] = ()
 
 
 def capitalize(text: str) -> str:
