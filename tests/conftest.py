@@ -181,7 +181,7 @@ def shallow() -> Iterator[None]:
 
 @pytest.fixture
 def shallow_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 2 layers instead of 12 that are alike."""
+    """The same transformer with 2 layers instead of 12 that are alike."""
     from torchvision.models import vision_transformer
 
     real = vision_transformer.VisionTransformer

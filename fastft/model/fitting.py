@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-#: What an optimizer keeps of a parameter; all but the number of steps is in its shape.
+#: Tensors that an optimizer keeps of a parameter; all but the number of steps is in its shape.
 _KEPT: dict[type, tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastft.parity.distance import Distance
 
-#: What the row is called that tells of the file, not of a loader.
+#: Name of the row that tells of the file, not of a loader.
 AS_STORED = "as stored"
 #: Below this, chance is no explanation, even among the dozens of tests of a report.
 SUSPECT_P = 1e-4

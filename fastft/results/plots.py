@@ -29,7 +29,7 @@ from pipelines.errors import DataError
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PINK, SKY = "#cc79a7", "#56b4e9"
 INK, GREY, PALE, GRID, BAND = "#1c2126", "#5a636d", "#b9c6d0", "#e5e5e5", "#cfe8dd"
-#: Of lines and bars told apart, neighbours far apart; each has a marker of its own, too.
+#: Colours of lines and bars, neighbours far apart; each has a marker of its own, too.
 COLORS = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
 MARKERS = ("o", "s", "D", "^", "v", "P")
 #: How every picture of ours looks.

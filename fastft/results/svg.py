@@ -35,7 +35,7 @@ CLASSES: Mapping[str, str] = {
     "#000000": "ink",
     "#ffffff": "paper",
 }
-#: What of a style is an attribute of the same name; fonts are the page's.
+#: Styles that are attributes of the same name; fonts are the page's.
 _KEPT = (
     "fill",
     "fill-opacity",

@@ -30,7 +30,7 @@ from pipelines.errors import DataError, FormatError, is_no_memory, one_line
 from pipelines.formats.layout import Preparation
 from pipelines.memory import require_room
 
-#: What is read; the last is what is written, and 1 was by `torch.save`.
+#: Versions that are read; the last is written, and 1 was by `torch.save`.
 _VERSIONS = (1, 2)
 #: Parts that are tensors, by what goes before their names in a file.
 _PREFIXES = {"ema": "ema/", "optimizer": "optimizer/", "model": ""}

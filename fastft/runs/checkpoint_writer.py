@@ -20,7 +20,7 @@ from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fastft.runs.folder import BEST, LAST, PREVIOUS, remove_old
 from pipelines.errors import DataError
 
-#: What a buffer is for: a part of a checkpoint and a name in it, its bytes, whether it is pinned.
+#: Key of a buffer: a part of a checkpoint, a name in it, its bytes, whether it is pinned.
 _Slot = tuple[str, str, int, bool]
 
 

@@ -14,9 +14,9 @@ from pipelines.errors import DataError, UsageError
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
-#: What was LAST before it: what to continue from should LAST be damaged.
+#: The LAST before it, to continue from should LAST be damaged.
 PREVIOUS = "previous.safetensors"
-#: What earlier versions called them, by `torch.save`.
+#: Names of earlier versions' files, by `torch.save`.
 OLD = {BEST: "best.pt", LAST: "last.pt", PREVIOUS: "previous.pt"}
 #: Its picture, and how a run ended that came to its end.
 CURVES, SUMMARY = "curves.png", "summary.json"

@@ -16,7 +16,7 @@ from fastft.runs.checked import STRICT, Count
 from pipelines.errors import DataError, FormatError
 
 T = TypeVar("T")
-#: What the rows begin with, as `MetricsFile` writes them.
+#: Beginnings of rows, as `MetricsFile` writes them.
 _STEP, _EPOCH = b'{"kind": "step"', b'{"kind": "epoch"'
 _KINDS = (_STEP, _EPOCH)
 _REMEDY = "free some of the disk, then continue with fastft train --resume"

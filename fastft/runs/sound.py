@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-#: What a tensor may be made of, and what safetensors call it.
+#: Dtypes that a tensor may have, and their names in safetensors.
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",

@@ -21,10 +21,10 @@ import torch
 
 #: Letters of a checkpoint's plain values as JSON; an epoch adds some 250.
 MOST_LETTERS = 1 << 24
-#: What a piece of it counts for at least: a list in a million places is a million brackets.
+#: Letters that a piece of it counts for at least: a list in a million places is a million brackets.
 _LEAST_LETTERS = 64
 FORMAT = "fastft-checkpoint"
-#: What of a checkpoint does not go into its JSON.
+#: Parts of a checkpoint that do not go into its JSON.
 _NO_JSON = ("format", "model", "ema", "optimizer")
 #: An optimizer keeps at most so much of a parameter.
 _MOST_KEPT = 3
