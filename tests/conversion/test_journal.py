@@ -83,7 +83,7 @@ def test_killed_anywhere_and_resumed(
     tried: Callable[..., None],
 ) -> None:  # fmt: skip
     resumed = set()
-    for k in range(1 + part, 1000, choose(6, 4)):
+    for k in range(1 + part, 1000, choose(12, 4)):
         if not leave(k):
             break
         seen = {path: digest for path, digest in contents(out).items() if path[0] != "."}
@@ -99,7 +99,7 @@ def test_killed_anywhere_and_resumed(
 
 def test_killed_again_and_again(src: Path, out: Path, whole: dict[str, str], leave: Leave) -> None:
     kills = 0
-    while leave(12 + kills, resume=True):
+    while leave(12 + choose(5, 1) * kills, resume=True):
         kills += 1
     assert kills > 2
     assert contents(out) == whole

@@ -57,12 +57,12 @@ def begun(stopped: Path, tmp_path: Path) -> Path:
     return shutil.copytree(stopped, tmp_path / "begun")
 
 
-# Killed at random moments: with worker processes, with a store, and under soak with the others.
+# Killed at random moments: with a store, and under soak with the others.
 
 
 @pytest.mark.parametrize(
     "loader",
-    choose(["torchvision", "resident"], [name for name in LOADERS if name != "stock"]),
+    choose(["resident"], [name for name in LOADERS if name != "stock"]),
 )
 def test_a_run_that_is_killed_again_and_again(
     loader: str, data: Path, tmp_path: Path, tried: Callable[..., None]
