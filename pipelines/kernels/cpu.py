@@ -38,6 +38,9 @@ from pipelines.kernels.vectors import (
 START, LENGTH, RESIZED, OFFSET = range(4)
 #: Bytes that may be read, and are ignored, behind a frame's last pixel.
 READ_PAST = COLUMNS
+#: Columns beside those that taps touch which a decoder of regions gives, too: a margin of one on
+#: both sides, and from there to the left end of a block (4 * 8 px at most).
+COLUMN_SLACK = 40
 
 _ONE = float(1 << BITS)
 _LOW_MASK = (1 << LOW_BITS) - 1
@@ -76,7 +79,8 @@ class Scratch(NamedTuple):
         offsets: int64[S, filled up to whole groups of AT_ONCE], byte of the first tap of each
             column.
         packed: int32[...], the columns' weights as the pass across loads them.
-        pixels: uint8[...], what the taps touch of planes, as RGB; empty where frames are RGB.
+        pixels: uint8[...], what the taps touch of planes, as RGB, or lines as they are decoded;
+            empty where frames are RGB.
         chroma: uint8[2, ...], a line of it, doubled.
         sums: int32[...], of two lines of it.
     """
@@ -94,7 +98,11 @@ class Scratch(NamedTuple):
 
 
 def fit_scratch(
-    old: Scratch | None, geometry: NDArray[np.int32], size: int, planar: bool
+    old: Scratch | None,
+    geometry: NDArray[np.int32],
+    size: int,
+    planar: bool = False,
+    streamed: bool = False,
 ) -> Scratch:
     """Scratch for these rows: `old` if it is large enough, else with longer arrays.
 
@@ -103,6 +111,8 @@ def fit_scratch(
         geometry: int32[B, 2, 4], see START.
         size: S.
         planar: whether frames hold planes.
+        streamed: whether lines come one by one, see `streaming`: no more are held than two output
+            pixels' taps.
     """
     support = np.maximum(geometry[..., LENGTH] / geometry[..., RESIZED], 1)
     # What one axis's taps touch: never more than there is.
@@ -111,6 +121,8 @@ def fit_scratch(
     taps = int(np.ceil(support.max(initial=1))) * 2 + 1
     groups = -(-size // AT_ONCE)
     line_bytes = groups * AT_ONCE * 3 + READ_PAST
+    if streamed:
+        rows = min(rows, 2 * taps)
     lines = max(rows * line_bytes, columns * 3 + READ_PAST) + READ_PAST
     packed = groups * -(-taps // TAPS) * TAPS * 4 * AT_ONCE
     if old is None:
@@ -128,7 +140,9 @@ def fit_scratch(
             line[:0].reshape(2, 0),
             nothing,
         )
-    region = rows * (columns * 3 + READ_PAST) + READ_PAST if planar else 0
+    region = 0
+    if planar or streamed:
+        region = rows * ((columns + streamed * COLUMN_SLACK) * 3 + READ_PAST) + READ_PAST
     return old._replace(
         lines=_grown(old.lines, lines),
         weights=_grown(old.weights, 2 * size * taps).reshape(2, -1),
@@ -163,11 +177,11 @@ def render_rows(  # type: ignore[no-untyped-def]
     """
     for row in range(len(geometry)):
         vertical, horizontal = geometry[row]
-        _fill_taps(vertical, False, scratch, 0)
-        taps = _fill_taps(horizontal, flips[row], scratch, 1)
-        top, lines = _span(scratch, 0)
-        left, columns = _span(scratch, 1)
-        blocks = _pack(scratch, taps, left, columns)
+        fill_taps(vertical, False, scratch, 0)
+        taps = fill_taps(horizontal, flips[row], scratch, 1)
+        top, lines = find_span(scratch, 0)
+        left, columns = find_span(scratch, 1)
+        blocks = pack_weights(scratch, taps, left, columns)
         # `source` is the first line of the crop, which planes begin at the first that is touched.
         first, begin = vertical[START] + top, horizontal[START] + left
         if planar:
@@ -197,7 +211,7 @@ def render_rows(  # type: ignore[no-untyped-def]
 
 
 @inner
-def _fill_taps(geometry, mirrored, scratch, axis):  # type: ignore[no-untyped-def]
+def fill_taps(geometry, mirrored, scratch, axis):  # type: ignore[no-untyped-def]
     """Each output pixel's taps: the triangle filter over the source, never past its ends.
 
     Returns:
@@ -229,7 +243,7 @@ def _fill_taps(geometry, mirrored, scratch, axis):  # type: ignore[no-untyped-de
 
 
 @inner
-def _span(scratch, axis):  # type: ignore[no-untyped-def]
+def find_span(scratch, axis):  # type: ignore[no-untyped-def]
     """The first source pixel that any tap touches, and how many from there on."""
     first, count = scratch.first[axis], scratch.counts[axis]
     low = min(first[0], first[-1])  # the last is the first where the row is mirrored
@@ -237,7 +251,7 @@ def _span(scratch, axis):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _pack(scratch, taps, left, columns):  # type: ignore[no-untyped-def]
+def pack_weights(scratch, taps, left, columns):  # type: ignore[no-untyped-def]
     """Lay the columns' weights out for `across`: int32[groups, blocks, 4, AT_ONCE, 4].
 
     A block is four taps of a group's columns. Its four vectors hold the upper halves of the taps 0
@@ -286,11 +300,11 @@ def _across_then_down(  # type: ignore[no-untyped-def]
         source: address of the leftmost pixel that the taps touch in the crop's first line.
         pitch: bytes between lines.
         width: bytes of a line that the taps touch.
-        blocks: as `_pack` gives them.
+        blocks: as `pack_weights` gives them.
         scale, bias, scratch: as in `render_rows`.
         out: [S, S * 3].
     """
-    top, count = _span(scratch, 0)
+    top, count = find_span(scratch, 0)
     first, counts, weights = scratch.first[0], scratch.counts[0], scratch.weights[0]
     room = len(weights) // len(out)
     lines, line_bytes = scratch.lines.ctypes.data, len(scratch.line)

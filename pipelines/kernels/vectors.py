@@ -157,7 +157,7 @@ def across(code: Any, source: Any, offsets: Any, packed: Any, blocks: Any, targe
         code: what the instructions are written to.
         source: address of the line.
         offsets: int64[groups * AT_ONCE], byte of each output pixel's first load.
-        packed: int32[groups, blocks, 4, AT_ONCE, 4] weights, flat; see `cpu._pack`.
+        packed: int32[groups, blocks, 4, AT_ONCE, 4] weights, flat; see `cpu.pack_weights`.
         blocks: loads of TAPS source pixels for an output pixel.
         target: address of the output line; up to AT_ONCE bytes behind it are written, too.
     """

@@ -1,0 +1,203 @@
+"""libjpeg for compiled code: Pillow's own library, its structures, and calls that may fail.
+
+Pillow's wheels bring libjpeg-turbo; a Pillow that was built elsewhere uses the system's. Taken is the
+one that this process's Pillow has loaded, which is the reference's decoder: no other version can
+round, smooth or complain in another way.
+
+libjpeg leaves a failed call through a handler that must not return. Each call is therefore made by
+a function of ours that holds a place to come back to (`setjmp`), which is written in LLVM's language
+here, as numba knows no such thing. Nothing but that function's own frame is left behind.
+
+Source: jpeglib.h of libjpeg-turbo, whose structures are alike in all versions with the interface of
+libjpeg 6b (62), from 1.0 to 3.2; the library itself refuses structures of another size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+#: What compiled code calls, in the order of `find_libjpeg`.
+FUNCTIONS = (
+    "jpeg_std_error",
+    "jpeg_CreateDecompress",
+    "jpeg_mem_src",
+    "jpeg_read_header",
+    "jpeg_start_decompress",
+    "jpeg_crop_scanline",
+    "jpeg_skip_scanlines",
+    "jpeg_read_scanlines",
+    "jpeg_finish_decompress",
+    "jpeg_destroy_decompress",
+)
+(
+    STD_ERROR,
+    CREATE,
+    MEM_SRC,
+    READ_HEADER,
+    START,
+    CROP,
+    SKIP,
+    READ,
+    FINISH,
+    DESTROY,
+) = range(len(FUNCTIONS))
+
+#: JPEG_LIB_VERSION and sizeof(struct jpeg_decompress_struct), 64-bit.
+VERSION, CINFO_BYTES = 62, 632
+# Words of a thread's state: whether a call has failed, somewhere to pass values by their address,
+# the place to come back to (jmp_buf: 200 bytes for glibc on x86-64, 312 on arm64), then libjpeg's
+# jpeg_error_mgr (168 bytes) and jpeg_decompress_struct.
+FAILED, FIRST, SECOND, BACK, MANAGER, CINFO = 0, 1, 2, 8, 72, 104
+STATE_WORDS = CINFO + 96
+# Of jpeg_decompress_struct, words of 8 bytes, or of 4.
+ERR_64, CLIENT_DATA_64 = 0, 3
+WIDTH_32, HEIGHT_32, OUT_COLOR_SPACE_32, SCALE_NUM_32, SCALE_DENOM_32 = 12, 13, 16, 17, 18
+OUTPUT_WIDTH_32, OUTPUT_HEIGHT_32, SCANS_32 = 34, 35, 43
+#: Of jpeg_error_mgr.
+ERROR_EXIT_64, EMIT_MESSAGE_64, WARNINGS_32 = 0, 1, 32
+_CLIENT_DATA_AT, _WARNINGS_AT = 8 * CLIENT_DATA_64, 4 * WARNINGS_32
+#: JCS_RGB.
+RGB = 2
+
+_INT, _WORD, _BYTE = ir.IntType(32), ir.IntType(64), ir.IntType(8)
+_Constant: Any = ir.Constant
+_function: Any = cgutils.get_or_insert_function
+
+
+@functools.lru_cache(maxsize=1)
+def find_libjpeg() -> NDArray[np.int64] | None:
+    """Addresses of FUNCTIONS in the libjpeg that Pillow has loaded.
+
+    Returns:
+        int64[functions]; None if there is none, or one without cropping (before libjpeg-turbo 1.5).
+    """
+    from PIL import _imaging  # noqa: F401, PLC0415  # loads it
+
+    for path in _loaded_libraries():
+        try:
+            library = ctypes.CDLL(path)
+            found = [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in FUNCTIONS]
+        except (OSError, AttributeError):
+            continue
+        return np.array([each.value for each in found], np.int64)
+    return None
+
+
+def _loaded_libraries() -> list[str]:
+    """This process's libraries that are called libjpeg, Pillow's own before the system's."""
+    try:
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    paths = {line.split(maxsplit=5)[5] for line in lines if "/libjpeg" in line}
+    return sorted(paths, key=lambda path: ("pillow.libs" not in path, path))
+
+
+def _at(builder: Any, address: Any, bytes_: int, type_: Any) -> Any:
+    """A pointer so many bytes behind an address."""
+    where = builder.add(address, _Constant(_WORD, bytes_))
+    return builder.inttoptr(where, type_.as_pointer())
+
+
+def _define(module: Any, name: str, type_: Any) -> tuple[Any, Any]:
+    """A function of this module and a builder for it, or None if it is there already."""
+    existing = module.globals.get(name)
+    if existing is not None:
+        return existing, None
+    function = ir.Function(module, type_, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    return function, ir.IRBuilder(function.append_basic_block())
+
+
+def _guarded(module: Any) -> Any:
+    """int64 guarded(function, state, first, second, third): calls it; state[FAILED] tells how."""
+    type_ = ir.FunctionType(_WORD, [_WORD] * 5)
+    function, builder = _define(module, "fastft_guarded", type_)
+    if builder is None:
+        return function
+    target, state, *arguments = function.args
+    setjmp = _function(module, ir.FunctionType(_INT, [_BYTE.as_pointer()]), "_setjmp")
+    setjmp.attributes.add("returns_twice")
+    again = builder.call(setjmp, [_at(builder, state, 8 * BACK, _BYTE)])
+    with builder.if_then(builder.icmp_unsigned("!=", again, _Constant(_INT, 0))):
+        builder.store(_Constant(_WORD, 1), _at(builder, state, 8 * FAILED, _WORD))
+        builder.ret(_Constant(_WORD, 0))
+    callee = builder.inttoptr(target, ir.FunctionType(_WORD, [_WORD] * 3).as_pointer())
+    builder.ret(builder.call(callee, arguments))
+    return function
+
+
+def _leave(module: Any) -> Any:
+    """error_exit: back to the guarded call."""
+    function, builder = _define(module, "fastft_leave", ir.FunctionType(ir.VoidType(), [_WORD]))
+    if builder is not None:
+        state = builder.load(_at(builder, function.args[0], _CLIENT_DATA_AT, _WORD))
+        longjmp = _function(
+            module, ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _INT]), "longjmp"
+        )
+        builder.call(longjmp, [_at(builder, state, 8 * BACK, _BYTE), _Constant(_INT, 1)])
+        builder.unreachable()
+    return function
+
+
+def _count_warning(module: Any) -> Any:
+    """emit_message: counts warnings, and prints nothing."""
+    type_ = ir.FunctionType(ir.VoidType(), [_WORD, _INT])
+    function, builder = _define(module, "fastft_count_warning", type_)
+    if builder is not None:
+        image, level = function.args
+        with builder.if_then(builder.icmp_signed("<", level, _Constant(_INT, 0))):
+            manager = builder.load(_at(builder, image, 8 * ERR_64, _WORD))
+            warnings = _at(builder, manager, _WARNINGS_AT, _INT)
+            builder.store(builder.add(builder.load(warnings), _Constant(_INT, 1)), warnings)
+        builder.ret_void()
+    return function
+
+
+@intrinsic
+def call(  # type: ignore[no-untyped-def]
+    typing_context, function, state, first, second, third
+):
+    """Call a function of libjpeg; state[FAILED] is 1 afterwards if it gave up.
+
+    Args:
+        typing_context: numba's.
+        function: its address.
+        state: address of the thread's state.
+        first, second, third: its arguments, as int64; what it does not take is ignored.
+
+    Returns:
+        int64, of which the lower half counts if it returns an int.
+    """
+
+    def instructions(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        words = [
+            context.cast(builder, each, type_, types.int64)
+            for each, type_ in zip(arguments, signature.args, strict=True)
+        ]
+        return builder.call(_guarded(builder.module), words)
+
+    return types.int64(function, state, first, second, third), instructions
+
+
+@intrinsic
+def error_handlers(typing_context):  # type: ignore[no-untyped-def]
+    """Addresses of what libjpeg is to call for an error, and for a warning."""
+
+    def instructions(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        handlers = [_leave(builder.module), _count_warning(builder.module)]
+        words = [builder.ptrtoint(each, _WORD) for each in handlers]
+        return context.make_tuple(builder, signature.return_type, words)
+
+    return types.UniTuple(types.int64, 2)(), instructions
