@@ -35,7 +35,7 @@ _HALVED = 2  # TJSAMP_420
 _YCBCR, _GRAYSCALE = 1, 2  # TJCS_YCbCr, TJCS_GRAY
 INCOMPLETE = "its last scans are missing, and decoders make up for them differently"
 #: The states of a sample in `Known`.
-_UNKNOWN, _PLAIN, _HARMLESS, _BY_REFERENCE = range(4)
+_UNKNOWN, _PLAIN, _SOUND, _HARMLESS, _BY_REFERENCE = range(5)
 
 
 class Known:
@@ -63,6 +63,14 @@ class Known:
         """Take note that another decoder refuses a sample that the reference's takes."""
         self._reasons.setdefault(sample, reason)
         self._states[sample] = _BY_REFERENCE
+
+    def has_been_read(self, sample: int) -> bool:
+        """Whether a decoder has gone through all of a JPEG's data, and found it whole."""
+        return self._states[sample] in (_SOUND, _HARMLESS)
+
+    def note_sound(self, sample: int) -> None:
+        """Take note that one has, and had nothing to say."""
+        self._states[sample] = _SOUND
 
     def is_harmless(self, sample: int) -> bool:
         """Whether what a decoder warns of has been weighed and found harmless."""
@@ -201,12 +209,22 @@ class Decoder:
         if not width:
             return self._accepts(handle, sample, stored)
         if (width, height) != (stored.width, stored.height):
-            found, expected = "of another size than stored", f"{stored.width} x {stored.height} px"
-            raise DataError(self._name(sample), found, expected, "rerun fastft convert")
+            self.refuse_size(sample, stored)
         return True
 
     def _accepts(self, handle: Any, sample: int, stored: Stored) -> bool:
-        """Weigh what the library has just complained of.
+        """Weigh what the library has just complained of, see `accepts`."""
+        warned = has_warned(self._library, handle)
+        return self.accepts(sample, stored, complaint(self._library, handle), warned=warned)
+
+    def accepts(self, sample: int, stored: Stored, said: str, *, warned: bool) -> bool:
+        """Weigh what a decoder has complained of.
+
+        Args:
+            sample: its number.
+            stored: its bytes.
+            said: the decoder's words.
+            warned: whether it decoded the image all the same.
 
         Returns:
             Whether its pixels are right; else the reference decoder is to decode the sample.
@@ -214,21 +232,26 @@ class Decoder:
         Raises:
             DataError: the sample is damaged.
         """
-        said, warned = complaint(self._library, handle), has_warned(self._library, handle)
         if warned and self._known.is_harmless(sample):
             return True
         header = read_header(stored.data)
         broken = Checker().check(stored.data, header).broken if header else "no JPEG header"
         if broken:
-            self._refuse(sample, broken)
+            raise DataError(self._name(sample), broken, "a whole JPEG", LEAVE_OUT)
         if warned:
             self._known.note_harmless(sample)
         else:
             self._known.give_to_reference(sample, said)
         return warned
 
-    def _refuse(self, sample: int, broken: str) -> NoReturn:
-        raise DataError(self._name(sample), broken, "a whole JPEG", LEAVE_OUT)
+    def refuse_size(self, sample: int, stored: Stored) -> NoReturn:
+        """Refuse a JPEG of another size than the source says.
+
+        Raises:
+            DataError: always.
+        """
+        found, expected = "of another size than stored", f"{stored.width} x {stored.height} px"
+        raise DataError(self._name(sample), found, expected, "rerun fastft convert")
 
     def _name(self, sample: int) -> str:
         return f"{self._source.path}: {self._source.name(sample)}"

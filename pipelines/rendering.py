@@ -12,8 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,21 +19,18 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
-from pipelines.decoder import Decoder, Known
+from pipelines.decoder import Known
 from pipelines.forks import hold_while_forking
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.memory import require_blas_room
 from pipelines.plan import Plan, Rows
-from pipelines.reference import MEAN, STD
-from pipelines.transfer import BatchPool, normalizing_factors
+from pipelines.row_worker import Piece, Worker
+from pipelines.transfer import BatchPool
 
 #: Rows of a piece at most: 8 ms of a core where they are decoded, long against handing it out and
 #: short against an epoch.
 _PIECE_ROWS = 8
-#: A decoded image larger than this (11 megapixels) gives its memory back: each thread may meet the
-#: few large ones of a set, and none should hold on to their size.
-_KEEP_BYTES = 32 << 20
 _compiling = threading.RLock()
 hold_while_forking(_compiling)  # numba's own locks are held with it
 #: The one that is installed, which the reference is.
@@ -59,69 +54,6 @@ def compiling() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some rows of a batch.
-
-    Attributes:
-        part: which.
-        samples: int64[B].
-        geometry: int32[B, 2, 4], see `cpu.START`.
-        flips, down_first: bool[B].
-    """
-
-    part: slice
-    samples: NDArray[np.int64]
-    geometry: NDArray[np.int32]
-    flips: NDArray[np.bool_]
-    down_first: NDArray[np.bool_]
-
-    def cut(self, part: slice) -> Piece:
-        """A part of it, as a piece of the same batch."""
-        arrays = (self.samples, self.geometry, self.flips, self.down_first)
-        return Piece(part, *(each[part] for each in arrays))  # type: ignore[arg-type]
-
-
-class Worker:
-    """The scratch memory of one thread; it grows with the images that the thread meets."""
-
-    def __init__(self, source: Source, known: Known | None = None) -> None:
-        self._source, self._known = source, known
-        self.pixels = np.empty(0, np.uint8)
-        self._size, self._factors = 0, normalizing_factors(0, MEAN, STD)
-        self._scratch: cpu.Scratch | None = None
-
-    @cached_property
-    def decoder(self) -> Decoder:
-        """Made when it is first needed: not all sources of pixels decode here."""
-        return Decoder(self._source, self._known)
-
-    def room(self, bytes_: int) -> NDArray[np.uint8]:
-        """uint8[...] for a frame of so many bytes, and for what the kernel reads behind it."""
-        if self.pixels.size < bytes_ + cpu.READ_PAST:
-            self.pixels = np.empty(bytes_ + cpu.READ_PAST, np.uint8)
-        return self.pixels
-
-    def fit(
-        self, geometry: NDArray[np.int32], size: int, planar: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], cpu.Scratch]:
-        """Scale, bias, and scratch that is large enough for these rows, see `cpu.render_rows`.
-
-        The size is the batch's, whatever the renderer's is by now: one that nobody waits for any
-        more may still be in the making.
-        """
-        if size != self._size:
-            self._size, self._factors = size, normalizing_factors(size, MEAN, STD)
-            self._scratch = None
-        self._scratch = cpu.fit_scratch(self._scratch, geometry, size, planar)
-        return *self._factors, self._scratch
-
-    def relax(self) -> None:
-        """Give back what only a very large image needed."""
-        if self.pixels.nbytes > _KEEP_BYTES:
-            self.pixels = np.empty(0, np.uint8)
-
-
 class Renderer(ABC):
     """Renders rows of one source at one size at a time, on threads.
 
@@ -130,6 +62,9 @@ class Renderer(ABC):
         threads: that render.
         known: what they have found out about samples.
     """
+
+    #: Whether a subclass renders rows straight from JPEGs.
+    _decodes = False
 
     def __init__(
         self, source: Source, size: int, dtype: torch.dtype | None, *, batch: int, workers: int
@@ -250,6 +185,8 @@ class Renderer(ABC):
         out = np.empty((0, 1, 3), self._written)
         with compiling():
             self._call(frames, piece, worker, out, planar=False)
+            if self._decodes:
+                worker.load(self._written)
 
 
 class Rendering:

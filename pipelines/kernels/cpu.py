@@ -38,9 +38,9 @@ from pipelines.kernels.vectors import (
 START, LENGTH, RESIZED, OFFSET = range(4)
 #: Bytes that may be read, and are ignored, behind a frame's last pixel.
 READ_PAST = COLUMNS
-#: Columns beside those that taps touch which a decoder of regions gives, too: a margin of one on
-#: both sides, and from there to the left end of a block (4 * 8 px at most).
-COLUMN_SLACK = 40
+#: Columns beside those that taps touch which a decoder of regions gives, too: 15 at most, and from
+#: there to the left end of a block (4 * 8 px).
+COLUMN_SLACK = 48
 
 _ONE = float(1 << BITS)
 _LOW_MASK = (1 << LOW_BITS) - 1

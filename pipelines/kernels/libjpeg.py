@@ -1,12 +1,12 @@
 """libjpeg for compiled code: Pillow's own library, its structures, and calls that may fail.
 
-Pillow's wheels bring libjpeg-turbo; a Pillow that was built elsewhere uses the system's. Taken is the
-one that this process's Pillow has loaded, which is the reference's decoder: no other version can
-round, smooth or complain in another way.
+Pillow's wheels bring libjpeg-turbo; a Pillow that was built elsewhere uses the system's. Taken is
+the one that this process's Pillow has loaded. It is the reference's decoder: it cannot round,
+smooth or complain in another way.
 
 libjpeg leaves a failed call through a handler that must not return. Each call is therefore made by
-a function of ours that holds a place to come back to (`setjmp`), which is written in LLVM's language
-here, as numba knows no such thing. Nothing but that function's own frame is left behind.
+a function that holds a place to come back to (`setjmp`). It is written in LLVM's language, as numba
+knows no such thing. Nothing but that function's own frame is left behind.
 
 Source: jpeglib.h of libjpeg-turbo, whose structures are alike in all versions with the interface of
 libjpeg 6b (62), from 1.0 to 3.2; the library itself refuses structures of another size.
@@ -64,7 +64,10 @@ ERR_64, CLIENT_DATA_64 = 0, 3
 WIDTH_32, HEIGHT_32, OUT_COLOR_SPACE_32, SCALE_NUM_32, SCALE_DENOM_32 = 12, 13, 16, 17, 18
 OUTPUT_WIDTH_32, OUTPUT_HEIGHT_32, SCANS_32 = 34, 35, 43
 #: Of jpeg_error_mgr.
-ERROR_EXIT_64, EMIT_MESSAGE_64, WARNINGS_32 = 0, 1, 32
+ERROR_EXIT_64, EMIT_MESSAGE_64, FORMAT_MESSAGE_64, WARNINGS_32 = 0, 1, 3, 32
+#: JMSG_LENGTH_MAX, and a zero.
+_MESSAGE_BYTES = 201
+_FORMAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _CLIENT_DATA_AT, _WARNINGS_AT = 8 * CLIENT_DATA_64, 4 * WARNINGS_32
 #: JCS_RGB.
 RGB = 2
@@ -74,6 +77,20 @@ _Constant: Any = ir.Constant
 _function: Any = cgutils.get_or_insert_function
 
 
+def make_state() -> NDArray[np.int64]:
+    """A thread's state, int64[STATE_WORDS]; the place to come back to is aligned as C wants it."""
+    words = np.zeros(STATE_WORDS + 2, np.int64)
+    return words[words.ctypes.data % 16 // 8 :][:STATE_WORDS]
+
+
+def words_of(state: NDArray[np.int64]) -> str:
+    """The words for the last thing that libjpeg said to a thread whose call has failed."""
+    words = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    format_message = _FORMAT(int(state[MANAGER + FORMAT_MESSAGE_64]))
+    format_message(int(state.ctypes.data) + 8 * CINFO, ctypes.addressof(words))
+    return words.value.decode(errors="replace")
+
+
 @functools.lru_cache(maxsize=1)
 def find_libjpeg() -> NDArray[np.int64] | None:
     """Addresses of FUNCTIONS in the libjpeg that Pillow has loaded.
@@ -81,7 +98,7 @@ def find_libjpeg() -> NDArray[np.int64] | None:
     Returns:
         int64[functions]; None if there is none, or one without cropping (before libjpeg-turbo 1.5).
     """
-    from PIL import _imaging  # noqa: F401, PLC0415  # loads it
+    from PIL import _imaging  # noqa: F401  # loads it
 
     for path in _loaded_libraries():
         try:
@@ -165,7 +182,10 @@ def _count_warning(module: Any) -> Any:
     return function
 
 
-@intrinsic
+_compiled: Any = intrinsic  # whose annotations hide what numba adds to the arguments
+
+
+@_compiled
 def call(  # type: ignore[no-untyped-def]
     typing_context, function, state, first, second, third
 ):
@@ -191,7 +211,7 @@ def call(  # type: ignore[no-untyped-def]
     return types.int64(function, state, first, second, third), instructions
 
 
-@intrinsic
+@_compiled
 def error_handlers(typing_context):  # type: ignore[no-untyped-def]
     """Addresses of what libjpeg is to call for an error, and for a warning."""
 
@@ -200,4 +220,4 @@ def error_handlers(typing_context):  # type: ignore[no-untyped-def]
         words = [builder.ptrtoint(each, _WORD) for each in handlers]
         return context.make_tuple(builder, signature.return_type, words)
 
-    return types.UniTuple(types.int64, 2)(), instructions
+    return types.UniTuple(types.int64, 2)(), instructions  # type: ignore[no-untyped-call]

@@ -1,9 +1,9 @@
 """The kernel that decodes: a JPEG's bytes in, a row of a batch out, line by line.
 
-Of an image only the lines and the columns are decoded that the crop's taps touch, with the margin
-that smooth chroma upsampling needs; each line is resized while it is in the cache. A thread's memory
-grows with the crop's width, not with the image. Pixels are those of `cpu.render_rows` on the whole
-image, to the bit.
+Only the lines and columns are decoded that the crop's taps touch, with the margin that smooth
+chroma upsampling needs. Each line is resized while it is in the cache. A thread's memory grows with
+the crop's width, not with the image. Pixels are those of `cpu.render_rows` on the whole image, to
+the bit.
 
 B, S, K as in `cpu`. Lines count from the first that the taps touch.
 """
@@ -56,9 +56,12 @@ from pipelines.kernels.vectors import across, down, fence, finish
 #: What `render_jpeg` returns: the row is written and all is well; it is written, and libjpeg has
 #: warned; nothing of use is written, as libjpeg gave up, or the image is of another size.
 DONE, WARNED, GAVE_UP, OTHER_SIZE = range(4)
-#: Columns left and right of the taps' without which upsampled chroma would differ at the edge:
-#: smooth upsampling looks at one neighbour. Source: libjpeg-turbo, jdsample.c (`h2v2_fancy_upsample`).
+#: Columns left and right of the taps', as smooth chroma upsampling looks at one neighbour.
+#: Source: libjpeg-turbo, jdsample.c (`h2v2_fancy_upsample`).
 _MARGIN = 1
+#: Columns that are decoded at least: of fewer than three of chroma, at most four times as wide, none
+#: is upsampled smoothly. Source: the same, `jinit_upsampler`; jdapistd.c, `jpeg_crop_scanline`.
+_NARROWEST = 16
 
 
 @entry
@@ -174,7 +177,8 @@ def _start(functions, state, width, left, columns):  # type: ignore[no-untyped-d
     words[2 * CINFO + OUT_COLOR_SPACE_32] = RGB
     if not _call(functions, state, START_DECOMPRESS, 0, 0):
         return -1
-    low, high = max(left - _MARGIN, 0), min(left + columns + _MARGIN, width)
+    low = max(min(left - _MARGIN, width - _NARROWEST), 0)
+    high = min(max(left + columns + _MARGIN, low + _NARROWEST), width)
     if low == 0 and high == width:
         return left
     state[FIRST], state[SECOND] = low, high - low  # read as 32 bits
@@ -267,7 +271,7 @@ def _down_then_across(  # type: ignore[no-untyped-def]
 
 @inner
 def _move(lines, pitch, base, need, done):  # type: ignore[no-untyped-def]
-    """Move the lines from `need` to `done` to the beginning, where `base` was; gives the new base."""
+    """Move the lines from `need` to `done` to where `base` was; gives the new base."""
     for line in range(done - need):
         at = (need - base + line) * pitch
         lines[line * pitch : (line + 1) * pitch] = lines[at : at + pitch]

@@ -24,7 +24,8 @@ from pipelines.formats.layout import MODE_RAW
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.plan import Plan
-from pipelines.rendering import Piece, Renderer, Rendering, Worker, compiling, surfacing
+from pipelines.rendering import Renderer, Rendering, compiling, surfacing
+from pipelines.row_worker import Piece, Worker
 from pipelines.workers import require_thread_room
 
 _TORCH_THREADS, _NUMBA_THREADS = torch.get_num_threads(), numba.get_num_threads()
@@ -130,6 +131,8 @@ class FfcvLoader(Loader):
 class _Renderer(Renderer):
     """Takes a row's pixels from a `.beton`: each sample is decoded, cut and forgotten."""
 
+    _decodes = True
+
     def __init__(self, index: Index, *arguments: Any, **options: Any) -> None:
         super().__init__(index, *arguments, **options)
         self._index = index
@@ -147,11 +150,17 @@ class _Renderer(Renderer):
             self._render_rows(frames, piece, worker, out)
             if not index.file.has_changed():
                 return  # else the kernel may have met halves of what was there before
-        # Of raw pixels, only the lines of a box are read.
+        # JPEGs give no more than their row shows; the rest is got whole, of raw pixels the lines
+        # of a box.
+        rows = [
+            row
+            for row in range(len(samples))
+            if raw[row] or not self._stream(piece, row, worker, out)
+        ]
         lines = piece.geometry[:, 0].astype(np.int64)
         starts = np.where(raw, lines[:, cpu.START], 0) * pitches[:, 0]
         sizes = np.where(raw, lines[:, cpu.LENGTH], sides[:, 0]) * pitches[:, 0]
-        for part in _together(sizes):
+        for part in _together(rows, sizes):
             begins = np.cumsum(sizes[part]) - sizes[part]
             room = worker.room(int(sizes[part].sum()))
             for row, begin in zip(range(part.start, part.stop), begins.tolist(), strict=True):
@@ -163,6 +172,10 @@ class _Renderer(Renderer):
             offsets = np.repeat((begins - starts[part])[:, None], 3, axis=1)
             frames = cpu.Frames(room, offsets, pitches[part], sides[part])
             self._render_rows(frames, piece.cut(part), worker, out[part])
+
+    def _stream(self, piece: Piece, row: int, worker: Worker, out: NDArray[Any]) -> bool:
+        self._compiled.result()
+        return worker.render_jpeg(piece, row, out[row])
 
     def _may_use_map(self, samples: NDArray[np.int64]) -> bool:
         """Whether raw samples may be read where they are mapped.
@@ -180,15 +193,17 @@ class _Renderer(Renderer):
         return not index.file.has_changed() and bool((ends <= index.file.size).all())
 
 
-def _together(sizes: NDArray[np.int64]) -> Iterator[slice]:
-    """Rows whose pixels are got before any of them is rendered: one, or several small ones."""
-    start = held = 0
-    for row, size in enumerate(sizes.tolist()):
-        if row > start and held + size > _TOGETHER_BYTES:
-            yield slice(start, row)
-            start, held = row, 0
-        held += size
-    yield slice(start, len(sizes))
+def _together(rows: list[int], sizes: NDArray[np.int64]) -> Iterator[slice]:
+    """Of some rows, those whose pixels are got before any is rendered: one, or neighbours."""
+    start, held = 0, 0
+    for at, row in enumerate(rows):
+        apart = at > start and (row > rows[at - 1] + 1 or held + sizes[row] > _TOGETHER_BYTES)
+        if apart:
+            yield slice(rows[start], rows[at - 1] + 1)
+            start, held = at, 0
+        held += int(sizes[row])
+    if rows:
+        yield slice(rows[start], rows[-1] + 1)
 
 
 class _PlanOrder(TraversalOrder):  # type: ignore[misc]

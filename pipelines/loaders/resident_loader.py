@@ -26,7 +26,7 @@ from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.plan import SHUFFLED, Plan, make_plan
-from pipelines.rendering import Piece, Renderer, Rendering, Worker
+from pipelines.rendering import Renderer, Rendering
 from pipelines.resident.filler import Filler, HostSink
 from pipelines.resident.placement import Place, choose_place, require_room
 from pipelines.resident.store import Layout, StoreFormat, fingerprint, lay_out
@@ -38,6 +38,7 @@ from pipelines.resident.store_memory import (
     StoreMemory,
     promised_bytes,
 )
+from pipelines.row_worker import Piece, Worker
 
 #: Batches that are rendered ahead of the one that is asked for.
 _AHEAD = 1

@@ -33,6 +33,7 @@ LAYERS = (
     ("pipelines.forks", "pipelines.images"),
     ("pipelines.formats",),
     ("pipelines.conversion", "pipelines.decoder", "pipelines.encode", "pipelines.reference"),
+    ("pipelines.row_worker",),
     ("pipelines.rendering",),
     ("pipelines.resident",),
     ("pipelines.loaders",),
@@ -54,7 +55,12 @@ NOTHING_BUT: dict[str, tuple[str, ...]] = {
     "pipelines.transfer": ("pipelines.errors",),
     "fastft.config.*": ("fastft.config.*", "pipelines.*"),
 }
-_RENDERS = ("pipelines.loaders.*", "pipelines.rendering", "pipelines.resident.*")
+_RENDERS = (
+    "pipelines.loaders.*",
+    "pipelines.rendering",
+    "pipelines.resident.*",
+    "pipelines.row_worker",
+)
 # imported -> all that may import it
 ONLY_BY = {
     "pipelines.kernels*": (*_RENDERS, "pipelines.kernels.*"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import rendering
+from pipelines import rendering, row_worker
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import Index, read_index
 from pipelines.formats.beton_writer import BetonWriter
@@ -180,7 +180,8 @@ def test_outside_boxes_never_reach_compiled_code(shapes: Index) -> None:
 def test_scratch_of_a_large_image_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "_KEEP_BYTES", 10_000)
+    monkeypatch.setattr(row_worker, "_KEEP_BYTES", 10_000)
+    monkeypatch.setattr("pipelines.kernels.libjpeg.find_libjpeg", lambda: None)  # so whole images
     index = write(tmp_path / "mixed.beton", [jpeg(20, 20), jpeg(200, 100), jpeg(30, 20)])
     plan = make_plan(index.widths, index.heights, view="eval", size=16)
     renderer = renderer_of(index, 16, 3, workers=1)
