@@ -10,7 +10,7 @@ from numba import njit
 from numba.core.caching import FunctionCache
 
 # numba's annotations hide what a decorated function takes.
-inner: Any = njit
+inner: Any = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _NumbasCache: Any = FunctionCache
 
 

@@ -59,8 +59,8 @@ DONE, WARNED, GAVE_UP, OTHER_SIZE = range(4)
 #: Columns left and right of the taps', as smooth chroma upsampling looks at one neighbour.
 #: Source: libjpeg-turbo, jdsample.c (`h2v2_fancy_upsample`).
 _MARGIN = 1
-#: Columns that are decoded at least: of fewer than three of chroma, at most four times as wide, none
-#: is upsampled smoothly. Source: the same, `jinit_upsampler`; jdapistd.c, `jpeg_crop_scanline`.
+#: Columns that are decoded at least: fewer than three of chroma, each at most four times as wide,
+#: are not upsampled smoothly. Source: jdsample.c, `jinit_upsampler`; jdapistd.c.
 _NARROWEST = 16
 
 
@@ -148,13 +148,7 @@ def _render(  # type: ignore[no-untyped-def]
     first = vertical[START] + top
     if first and not _call(functions, state, SKIP, first, 0):
         return False
-    wide = (columns + COLUMN_SLACK) * 3 + READ_PAST
-    if down_first:
-        sound = _down_then_across(
-            functions, state, wide, begin * 3, columns * 3, blocks, scale, bias, scratch, out
-        )
-    else:
-        sound = _across_then_down(functions, state, begin * 3, blocks, scale, bias, scratch, out)
+    sound = _resize(functions, state, begin, columns, blocks, down_first, scale, bias, scratch, out)
     if sound and whole:
         rest = height - first - lines
         # Lines that are skipped are read but for the last.
@@ -198,74 +192,51 @@ def _read(functions, state, target):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _across_then_down(  # type: ignore[no-untyped-def]
-    functions, state, shift, blocks, scale, bias, scratch, out
+def _resize(  # type: ignore[no-untyped-def]
+    functions, state, begin, columns, blocks, down_first, scale, bias, scratch, out
 ):
-    """Resize each line to S px as it comes, then those that a row needs to one.
+    """Read the lines that the taps touch, and resize them.
+
+    Each line is resized across as it comes, and as many are held as a row's taps touch, which are
+    then summed down; or lines are held as they come, and what they are summed to is resized across.
 
     Args:
         functions, state: of libjpeg.
-        shift: byte of a line where the columns begin.
+        begin, columns: where the columns begin in a line that is read, and how many they are.
         blocks: see `cpu.pack_weights`.
-        scale, bias, scratch, out: as in `render_jpeg`.
+        down_first, scale, bias, scratch, out: as in `render_jpeg`.
 
     Returns:
         Whether nothing failed.
     """
     top, _ = find_span(scratch, 0)
     first, counts, weights = scratch.first[0], scratch.counts[0], scratch.weights[0]
-    room, pitch = len(weights) // len(out), len(scratch.line)
-    held = (len(scratch.lines) - READ_PAST) // pitch
-    source, lines = scratch.pixels.ctypes.data, scratch.lines.ctypes.data
+    room, source, line = len(weights) // len(out), scratch.pixels.ctypes.data, scratch.line
+    if down_first:
+        lines, pitch, shift = scratch.pixels, (columns + COLUMN_SLACK) * 3 + READ_PAST, begin * 3
+        summed, width = scratch.lines, columns * 3
+    else:
+        lines, pitch, shift = scratch.lines, len(line), 0
+        summed, width = line, out.shape[1]
+    held = (len(lines) - READ_PAST) // pitch
     base = done = 0  # the first line that is held, and the next one to read
     for row in range(len(out)):
         need = first[row] - top
         while done < need + counts[row]:
             if done - base == held:
-                base = _move(scratch.lines, pitch, base, min(need, done), done)
-            if not _read(functions, state, source):
+                base = _move(lines, pitch, base, min(need, done), done)
+            target = lines.ctypes.data + (done - base) * pitch
+            if not _read(functions, state, target if down_first else source):
                 return False
-            target = lines + (done - base) * pitch
-            across(source + shift, scratch.offsets, scratch.packed, blocks, target)
+            if not down_first:
+                across(source + begin * 3, scratch.offsets, scratch.packed, blocks, target)
             done += 1
-        at = lines + (need - base) * pitch
-        down(at, pitch, weights, row * room, counts[row], out.shape[1], scratch.line)
-        finish(scratch.line, scale, bias, out[row])
-    return True
-
-
-@inner
-def _down_then_across(  # type: ignore[no-untyped-def]
-    functions, state, pitch, shift, width, blocks, scale, bias, scratch, out
-):
-    """Sum the lines that a row needs to one, then resize it.
-
-    Args:
-        functions, state: of libjpeg.
-        pitch: bytes between lines that are held.
-        shift, width: bytes of a line where the columns begin, and how many they are.
-        blocks, scale, bias, scratch, out: as in `_across_then_down`.
-
-    Returns:
-        Whether nothing failed.
-    """
-    top, _ = find_span(scratch, 0)
-    first, counts, weights = scratch.first[0], scratch.counts[0], scratch.weights[0]
-    room, held = len(weights) // len(out), (len(scratch.pixels) - READ_PAST) // pitch
-    lines, line = scratch.pixels.ctypes.data, scratch.line.ctypes.data
-    base = done = 0
-    for row in range(len(out)):
-        need = first[row] - top
-        while done < need + counts[row]:
-            if done - base == held:
-                base = _move(scratch.pixels, pitch, base, min(need, done), done)
-            if not _read(functions, state, lines + (done - base) * pitch):
-                return False
-            done += 1
-        at = lines + (need - base) * pitch + shift
-        down(at, pitch, weights, row * room, counts[row], width, scratch.lines)
-        across(scratch.lines.ctypes.data, scratch.offsets, scratch.packed, blocks, line)
-        finish(scratch.line, scale, bias, out[row])
+        at = lines.ctypes.data + (need - base) * pitch + shift
+        down(at, pitch, weights, row * room, counts[row], width, summed)
+        if down_first:
+            at = summed.ctypes.data
+            across(at, scratch.offsets, scratch.packed, blocks, line.ctypes.data)
+        finish(line, scale, bias, out[row])
     return True
 
 
