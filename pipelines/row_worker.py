@@ -1,23 +1,19 @@
-"""One rendering thread's memory, and the rows that it renders straight from their JPEGs.
-
-Knows which of the two decoders serves a row: the kernel that decodes only what a crop shows, or,
-where libjpeg gives up or Pillow has another one, `decoder`, which decodes images whole.
-"""
+"""One rendering thread's memory, and the rows that it renders straight from their JPEGs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.decoder import Decoder, Known
-from pipelines.formats.layout import MODE_RAW
+from pipelines.decoder import Known
 from pipelines.formats.source import Source
-from pipelines.kernels import cpu, libjpeg, streaming
+from pipelines.kernels import cpu, streaming
 from pipelines.reference import MEAN, STD
+from pipelines.regions import RegionDecoder
 from pipelines.transfer import normalizing_factors
 
 #: A decoded image larger than this (11 megapixels) gives its memory back: each thread may meet the
@@ -52,16 +48,10 @@ class Worker:
     """The scratch memory of one thread; it grows with the images that the thread meets."""
 
     def __init__(self, source: Source, known: Known | None = None) -> None:
-        self._source, self.known = source, known or Known(source)
+        self._source, self.regions = source, RegionDecoder(source, known)
         self.pixels = np.empty(0, np.uint8)
         self._size, self._factors = 0, normalizing_factors(0, MEAN, STD)
         self._scratch: cpu.Scratch | None = None
-        self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
-
-    @cached_property
-    def decoder(self) -> Decoder:
-        """Made when it is first needed: not all sources of pixels decode here."""
-        return Decoder(self._source, self.known)
 
     def room(self, bytes_: int) -> NDArray[np.uint8]:
         """uint8[...] for a frame of so many bytes, and for what the kernel reads behind it."""
@@ -90,9 +80,6 @@ class Worker:
     def render_jpeg(self, piece: Piece, row: int, out: NDArray[Any]) -> bool:
         """Decode what a row shows of its JPEG, and render it.
 
-        The first time that a loader meets a sample, the data are read to their end all the same, so
-        that damage is named whatever the crop shows.
-
         Args:
             piece: the rows.
             row: which.
@@ -104,21 +91,21 @@ class Worker:
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        sample, known, decoder = int(piece.samples[row]), self.known, self.decoder
+        sample = int(piece.samples[row])
         stored = self._source.stored(sample)
-        if (
-            self._libjpeg is None
-            or stored.mode == MODE_RAW
-            or known.needs_reference(sample, stored)
-        ):
-            return False
-        whole = not known.has_been_read(sample)
-        result = streaming.render_jpeg(
-            self._libjpeg,
-            self._state,
-            np.frombuffer(stored.data, np.uint8),
-            stored.height,
-            stored.width,
+        return self.regions.run(sample, stored, partial(self._stream, piece, row, out))
+
+    def load(self, dtype: type[np.generic]) -> None:
+        """Compile or load the kernel that decodes, for batches of a dtype."""
+        geometry = np.tile(np.array([0, 1, 1, 0], np.int32), (1, 2, 1))
+        none = np.zeros(1, np.bool_)
+        piece = Piece(slice(0, 1), np.zeros(1, np.int64), geometry, none, none)
+        self.regions.load(partial(self._stream, piece, 0, np.empty((1, 3), dtype)))
+
+    def _stream(self, piece: Piece, row: int, out: NDArray[Any], *image: Any) -> int:
+        *image_of, whole = image
+        result: int = streaming.render_jpeg(
+            *image_of,
             piece.geometry[row],
             piece.flips[row],
             piece.down_first[row],
@@ -126,33 +113,7 @@ class Worker:
             *self.fit(piece.geometry[row : row + 1], len(out), streamed=True),
             out,
         )
-        if result == streaming.DONE:
-            if whole:
-                known.note_sound(sample)
-            return True
-        if result == streaming.OTHER_SIZE:
-            decoder.refuse_size(sample, stored)
-        warned = result == streaming.WARNED
-        said = "" if warned else libjpeg.words_of(self._state)
-        return decoder.accepts(sample, stored, said, warned=warned)
-
-    def load(self, dtype: type[np.generic]) -> None:
-        """Compile or load the kernel that decodes, for batches of a dtype."""
-        if self._libjpeg is not None:
-            geometry = np.tile(np.array([0, 1, 1, 0], np.int32), (1, 2, 1))
-            streaming.render_jpeg(
-                self._libjpeg,
-                self._state,
-                np.frombuffer(b"", np.uint8),  # which libjpeg refuses
-                1,
-                1,
-                geometry[0],
-                np.False_,
-                np.False_,
-                False,
-                *self.fit(geometry, 1, streamed=True),
-                np.empty((1, 3), dtype),
-            )
+        return result
 
     def relax(self) -> None:
         """Give back what only a very large image needed."""

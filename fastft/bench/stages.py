@@ -107,7 +107,7 @@ def measure_stages(task: Task) -> list[dict[str, Any]]:
     stages = _measure_reading(spots, plan, budget_s, cold=task.cold)
     source = open_source(Path(task.data))
     samples = _choose(source, plan)
-    stages += _measure_decoding(source, samples, budget_s)
+    stages += _measure_decoding(source, samples, plan, budget_s)
     kernel = Kernel(source, samples, plan, normalize=device.type == "cpu")
     make_worker = partial(kernel.worker, _AT_ONCE)
     note = f"to {task.size} px, of decoded pixels"
@@ -214,14 +214,16 @@ def _warm(spots: Spots, samples: NDArray[np.int64], budget_s: float) -> int:
     return len(samples)
 
 
-def _measure_decoding(source: Source, samples: NDArray[np.int64], budget_s: float) -> list[Stage]:
+def _measure_decoding(
+    source: Source, samples: NDArray[np.int64], plan: Plan, budget_s: float
+) -> list[Stage]:
     raw = isinstance(source, Index) and bool((source.modes[samples] == MODE_RAW).all())
     if raw:
         note = "nothing to decode: pixels are stored"
         return [Stage(f"decode_{cores}", _label("decode", cores), None, note) for cores in _CORES]
-    make_worker = Decoding(source, samples).worker
+    make_worker = Decoding(source, samples, plan).worker
     mean_px = (source.widths[samples].astype(float) * source.heights[samples]).mean()
-    note = f"{mean_px / 1e6:.2f} megapixels in the mean"
+    note = f"what crops show of {mean_px / 1e6:.2f} megapixels in the mean"
     return _on_cores("decode", "decode", make_worker, len(samples), budget_s, note)
 
 

@@ -66,16 +66,15 @@ _NARROWEST = 16
 
 @entry
 def render_jpeg(  # type: ignore[no-untyped-def]
-    functions, state, data, height, width, geometry, flip, down_first, whole, scale, bias, scratch,
-    out
-):  # fmt: skip
+    functions, state, data, sides, geometry, flip, down_first, whole, scale, bias, scratch, out
+):
     """Decode what a row of a plan shows of a JPEG; cut, resize, flip and normalize it.
 
     Args:
         functions: int64[functions], see `libjpeg.find_libjpeg`.
         state: int64[STATE_WORDS] of this thread.
         data: uint8[...], the JPEG.
-        height, width: of the image as the plan knows it, px; geometry lies within.
+        sides: height and width of the image as the plan knows it, px; geometry lies within.
         geometry: int32[2, 4], see `cpu.START`.
         flip: whether to mirror.
         down_first: see `cpu.render_rows`.
@@ -87,21 +86,44 @@ def render_jpeg(  # type: ignore[no-untyped-def]
     Returns:
         DONE, WARNED, GAVE_UP or OTHER_SIZE.
     """
-    words = state.view(np.int32)
-    cinfo, manager = 2 * CINFO, 2 * MANAGER
-    _begin(functions, state, data)
-    result = GAVE_UP
-    if not state[FAILED]:
-        if words[cinfo + HEIGHT_32] != height or words[cinfo + WIDTH_32] != width:
-            result = OTHER_SIZE
-        elif _render(
-            functions, state, height, width, geometry, flip, down_first, whole, scale, bias,
-            scratch, out,
-        ):  # fmt: skip
-            result = WARNED if words[manager + WARNINGS_32] else DONE
-    _call(functions, state, DESTROY, 0, 0)
+    vertical, horizontal = geometry
+    fill_taps(vertical, False, scratch, 0)
+    taps = fill_taps(horizontal, flip, scratch, 1)
+    top, lines = find_span(scratch, 0)
+    left, columns = find_span(scratch, 1)
+    blocks = pack_weights(scratch, taps, left, columns)
+    region = vertical[START] + top, horizontal[START] + left, lines, columns
+    result, begin = _begin(functions, state, data, sides, region)
+    sound = result == DONE and _resize(
+        functions, state, begin, columns, blocks, down_first, scale, bias, scratch, out
+    )
     fence()
-    return result
+    return _end(functions, state, sides, region, result, sound, whole, scratch.pixels)
+
+
+@entry
+def decode_region(  # type: ignore[no-untyped-def]
+    functions, state, data, sides, region, whole, line, out
+):
+    """Decode some lines and columns of a JPEG.
+
+    Args:
+        functions, state, data, sides, whole: as in `render_jpeg`.
+        region: top, left, height and width of what is wanted, px, within the image.
+        line: uint8[(width + COLUMN_SLACK) * 3 or more], scratch.
+        out: uint8[height, width, 3].
+
+    Returns:
+        DONE, WARNED, GAVE_UP or OTHER_SIZE.
+    """
+    result, begin = _begin(functions, state, data, sides, region)
+    sound, (_, _, lines, columns) = result == DONE, region
+    for row in range(lines):
+        sound = sound and _read(functions, state, line.ctypes.data)
+        if not sound:
+            break
+        out[row] = line[begin * 3 : (begin + columns) * 3].reshape(columns, 3)
+    return _end(functions, state, sides, region, result, sound, whole, line)
 
 
 @inner
@@ -114,9 +136,17 @@ def _call(functions, state, which, second, third):  # type: ignore[no-untyped-de
 
 
 @inner
-def _begin(functions, state, data):  # type: ignore[no-untyped-def]
-    """Make a decompressor for one image, with no table of another one, and read the header."""
-    address = state.ctypes.data
+def _begin(functions, state, data, sides, region):  # type: ignore[no-untyped-def]
+    """Make a decompressor for one image, with no table of another one, and go to a region's lines.
+
+    Args:
+        functions, state, data, sides, region: as in `decode_region`.
+
+    Returns:
+        DONE, GAVE_UP or OTHER_SIZE; where the region's columns begin in a line that is then read,
+        px.
+    """
+    address, words = state.ctypes.data, state.view(np.int32)
     state[FAILED] = 0
     state[MANAGER:] = 0
     call(functions[STD_ERROR], address, address + 8 * MANAGER, 0, 0)
@@ -125,61 +155,60 @@ def _begin(functions, state, data):  # type: ignore[no-untyped-def]
     state[MANAGER + EMIT_MESSAGE_64] = count_warning
     state[CINFO + ERR_64] = address + 8 * MANAGER
     state[CINFO + CLIENT_DATA_64] = address
-    if _call(functions, state, CREATE, VERSION, CINFO_BYTES) and _call(
-        functions, state, MEM_SRC, data.ctypes.data, len(data)
+    if (
+        not _call(functions, state, CREATE, VERSION, CINFO_BYTES)
+        or not _call(functions, state, MEM_SRC, data.ctypes.data, len(data))
+        or not _call(functions, state, READ_HEADER, 1, 0)
     ):
-        _call(functions, state, READ_HEADER, 1, 0)
-
-
-@inner
-def _render(  # type: ignore[no-untyped-def]
-    functions, state, height, width, geometry, flip, down_first, whole, scale, bias, scratch, out
-):
-    """Decode and render behind the header; whether nothing failed."""
-    vertical, horizontal = geometry
-    fill_taps(vertical, False, scratch, 0)
-    taps = fill_taps(horizontal, flip, scratch, 1)
-    top, lines = find_span(scratch, 0)
-    left, columns = find_span(scratch, 1)
-    blocks = pack_weights(scratch, taps, left, columns)
-    begin = _start(functions, state, width, horizontal[START] + left, columns)
-    if begin < 0:
-        return False
-    first = vertical[START] + top
-    if first and not _call(functions, state, SKIP, first, 0):
-        return False
-    sound = _resize(functions, state, begin, columns, blocks, down_first, scale, bias, scratch, out)
-    if sound and whole:
-        rest = height - first - lines
-        # Lines that are skipped are read but for the last.
-        if rest > 1 and not _call(functions, state, SKIP, rest - 1, 0):
-            return False
-        if rest and not _read(functions, state, scratch.pixels.ctypes.data):
-            return False
-        return _call(functions, state, FINISH, 0, 0)
-    return sound
-
-
-@inner
-def _start(functions, state, width, left, columns):  # type: ignore[no-untyped-def]
-    """Start to decode some columns.
-
-    Returns:
-        Where they begin in each line that is then read, px; -1 if libjpeg gave up.
-    """
-    words = state.view(np.int32)
+        return GAVE_UP, 0
+    height, width = sides
+    if words[2 * CINFO + HEIGHT_32] != height or words[2 * CINFO + WIDTH_32] != width:
+        return OTHER_SIZE, 0
     words[2 * CINFO + OUT_COLOR_SPACE_32] = RGB
     if not _call(functions, state, START_DECOMPRESS, 0, 0):
-        return -1
+        return GAVE_UP, 0
+    top, left, _, columns = region
     low = max(min(left - _MARGIN, width - _NARROWEST), 0)
     high = min(max(left + columns + _MARGIN, low + _NARROWEST), width)
-    if low == 0 and high == width:
-        return left
     state[FIRST], state[SECOND] = low, high - low  # read as 32 bits
-    address = state.ctypes.data
-    if not _call(functions, state, CROP, address + 8 * FIRST, address + 8 * SECOND):
-        return -1
-    return left - state[FIRST]
+    first, second = address + 8 * FIRST, address + 8 * SECOND
+    if high - low < width and not _call(functions, state, CROP, first, second):
+        return GAVE_UP, 0
+    low = state[FIRST]
+    if top and not _call(functions, state, SKIP, top, 0):
+        return GAVE_UP, 0
+    return DONE, left - low
+
+
+@inner
+def _end(  # type: ignore[no-untyped-def]
+    functions, state, sides, region, result, sound, whole, line
+):
+    """End a decompressor behind its last line.
+
+    Args:
+        functions, state, sides, region, whole: as in `decode_region`.
+        result: of `_begin`.
+        sound: whether all lines have been read.
+        line: uint8[...], scratch for one.
+
+    Returns:
+        DONE, WARNED, GAVE_UP or OTHER_SIZE.
+    """
+    if sound and whole:
+        rest = sides[0] - region[0] - region[2]
+        # Lines that are skipped are read but for the last.
+        sound = (
+            (rest < 2 or _call(functions, state, SKIP, rest - 1, 0))
+            and (rest < 1 or _read(functions, state, line.ctypes.data))
+            and _call(functions, state, FINISH, 0, 0)
+        )
+    if sound:
+        result = WARNED if state.view(np.int32)[2 * MANAGER + WARNINGS_32] else DONE
+    elif result == DONE:
+        result = GAVE_UP
+    _call(functions, state, DESTROY, 0, 0)
+    return result
 
 
 @inner

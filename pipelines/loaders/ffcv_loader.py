@@ -168,7 +168,7 @@ class _Renderer(Renderer):
                 if raw[row]:
                     index.read_into(sample, int(starts[row]), room[begin : begin + int(sizes[row])])
                 else:
-                    worker.decoder.to_rgb(sample, room[begin:])
+                    worker.regions.decoder.to_rgb(sample, room[begin:])
             offsets = np.repeat((begins - starts[part])[:, None], 3, axis=1)
             frames = cpu.Frames(room, offsets, pitches[part], sides[part])
             self._render_rows(frames, piece.cut(part), worker, out[part])

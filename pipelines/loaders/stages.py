@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.decoder import Decoder
+from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.plan import Plan
 from pipelines.reference import MEAN, STD
+from pipelines.regions import RegionDecoder
 from pipelines.rendering import make_geometry
 from pipelines.resident.store import PixelWriter, StoreFormat, lay_out
 from pipelines.transfer import BatchPool, PinnedSlot, normalizing_factors
@@ -29,21 +30,28 @@ Work = Callable[[slice], object]
 
 
 class Decoding:
-    """Samples to pixels, into one buffer that is used again: as `ffcv` decodes."""
+    """The crops of samples to pixels, in a buffer that is used again: as `ffcv` decodes."""
 
-    def __init__(self, source: Source, samples: NDArray[np.int64]) -> None:
+    def __init__(self, source: Source, samples: NDArray[np.int64], plan: Plan) -> None:
         self._source, self._samples = source, samples
+        self._crops = plan.rows(samples).crops
         areas = source.heights[samples].astype(np.int64) * source.widths[samples]
         self._largest_bytes = 3 * int(areas.max())
+        self._known = Known(source)
 
     def worker(self) -> Work:
         """One thread's; gives the last sample's pixels, raises DataError if one is broken."""
-        decoder, room = Decoder(self._source), np.empty(self._largest_bytes, np.uint8)
+        source, regions = self._source, RegionDecoder(self._source, self._known)
+        room = np.empty(self._largest_bytes, np.uint8)
 
         def decode(part: slice) -> NDArray[np.uint8]:
-            for sample in self._samples[part].tolist():
-                decoder.to_rgb(sample, room)
-            return room
+            pixels = room
+            for sample, crop in zip(self._samples[part].tolist(), self._crops[part], strict=True):
+                found = regions.crop(sample, source.stored(sample), tuple(crop.tolist()))
+                if found is None:
+                    regions.decoder.to_rgb(sample, room)
+                pixels = room if found is None else found
+            return pixels
 
         return decode
 

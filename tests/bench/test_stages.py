@@ -40,10 +40,13 @@ def test_the_bytes_that_are_read_are_the_samples(kind: str, data: Path, photos: 
 
 def test_decoding_gives_the_reference_pixels(data: Path) -> None:
     source = read_index(data / "test.beton")
-    work = Decoding(source, np.array([3, 1, 5])).worker()
-    for part, last in ((slice(0, 1), 3), (slice(0, 3), 5)):
-        wanted = np.asarray(decode(source.stored(last)))
-        assert np.array_equal(work(part)[: wanted.size].reshape(wanted.shape), wanted)
+    plan = make_plan(source.widths, source.heights, view="train", size=SIZE)
+    samples = np.array([3, 1, 5])
+    work = Decoding(source, samples, plan).worker()
+    for part, last in ((slice(0, 1), 0), (slice(0, 3), 2)):
+        top, left, height, width = plan.rows(samples).crops[last].tolist()
+        wanted = np.asarray(decode(source.stored(int(samples[last]))))
+        assert np.array_equal(work(part), wanted[top : top + height, left : left + width])
 
 
 @pytest.mark.parametrize("view", ["train", "eval"])
@@ -69,7 +72,7 @@ def test_broken_samples_fail_every_stage(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="bytes have changed"):
         Kernel(source, plan.order, plan)
     with pytest.raises(DataError, match="bytes have changed"):
-        throughput(Decoding(source, plan.order).worker, 6, threads=2, budget_s=0.01)
+        throughput(Decoding(source, plan.order, plan).worker, 6, threads=2, budget_s=0.01)
 
 
 def test_a_copy_is_of_all_bytes() -> None:

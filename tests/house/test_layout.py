@@ -33,6 +33,7 @@ LAYERS = (
     ("pipelines.forks", "pipelines.images"),
     ("pipelines.formats",),
     ("pipelines.conversion", "pipelines.decoder", "pipelines.encode", "pipelines.reference"),
+    ("pipelines.regions",),
     ("pipelines.row_worker",),
     ("pipelines.rendering",),
     ("pipelines.resident",),
@@ -63,7 +64,7 @@ _RENDERS = (
 )
 # imported -> all that may import it
 ONLY_BY = {
-    "pipelines.kernels*": (*_RENDERS, "pipelines.kernels.*"),
+    "pipelines.kernels*": (*_RENDERS, "pipelines.kernels.*", "pipelines.regions"),
     "pipelines.transfer": _RENDERS,
 }
 

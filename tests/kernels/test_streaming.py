@@ -77,7 +77,7 @@ def render(
     scratch = cpu.fit_scratch(None, crop.geometry[None], size, streamed=True)
     out = np.zeros((size, size * 3), np.uint8)
     result = streaming.render_jpeg(
-        FUNCTIONS, STATE, np.frombuffer(data, np.uint8), *sides, crop.geometry, crop.flip,
+        FUNCTIONS, STATE, np.frombuffer(data, np.uint8), sides, crop.geometry, crop.flip,
         crop.down_first, whole, *normalizing_factors(size, MEAN, STD), scratch, out,
     )  # fmt: skip
     return result, out

@@ -35,6 +35,7 @@ from pipelines.formats.layout import (
     Stored,
 )
 from pipelines.formats.shards import Quarantined, Shard
+from pipelines.regions import RegionDecoder
 
 #: More pixels of a hostile image than this are not decoded: their size is what is tested.
 MOST_PIXELS = 1 << 20
@@ -189,6 +190,25 @@ def decode_both(index: Index, sample: int) -> None:
         even = (height + height % 2) * (width + width % 2)
         assert (planes[even * 3 // 2 :] == 113).all(), "written behind the planes"
     assert decode(stored, f"{index.path}: a sample").size == (width, height)
+    decode_region(index, sample, guarded[: height * width * 3].reshape(height, width, 3))
+
+
+def decode_region(index: Index, sample: int, whole: np.ndarray) -> None:
+    """Decode the middle of a sample, twice: the second time no further than its last line.
+
+    Raises:
+        DataError: it is broken.
+    """
+    height, width, _ = whole.shape
+    box = (height // 3, width // 4, (height + 2) // 3, (width + 1) // 2)
+    top, left, lines, columns = box
+    regions = RegionDecoder(index)
+    regions._pixels = np.full(lines * columns * 3 + 4096, 113, np.uint8)
+    for _ in range(2):
+        found = regions.crop(sample, index.stored(sample), box)
+        assert (regions._pixels[lines * columns * 3 :] == 113).all(), "written behind the region"
+        if found is not None:
+            assert np.array_equal(found, whole[top : top + lines, left : left + columns])
 
 
 def read_shards(path: Path) -> object:

@@ -1,0 +1,116 @@
+"""Regions of a source's JPEGs, decoded by Pillow's own libjpeg: what a crop shows, and no more.
+
+Knows when a JPEG may be decoded in part, and what to make of all that libjpeg says of it. Where it
+may not, or Pillow has another libjpeg, callers decode the image whole (`decoder`, the reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.decoder import Decoder, Known
+from pipelines.formats.layout import MODE_RAW, Stored
+from pipelines.formats.source import Source
+from pipelines.kernels import cpu, libjpeg, streaming
+
+
+class RegionDecoder:
+    """Decodes parts of one source's samples; for one thread at a time.
+
+    Attributes:
+        known: what all threads of a loader share.
+    """
+
+    def __init__(self, source: Source, known: Known | None = None) -> None:
+        """Take Pillow's libjpeg, if it is one that is known here.
+
+        Args:
+            source: the samples.
+            known: what all threads of a loader share.
+        """
+        self._source, self.known = source, known or Known(source)
+        self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
+        self._line, self._pixels = np.empty(0, np.uint8), np.empty(0, np.uint8)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Decodes images whole, and weighs what libjpeg complains of."""
+        return Decoder(self._source, self.known)
+
+    def crop(self, sample: int, stored: Stored, box: tuple[int, ...]) -> NDArray[np.uint8] | None:
+        """Decode a part of a sample.
+
+        Args:
+            sample: its number.
+            stored: its bytes.
+            box: top, left, height, width, px, within the image.
+
+        Returns:
+            uint8[height, width, 3] RGB, until the next call; None if it has to be decoded whole.
+
+        Raises:
+            DataError: the sample is broken, or of another size than stored.
+        """
+        _, _, height, width = box
+        line_bytes = (width + cpu.COLUMN_SLACK) * 3
+        if self._line.size < line_bytes:
+            self._line = np.empty(line_bytes, np.uint8)
+        if self._pixels.size < height * width * 3:
+            self._pixels = np.empty(height * width * 3, np.uint8)
+        pixels = self._pixels[: height * width * 3].reshape(height, width, 3)
+
+        def decode(*arguments: Any) -> int:
+            *image, whole = arguments
+            result: int = streaming.decode_region(*image, box, whole, self._line, pixels)
+            return result
+
+        return pixels if self.run(sample, stored, decode) else None
+
+    def run(self, sample: int, stored: Stored, decode: Callable[..., int]) -> bool:
+        """Decode a part of a sample by a kernel, and weigh what libjpeg says.
+
+        The first time that a sample is met, its data are read to their end all the same, so that
+        damage is named whatever the part is.
+
+        Args:
+            sample: its number.
+            stored: its bytes.
+            decode: calls a kernel of `streaming` with its first arguments, `functions` to `sides`,
+                and `whole`.
+
+        Returns:
+            Whether it is done; else the image has to be decoded whole.
+
+        Raises:
+            DataError: the sample is broken, or of another size than stored.
+        """
+        known = self.known
+        if (
+            self._libjpeg is None
+            or stored.mode == MODE_RAW
+            or known.needs_reference(sample, stored)
+        ):
+            return False
+        whole = not known.has_been_read(sample)
+        data = np.frombuffer(stored.data, np.uint8)
+        sides = (stored.height, stored.width)
+        result = decode(self._libjpeg, self._state, data, sides, whole)
+        if result == streaming.DONE:
+            if whole:
+                known.note_sound(sample)
+            return True
+        if result == streaming.OTHER_SIZE:
+            self.decoder.refuse_size(sample, stored)
+        warned = result == streaming.WARNED
+        said = "" if warned else libjpeg.words_of(self._state)
+        return self.decoder.accepts(sample, stored, said, warned=warned)
+
+    def load(self, decode: Callable[..., int]) -> None:
+        """Compile or load the kernel that `decode` calls, by giving it nothing."""
+        if self._libjpeg is not None:
+            decode(self._libjpeg, self._state, np.frombuffer(b"", np.uint8), (1, 1), False)

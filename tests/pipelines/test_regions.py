@@ -1,0 +1,85 @@
+"""Parts of a source's samples: the same pixels as of whole images, the same damage named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.decoder import Known
+from pipelines.errors import DataError
+from pipelines.formats.beton import read_index
+from pipelines.formats.encode import decode
+from pipelines.formats.source import Source, open_source
+from pipelines.kernels.libjpeg import find_libjpeg
+from pipelines.regions import RegionDecoder
+
+pytestmark = pytest.mark.skipif(find_libjpeg() is None, reason="Pillow has loaded no libjpeg")
+RANDOM = np.random.default_rng(3)
+
+
+def whole(source: Source, sample: int) -> np.ndarray:
+    return np.asarray(decode(source.stored(sample)))
+
+
+def part_of(pixels: np.ndarray) -> tuple[int, int, int, int]:
+    """A box within an image."""
+    (top, height), (left, width) = (
+        (int(RANDOM.integers(side - length + 1)), length)
+        for side in pixels.shape[:2]
+        for length in [int(RANDOM.integers(1, side + 1))]
+    )
+    return top, left, height, width
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["met first", "met again"])
+def test_parts_of_odd_images_are_those_of_the_whole(known: bool, odd_beton: Path) -> None:
+    source = read_index(odd_beton)
+    regions, cut = RegionDecoder(source), 0
+    for sample in range(len(source)):
+        pixels, stored = whole(source, sample), source.stored(sample)
+        if known:
+            regions.known.note_sound(sample)
+        box = top, left, height, width = part_of(pixels)
+        found = regions.crop(sample, stored, box)
+        if found is not None:
+            cut += 1
+            assert np.array_equal(found, pixels[top : top + height, left : left + width])
+    assert cut > 20
+    assert not regions.known.remarks or "decoded by Pillow" in regions.known.remarks[0]
+
+
+@pytest.fixture
+def damaged(photos: Path, tmp_path: Path) -> Source:
+    """A class folder of one photo that ends in the middle."""
+    content = min((photos / "train").rglob("*.jpg")).read_bytes()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(content[: len(content) * 2 // 3])
+    return open_source(tmp_path)
+
+
+def test_damage_is_named_wherever_a_crop_lies(damaged: Source) -> None:
+    for box in ((0, 0, 8, 8), (40, 0, 8, 8)):
+        with pytest.raises(DataError, match=r"a/1\.jpg: .*a whole JPEG"):
+            RegionDecoder(damaged).crop(0, damaged.stored(0), box)
+
+
+def test_data_are_read_to_their_end_once(damaged: Source) -> None:
+    known = Known(damaged)
+    known.note_sound(0)  # as far as anybody knows
+    found = RegionDecoder(damaged, known).crop(0, damaged.stored(0), (0, 0, 8, 8))
+    assert found is not None
+
+
+def test_another_size_than_stored_is_refused(data: Path) -> None:
+    source = read_index(data / "test.beton")
+    source.widths[0] -= 1
+    with pytest.raises(DataError, match="of another size than stored"):
+        RegionDecoder(source).crop(0, source.stored(0), (0, 0, 8, 8))
+
+
+def test_without_libjpeg_images_are_decoded_whole(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.kernels.libjpeg.find_libjpeg", lambda: None)
+    source = read_index(data / "test.beton")
+    assert RegionDecoder(source).crop(0, source.stored(0), (0, 0, 8, 8)) is None
