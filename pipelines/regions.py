@@ -114,3 +114,8 @@ class RegionDecoder:
         """Compile or load the kernel that `decode` calls, by giving it nothing."""
         if self._libjpeg is not None:
             decode(self._libjpeg, self._state, np.frombuffer(b"", np.uint8), (1, 1), False)
+
+
+def are_decoded() -> bool:
+    """Whether this machine's Pillow has a libjpeg by which regions are decoded."""
+    return libjpeg.find_libjpeg() is not None

@@ -232,7 +232,7 @@ def test_json_prints_only_the_rows(fastft: Run) -> None:
     }  # fmt: skip
     assert found["versions"].keys() == {
         "fastft", "Python", "torch", "torchvision", "DALI", "ffcv", "numba", "Pillow",
-        "tensorboard", "libjpeg-turbo of Pillow", "libjpeg-turbo of the system",
+        "tensorboard", "libjpeg-turbo of Pillow", "libjpeg-turbo of the system", "regions of JPEGs",
     }  # fmt: skip
     assert found["versions"]["torch"]["found"] == "2.9.0, built with CUDA 12.8"
 
