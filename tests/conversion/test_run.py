@@ -226,6 +226,42 @@ def test_max_side_shrinks_and_keeps_small_jpegs(odd: Path, tmp_path: Path) -> No
         decode(index.stored(sample))
 
 
+@pytest.mark.parametrize("way", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
+@pytest.mark.parametrize("sides", [(1200, 900), (1001, 667)], ids=str)
+def test_large_photos_shrink_as_from_all_pixels(
+    sides: tuple[int, int], way: dict[str, Any], photos: Path, tmp_path: Path
+) -> None:
+    """Decoded at a part of their size: within a stated distance, and at no other place."""
+    (tmp_path / "a").mkdir()
+    with Image.open(min((photos / "train").rglob("*.jpg"))) as image:
+        image.resize(sides).save(tmp_path / "a" / "1.jpg", quality=92, **way)
+    run(tmp_path, tmp_path / "o.beton", max_side=150, mode="raw")
+    stored = read_index(tmp_path / "o.beton").stored(0)
+    found = np.asarray(decode(stored)).astype(int)
+    with Image.open(tmp_path / "a" / "1.jpg") as image:
+        whole = np.asarray(image.resize((150, found.shape[0]), Image.Resampling.BILINEAR))
+        assert found.shape[0] == round(150 * image.height / image.width)
+    distance = np.abs(found - whole)
+    assert 0 < distance.mean() < 1  # 0: it was decoded whole
+    assert distance.max() <= 16
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_photos_are_turned_and_shrink(orientation: int, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(min((photos / "train").rglob("*.jpg"))) as image:
+        image.resize((960, 640)).save(tmp_path / "a" / "1.jpg", quality=92, exif=exif)
+    run(tmp_path, tmp_path / "o.beton", max_side=120, mode="raw", apply_exif=True)
+    found = np.asarray(decode(read_index(tmp_path / "o.beton").stored(0))).astype(int)
+    with Image.open(tmp_path / "a" / "1.jpg") as image:
+        upright = ImageOps.exif_transpose(image)
+        size = (120, 80) if upright.width > upright.height else (80, 120)
+        distance = np.abs(found - np.asarray(upright.resize(size, Image.Resampling.BILINEAR)))
+    assert distance.mean() < 1
+
+
 def test_progress_reaches_the_end(photos: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     convert(
