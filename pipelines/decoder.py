@@ -17,7 +17,7 @@ from pipelines.errors import DataError
 from pipelines.formats.encode import LEAVE_OUT, decode
 from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.formats.source import Source
-from pipelines.images.damage import Checker
+from pipelines.images.damage import Checker, refused_by_pillow
 from pipelines.images.jpeg import read_header
 from pipelines.images.scans import is_incomplete
 from pipelines.images.turbojpeg import (
@@ -234,9 +234,7 @@ class Decoder:
         """
         if warned and self._known.is_harmless(sample):
             return True
-        header = read_header(stored.data)
-        broken = Checker().check(stored.data, header).broken if header else "no JPEG header"
-        if broken:
+        if broken := _find_damage(stored):
             raise DataError(self._name(sample), broken, "a whole JPEG", LEAVE_OUT)
         if warned:
             self._known.note_harmless(sample)
@@ -255,3 +253,14 @@ class Decoder:
 
     def _name(self, sample: int) -> str:
         return f"{self._source.path}: {self._source.name(sample)}"
+
+
+def _find_damage(stored: Stored) -> str:
+    """The reason why a JPEG is broken; '' if the reference decoder takes it."""
+    header = read_header(stored.data)
+    if header is None:
+        return "no JPEG header"
+    # A damaged header may tell of any size, for which the check would make room.
+    if header.is_checkable and (header.width, header.height) == (stored.width, stored.height):
+        return Checker().check(stored.data, header).broken
+    return refused_by_pillow(stored.data)

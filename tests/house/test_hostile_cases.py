@@ -28,6 +28,7 @@ CASES: dict[str, str | None] = {
     "beton.name-ends-in-disorder.beton": "its source names are out of order",
     "beton.name-ends-that-wrap-around.beton": "its source names are out of order",
     "beton.jpeg-larger-than-stored.beton": "a/1.jpg: of another size than stored",
+    "beton.jpeg-of-255-components.beton": "cannot handle 255-bit layers",
     "beton.jpeg-of-60000x60000.beton": "sample 0 has more than 268,435,456 pixels",
     "beton.progressive-of-600-scans.beton": "a/1.jpg: Progressive JPEG image has more than 500",
     "beton.name-that-has-changed.beton": "its class or source names have changed",
