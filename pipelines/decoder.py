@@ -19,7 +19,7 @@ from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.formats.source import Source
 from pipelines.images.damage import Checker, refused_by_pillow
 from pipelines.images.jpeg import read_header
-from pipelines.images.scans import is_incomplete
+from pipelines.images.scans import TOO_MANY_SCANS, has_too_many_scans, is_incomplete
 from pipelines.images.turbojpeg import (
     LIMIT_SCANS,
     RGB,
@@ -55,6 +55,8 @@ class Known:
         if self._states[sample] == _UNKNOWN:
             if is_incomplete(stored.data):
                 self.give_to_reference(sample, INCOMPLETE)
+            elif has_too_many_scans(stored.data):  # which the reference decoder refuses
+                self.give_to_reference(sample, TOO_MANY_SCANS)
             else:
                 self._states[sample] = _PLAIN
         return self._states[sample] == _BY_REFERENCE

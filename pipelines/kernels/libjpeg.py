@@ -1,7 +1,7 @@
 """libjpeg for compiled code: Pillow's own library, its structures, and calls that may fail.
 
 Pillow's wheels bring libjpeg-turbo; a Pillow that was built elsewhere uses the system's. Taken is
-the one that this process's Pillow has loaded. It is the reference's decoder: it cannot round,
+the one that this process's Pillow is linked with. It is the reference's decoder: it cannot round,
 smooth or complain in another way.
 
 libjpeg leaves a failed call through a handler that must not return. Each call is therefore made by
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
+import sys
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+from PIL import _imaging
 
 #: What compiled code calls, in the order of `find_libjpeg`.
 FUNCTIONS = (
@@ -54,6 +55,8 @@ FUNCTIONS = (
 
 #: JPEG_LIB_VERSION and sizeof(struct jpeg_decompress_struct), 64-bit.
 VERSION, CINFO_BYTES = 62, 632
+#: What only libraries with the interface of libjpeg 8 have, whose structures are longer.
+_LATER_INTERFACE = "jpeg_core_output_dimensions"
 # Words of a thread's state: whether a call has failed, somewhere to pass values by their address,
 # the place to come back to (jmp_buf: 200 bytes for glibc on x86-64, 312 on arm64), then libjpeg's
 # jpeg_error_mgr (168 bytes) and jpeg_decompress_struct.
@@ -61,8 +64,7 @@ FAILED, FIRST, SECOND, BACK, MANAGER, CINFO = 0, 1, 2, 8, 72, 104
 STATE_WORDS = CINFO + 96
 # Of jpeg_decompress_struct, words of 8 bytes, or of 4.
 ERR_64, CLIENT_DATA_64 = 0, 3
-WIDTH_32, HEIGHT_32, OUT_COLOR_SPACE_32, SCALE_NUM_32, SCALE_DENOM_32 = 12, 13, 16, 17, 18
-OUTPUT_WIDTH_32, OUTPUT_HEIGHT_32, SCANS_32 = 34, 35, 43
+WIDTH_32, HEIGHT_32, OUT_COLOR_SPACE_32 = 12, 13, 16
 #: Of jpeg_error_mgr.
 ERROR_EXIT_64, EMIT_MESSAGE_64, FORMAT_MESSAGE_64, WARNINGS_32 = 0, 1, 3, 32
 #: JMSG_LENGTH_MAX, and a zero.
@@ -93,31 +95,21 @@ def words_of(state: NDArray[np.int64]) -> str:
 
 @functools.lru_cache(maxsize=1)
 def find_libjpeg() -> NDArray[np.int64] | None:
-    """Addresses of FUNCTIONS in the libjpeg that Pillow has loaded.
+    """Addresses of FUNCTIONS in the libjpeg that Pillow is linked with.
 
     Returns:
-        int64[functions]; None if there is none, or one without cropping (before libjpeg-turbo 1.5).
+        int64[functions]; None if that is none of those whose structures are known here.
     """
-    from PIL import _imaging  # noqa: F401  # loads it
-
-    for path in _loaded_libraries():
-        try:
-            library = ctypes.CDLL(path)
-            found = [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in FUNCTIONS]
-        except (OSError, AttributeError):
-            continue
-        return np.array([each.value for each in found], np.int64)
-    return None
-
-
-def _loaded_libraries() -> list[str]:
-    """This process's libraries that are called libjpeg, Pillow's own before the system's."""
+    if sys.platform == "win32" or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return None
+    pillow = ctypes.CDLL(_imaging.__file__)  # and all that it needs, but nobody else's libjpeg
+    if hasattr(pillow, _LATER_INTERFACE):
+        return None
     try:
-        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    paths = {line.split(maxsplit=5)[5] for line in lines if "/libjpeg" in line}
-    return sorted(paths, key=lambda path: ("pillow.libs" not in path, path))
+        found = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p) for name in FUNCTIONS]
+    except AttributeError:  # built into Pillow, or without cropping (before libjpeg-turbo 1.5)
+        return None
+    return np.array([each.value for each in found], np.int64)
 
 
 def _at(builder: Any, address: Any, bytes_: int, type_: Any) -> Any:

@@ -1,5 +1,6 @@
 """The kernel that decodes what a crop shows: pixels of whole images, and what libjpeg says."""
 
+import ctypes
 import io
 from itertools import product
 from typing import Any, NamedTuple
@@ -169,6 +170,27 @@ def test_another_size_than_planned_is_refused() -> None:
         result, out = render(data, sides, CORNER, 8)
         assert result == streaming.OTHER_SIZE
         assert not out.any()
+
+
+@pytest.mark.parametrize("name", ["jpeg_crop_scanline", "jpeg_core_output_dimensions"])
+def test_another_libjpeg_is_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot crop, and one of another interface."""
+
+    real = ctypes.CDLL
+
+    class Library:
+        def __init__(self, path: str) -> None:
+            self.real = real(path)
+
+        def __getattr__(self, asked: str) -> Any:
+            if asked == name == "jpeg_core_output_dimensions":
+                return self.real.jpeg_std_error
+            return getattr(self.real, "no such" if asked == name else asked)
+
+    find_libjpeg = libjpeg.find_libjpeg.__wrapped__
+    assert find_libjpeg() is not None
+    monkeypatch.setattr(libjpeg.ctypes, "CDLL", Library)
+    assert find_libjpeg() is None
 
 
 def test_memory_grows_with_the_crops_width_alone() -> None:

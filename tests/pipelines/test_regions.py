@@ -14,6 +14,7 @@ from pipelines.kernels.libjpeg import find_libjpeg
 from pipelines.regions import RegionDecoder
 
 pytestmark = pytest.mark.skipif(find_libjpeg() is None, reason="Pillow has loaded no libjpeg")
+HOSTILE = Path(__file__).parents[1] / "data" / "hostile"
 RANDOM = np.random.default_rng(3)
 
 
@@ -75,6 +76,15 @@ def test_another_size_than_stored_is_refused(data: Path) -> None:
     source.widths[0] -= 1
     with pytest.raises(DataError, match="of another size than stored"):
         RegionDecoder(source).crop(0, source.stored(0), (0, 0, 8, 8))
+
+
+def test_too_many_scans_are_left_to_who_refuses_them() -> None:
+    source = read_index(HOSTILE / "beton.progressive-of-600-scans.beton")
+    regions, stored = RegionDecoder(source), source.stored(0)
+    box = (0, 0, stored.height, stored.width)
+    assert regions.crop(0, stored, box) is None
+    with pytest.raises(DataError, match="more than 500 scans"):
+        regions.decoder.to_rgb(0, np.empty(stored.height * stored.width * 3, np.uint8))
 
 
 def test_without_libjpeg_images_are_decoded_whole(
