@@ -21,6 +21,7 @@ from fastft.bench.stages import STAGES_S, find_spots
 from fastft.bench.worker import FIRST_EPOCH
 from fastft.config.bench import CONTENDERS, BenchConfig, Task
 from fastft.config.checks import plain
+from fastft.datasets.large_photos import advise
 from fastft.datasets.splits import training_split
 from fastft.results.numbers import count
 from fastft.results.plots import save_panels
@@ -56,7 +57,9 @@ def run_bench(config: BenchConfig, console: Console) -> Bench:
     workers = sorted({each or cpu_count() for each in config.workers})
     device = str(pick_device(config.device))
     config = replace(config, workers=tuple(workers), device=device)
-    data = read_data(config.data)
+    data = read_data(config.data, config.size)
+    if data.advice:
+        console.print(data.advice, markup=False)
     with output_folder(config.out), StopSignals():
         stages = _measure_stages(config, data)
         loaders, skipped = _measure_loaders(config, data, stages, console)
@@ -91,16 +94,22 @@ class Photos:
         files: all of its files.
         pixel_bytes: what `resident` keeps of an image.
         facts: what the result says of them.
+        advice: what smaller ones would save; may be empty.
     """
 
     split: Path
     files: tuple[Path, ...]
     pixel_bytes: int
     facts: Data
+    advice: str
 
 
-def read_data(path: Path) -> Photos:
+def read_data(path: Path, size: int) -> Photos:
     """Look at the data; nothing of them stays mapped, which would keep them in memory.
+
+    Args:
+        path: the data.
+        size: side of the images that training sees, px.
 
     Raises:
         DataError: they cannot be read.
@@ -121,6 +130,7 @@ def read_data(path: Path) -> Photos:
             mean_bytes=round(spots.sizes.mean()),
             stored_bytes=int(spots.sizes.sum()),
         ),
+        advice=advise(source, size),
     )
 
 

@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastft.config.checks import defaults
+from fastft.config.train import TrainConfig
+from fastft.datasets.large_photos import advise
 from pipelines.errors import DataError, one_line
 from pipelines.formats.beton import Index, read_index
 from pipelines.formats.layout import MODE_RAW, Preparation
@@ -74,6 +77,8 @@ def describe(
     console.print(_header(index))
     console.print(_classes(index))
     console.print(_sizes(index))
+    if advice := advise(index, defaults(TrainConfig).size):
+        console.print(advice, markup=False)
     _print_remarks("doubtful", index, index.doubtful, console)
     _print_remarks("odd but whole", index, index.odd, console)
     if verify:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from fastft.config.recipes import read_plain
 from fastft.config.train import TrainConfig
+from fastft.datasets.large_photos import advise
 from fastft.datasets.splits import describe_folders_beside
 from fastft.model.classifier import BuiltModel, build_model, set_training
 from fastft.model.optim import HEAD_LR_FACTOR, peak_lr
@@ -347,5 +348,6 @@ def _announce(
             f"frozen{until}: {config.freeze}; {learning:,} of "
             f"{sum(p.numel() for p in parameters):,} weights learn"
         )
-    for line in lines:
+    lines.append(advise(inputs.train.source, config.size))
+    for line in filter(None, lines):
         console.print(line, markup=False)
