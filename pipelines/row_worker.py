@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from pipelines.transfer import normalizing_factors
 #: A decoded image larger than this (11 megapixels) gives its memory back: each thread may meet the
 #: few large ones of a set, and none should hold on to their size.
 _KEEP_BYTES = 32 << 20
+#: Scale, bias and scratch of a size.
+Fitting: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], cpu.Scratch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Worker:
         size: int,
         planar: bool = False,
         streamed: bool = False,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], cpu.Scratch]:
+    ) -> Fitting:
         """Scale, bias, and scratch that is large enough for these rows, see `cpu.fit_scratch`.
 
         The size is the batch's, whatever the renderer's is by now: one that nobody waits for any
@@ -77,41 +79,43 @@ class Worker:
         self._scratch = cpu.fit_scratch(self._scratch, geometry, size, planar, streamed)
         return *self._factors, self._scratch
 
-    def render_jpeg(self, piece: Piece, row: int, out: NDArray[Any]) -> bool:
-        """Decode what a row shows of its JPEG, and render it.
+    def render_jpegs(self, piece: Piece, rows: list[int], out: NDArray[Any]) -> list[int]:
+        """Decode what rows show of their JPEGs, and render them.
 
         Args:
-            piece: the rows.
-            row: which.
-            out: [S, S * 3], see `cpu.render_rows`.
+            piece: of it, those rows.
+            rows: which.
+            out: [B, S, S * 3], see `cpu.render_rows`.
 
         Returns:
-            Whether it is done; else the image has to be decoded whole.
+            The rows whose image has to be decoded whole.
 
         Raises:
-            DataError: the sample is broken, or of another size than stored.
+            DataError: a sample is broken, or of another size than stored.
         """
-        sample = int(piece.samples[row])
-        stored = self._source.stored(sample)
-        return self.regions.run(sample, stored, partial(self._stream, piece, row, out))
+        fitting = self.fit(piece.geometry, out.shape[1], streamed=True)
+        left = []
+        for row in rows:
+            sample = int(piece.samples[row])
+            render = partial(self._render, piece, row, fitting, out[row])
+            if not self.regions.run(sample, self._source.stored(sample), render):
+                left.append(row)
+        return left
 
     def load(self, dtype: type[np.generic]) -> None:
         """Compile or load the kernel that decodes, for batches of a dtype."""
         geometry = np.tile(np.array([0, 1, 1, 0], np.int32), (1, 2, 1))
         none = np.zeros(1, np.bool_)
         piece = Piece(slice(0, 1), np.zeros(1, np.int64), geometry, none, none)
-        self.regions.load(partial(self._stream, piece, 0, np.empty((1, 3), dtype)))
+        fitting = self.fit(geometry, 1, streamed=True)
+        self.regions.load(partial(self._render, piece, 0, fitting, np.empty((1, 3), dtype)))
 
-    def _stream(self, piece: Piece, row: int, out: NDArray[Any], *image: Any) -> int:
+    @staticmethod
+    def _render(piece: Piece, row: int, fitting: Fitting, out: NDArray[Any], *image: Any) -> int:
         *image_of, whole = image
+        turns = piece.flips[row], piece.down_first[row]
         result: int = streaming.render_jpeg(
-            *image_of,
-            piece.geometry[row],
-            piece.flips[row],
-            piece.down_first[row],
-            whole,
-            *self.fit(piece.geometry[row : row + 1], len(out), streamed=True),
-            out,
+            *image_of, piece.geometry[row], *turns, whole, *fitting, out
         )
         return result
 

@@ -152,11 +152,10 @@ class _Renderer(Renderer):
                 return  # else the kernel may have met halves of what was there before
         # JPEGs give no more than their row shows; the rest is got whole, of raw pixels the lines
         # of a box.
-        rows = [
-            row
-            for row in range(len(samples))
-            if raw[row] or not self._stream(piece, row, worker, out)
-        ]
+        self._compiled.result()
+        jpegs = np.flatnonzero(~raw).tolist()
+        left = worker.render_jpegs(piece, jpegs, out) if jpegs else []
+        rows = sorted([*np.flatnonzero(raw).tolist(), *left])
         lines = piece.geometry[:, 0].astype(np.int64)
         starts = np.where(raw, lines[:, cpu.START], 0) * pitches[:, 0]
         sizes = np.where(raw, lines[:, cpu.LENGTH], sides[:, 0]) * pitches[:, 0]
@@ -172,10 +171,6 @@ class _Renderer(Renderer):
             offsets = np.repeat((begins - starts[part])[:, None], 3, axis=1)
             frames = cpu.Frames(room, offsets, pitches[part], sides[part])
             self._render_rows(frames, piece.cut(part), worker, out[part])
-
-    def _stream(self, piece: Piece, row: int, worker: Worker, out: NDArray[Any]) -> bool:
-        self._compiled.result()
-        return worker.render_jpeg(piece, row, out[row])
 
     def _may_use_map(self, samples: NDArray[np.int64]) -> bool:
         """Whether raw samples may be read where they are mapped.
