@@ -148,7 +148,6 @@ def _begin(functions, state, data, sides, region):  # type: ignore[no-untyped-de
     """
     address, words = state.ctypes.data, state.view(np.int32)
     state[FAILED] = 0
-    state[MANAGER:] = 0
     call(functions[STD_ERROR], address, address + 8 * MANAGER, 0, 0)
     leave, count_warning = error_handlers()
     state[MANAGER + ERROR_EXIT_64] = leave
