@@ -35,7 +35,7 @@ class RegionDecoder:
         """
         self._source, self.known = source, known or Known(source)
         self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
-        self._line, self._pixels = np.empty(0, np.uint8), np.empty(0, np.uint8)
+        self._pixels = np.empty(0, np.uint8)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -51,25 +51,29 @@ class RegionDecoder:
             box: top, left, height, width, px, within the image.
 
         Returns:
-            uint8[height, width, 3] RGB, until the next call; None if it has to be decoded whole.
+            uint8[height, width, 3] RGB, of lines that lie apart, until the next call; None if it
+            has to be decoded whole.
 
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
         _, _, height, width = box
-        line_bytes = (width + cpu.COLUMN_SLACK) * 3
-        if self._line.size < line_bytes:
-            self._line = np.empty(line_bytes, np.uint8)
-        if self._pixels.size < height * width * 3:
-            self._pixels = np.empty(height * width * 3, np.uint8)
-        pixels = self._pixels[: height * width * 3].reshape(height, width, 3)
+        pitch = (width + cpu.COLUMN_SLACK) * 3
+        if self._pixels.size < (height + 1) * pitch:
+            self._pixels = np.empty((height + 1) * pitch, np.uint8)
+        lines = self._pixels[: (height + 1) * pitch].reshape(height + 1, pitch)
+        first = 0
 
         def decode(*arguments: Any) -> int:
+            nonlocal first
             *image, whole = arguments
-            result: int = streaming.decode_region(*image, box, whole, self._line, pixels)
-            return result
+            result, begin = streaming.decode_region(*image, box, whole, lines)
+            first = 3 * begin
+            return int(result)
 
-        return pixels if self.run(sample, stored, decode) else None
+        if not self.run(sample, stored, decode):
+            return None
+        return lines[:height, first : first + 3 * width].reshape(height, width, 3)
 
     def run(self, sample: int, stored: Stored, decode: Callable[..., int]) -> bool:
         """Decode a part of a sample by a kernel, and weigh what libjpeg says.

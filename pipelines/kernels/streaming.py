@@ -102,28 +102,24 @@ def render_jpeg(  # type: ignore[no-untyped-def]
 
 
 @entry
-def decode_region(  # type: ignore[no-untyped-def]
-    functions, state, data, sides, region, whole, line, out
-):
+def decode_region(functions, state, data, sides, region, whole, out):  # type: ignore[no-untyped-def]
     """Decode some lines and columns of a JPEG.
 
     Args:
         functions, state, data, sides, whole: as in `render_jpeg`.
         region: top, left, height and width of what is wanted, px, within the image.
-        line: uint8[(width + COLUMN_SLACK) * 3 or more], scratch.
-        out: uint8[height, width, 3].
+        out: uint8[height + 1, (width + COLUMN_SLACK) * 3]; the last line is scratch.
 
     Returns:
-        DONE, WARNED, GAVE_UP or OTHER_SIZE.
+        DONE, WARNED, GAVE_UP or OTHER_SIZE; where the columns begin in each line, px.
     """
     result, begin = _begin(functions, state, data, sides, region)
-    sound, (_, _, lines, columns) = result == DONE, region
-    for row in range(lines):
-        sound = sound and _read(functions, state, line.ctypes.data)
+    sound = result == DONE
+    for row in range(region[2]):
+        sound = sound and _read(functions, state, out[row].ctypes.data)
         if not sound:
             break
-        out[row] = line[begin * 3 : (begin + columns) * 3].reshape(columns, 3)
-    return _end(functions, state, sides, region, result, sound, whole, line)
+    return _end(functions, state, sides, region, result, sound, whole, out[-1]), begin
 
 
 @inner

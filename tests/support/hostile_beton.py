@@ -35,6 +35,7 @@ from pipelines.formats.layout import (
     Stored,
 )
 from pipelines.formats.shards import Quarantined, Shard
+from pipelines.kernels.cpu import COLUMN_SLACK
 from pipelines.regions import RegionDecoder
 
 #: More pixels of a hostile image than this are not decoded: their size is what is tested.
@@ -203,10 +204,11 @@ def decode_region(index: Index, sample: int, whole: np.ndarray) -> None:
     box = (height // 3, width // 4, (height + 2) // 3, (width + 1) // 2)
     top, left, lines, columns = box
     regions = RegionDecoder(index)
-    regions._pixels = np.full(lines * columns * 3 + 4096, 113, np.uint8)
+    taken = (lines + 1) * (columns + COLUMN_SLACK) * 3
+    regions._pixels = np.full(taken + 4096, 113, np.uint8)
     for _ in range(2):
         found = regions.crop(sample, index.stored(sample), box)
-        assert (regions._pixels[lines * columns * 3 :] == 113).all(), "written behind the region"
+        assert (regions._pixels[taken:] == 113).all(), "written behind the region"
         if found is not None:
             assert np.array_equal(found, whole[top : top + lines, left : left + columns])
 
