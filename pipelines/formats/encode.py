@@ -248,7 +248,7 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class _Scaled:
-    """What a scaled decode stands for.
+    """The image behind a scaled decode.
 
     Attributes:
         whole: width and height of the image, turned as it will be, px.

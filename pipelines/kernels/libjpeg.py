@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from PIL import _imaging
 
-#: What compiled code calls, in the order of `find_libjpeg`.
+#: Functions that compiled code calls, in the order of `find_libjpeg`.
 FUNCTIONS = (
     "jpeg_std_error",
     "jpeg_CreateDecompress",
@@ -45,7 +45,7 @@ FUNCTIONS = (
     CREATE,
     MEM_SRC,
     READ_HEADER,
-    START,
+    START_DECOMPRESS,
     CROP,
     SKIP,
     READ,
@@ -55,17 +55,17 @@ FUNCTIONS = (
 
 #: JPEG_LIB_VERSION and sizeof(struct jpeg_decompress_struct), 64-bit.
 VERSION, CINFO_BYTES = 62, 632
-#: What only libraries with the interface of libjpeg 8 have, whose structures are longer.
+#: A function of libraries with the interface of libjpeg 8, whose structures are longer.
 _LATER_INTERFACE = "jpeg_core_output_dimensions"
 # Words of a thread's state: whether a call has failed, somewhere to pass values by their address,
 # the place to come back to (jmp_buf: 200 bytes for glibc on x86-64, 312 on arm64), then libjpeg's
 # jpeg_error_mgr (168 bytes) and jpeg_decompress_struct.
 FAILED, FIRST, SECOND, BACK, MANAGER, CINFO = 0, 1, 2, 8, 72, 104
 STATE_WORDS = CINFO + 96
-# Of jpeg_decompress_struct, words of 8 bytes, or of 4.
+# Places in jpeg_decompress_struct, in words of 8 bytes, or of 4.
 ERR_64, CLIENT_DATA_64 = 0, 3
 WIDTH_32, HEIGHT_32, OUT_COLOR_SPACE_32 = 12, 13, 16
-#: Of jpeg_error_mgr.
+#: Places in jpeg_error_mgr.
 ERROR_EXIT_64, EMIT_MESSAGE_64, FORMAT_MESSAGE_64, WARNINGS_32 = 0, 1, 3, 32
 #: JMSG_LENGTH_MAX, and a zero.
 _MESSAGE_BYTES = 201

@@ -43,6 +43,7 @@ from pipelines.kernels.libjpeg import (
     RGB,
     SECOND,
     SKIP,
+    START_DECOMPRESS,
     STD_ERROR,
     VERSION,
     WARNINGS_32,
@@ -50,11 +51,10 @@ from pipelines.kernels.libjpeg import (
     call,
     error_handlers,
 )
-from pipelines.kernels.libjpeg import START as START_DECOMPRESS
 from pipelines.kernels.vectors import across, down, fence, finish
 
-#: What `render_jpeg` returns: the row is written and all is well; it is written, and libjpeg has
-#: warned; nothing of use is written, as libjpeg gave up, or the image is of another size.
+#: Results of a kernel: all is written and well; it is written, and libjpeg has warned; nothing of
+#: use is written, as libjpeg gave up, or the image is of another size.
 DONE, WARNED, GAVE_UP, OTHER_SIZE = range(4)
 #: Columns left and right of the taps', as smooth chroma upsampling looks at one neighbour.
 #: Source: libjpeg-turbo, jdsample.c (`h2v2_fancy_upsample`).

@@ -189,7 +189,7 @@ class _Renderer(Renderer):
 
 
 def _together(rows: list[int], sizes: NDArray[np.int64]) -> Iterator[slice]:
-    """Of some rows, those whose pixels are got before any is rendered: one, or neighbours."""
+    """Parts of some rows whose pixels are got before any is rendered: one row, or neighbours."""
     start, held = 0, 0
     for at, row in enumerate(rows):
         apart = at > start and (row > rows[at - 1] + 1 or held + sizes[row] > _TOGETHER_BYTES)

@@ -102,7 +102,7 @@ class _PlanDataset(Dataset[Any]):
         self._source = source
         areas = source.widths.astype(np.int64) * source.heights
         self._in_part = bool(areas.mean() >= _LARGE_PX)
-        self._decoders: dict[int, RegionDecoder] = {}
+        self._local = threading.local()
 
     def __reduce__(self) -> tuple[type[_PlanDataset], tuple[Source]]:
         return type(self), (self._source,)
@@ -147,12 +147,12 @@ class _PlanDataset(Dataset[Any]):
 
     def _decode_part(self, sample: int, stored: Stored, crop: list[int]) -> Image.Image | None:
         """The crop of an image; None if the image has to be decoded whole."""
-        thread = threading.get_ident()
-        if thread not in self._decoders:
-            from pipelines.regions import RegionDecoder
+        decoder: RegionDecoder | None = getattr(self._local, "decoder", None)
+        if decoder is None:
+            from pipelines.regions import RegionDecoder  # loads numba
 
-            self._decoders[thread] = RegionDecoder(self._source)
-        pixels = self._decoders[thread].crop(sample, stored, tuple(crop))
+            decoder = self._local.decoder = RegionDecoder(self._source)
+        pixels = decoder.crop(sample, stored, tuple(crop))
         return None if pixels is None else Image.fromarray(pixels)
 
 

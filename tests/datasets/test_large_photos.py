@@ -29,7 +29,7 @@ def test_large_photos_are_named_with_the_saving(data: Path) -> None:
     )
     assert "--max-side 896" in advise(index, 384)
     folder: Any = SimpleNamespace(widths=index.widths, heights=index.heights)
-    assert "about 26 times" in advise(folder, 224)  # by pixels
+    assert "about 20 times" in advise(folder, 224)  # by pixels
 
 
 @pytest.mark.parametrize("why", ["small", "few bytes", "raw"])

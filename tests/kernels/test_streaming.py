@@ -78,9 +78,18 @@ def render(
     scratch = cpu.fit_scratch(None, crop.geometry[None], size, streamed=True)
     out = np.zeros((size, size * 3), np.uint8)
     result = streaming.render_jpeg(
-        FUNCTIONS, STATE, np.frombuffer(data, np.uint8), sides, crop.geometry, crop.flip,
-        crop.down_first, whole, *normalizing_factors(size, MEAN, STD), scratch, out,
-    )  # fmt: skip
+        FUNCTIONS,
+        STATE,
+        np.frombuffer(data, np.uint8),
+        sides,
+        crop.geometry,
+        crop.flip,
+        crop.down_first,
+        whole,
+        *normalizing_factors(size, MEAN, STD),
+        scratch,
+        out,
+    )
     return result, out
 
 
@@ -91,14 +100,22 @@ def wanted(data: bytes, crop: Crop, size: int) -> np.ndarray:
     height, width, _ = pixels.shape
     frames = cpu.Frames(
         np.concatenate([pixels.reshape(-1), np.zeros(cpu.READ_PAST, np.uint8)]),
-        np.zeros((1, 3), np.int64), np.array([[width * 3, 0]]), np.array([[height, width]]),
-    )  # fmt: skip
+        np.zeros((1, 3), np.int64),
+        np.array([[width * 3, 0]]),
+        np.array([[height, width]]),
+    )
     scratch, out = cpu.fit_scratch(None, crop.geometry[None], size), np.zeros((1, size, size * 3))
     out = out.astype(np.uint8)
     cpu.render_rows(
-        frames, False, crop.geometry[None], np.array([crop.flip]), np.array([crop.down_first]),
-        *normalizing_factors(size, MEAN, STD), scratch, out,
-    )  # fmt: skip
+        frames,
+        False,
+        crop.geometry[None],
+        np.array([crop.flip]),
+        np.array([crop.down_first]),
+        *normalizing_factors(size, MEAN, STD),
+        scratch,
+        out,
+    )
     return out[0]
 
 
