@@ -91,6 +91,7 @@ def test_one_core(
                 random_photos.frames(part),
                 planar,
                 geometry[part],
+                rows.shrinks[part],
                 rows.flips[part],
                 down_first[part],
                 *factors,

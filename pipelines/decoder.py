@@ -113,12 +113,13 @@ class Decoder:
         self._header = (ctypes.c_int * 4)()
         self._fields = [ctypes.addressof(self._header) + 4 * at for at in range(4)]
 
-    def to_rgb(self, sample: int, target: NDArray[np.uint8]) -> None:
+    def to_rgb(self, sample: int, target: NDArray[np.uint8], shrink: int = 1) -> None:
         """Write a sample's pixels.
 
         Args:
             sample: its number.
             target: uint8[height * width * 3 or more], contiguous.
+            shrink: decodes a JPEG at 1 / 2, 4 or 8 of its size, by the reference decoder.
 
         Raises:
             DataError: the sample is broken, or of another size than stored.
@@ -127,7 +128,10 @@ class Decoder:
         if stored.mode == MODE_RAW:
             target[: len(stored.data)] = np.frombuffer(stored.data, np.uint8)
         elif self._needs_reference(sample, stored):
-            self._by_reference(sample, stored, target)
+            self._by_reference(sample, stored, target, shrink)
+        elif shrink > 1:
+            self._require_sound(sample, stored)
+            self._by_reference(sample, stored, target, shrink)
         else:
             with decompressor(self._library) as handle:
                 if self._read_header(handle, sample, stored):
@@ -193,8 +197,21 @@ class Decoder:
         """Whether there is no use in asking libjpeg-turbo."""
         return self._library is None or self._known.needs_reference(sample, stored)
 
-    def _by_reference(self, sample: int, stored: Stored, target: NDArray[np.uint8]) -> None:
-        pixels = np.asarray(decode(stored, self._name(sample)))
+    def _require_sound(self, sample: int, stored: Stored) -> None:
+        """Check a JPEG once: Pillow keeps its decoder's warnings to itself.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        if not self._known.has_been_read(sample):
+            if broken := _find_damage(stored):
+                raise DataError(self._name(sample), broken, "a whole JPEG", LEAVE_OUT)
+            self._known.note_sound(sample)
+
+    def _by_reference(
+        self, sample: int, stored: Stored, target: NDArray[np.uint8], shrink: int = 1
+    ) -> None:
+        pixels = np.asarray(decode(stored, self._name(sample), shrink))
         target[: pixels.size] = pixels.reshape(-1)
 
     def _read_header(self, handle: Any, sample: int, stored: Stored) -> bool:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,10 @@ VIEWS = ("train", "recordio", "eval", "eval-square", "native")
 #: Views that visit the samples in another order each epoch.
 SHUFFLED = ("train", "recordio")
 
+#: How JPEGs are decoded: as they are, or at a part of their size where that is enough.
+Decode = Literal["exact", "scaled"]
+DECODES: tuple[Decode, ...] = get_args(Decode)
+
 Floats = NDArray[np.float64]
 
 #: torchvision's RandomResizedCrop defaults.
@@ -47,6 +52,8 @@ _JITTER = (0.75, 1.5)
 #: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 and 3 are
 #: orders.
 _BOX = 2
+#: What an inverse DCT can shrink by, and how many times as large as the output a crop stays then.
+_SHRINKS, _SPARE = (2, 4, 8), 2
 #: Draws reserved per sample: 10 tries of 4 numbers, then the flip.
 _DRAWS, _FLIP_DRAW = 64, 63
 
@@ -61,6 +68,7 @@ class Rows:
         resized: int32[B, 2] height and width that it is resized to, px.
         corners: int32[B, 2] top and left of the output in that, px.
         flips: bool[B].
+        shrinks: int32[B], the part of its size at which a JPEG is decoded: 1, or 1 / 2, 4 or 8.
         size: output side S, px.
     """
 
@@ -69,6 +77,7 @@ class Rows:
     resized: NDArray[np.int32]
     corners: NDArray[np.int32]
     flips: NDArray[np.bool_]
+    shrinks: NDArray[np.int32]
     size: int
 
     def __len__(self) -> int:
@@ -82,6 +91,7 @@ class Rows:
             self.resized[part],
             self.corners[part],
             self.flips[part],
+            self.shrinks[part],
             self.size,
         )
 
@@ -105,6 +115,7 @@ class Plan:
         order: int64[N], the samples in the order in which they come; beyond `order.WHOLE_LIMIT`
             samples computed where it is asked for, see `make_order`.
         widths, heights: int32[N] by sample, px.
+        decode: one of DECODES.
     """
 
     view: str
@@ -114,6 +125,7 @@ class Plan:
     order: Ints
     widths: NDArray[np.int32]
     heights: NDArray[np.int32]
+    decode: Decode = "exact"
 
     def __len__(self) -> int:
         return len(self.order)
@@ -140,7 +152,10 @@ class Plan:
                 resized[part], corners[part] = self._resize(key, chosen, height, width)
             if self.view in SHUFFLED:
                 flips[part] = _uniform(key, chosen, _FLIP_DRAW) < 0.5
-        return Rows(samples, crops, resized, corners, flips, self.size)
+        shrinks = np.ones(count, np.int32)
+        if self.decode == "scaled":
+            shrinks = find_shrinks(crops[:, 2:], resized)
+        return Rows(samples, crops, resized, corners, flips, shrinks, self.size)
 
     def batches(
         self,
@@ -225,6 +240,7 @@ def make_plan(
     size: int = 224,
     seed: int = 0,
     epoch: int = 0,
+    decode: Decode = "exact",
 ) -> Plan:
     """Plan one epoch over samples of the given dimensions.
 
@@ -235,18 +251,39 @@ def make_plan(
         view: one of VIEWS.
         size: output side, px.
         seed, epoch: not negative.
+        decode: `scaled` lets the inverse DCT shrink a JPEG by 2, 4 or 8 while what it shows stays
+            twice the output.
 
     Raises:
-        UsageError: an unknown view, or a size, seed or epoch out of range.
+        UsageError: an unknown view or way to decode, or a size, seed or epoch out of range.
     """
     if view not in VIEWS:
         raise UsageError("view", repr(view), f"one of {', '.join(VIEWS)}")
+    if decode not in DECODES:
+        raise UsageError("decode", repr(decode), f"one of {', '.join(DECODES)}")
     if not 1 <= size <= 8192:
         raise UsageError("size", str(size), "1 to 8192 px")
     if seed < 0 or epoch < 0:
         raise UsageError("seed and epoch", f"{seed} and {epoch}", "numbers from 0 on")
     order = make_order(len(widths), seed=seed, epoch=epoch, shuffled=view in SHUFFLED)
-    return Plan(view, size, seed, epoch, order, widths, heights)
+    return Plan(view, size, seed, epoch, order, widths, heights, decode)
+
+
+def find_shrinks(extents: NDArray[np.int32], resized: NDArray[np.int32]) -> NDArray[np.int32]:
+    """By what an inverse DCT may shrink, so that twice the size that is wanted stays.
+
+    Args:
+        extents: int[B, 2] height and width of what is resized, px.
+        resized: int[B, 2] height and width that it is resized to, px.
+
+    Returns:
+        int32[B]: 1, 2, 4 or 8.
+    """
+    spare = (extents // (_SPARE * resized)).min(axis=1)
+    shrinks = np.ones(len(spare), np.int32)
+    for shrink in _SHRINKS:
+        shrinks[spare >= shrink] = shrink
+    return shrinks
 
 
 def resize_side(size: int) -> int:

@@ -3,16 +3,22 @@
 A sample is decoded by Pillow (libjpeg-turbo, accurate DCT, smooth upsampling), cut and resized by
 Pillow's antialiased bilinear filter as torchvision does it for Pillow images, then flipped; pixels
 are uint8 up to here, and every loader's distance is measured here. Normalization follows.
+
+A plan with `decode="scaled"` asks for other pixels where photos are large: Pillow decodes a JPEG at
+1/2, 1/4 or 1/8 of its size (`draft`), and resizes the part that the crop takes of the pixels that
+it covers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.formats.encode import decode
-from pipelines.formats.layout import Stored
+from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.images.pillow import crop
 from pipelines.plan import Rows
 
@@ -36,21 +42,46 @@ def render(stored: Stored, rows: Rows, row: int, name: str = "image") -> NDArray
     Raises:
         DataError: the sample does not decode.
     """
-    image = cut(decode(stored, name), rows, row)
+    shrink = 1 if stored.mode == MODE_RAW else int(rows.shrinks[row])
+    image = cut(decode(stored, name, shrink), rows, row, shrink)
     if rows.flips[row]:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image)
 
 
-def cut(image: Image.Image, rows: Rows, row: int) -> Image.Image:
-    """The S x S image that a row makes of a decoded image, before it is flipped."""
-    top, left, height, width = rows.crops[row].tolist()
+def cut(image: Image.Image, rows: Rows, row: int, shrink: int = 1) -> Image.Image:
+    """The S x S image that a row makes of one decoded at 1 / `shrink`, before it is flipped."""
+    (top, left, height, width), part = find_cover(rows.crops[row].tolist(), shrink)
     if (height, width) != (image.height, image.width):
         image = crop(image, left, top, width, height)
     height, width = rows.resized[row].tolist()
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), Image.Resampling.BILINEAR, part)
     top, left = rows.corners[row].tolist()
     return image.crop((left, top, left + rows.size, top + rows.size))
+
+
+def find_cover(
+    crop: Sequence[int], shrink: int
+) -> tuple[tuple[int, int, int, int], tuple[float, float, float, float]]:
+    """The cover of a crop: the pixels of a shrunk image that it lies on, whole or in part.
+
+    Args:
+        crop: top, left, height and width, px of the whole size.
+        shrink: 1, 2, 4 or 8.
+
+    Returns:
+        Top, left, height and width of the cover; left, top, right and bottom of the crop within it;
+        px of the shrunk size.
+    """
+    top, left, height, width = crop
+    bottom, right = top + height, left + width
+    first_line, first_column = top // shrink, left // shrink
+    lines, columns = -(-bottom // shrink) - first_line, -(-right // shrink) - first_column
+    sides = (left / shrink, top / shrink, right / shrink, bottom / shrink)
+    left_px, top_px, right_px, bottom_px = (
+        side - first for side, first in zip(sides, (first_column, first_line) * 2, strict=True)
+    )
+    return (first_line, first_column, lines, columns), (left_px, top_px, right_px, bottom_px)
 
 
 def render_batch(stored: list[Stored], rows: Rows) -> NDArray[np.uint8]:

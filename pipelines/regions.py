@@ -6,7 +6,7 @@ may not, or Pillow has another libjpeg, callers decode the image whole (`decoder
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -42,13 +42,16 @@ class RegionDecoder:
         """Decodes images whole, and weighs what libjpeg complains of."""
         return Decoder(self._source, self.known)
 
-    def crop(self, sample: int, stored: Stored, box: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    def crop(
+        self, sample: int, stored: Stored, box: Sequence[int], shrink: int = 1
+    ) -> NDArray[np.uint8] | None:
         """Decode a part of a sample.
 
         Args:
             sample: its number.
             stored: its bytes.
-            box: top, left, height, width, px, within the image.
+            box: top, left, height, width, px, within the image as it is decoded.
+            shrink: decodes the image at 1 / 2, 4 or 8 of its size.
 
         Returns:
             uint8[height, width, 3] RGB, of lines that lie apart, until the next call; None if it
@@ -67,13 +70,38 @@ class RegionDecoder:
         def decode(*arguments: Any) -> int:
             nonlocal first
             *image, whole = arguments
-            result, begin = streaming.decode_region(*image, box, whole, lines)
+            region = tuple(box)
+            result, begin = streaming.decode_region(*image, shrink, region, whole, lines)
             first = 3 * begin
             return int(result)
 
         if not self.run(sample, stored, decode):
             return None
         return lines[:height, first : first + 3 * width].reshape(height, width, 3)
+
+    def whole(self, sample: int, stored: Stored, target: NDArray[np.uint8]) -> bool:
+        """Decode a sample whole, straight to where its pixels are wanted.
+
+        Args:
+            sample: its number.
+            stored: its bytes.
+            target: uint8[height * width * 3], contiguous.
+
+        Returns:
+            Whether it is done; else another decoder has to.
+
+        Raises:
+            DataError: the sample is broken, or of another size than stored.
+        """
+        lines = target.reshape(stored.height, stored.width * 3)
+        region = (0, 0, stored.height, stored.width)
+
+        def decode(*arguments: Any) -> int:
+            *image, whole = arguments
+            result, _ = streaming.decode_region(*image, 1, region, whole, lines)
+            return int(result)
+
+        return self.run(sample, stored, decode)
 
     def run(self, sample: int, stored: Stored, decode: Callable[..., int]) -> bool:
         """Decode a part of a sample by a kernel, and weigh what libjpeg says.

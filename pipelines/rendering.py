@@ -103,8 +103,9 @@ class Renderer(ABC):
         """
         if plan.size != self.pool.shape[1]:  # the kernel would read and write anywhere
             raise ValueError(f"a plan of {plan.size} px, batches of {self.pool.shape[1]}")
+        rows = self._as_decoded(rows)
         geometry, down_first = make_geometry(rows, plan)
-        whole = Piece(slice(None), rows.samples, geometry, rows.flips, down_first)
+        whole = Piece(slice(None), rows.samples, geometry, rows.shrinks, rows.flips, down_first)
         step = self._piece_rows
         pieces = [
             whole.cut(slice(at, min(at + step, len(rows)))) for at in range(0, len(rows), step)
@@ -134,6 +135,10 @@ class Renderer(ABC):
         worker, size = self.worker(), out.shape[1]
         self._draw(piece, worker, out[piece.part].reshape(-1, size, size * 3))
         worker.relax()
+
+    def _as_decoded(self, rows: Rows) -> Rows:
+        """The rows of samples of which some cannot be decoded at a part of their size."""
+        return rows
 
     @abstractmethod
     def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
@@ -167,9 +172,10 @@ class Renderer(ABC):
             frames,
             planar,
             piece.geometry,
+            piece.shrinks,
             piece.flips,
             piece.down_first,
-            *worker.fit(piece.geometry, out.shape[1], planar),
+            *worker.fit(piece, out.shape[1], planar),
             out,
         )
 
@@ -179,7 +185,8 @@ class Renderer(ABC):
         Two threads at once would trip over each other, and FFCV over both (see `ffcv_loader`).
         """
         nothing, flags = np.empty(0, np.int64), np.empty(0, np.bool_)
-        piece = Piece(slice(0), nothing, np.empty((0, 2, 4), np.int32), flags, flags)
+        geometry, shrinks = np.empty((0, 2, 4), np.int32), np.empty(0, np.int32)
+        piece = Piece(slice(0), nothing, geometry, shrinks, flags, flags)
         worker = self.worker()
         frames = cpu.Frames(worker.room(0), *(np.empty((0, n), np.int64) for n in (3, 2, 2)))
         out = np.empty((0, 1, 3), self._written)
@@ -265,7 +272,9 @@ def make_geometry(rows: Rows, plan: Plan) -> tuple[NDArray[np.int32], NDArray[np
     inside &= (offset >= 0) & (offset + plan.size <= resized)
     if not inside.all():
         raise ValueError(f"row {np.argmin(inside.all(1))}'s crop reaches out of its image")
-    return geometry, goes_down_first(length, resized, _PILLOW)
+    shrinks = rows.shrinks[:, None]
+    covered = -(-(start + length) // shrinks) - start // shrinks
+    return geometry, goes_down_first(covered, resized, _PILLOW)
 
 
 def goes_down_first(
@@ -274,7 +283,8 @@ def goes_down_first(
     """The rows that Pillow resizes down before across; the other order rounds otherwise.
 
     Args:
-        length, resized: int64[B, 2] height and width before and after, px.
+        length, resized: int64[B, 2] height and width before and after, px; before, those of the
+            image that is given to Pillow, of which its crop may be a part.
         pillow: its version, two numbers at least.
 
     Source: pull requests 9524 (Pillow 12.2) and 9549 (13.0) of python-pillow/Pillow.

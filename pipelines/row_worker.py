@@ -31,18 +31,20 @@ class Piece:
         part: which.
         samples: int64[B].
         geometry: int32[B, 2, 4], see `cpu.START`.
+        shrinks: int32[B], at what part of its size a JPEG is decoded, see `cpu.render_rows`.
         flips, down_first: bool[B].
     """
 
     part: slice
     samples: NDArray[np.int64]
     geometry: NDArray[np.int32]
+    shrinks: NDArray[np.int32]
     flips: NDArray[np.bool_]
     down_first: NDArray[np.bool_]
 
     def cut(self, part: slice) -> Piece:
         """A part of it, as a piece of the same batch."""
-        arrays = (self.samples, self.geometry, self.flips, self.down_first)
+        arrays = (self.samples, self.geometry, self.shrinks, self.flips, self.down_first)
         return Piece(part, *(each[part] for each in arrays))  # type: ignore[arg-type]
 
 
@@ -63,12 +65,12 @@ class Worker:
 
     def fit(
         self,
-        geometry: NDArray[np.int32],
+        piece: Piece,
         size: int,
         planar: bool = False,
         streamed: bool = False,
     ) -> Fitting:
-        """Scale, bias, and scratch that is large enough for these rows, see `cpu.fit_scratch`.
+        """Scale, bias, and scratch that is large enough for a piece, see `cpu.fit_scratch`.
 
         The size is the batch's, whatever the renderer's is by now: one that nobody waits for any
         more may still be in the making.
@@ -76,7 +78,9 @@ class Worker:
         if size != self._size:
             self._size, self._factors = size, normalizing_factors(size, MEAN, STD)
             self._scratch = None
-        self._scratch = cpu.fit_scratch(self._scratch, geometry, size, planar, streamed)
+        self._scratch = cpu.fit_scratch(
+            self._scratch, piece.geometry, size, planar, streamed, piece.shrinks
+        )
         return *self._factors, self._scratch
 
     def render_jpegs(self, piece: Piece, rows: list[int], out: NDArray[Any]) -> list[int]:
@@ -93,7 +97,7 @@ class Worker:
         Raises:
             DataError: a sample is broken, or of another size than stored.
         """
-        fitting = self.fit(piece.geometry, out.shape[1], streamed=True)
+        fitting = self.fit(piece, out.shape[1], streamed=True)
         left = []
         for row in rows:
             sample = int(piece.samples[row])
@@ -105,18 +109,16 @@ class Worker:
     def load(self, dtype: type[np.generic]) -> None:
         """Compile or load the kernel that decodes, for batches of a dtype."""
         geometry = np.tile(np.array([0, 1, 1, 0], np.int32), (1, 2, 1))
-        none = np.zeros(1, np.bool_)
-        piece = Piece(slice(0, 1), np.zeros(1, np.int64), geometry, none, none)
-        fitting = self.fit(geometry, 1, streamed=True)
+        one, none = np.ones(1, np.int32), np.zeros(1, np.bool_)
+        piece = Piece(slice(0, 1), np.zeros(1, np.int64), geometry, one, none, none)
+        fitting = self.fit(piece, 1, streamed=True)
         self.regions.load(partial(self._render, piece, 0, fitting, np.empty((1, 3), dtype)))
 
     @staticmethod
     def _render(piece: Piece, row: int, fitting: Fitting, out: NDArray[Any], *image: Any) -> int:
         *image_of, whole = image
-        turns = piece.flips[row], piece.down_first[row]
-        result: int = streaming.render_jpeg(
-            *image_of, piece.geometry[row], *turns, whole, *fitting, out
-        )
+        how = piece.geometry[row], piece.shrinks[row], piece.flips[row], piece.down_first[row]
+        result: int = streaming.render_jpeg(*image_of, *how, whole, *fitting, out)
         return result
 
     def relax(self) -> None:

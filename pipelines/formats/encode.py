@@ -276,8 +276,13 @@ def read_stored(path: str, encoder: Encoder, sample: int) -> Stored:
     return encoded.stored
 
 
-def decode(stored: Stored, name: str = "image") -> Image.Image:
+def decode(stored: Stored, name: str = "image", shrink: int = 1) -> Image.Image:
     """A sample's pixels by Pillow, the reference decoder: an RGB image of the stored size.
+
+    Args:
+        stored: the sample.
+        name: what an error calls it.
+        shrink: by what the inverse DCT shrinks a JPEG: 1, 2, 4 or 8; its sides are rounded up.
 
     Raises:
         DataError: the bytes do not decode, or not to the stored size.
@@ -289,13 +294,16 @@ def decode(stored: Stored, name: str = "image") -> Image.Image:
         raise DataError(name, TOO_MANY_SCANS, "a photo", LEAVE_OUT)
     try:
         with open_image(memoryview(stored.data), _JPEG) as opened:
+            size = opened.size
+            if shrink > 1:
+                opened.draft(None, (max(1, size[0] // shrink), max(1, size[1] // shrink)))
             image = opened.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # as in Encoder.encode
         raise DataError(name, describe(error), "a whole JPEG", LEAVE_OUT) from error
-    if image.size != (stored.width, stored.height):
-        found = f"{image.width} x {image.height} px"
+    if size != (stored.width, stored.height):
+        found = f"{size[0]} x {size[1]} px"
         raise DataError(name, found, f"{stored.width} x {stored.height}", "rerun fastft convert")
     return image
 

@@ -103,6 +103,7 @@ def fit_scratch(
     size: int,
     planar: bool = False,
     streamed: bool = False,
+    shrinks: NDArray[np.int32] | int = 1,
 ) -> Scratch:
     """Scratch for these rows: `old` if it is large enough, else with longer arrays.
 
@@ -113,10 +114,13 @@ def fit_scratch(
         planar: whether frames hold planes.
         streamed: whether lines come one by one, see `streaming`: no more are held than two output
             pixels' taps.
+        shrinks: int32[B] or one number, see `render_rows`.
     """
-    support = np.maximum(geometry[..., LENGTH] / geometry[..., RESIZED], 1)
+    lengths = geometry[..., LENGTH] / np.asarray(shrinks)[..., None]
+    support = np.maximum(lengths / geometry[..., RESIZED], 1)
     # What one axis's taps touch: never more than there is.
-    span = np.minimum(np.ceil((size + 2) * support) + 3, geometry[..., LENGTH]).astype(int)
+    most = np.ceil(lengths) + (np.asarray(shrinks) > 1)[..., None]
+    span = np.minimum(np.ceil((size + 2) * support) + 3, most).astype(int)
     rows, columns = span.max(0, initial=1).tolist()
     taps = int(np.ceil(support.max(initial=1))) * 2 + 1
     groups = -(-size // AT_ONCE)
@@ -160,7 +164,7 @@ def _grown(array: NDArray[Any], length: int) -> NDArray[Any]:
 
 @entry
 def render_rows(  # type: ignore[no-untyped-def]
-    frames, planar, geometry, flips, down_first, scale, bias, scratch, out
+    frames, planar, geometry, shrinks, flips, down_first, scale, bias, scratch, out
 ):
     """Cut, resize, flip and normalize some rows of a plan.
 
@@ -168,6 +172,8 @@ def render_rows(  # type: ignore[no-untyped-def]
         frames: a Frames.
         planar: whether it holds planes.
         geometry: int32[B, 2, 4], see START.
+        shrinks: int32[B], 1, or 2, 4 or 8 where a frame holds the image at that part of its size,
+            by which the geometry is in pixels of the whole size.
         flips: bool[B].
         down_first: bool[B], rows that take the pass down first, as Pillow does where a crop shrinks
             by far more in height than in width.
@@ -177,13 +183,15 @@ def render_rows(  # type: ignore[no-untyped-def]
     """
     for row in range(len(geometry)):
         vertical, horizontal = geometry[row]
-        fill_taps(vertical, False, scratch, 0)
-        taps = fill_taps(horizontal, flips[row], scratch, 1)
+        shrink = shrinks[row]
+        fill_taps(vertical, shrink, False, scratch, 0)
+        taps = fill_taps(horizontal, shrink, flips[row], scratch, 1)
         top, lines = find_span(scratch, 0)
         left, columns = find_span(scratch, 1)
         blocks = pack_weights(scratch, taps, left, columns)
         # `source` is the first line of the crop, which planes begin at the first that is touched.
-        first, begin = vertical[START] + top, horizontal[START] + left
+        start = vertical[START] // shrink
+        first, begin = start + top, horizontal[START] // shrink + left
         if planar:
             pitch = columns * 3 + READ_PAST
             to_rgb(
@@ -202,7 +210,7 @@ def render_rows(  # type: ignore[no-untyped-def]
         else:
             pitch = frames.pitches[row, 0]
             source = frames.data.ctypes.data + frames.offsets[row, 0]
-            source += vertical[START] * pitch + begin * 3
+            source += start * pitch + begin * 3
         if down_first[row]:
             _down_then_across(source, pitch, columns * 3, blocks, scale, bias, scratch, out[row])
         else:
@@ -211,22 +219,27 @@ def render_rows(  # type: ignore[no-untyped-def]
 
 
 @inner
-def fill_taps(geometry, mirrored, scratch, axis):  # type: ignore[no-untyped-def]
+def fill_taps(geometry, shrink, mirrored, scratch, axis):  # type: ignore[no-untyped-def]
     """Each output pixel's taps: the triangle filter over the source, never past its ends.
+
+    The source is the crop, or all pixels that it covers of a shrunk image, whole or in part.
 
     Returns:
         The most taps of any pixel.
     """
-    length, resized, offset = geometry[LENGTH], geometry[RESIZED], geometry[OFFSET]
+    resized, offset = geometry[RESIZED], geometry[OFFSET]
+    begin = geometry[START] // shrink
+    length = (geometry[START] + geometry[LENGTH] + shrink - 1) // shrink - begin
+    first_px = geometry[START] / shrink - begin
     first, count, weights = scratch.first[axis], scratch.counts[axis], scratch.weights[axis]
     size = len(first)
     room = len(weights) // size
-    scale = length / resized
+    scale = geometry[LENGTH] / shrink / resized
     support = max(scale, 1.0)
     per_px = 1.0 / support
     most = 0
     for pixel in range(size):
-        center = (offset + pixel + 0.5) * scale
+        center = first_px + (offset + pixel + 0.5) * scale
         low = max(int(center - support + 0.5), 0)
         high = min(int(center + support + 0.5), length)
         total = 0.0

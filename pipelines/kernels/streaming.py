@@ -41,6 +41,8 @@ from pipelines.kernels.libjpeg import (
     READ,
     READ_HEADER,
     RGB,
+    SCALE_DENOM_32,
+    SCALE_NUM_32,
     SECOND,
     SKIP,
     START_DECOMPRESS,
@@ -66,7 +68,19 @@ _NARROWEST = 16
 
 @entry
 def render_jpeg(  # type: ignore[no-untyped-def]
-    functions, state, data, sides, geometry, flip, down_first, whole, scale, bias, scratch, out
+    functions,
+    state,
+    data,
+    sides,
+    geometry,
+    shrink,
+    flip,
+    down_first,
+    whole,
+    scale,
+    bias,
+    scratch,
+    out,
 ):
     """Decode what a row of a plan shows of a JPEG; cut, resize, flip and normalize it.
 
@@ -76,6 +90,8 @@ def render_jpeg(  # type: ignore[no-untyped-def]
         data: uint8[...], the JPEG.
         sides: height and width of the image as the plan knows it, px; geometry lies within.
         geometry: int32[2, 4], see `cpu.START`.
+        shrink: 1, or 2, 4 or 8: the part of its size at which the image is decoded, by the inverse
+            DCT; the geometry is in pixels of the whole size.
         flip: whether to mirror.
         down_first: see `cpu.render_rows`.
         whole: read the data to their end, to hear all that libjpeg has to say of them.
@@ -87,39 +103,43 @@ def render_jpeg(  # type: ignore[no-untyped-def]
         DONE, WARNED, GAVE_UP or OTHER_SIZE.
     """
     vertical, horizontal = geometry
-    fill_taps(vertical, False, scratch, 0)
-    taps = fill_taps(horizontal, flip, scratch, 1)
+    fill_taps(vertical, shrink, False, scratch, 0)
+    taps = fill_taps(horizontal, shrink, flip, scratch, 1)
     top, lines = find_span(scratch, 0)
     left, columns = find_span(scratch, 1)
     blocks = pack_weights(scratch, taps, left, columns)
-    region = vertical[START] + top, horizontal[START] + left, lines, columns
-    result, begin = _begin(functions, state, data, sides, region)
+    top += vertical[START] // shrink
+    region = top, horizontal[START] // shrink + left, lines, columns
+    result, begin = _begin(functions, state, data, sides, shrink, region)
     sound = result == DONE and _resize(
         functions, state, begin, columns, blocks, down_first, scale, bias, scratch, out
     )
     fence()
-    return _end(functions, state, sides, region, result, sound, whole, scratch.pixels)
+    return _end(functions, state, sides, shrink, region, result, sound, whole, scratch.pixels)
 
 
 @entry
-def decode_region(functions, state, data, sides, region, whole, out):  # type: ignore[no-untyped-def]
+def decode_region(  # type: ignore[no-untyped-def]
+    functions, state, data, sides, shrink, region, whole, out
+):
     """Decode some lines and columns of a JPEG.
 
     Args:
-        functions, state, data, sides, whole: as in `render_jpeg`.
-        region: top, left, height and width of what is wanted, px, within the image.
-        out: uint8[height + 1, (width + COLUMN_SLACK) * 3]; the last line is scratch.
+        functions, state, data, sides, shrink, whole: as in `render_jpeg`.
+        region: top, left, height and width of what is wanted of the image at its shrunk size, px.
+        out: uint8[height + 1, (width + COLUMN_SLACK) * 3]; the last line is scratch. Of the whole
+            image, uint8[height, width * 3] will do.
 
     Returns:
         DONE, WARNED, GAVE_UP or OTHER_SIZE; where the columns begin in each line, px.
     """
-    result, begin = _begin(functions, state, data, sides, region)
+    result, begin = _begin(functions, state, data, sides, shrink, region)
     sound = result == DONE
     for row in range(region[2]):
         sound = sound and _read(functions, state, out[row].ctypes.data)
         if not sound:
             break
-    return _end(functions, state, sides, region, result, sound, whole, out[-1]), begin
+    return _end(functions, state, sides, shrink, region, result, sound, whole, out[-1]), begin
 
 
 @inner
@@ -132,11 +152,11 @@ def _call(functions, state, which, second, third):  # type: ignore[no-untyped-de
 
 
 @inner
-def _begin(functions, state, data, sides, region):  # type: ignore[no-untyped-def]
+def _begin(functions, state, data, sides, shrink, region):  # type: ignore[no-untyped-def]
     """Make a decompressor for one image, with no table of another one, and go to a region's lines.
 
     Args:
-        functions, state, data, sides, region: as in `decode_region`.
+        functions, state, data, sides, shrink, region: as in `decode_region`.
 
     Returns:
         DONE, GAVE_UP or OTHER_SIZE; where the region's columns begin in a line that is then read,
@@ -160,6 +180,8 @@ def _begin(functions, state, data, sides, region):  # type: ignore[no-untyped-de
     if words[2 * CINFO + HEIGHT_32] != height or words[2 * CINFO + WIDTH_32] != width:
         return OTHER_SIZE, 0
     words[2 * CINFO + OUT_COLOR_SPACE_32] = RGB
+    words[2 * CINFO + SCALE_NUM_32], words[2 * CINFO + SCALE_DENOM_32] = 1, shrink
+    width = (width + shrink - 1) // shrink
     if not _call(functions, state, START_DECOMPRESS, 0, 0):
         return GAVE_UP, 0
     top, left, _, columns = region
@@ -177,12 +199,12 @@ def _begin(functions, state, data, sides, region):  # type: ignore[no-untyped-de
 
 @inner
 def _end(  # type: ignore[no-untyped-def]
-    functions, state, sides, region, result, sound, whole, line
+    functions, state, sides, shrink, region, result, sound, whole, line
 ):
     """End a decompressor behind its last line.
 
     Args:
-        functions, state, sides, region, whole: as in `decode_region`.
+        functions, state, sides, shrink, region, whole: as in `decode_region`.
         result: of `_begin`.
         sound: whether all lines have been read.
         line: uint8[...], scratch for one.
@@ -191,7 +213,7 @@ def _end(  # type: ignore[no-untyped-def]
         DONE, WARNED, GAVE_UP or OTHER_SIZE.
     """
     if sound and whole:
-        rest = sides[0] - region[0] - region[2]
+        rest = (sides[0] + shrink - 1) // shrink - region[0] - region[2]
         # Lines that are skipped are read but for the last.
         sound = (
             (rest < 2 or _call(functions, state, SKIP, rest - 1, 0))

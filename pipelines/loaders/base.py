@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from pipelines.errors import UsageError
 from pipelines.forks import here, in_every_fork, keep_for_good, require_main_guard
 from pipelines.formats.source import Source
-from pipelines.plan import Plan, Rows, make_plan
+from pipelines.plan import DECODES, Decode, Plan, make_plan
 from pipelines.reference import MEAN, STD
 from pipelines.transfer import Normalizer, to_device
 from pipelines.workers import cpu_count
 
+_SCALING = "take loader 'ffcv' or 'torchvision', or 'resident' with store_side"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -48,7 +49,7 @@ class Loader(ABC):
     Attributes:
         name: what `make_loader` calls its kind.
         source: the samples.
-        view, batch_size, seed, rank, world, drop_last: as given to `make_loader`.
+        view, batch_size, seed, rank, world, drop_last, decode: as given to `make_loader`.
         size: S, px, as given there or to `set_size`.
         device: where batches arrive.
         dtype: of normalized images; None for uint8.
@@ -58,6 +59,8 @@ class Loader(ABC):
     """
 
     name: ClassVar[str]
+    #: Ways to decode that it knows.
+    decodes: ClassVar[tuple[Decode, ...]] = ("exact",)
     stated: tuple[float, int] | None = None
 
     def __init__(
@@ -75,13 +78,14 @@ class Loader(ABC):
         rank: int,
         world: int,
         drop_last: bool,
+        decode: Decode = "exact",
         begins: bool = True,
     ) -> None:
         """Make a loader; see `make_loader`.
 
         Args:
             source, view, size, batch_size, seed, device, dtype, normalize: see there.
-            workers, rank, world, drop_last: see there.
+            workers, rank, world, drop_last, decode: see there.
             begins: whether to take threads, processes and memory now, or with the first iteration:
                 so does what came from another process.
 
@@ -98,11 +102,15 @@ class Loader(ABC):
                 f"at most {len(source)} when the last batch is dropped",
                 "take a smaller batch",
             )
+        if decode not in self.decodes:
+            known = " or ".join(map(repr, self.decodes))
+            remedy = _SCALING if decode in DECODES else ""
+            raise UsageError(self._title, f"decode {decode!r}", f"decode {known}", remedy)
         if normalize and dtype is not None and dtype not in _DTYPES:
             raise UsageError("dtype", str(dtype), "float32, bfloat16 or float16")
         self.source = source
         self.view, self.size, self.batch_size, self.seed = view, size, batch_size, seed
-        self.rank, self.world, self.drop_last = rank, world, drop_last
+        self.rank, self.world, self.drop_last, self.decode = rank, world, drop_last, decode
         self.device = torch.device(device)
         self.workers = workers or cpu_count()
         self.dtype = (dtype or torch.float32) if normalize else None
@@ -307,6 +315,7 @@ class Loader(ABC):
             "rank": self.rank,
             "world": self.world,
             "drop_last": self.drop_last,
+            "decode": self.decode,
         }
 
     def _leave_behind(self) -> None:
@@ -340,6 +349,7 @@ class Loader(ABC):
             size=self.size if size is None else size,
             seed=self.seed,
             epoch=epoch,
+            decode=self.decode,
         )
 
     def _make_normalizer(self, size: int) -> Normalizer:
@@ -349,10 +359,6 @@ class Loader(ABC):
 
             fused = normalize
         return Normalizer(size, MEAN, STD, device=self.device, dtype=self.dtype, fused=fused)
-
-    def _rows(self, plan: Plan, start: int) -> Iterator[Rows]:
-        """This rank's rows, a batch at a time."""
-        return map(plan.rows, self._shares(plan, start))
 
     def _shares(self, plan: Plan, start: int) -> Iterator[NDArray[np.int64]]:
         """This rank's samples, a batch at a time."""

@@ -98,7 +98,7 @@ class DaliLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        rows, feeder = self._rows(plan, start), self._feeder
+        rows, feeder = map(plan.rows, self._shares(plan, start)), self._feeder
         feeder.error = None
         while True:
             try:

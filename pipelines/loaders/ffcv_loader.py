@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from queue import Empty
 from typing import Any
 
@@ -23,7 +24,7 @@ from pipelines.formats.beton import Index
 from pipelines.formats.layout import MODE_RAW
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
-from pipelines.plan import Plan
+from pipelines.plan import DECODES, Plan, Rows
 from pipelines.rendering import Renderer, Rendering, compiling, surfacing
 from pipelines.row_worker import Piece, Worker
 from pipelines.workers import require_thread_room
@@ -64,6 +65,7 @@ class FfcvLoader(Loader):
     """Executes the plan under `ffcv.Loader`."""
 
     name = "ffcv"
+    decodes = DECODES
     # None has been seen; Pillow may change the order of its two passes again, which costs one.
     stated = (0.05, 1)
 
@@ -139,9 +141,14 @@ class _Renderer(Renderer):
         # Pixels are used where they lie: copied they would cost half as much again as the kernel.
         self._mapped = index.file.map() if (index.modes == MODE_RAW).any() else None
 
+    def _as_decoded(self, rows: Rows) -> Rows:
+        is_raw = self._index.modes[rows.samples] == MODE_RAW
+        return replace(rows, shrinks=np.where(is_raw, np.int32(1), rows.shrinks))
+
     def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
         index, samples = self._index, piece.samples
         sides = np.stack((index.heights[samples], index.widths[samples]), axis=1).astype(np.int64)
+        sides = -(-sides // piece.shrinks[:, None])
         pitches = np.stack((sides[:, 1] * 3, sides[:, 1]), axis=1)
         raw = index.modes[samples] == MODE_RAW
         if self._mapped is not None and raw.all() and self._may_use_map(samples):
@@ -167,7 +174,8 @@ class _Renderer(Renderer):
                 if raw[row]:
                     index.read_into(sample, int(starts[row]), room[begin : begin + int(sizes[row])])
                 else:
-                    worker.regions.decoder.to_rgb(sample, room[begin:])
+                    shrink = int(piece.shrinks[row])
+                    worker.regions.decoder.to_rgb(sample, room[begin:], shrink)
             offsets = np.repeat((begins - starts[part])[:, None], 3, axis=1)
             frames = cpu.Frames(room, offsets, pitches[part], sides[part])
             self._render_rows(frames, piece.cut(part), worker, out[part])

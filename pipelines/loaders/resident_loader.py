@@ -25,7 +25,7 @@ from pipelines.errors import FastftError, UsageError
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
-from pipelines.plan import SHUFFLED, Plan, make_plan
+from pipelines.plan import DECODES, SHUFFLED, Decode, Plan, make_plan
 from pipelines.rendering import Renderer, Rendering
 from pipelines.resident.filler import Filler, HostSink
 from pipelines.resident.placement import Place, choose_place, require_room
@@ -50,6 +50,7 @@ class ResidentLoader(Loader):
     """Executes the plan on decoded pixels."""
 
     name = "resident"
+    decodes = DECODES
     # None has been seen; Pillow may change the order of its two passes again, which costs one.
     stated: tuple[float, int] | None = (0.05, 1)
 
@@ -62,6 +63,7 @@ class ResidentLoader(Loader):
         store_file: str | Path | None = None,
         store_place: str = "auto",
         store_least: Callable[[float], float] | None = None,
+        decode: Decode = "exact",
         **arguments: Any,
     ) -> None:
         """Take memory; see `make_loader`.
@@ -73,7 +75,8 @@ class ResidentLoader(Loader):
             UsageError: the pixels fit into no memory of this machine.
             DataError: the store's file cannot be made, is something else or in use.
         """
-        self._layout = lay_out(source, StoreFormat(kind=store, shorter_px=store_side))
+        kept = StoreFormat(kind=store, shorter_px=store_side, decode=decode)
+        self._layout = lay_out(source, kept)
         self._file = None if store_file is None else Path(store_file)
         self._asked, self._least = store_place, store_least
         self._place = Place(on_gpu=False)
@@ -83,7 +86,7 @@ class ResidentLoader(Loader):
         self._executor: Any = None
         if store_side or self._layout.format.planar:
             self.stated = None
-        super().__init__(source, **arguments)
+        super().__init__(source, decode=decode, **arguments)
 
     def _begin(self) -> None:
         source, share = self.source, -(-self.batch_size // self.world)

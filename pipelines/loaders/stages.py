@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.decoder import Known
+from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.plan import Plan
-from pipelines.reference import MEAN, STD
+from pipelines.reference import MEAN, STD, find_cover
 from pipelines.regions import RegionDecoder
 from pipelines.rendering import make_geometry
 from pipelines.resident.store import PixelWriter, StoreFormat, lay_out
@@ -34,7 +35,8 @@ class Decoding:
 
     def __init__(self, source: Source, samples: NDArray[np.int64], plan: Plan) -> None:
         self._source, self._samples = source, samples
-        self._crops = plan.rows(samples).crops
+        rows = plan.rows(samples)
+        self._shown = list(zip(rows.crops.tolist(), rows.shrinks.tolist(), strict=True))
         areas = source.heights[samples].astype(np.int64) * source.widths[samples]
         self._largest_bytes = 3 * int(areas.max())
         self._known = Known(source)
@@ -46,10 +48,13 @@ class Decoding:
 
         def decode(part: slice) -> NDArray[np.uint8]:
             pixels = room
-            for sample, crop in zip(self._samples[part].tolist(), self._crops[part], strict=True):
-                found = regions.crop(sample, source.stored(sample), tuple(crop.tolist()))
+            shown = zip(self._samples[part].tolist(), self._shown[part], strict=True)
+            for sample, (crop, shrink) in shown:
+                stored = source.stored(sample)
+                shrink = 1 if stored.mode == MODE_RAW else shrink
+                found = regions.crop(sample, stored, find_cover(crop, shrink)[0], shrink)
                 if found is None:
-                    regions.decoder.to_rgb(sample, room)
+                    regions.decoder.to_rgb(sample, room, shrink)
                 pixels = room if found is None else found
             return pixels
 
@@ -90,7 +95,7 @@ class Kernel:
             pixels, layout.offsets[samples], layout.pitches[samples], sides.astype(np.int64)
         )
         rows = plan.rows(samples)
-        self._flips, self._size = rows.flips, plan.size
+        self._shrinks, self._flips, self._size = rows.shrinks, rows.flips, plan.size
         self._geometry, self._down_first = make_geometry(rows, plan)
         self._written: type[np.generic] = np.float32 if normalize else np.uint8
 
@@ -107,6 +112,7 @@ class Kernel:
                 cpu.Frames(pixels, *(each[part] for each in places)),
                 False,
                 geometry,
+                self._shrinks[part],
                 self._flips[part],
                 self._down_first[part],
                 *factors,

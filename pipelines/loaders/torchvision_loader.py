@@ -9,7 +9,7 @@ crop is decoded, by Pillow's libjpeg without Pillow; resized they are as ever.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.errors import FastftError
 from pipelines.forks import is_daemonic
 from pipelines.formats.encode import decode
-from pipelines.formats.layout import Stored
+from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.formats.source import Source
 from pipelines.loaders.base import Loader
 from pipelines.loaders.worker_processes import (
@@ -32,7 +32,8 @@ from pipelines.loaders.worker_processes import (
     raise_errors,
     share,
 )
-from pipelines.plan import Plan, Rows
+from pipelines.plan import DECODES, Plan, Rows
+from pipelines.reference import find_cover
 from pipelines.vision import functional
 from pipelines.workers import in_order, make_threads
 
@@ -48,6 +49,7 @@ class TorchvisionLoader(Loader):
     """Executes the plan with torchvision's functional operations on Pillow images."""
 
     name = "torchvision"
+    decodes = DECODES
     stated = (0, 0)
 
     def _begin(self) -> None:
@@ -67,7 +69,7 @@ class TorchvisionLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        items = self._rows(plan, start)
+        items = map(plan.rows, self._shares(plan, start))
         if is_daemonic():
             yield from self._to_device(self._decode_here(items))
             return
@@ -133,26 +135,33 @@ class _PlanDataset(Dataset[Any]):
         sample = int(rows.samples[row])
         name = f"{self._source.path}: {self._source.name(sample)}"
         stored = self._source.stored(sample)
-        crop, resized = rows.crops[row].tolist(), rows.resized[row].tolist()
-        cut = crop[2:] != [stored.height, stored.width]
-        image = self._decode_part(sample, stored, crop) if cut and self._in_part else None
+        shrink = 1 if stored.mode == MODE_RAW else int(rows.shrinks[row])
+        crop, part = find_cover(rows.crops[row].tolist(), shrink)
+        resized = rows.resized[row].tolist()
+        cut = crop[2:] != (-(-stored.height // shrink), -(-stored.width // shrink))
+        image = self._decode_part(sample, stored, crop, shrink) if cut and self._in_part else None
         if image is None:
-            image = decode(stored, name)
+            image = decode(stored, name, shrink)
             if cut:
                 image = functional.crop(image, *crop)
-        image = functional.resize(image, resized)
+        if shrink == 1:
+            image = functional.resize(image, resized)
+        else:  # torchvision resizes whole images alone
+            image = image.resize((resized[1], resized[0]), Image.Resampling.BILINEAR, part)
         if resized != [rows.size, rows.size]:
             image = functional.crop(image, *rows.corners[row].tolist(), rows.size, rows.size)
         return functional.hflip(image) if rows.flips[row] else image
 
-    def _decode_part(self, sample: int, stored: Stored, crop: list[int]) -> Image.Image | None:
+    def _decode_part(
+        self, sample: int, stored: Stored, crop: Sequence[int], shrink: int
+    ) -> Image.Image | None:
         """The crop of an image; None if the image has to be decoded whole."""
         decoder: RegionDecoder | None = getattr(self._local, "decoder", None)
         if decoder is None:
             from pipelines.regions import RegionDecoder  # loads numba
 
             decoder = self._local.decoder = RegionDecoder(self._source)
-        pixels = decoder.crop(sample, stored, tuple(crop))
+        pixels = decoder.crop(sample, stored, crop, shrink)
         return None if pixels is None else Image.fromarray(pixels)
 
 

@@ -17,9 +17,13 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.decoder import Decoder, Known
+from pipelines.decoder import Known
 from pipelines.errors import UsageError
+from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
+from pipelines.plan import Decode, find_shrinks
+from pipelines.reference import find_cover
+from pipelines.regions import RegionDecoder
 
 KINDS = ("rgb", "yuv420")
 #: Samples begin at multiples of a cache line.
@@ -37,16 +41,25 @@ class StoreFormat:
     Attributes:
         kind: one of KINDS.
         shorter_px: images whose shorter side is longer are shrunk to this; 0 keeps sizes.
+        decode: `scaled` lets the inverse DCT begin to shrink them.
     """
 
     kind: str = "rgb"
     shorter_px: int = 0
+    decode: Decode = "exact"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError("store", repr(self.kind), f"one of {', '.join(KINDS)}")
         if not 0 <= self.shorter_px <= 65535:
             raise UsageError("store side", str(self.shorter_px), "0 to 65535 px")
+        if self.decode == "scaled" and not self.shorter_px:
+            raise UsageError(
+                "loader 'resident'",
+                "decode 'scaled', and images are kept at their size",
+                "a size to keep them at",
+                "give store_side (--store-side), or decode 'exact'",
+            )
 
     @property
     def planar(self) -> bool:
@@ -134,7 +147,8 @@ class PixelWriter:
     """
 
     def __init__(self, source: Source, layout: Layout, known: Known | None = None) -> None:
-        self._source, self._layout, self._decoder = source, layout, Decoder(source, known)
+        self._source, self._layout = source, layout
+        self._regions = RegionDecoder(source, known)
         self.resampled = 0
 
     def write(self, sample: int, target: NDArray[np.uint8]) -> None:
@@ -147,20 +161,32 @@ class PixelWriter:
         height, width = int(source.heights[sample]), int(source.widths[sample])
         size = int(layout.widths[sample]), int(layout.heights[sample])
         keeps_size = size == (width, height)
-        planar = layout.format.planar
+        planar, decoder = layout.format.planar, self._regions.decoder
         if keeps_size and not planar:
-            self._decoder.to_rgb(sample, target)
-        elif not (keeps_size and planar and self._decoder.to_planes(sample, target)):
+            if not self._regions.whole(sample, source.stored(sample), target):
+                decoder.to_rgb(sample, target)
+        elif not (keeps_size and planar and decoder.to_planes(sample, target)):
             # Rare or done once: Pillow's own way is the definition, and fast enough.
-            pixels = np.empty((height, width, 3), np.uint8)
-            self._decoder.to_rgb(sample, pixels.reshape(-1))
-            image = Image.fromarray(pixels)
-            if not keeps_size:
-                image = image.resize(size, Image.Resampling.BILINEAR)
+            image = self._decode(sample, size)
             if planar:
                 self._write_planes(image, target)
             else:
                 target[:] = np.asarray(image).reshape(-1)
+
+    def _decode(self, sample: int, size: tuple[int, int]) -> Image.Image:
+        """A sample as an image of this width and height."""
+        stored = self._source.stored(sample)
+        crop = 0, 0, stored.height, stored.width
+        shrink = 1
+        if self._layout.format.decode == "scaled" and stored.mode != MODE_RAW:
+            spared = find_shrinks(np.array([crop[2:]]), np.array([size[::-1]]))
+            shrink = int(spared[0])
+        (_, _, height, width), part = find_cover(crop, shrink)
+        pixels = self._regions.crop(sample, stored, (0, 0, height, width), shrink)
+        if pixels is None:
+            pixels = np.empty((height, width, 3), np.uint8)
+            self._regions.decoder.to_rgb(sample, pixels.reshape(-1), shrink)
+        return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, part)
 
     def _write_planes(self, image: Image.Image, target: NDArray[np.uint8]) -> None:
         self.resampled += 1
@@ -180,7 +206,7 @@ def fingerprint(source: Source, format_: StoreFormat) -> bytes:
     """32 bytes that change with the samples, or with how they become pixels."""
     # Shrinking is by the Pillow that is installed, whose filter has changed once.
     how = f"{format_.kind} {format_.shorter_px} {PIL.__version__ if format_.shorter_px else ''}"
-    how += f" {_DECODING}"
+    how += f" {_DECODING}" + (" scaled" if format_.decode == "scaled" else "")
     digest = hashlib.sha256(how.encode())
     for sides in (source.heights, source.widths):
         digest.update(sides.tobytes())

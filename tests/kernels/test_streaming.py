@@ -34,11 +34,12 @@ SIDES = [(1, 1), (5, 3), (8, 8), (16, 17), (33, 47), (90, 5), (7, 130), (300, 40
 
 
 class Crop(NamedTuple):
-    """A row: geometry int32[2, 4] as `cpu.START` says, flip, order of passes."""
+    """A row: geometry int32[2, 4] as `cpu.START` says, flip, order of passes, shrinking."""
 
     geometry: np.ndarray
     flip: bool
     down_first: bool
+    shrink: int = 1
 
 
 def encode(pixels: np.ndarray, **way: Any) -> bytes:
@@ -75,7 +76,7 @@ def random_crop(height: int, width: int, size: int) -> Crop:
 def render(
     data: bytes, sides: tuple[int, int], crop: Crop, size: int, *, whole: bool = False
 ) -> tuple[int, np.ndarray]:
-    scratch = cpu.fit_scratch(None, crop.geometry[None], size, streamed=True)
+    scratch = cpu.fit_scratch(None, crop.geometry[None], size, streamed=True, shrinks=crop.shrink)
     out = np.zeros((size, size * 3), np.uint8)
     result = streaming.render_jpeg(
         FUNCTIONS,
@@ -83,6 +84,7 @@ def render(
         np.frombuffer(data, np.uint8),
         sides,
         crop.geometry,
+        crop.shrink,
         crop.flip,
         crop.down_first,
         whole,
@@ -96,6 +98,7 @@ def render(
 def wanted(data: bytes, crop: Crop, size: int) -> np.ndarray:
     """The same of the image that Pillow decodes."""
     with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, tuple(max(1, side // crop.shrink) for side in image.size))
         pixels = np.asarray(image.convert("RGB"))
     height, width, _ = pixels.shape
     frames = cpu.Frames(
@@ -104,12 +107,14 @@ def wanted(data: bytes, crop: Crop, size: int) -> np.ndarray:
         np.array([[width * 3, 0]]),
         np.array([[height, width]]),
     )
-    scratch, out = cpu.fit_scratch(None, crop.geometry[None], size), np.zeros((1, size, size * 3))
-    out = out.astype(np.uint8)
+    shrinks = np.array([crop.shrink], np.int32)
+    scratch = cpu.fit_scratch(None, crop.geometry[None], size, shrinks=shrinks)
+    out = np.zeros((1, size, size * 3), np.uint8)
     cpu.render_rows(
         frames,
         False,
         crop.geometry[None],
+        shrinks,
         np.array([crop.flip]),
         np.array([crop.down_first]),
         *normalizing_factors(size, MEAN, STD),
@@ -129,6 +134,18 @@ def test_any_crop_is_that_of_the_whole(way: str) -> None:
             data = encode(photo(*sides, gray=way == "gray"), **WAYS[way])
         for _ in range(6):
             crop = random_crop(*sides, size)
+            result, found = render(data, sides, crop, size, whole=bool(RANDOM.random() < 0.5))
+            assert result == streaming.DONE
+            assert np.array_equal(found, wanted(data, crop, size)), (sides, size, crop)
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+@pytest.mark.parametrize("way", WAYS)
+def test_any_crop_of_a_shrunk_image_is_that_of_the_whole(way: str, shrink: int) -> None:
+    for sides, size in product([(16, 17), (33, 130), (300, 40), (197, 211)], (1, 9)):
+        data = encode(photo(*sides, gray=way == "gray"), **WAYS[way])
+        for _ in range(6):
+            crop = random_crop(*sides, size)._replace(shrink=shrink)
             result, found = render(data, sides, crop, size, whole=bool(RANDOM.random() < 0.5))
             assert result == streaming.DONE
             assert np.array_equal(found, wanted(data, crop, size)), (sides, size, crop)

@@ -68,7 +68,8 @@ def rows_of(boxes: Sequence[Sequence[int]], size: int, flip: bool = False) -> Ro
     count = len(boxes)
     resized, corners = np.full((count, 2), size, np.int32), np.zeros((count, 2), np.int32)
     crops, flips = np.array(boxes, np.int32), np.full(count, flip)
-    return Rows(np.zeros(count, np.int64), crops, resized, corners, flips, size)
+    shrinks = np.ones(count, np.int32)
+    return Rows(np.zeros(count, np.int64), crops, resized, corners, flips, shrinks, size)
 
 
 def wanted(index: Index, plan: Plan, rows: Rows) -> np.ndarray:

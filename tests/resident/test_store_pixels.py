@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional
 
-from pipelines import decoder
+from pipelines import decoder, regions
 from pipelines.errors import DataError
 from pipelines.formats.encode import decode
 from pipelines.formats.folder import read_folder
@@ -153,9 +153,16 @@ def draw(layout: Layout, pixels: np.ndarray, sample: int) -> np.ndarray:
     out = np.empty((len(corners), size, size * 3), np.uint8)
     planar = layout.format.planar
     cpu.render_rows(
-        frames, planar, geometry, no, no, *normalizing_factors(size, MEAN, STD),
-        cpu.fit_scratch(None, geometry, size, planar), out,
-    )  # fmt: skip
+        frames,
+        planar,
+        geometry,
+        np.ones(len(rows), np.int32),
+        no,
+        no,
+        *normalizing_factors(size, MEAN, STD),
+        cpu.fit_scratch(None, geometry, size, planar),
+        out,
+    )
     image = np.empty((height, width, 3), np.uint8)
     for (top, left), part in zip(corners, out, strict=True):
         image[top : top + size, left : left + size] = part.reshape(size, size, 3)
@@ -230,11 +237,44 @@ def test_shrunk_images_are_torchvisions_of_the_reference_decode(coder: Any) -> N
             assert np.array_equal(kept_rgb(layout, pixels, sample), wanted)
 
 
-def test_without_libturbojpeg_rgb_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("coder", [jpeg, gray_jpeg])
+def test_scaled_images_are_shrunk_from_pillows_draft(coder: Any) -> None:
+    samples = [coder(noise(*shape)) for shape in ((47, 64), (90, 300), (331, 127), (16, 16))]
+    shrinks = set()
+    for shorter_px in (4, 5, 20):
+        kept = StoreFormat(shorter_px=shorter_px, decode="scaled")
+        layout, pixels, _ = fill(samples, kept)
+        for sample, stored in enumerate(samples):
+            width, height = stored.width, stored.height
+            shrink = max(
+                each
+                for each in (1, 2, 4, 8)
+                if min(width, height) >= 2 * shorter_px * each or each == 1
+            )
+            shrinks.add(shrink)
+            with Image.open(io.BytesIO(stored.data)) as opened:
+                opened.draft(None, (max(1, width // shrink), max(1, height // shrink)))
+                drafted = opened.convert("RGB")
+            size = int(layout.widths[sample]), int(layout.heights[sample])
+            part = (0, 0, width / shrink, height / shrink)
+            wanted = drafted.resize(size, Image.Resampling.BILINEAR, part)
+            assert np.array_equal(kept_rgb(layout, pixels, sample), wanted), (shrink, size)
+    assert shrinks == {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize("missing", ["libturbojpeg", "Pillow's libjpeg", "both"])
+def test_without_a_library_rgb_is_the_same(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [coder(noise(17, 33)) for coder in (raw, jpeg, gray_jpeg)]
-    formats = [StoreFormat(), StoreFormat(shorter_px=9)]
+    formats = [
+        StoreFormat(),
+        StoreFormat(shorter_px=9),
+        StoreFormat(shorter_px=4, decode="scaled"),
+    ]
     wanted = [fill(samples, each)[:2] for each in formats]
-    monkeypatch.setattr(decoder, "load_turbojpeg", lambda: None)
+    if missing != "Pillow's libjpeg":
+        monkeypatch.setattr(decoder, "load_turbojpeg", lambda: None)
+    if missing != "libturbojpeg":
+        monkeypatch.setattr(regions.libjpeg, "find_libjpeg", lambda: None)
     for (layout, pixels), format_ in zip(wanted, formats, strict=True):
         _, found, _ = fill(samples, format_)
         for sample in range(len(samples)):
