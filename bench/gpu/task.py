@@ -88,6 +88,7 @@ class Task:
             view="train",
             size=self.size,
             batch_size=batch_size,
+            decode="exact",
             seconds=self.seconds,
             arch="resnet18",
             amp="auto",

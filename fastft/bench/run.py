@@ -142,6 +142,7 @@ def _task(config: BenchConfig, data: Photos, loader: str, workers: int, *, cold:
         view=config.view,
         size=config.size,
         batch_size=min(config.batch_size, data.facts.images),
+        decode="exact" if loader == "stock" else config.decode,
         seconds=config.seconds,
         arch=config.arch,
         amp=config.amp,

@@ -166,7 +166,13 @@ def _look(task: Task) -> tuple[Spots, Plan, int]:
     """The samples' places, an epoch's plan, the number of classes; nothing is mapped."""
     source = open_source(Path(task.data))
     plan = make_plan(
-        source.widths, source.heights, view=task.view, size=task.size, seed=task.seed, epoch=0
+        source.widths,
+        source.heights,
+        view=task.view,
+        size=task.size,
+        seed=task.seed,
+        epoch=0,
+        decode=task.decode,
     )
     return find_spots(source), plan, len(source.classes)
 

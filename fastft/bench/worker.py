@@ -80,6 +80,7 @@ def measure_loader(task: Task) -> dict[str, Any]:
         device=task.device,
         dtype=dtype,
         workers=task.workers,
+        decode=task.decode,
     ) as loader:
         images, first_batch_s = 0, 0.0
         for _, labels in loader:

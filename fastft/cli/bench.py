@@ -30,6 +30,10 @@ def bench(
     size: Annotated[int, typer.Option(help="Side of the images, px.")] = _BENCH.size,
     batch_size: Annotated[int, typer.Option(help="Images per batch.")] = _BENCH.batch_size,
     view: Annotated[str, typer.Option(help="train, recordio, eval or eval-square.")] = _BENCH.view,
+    decode: Annotated[
+        str,
+        typer.Option(help="exact, or scaled: see fastft train. Loaders that cannot are left out."),
+    ] = _BENCH.decode,
     seconds: Annotated[
         float, typer.Option(help="For each loader, once its first epoch is over.")
     ] = _BENCH.seconds,
@@ -69,6 +73,7 @@ def bench(
         "workers": _read_counts(workers),
         "size": size,
         "batch_size": batch_size,
+        "decode": decode,
         "view": view,
         "seconds": seconds,
         "cold": cold,

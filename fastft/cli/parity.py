@@ -39,6 +39,12 @@ def parity(
         int, typer.Option(help="Decoding threads; 0 takes every CPU.")
     ] = _PARITY.workers,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PARITY.device,
+    decode: Annotated[
+        str,
+        typer.Option(
+            help="exact, or scaled: the loaders that decode so, held against both definitions."
+        ),
+    ] = _PARITY.decode,
     stock: Annotated[
         bool | None,
         typer.Option("--stock", help="Look at the libraries' own pipelines, too.", **_PIXELS),
@@ -132,6 +138,7 @@ def parity(
         "workers": workers,
         "device": device,
         "size": size,
+        "decode": decode,
     }
     pixels: dict[str, Any] = {
         "stock": stock,

@@ -197,6 +197,16 @@ def _training(
             SPEED,
         ),
     ] = None,
+    decode: Annotated[
+        str | None,
+        _option(
+            "exact, or scaled: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size while "
+            "crops stay twice --size; some levels off at most, about twice as fast on photos of 10 "
+            "megapixels. Of ffcv, torchvision, and resident with --store-side.",
+            _TRAIN.decode,
+            SPEED,
+        ),
+    ] = None,
     store: Annotated[
         str | None,
         _option(

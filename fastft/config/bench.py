@@ -9,6 +9,7 @@ from typing import get_args
 from fastft.config.checks import choose, require
 from fastft.config.train import MODEL_PX, Amp
 from pipelines.errors import UsageError
+from pipelines.plan import DECODES, Decode
 
 #: From the yardstick on, in the order of README.
 CONTENDERS = ("stock", "torchvision", "ffcv", "dali", "resident")
@@ -28,6 +29,7 @@ class BenchConfig:
         view: how images are cut, see `pipelines.plan`.
         size: side of the images that the model sees, px.
         batch_size: images of a batch; of a smaller set, all of them.
+        decode: `exact`, or `scaled`, see TrainConfig; `stock` knows no other than `exact`.
         seconds: each loader is measured for so long once its first epoch is over.
         cold: look also at what is not in the page cache.
         arch: the model to hold the loaders against.
@@ -43,6 +45,7 @@ class BenchConfig:
     view: str = "train"
     size: int = 224
     batch_size: int = 64
+    decode: Decode = "exact"
     seconds: float = 5.0
     cold: bool = True
     arch: str = "resnet18"
@@ -58,6 +61,7 @@ class BenchConfig:
         for count in self.workers:
             require("--workers", count, 0, 1024)
         choose("--view", self.view, _VIEWS)
+        choose("--decode", self.decode, DECODES)
         choose("--amp", self.amp, get_args(Amp))
         require("--size", self.size, *MODEL_PX)
         require("--batch-size", self.batch_size, 1, 1 << 20)
@@ -73,7 +77,7 @@ class Task:
         loader: its name; empty for the stages.
         data: a `.beton` or a class folder.
         workers: threads or processes.
-        view, size, batch_size, seconds, arch, amp, device, seed: as in BenchConfig.
+        view, size, batch_size, decode, seconds, arch, amp, device, seed: as in BenchConfig.
         cold: only read the first epoch; or look also at what is not in the page cache.
     """
 
@@ -83,6 +87,7 @@ class Task:
     view: str
     size: int
     batch_size: int
+    decode: Decode
     seconds: float
     arch: str
     amp: str

@@ -14,6 +14,7 @@ from fastft.config.checks import choose, require
 from fastft.config.train import MODEL_PX, Amp, StoreKind
 from pipelines.errors import UsageError
 from pipelines.formats.splits import split_of
+from pipelines.plan import DECODES, Decode
 
 _MOST_SEEDS = 10_000
 
@@ -116,6 +117,7 @@ class ParityConfig:
         stock: look at the libraries' own pipelines, too.
         reference: what `data` was converted from, if its pixels are the right ones.
         store: what the resident loader keeps, see TrainConfig.
+        decode: see TrainConfig; `scaled` takes the loaders that decode so.
         images: samples to look at, taken evenly from all.
         size: output side, px.
         seed: of the plan.
@@ -129,6 +131,7 @@ class ParityConfig:
     stock: bool = False
     reference: Path | None = None
     store: StoreKind = "rgb"
+    decode: Decode = "exact"
     images: int = 256
     size: int = 224
     seed: int = 0
@@ -137,6 +140,7 @@ class ParityConfig:
 
     def __post_init__(self) -> None:
         choose("--store", self.store, get_args(StoreKind))
+        choose("--decode", self.decode, DECODES)
         require("--images", self.images, 1, 1 << 20)
         require("--size", self.size, 16, 1024)
         require("--seed", self.seed, 0, 2**32 - 1)
@@ -156,6 +160,8 @@ class AccuracyConfig:
         epochs: passes over the training set, per run.
         size: side of the images that the model sees, px.
         batch_size: images per step; None takes 64, or the whole training set if that is smaller.
+        decode: how the loaders decode, see TrainConfig: with `scaled`, each that does so is held
+            against torchvision's exact pixels.
         margin: differences of accuracy below it do not matter, in points.
         lr: learning rate at its peak; None takes what `fastft train` does.
         weights: where runs start: `warm` trains one body first, for all of them; `imagenet`,
@@ -173,6 +179,7 @@ class AccuracyConfig:
     epochs: int = 1
     size: int = 64
     batch_size: int | None = None
+    decode: Decode = "exact"
     margin: float = 1.0
     lr: float | None = None
     weights: str = "warm"
@@ -184,6 +191,7 @@ class AccuracyConfig:
 
     def __post_init__(self) -> None:
         choose("--amp", self.amp, get_args(Amp))
+        choose("--decode", self.decode, DECODES)
         require("--seeds", self.seeds, 2, _MOST_SEEDS)
         require("--epochs", self.epochs, 1, 100_000)
         require("--warm-epochs", self.warm_epochs, 1, 100_000)

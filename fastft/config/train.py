@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from fastft.config.checks import choose, defaults, require
 from pipelines.errors import UsageError
 from pipelines.formats.layout import Depth
+from pipelines.plan import DECODES, Decode
 
 How = Literal["off", "default", "graph"]
 Compile = Literal["auto", "off", "default", "graph"]
@@ -53,6 +54,9 @@ class TrainConfig:
             sizes.
         store_file: where the resident loader keeps pixels for the next run: `X.store` becomes
             `X.train.store` and `X.eval.store`.
+        decode: `exact`, or `scaled`: the inverse DCT shrinks JPEGs by 2, 4 or 8 while what a crop
+            shows stays twice the size that the model sees; of torchvision, ffcv, and resident with
+            `store_side`.
         apply_exif: whether images of class folders are turned upright as their EXIF says; None: as
             a `.beton` says, of folders no.
         depth: what becomes of their images of more than 8 bits per channel, `clip` or `scale`; None
@@ -111,6 +115,7 @@ class TrainConfig:
     store: StoreKind = "rgb"
     store_side: int = 0
     store_file: Path | None = None
+    decode: Decode = "exact"
     apply_exif: bool | None = None
     depth: Depth | None = None
     stock: bool = False
@@ -148,6 +153,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         choose("--loader", self.loader, LOADER_CHOICES)
         choose("--store", self.store, get_args(StoreKind))
+        choose("--decode", self.decode, DECODES)
         if self.depth is not None:
             choose("--depth", self.depth, get_args(Depth))
         choose("--view", self.view, get_args(TrainView))
@@ -188,6 +194,8 @@ class TrainConfig:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in self.store_options)
             what = "--stock" if self.stock else f"--loader {self.loader}"
             raise UsageError(options, f"with {what}", "--loader resident")
+        if self.decode == "scaled":
+            self._check_scaled()
         if self.stock and self.loader not in ("auto", "torchvision"):
             raise UsageError("--stock", f"--loader {self.loader}", "--loader torchvision")
         if self.stock and self.view != "train":
@@ -206,6 +214,16 @@ class TrainConfig:
         if self.freeze and 0 < self.epochs <= self.unfreeze_epoch:
             found = f"{self.unfreeze_epoch} of {self.epochs} epochs"
             raise UsageError("--unfreeze-epoch", found, "an earlier one, or 0 for never")
+
+    def _check_scaled(self) -> None:
+        """Refuse what decodes no image at a part of its size."""
+        stores = bool(self.store_options) or self.loader == "resident"
+        if self.stock or self.loader == "dali":
+            what = "--stock" if self.stock else f"--loader {self.loader}"
+            raise UsageError("--decode scaled", f"with {what}", "--loader ffcv or torchvision")
+        if stores and not self.store_side:
+            found = "with the resident loader, which keeps images at their size"
+            raise UsageError("--decode scaled", found, "--store-side, such as 256")
 
     @property
     def store_options(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pipelines.formats.splits import (
 )
 from pipelines.loaders import LOADERS
 from pipelines.memory import free_memory
+from pipelines.plan import Decode
 from pipelines.resident.placement import gpu_room
 from pipelines.resident.store import StoreFormat, lay_out
 
@@ -196,6 +197,7 @@ def fastest_loader(
     batch: int,
     size: int,
     is_read_once: bool = False,
+    decode: Decode = "exact",
 ) -> str:
     """The loader that `auto` takes; README has the figures behind it, none of which is of a GPU.
 
@@ -206,8 +208,11 @@ def fastest_loader(
         size: their side, px.
         is_read_once: whether there is one epoch alone, for which no pixels need be kept: a GPU that
             can decode is better at that than the CPUs that fill `resident`'s store.
+        decode: `scaled` leaves those that can decode so.
     """
     usable = usable_loaders(sources)
+    if decode == "scaled":
+        return "ffcv" if "ffcv" in usable else "torchvision"
     pixels = sum(lay_out(source, StoreFormat()).total for source in sources)
     if device.type == "cuda":
         if is_read_once and "dali" in usable:

@@ -32,7 +32,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.formats.encode import EncodePolicy, Encoder, read_stored
 from pipelines.formats.folder import IMAGE_SUFFIXES, folders_around, is_folder
 from pipelines.formats.layout import Stored
-from pipelines.plan import make_plan
+from pipelines.plan import Decode, make_plan
 from pipelines.reference import normalize, render
 from pipelines.workers import in_order, make_threads
 
@@ -152,14 +152,16 @@ def list_images(images: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def cut_image(stored: Stored, view: str, size: int, name: str) -> NDArray[np.uint8]:
+def cut_image(
+    stored: Stored, view: str, size: int, name: str, decode: Decode = "exact"
+) -> NDArray[np.uint8]:
     """uint8[S, S, 3]: an image as evaluation in `view` sees it.
 
     Raises:
         DataError: it does not decode.
     """
     sides: Any = (np.array([stored.width], np.int32), np.array([stored.height], np.int32))
-    plan = make_plan(*sides, view=view, size=size)
+    plan = make_plan(*sides, view=view, size=size, decode=decode)
     return render(stored, plan.rows(plan.order), 0, name)
 
 
@@ -285,7 +287,8 @@ def _cut(checkpoint: Checkpoint, encoder: Encoder, path: Path) -> NDArray[np.uin
     """One image as evaluation cuts it; its error is a value, which ends no other's work."""
     try:
         stored = read_stored(str(path), encoder, 0)
-        return cut_image(stored, checkpoint.view, checkpoint.size, str(path))
+        view, size = checkpoint.view, checkpoint.size
+        return cut_image(stored, view, size, str(path), checkpoint.decode)
     except DataError as error:
         return error
 

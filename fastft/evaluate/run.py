@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from itertools import chain
@@ -35,7 +35,7 @@ from fastft.train.evaluate import Outputs, evaluate
 from pipelines.errors import DataError, UsageError, one_line
 from pipelines.formats.layout import Preparation
 from pipelines.formats.source import Source, open_source
-from pipelines.loaders import Loader, make_loader
+from pipelines.loaders import SCALING, Loader, make_loader
 from pipelines.workers import cpu_count
 
 _TOLD = ("arch", "size", "view", "epoch", "accuracy")
@@ -80,7 +80,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
             f"learned from with {checkpoint.prepared}: expect wrong predictions; convert it alike",
             markup=False,
         )
-    setting = _settle(config, checkpoint.config, checkpoint.size, source)
+    setting = _settle(config, checkpoint, source)
     model = restore_model(checkpoint, path).to(setting.device)
     with output_folder(out):
         with _make_loader(setting, checkpoint, source) as loader:
@@ -190,10 +190,9 @@ def _require_classes(path: Path, found: tuple[str, ...], wanted: tuple[str, ...]
     raise DataError(path, f"has {what}", f"the {len(wanted)} classes of the run", _LABELS)
 
 
-def _settle(
-    config: EvaluateConfig, trained: Mapping[str, Any], size: int, source: Source
-) -> _Setting:
+def _settle(config: EvaluateConfig, checkpoint: Checkpoint, source: Source) -> _Setting:
     """Settles on what was asked for, else on the run's own, else on what suits this machine."""
+    trained, decode = checkpoint.config, checkpoint.decode
 
     def of_run(name: str, kind: type) -> Any:
         value = trained.get(name)
@@ -203,6 +202,8 @@ def _settle(
     loader = config.loader or of_run("loader", str)
     if config.loader is None and loader not in usable_loaders([source]):
         loader = "auto"
+    if config.loader is None and decode == "scaled" and loader not in SCALING:
+        loader = "auto"  # of a run that kept shrunk pixels
     amp = config.amp or of_run("amp", str)
     batch_size = config.batch_size or of_run("batch_size", int) or _BATCH
     workers = config.workers
@@ -210,7 +211,14 @@ def _settle(
         workers = max(0, min(of_run("workers", int) or 0, cpu_count()))
     batch_size = max(1, min(batch_size, len(source)))
     if loader in (None, "auto"):
-        loader = fastest_loader([source], device, batch=batch_size, size=size, is_read_once=True)
+        loader = fastest_loader(
+            [source],
+            device,
+            batch=batch_size,
+            size=checkpoint.size,
+            is_read_once=True,
+            decode=decode,
+        )
     return _Setting(
         loader=loader,
         batch_size=batch_size,
@@ -238,6 +246,7 @@ def _make_loader(setting: _Setting, checkpoint: Checkpoint, source: Source) -> L
         batch_size=setting.batch_size,
         device=setting.device,
         workers=setting.workers,
+        decode=checkpoint.decode,
         # As in training: on a GPU the model's first layer would make this cast.
         dtype=setting.amp_dtype if setting.device.type == "cuda" else None,
     )

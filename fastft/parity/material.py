@@ -28,6 +28,7 @@ class Material:
         raw: `.beton` of the reference's pixels of them.
         pieces: side in px -> `.beton` of the samples whose decoder is shown by pieces of that side.
         truth: side -> the reference's samples of that file; 0 for those of `stored` and `raw`.
+        encoded: the reference's samples as they were before they were decoded.
     """
 
     def __init__(self, source: Source, reference: Source, images: int, folder: Path) -> None:
@@ -47,9 +48,10 @@ class Material:
         right = _matching(source, reference, chosen)
         self.samples = [source.stored(sample) for sample in chosen]
         self.names = [source.name(sample) for sample in chosen]
+        self.encoded = [reference.stored(at) for at in right]
         truth = [
-            _truth(stored, reference, at, f"{reference.path}: {name}")
-            for stored, at, name in zip(self.samples, right, self.names, strict=True)
+            _truth(stored, encoded, f"{reference.path}: {name}")
+            for stored, encoded, name in zip(self.samples, self.encoded, self.names, strict=True)
         ]
         everything = range(count)
         self.stored = folder / "stored.beton"
@@ -107,9 +109,9 @@ def _matching(source: Source, reference: Source, chosen: Sequence[int]) -> list[
     return [numbers[source.name(sample)] for sample in chosen]
 
 
-def _truth(stored: Stored, reference: Source, sample: int, name: str) -> Stored:
+def _truth(stored: Stored, encoded: Stored, name: str) -> Stored:
     """The right pixels of a sample, raw."""
-    image = decode(reference.stored(sample), name)
+    image = decode(encoded, name)
     if image.size != (stored.width, stored.height):
         found = f"{image.width} x {image.height} px"
         raise DataError(name, found, f"{stored.width} x {stored.height} as stored")

@@ -34,7 +34,8 @@ from fastft.train.run import build, resolve_rates
 from pipelines.atomic import unguessable
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import Source, open_source
-from pipelines.loaders import LOADERS, Loader, make_loader
+from pipelines.loaders import LOADERS, SCALING, Loader, make_loader
+from pipelines.plan import Decode
 
 REFERENCE, BASELINE = "torchvision", "stock"
 
@@ -136,9 +137,14 @@ class _Runs:
             "device": config.device,
             "seed": config.seed,
             "workers": config.workers,
+            "decode": self.decode_of(name),
         }
         filled = resolve_inputs(TrainConfig(**{**usual, **options}), self.sources)
         return resolve_rates(filled)
+
+    def decode_of(self, name: str) -> Decode:
+        """The way in which a loader decodes: the yardsticks always exactly."""
+        return "exact" if name in (REFERENCE, BASELINE) else self.config.decode
 
     def open(self, name: str) -> Loader:
         """A loader of the evaluation split."""
@@ -153,6 +159,7 @@ class _Runs:
             seed=config.seed,
             device=self.device,
             workers=config.workers,
+            decode=self.decode_of(name),
             dtype=self.amp_dtype if self.device.type == "cuda" else None,
         )
 
@@ -270,6 +277,11 @@ def _participants(config: AccuracyConfig, sources: Sequence[Source]) -> tuple[st
     """The reference first, the baseline last; a loader that was asked for by name has to work."""
     names = config.loaders or usable_loaders(sources)
     others = [name for name in names if name not in (REFERENCE, BASELINE)]
+    if config.decode == "scaled" and not config.loaders:
+        others = [name for name in others if name in SCALING]
+    if config.decode == "scaled" and not others:
+        expected = "--loaders ffcv, and .beton files"
+        raise UsageError("--decode scaled", "no loader beside the yardsticks", expected)
     return (REFERENCE, *dict.fromkeys(others), BASELINE)
 
 

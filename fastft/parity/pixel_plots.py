@@ -204,7 +204,12 @@ def _verdict_cell(verdict: Verdict) -> Cell:
 def _stated(verdict: Verdict) -> str:
     if verdict.stated is None:
         return ""
-    mean, most = verdict.stated
+    said = _promise(verdict.stated)
+    return said if verdict.scaled is None else f"{said}; scaled: {_promise(verdict.scaled)}"
+
+
+def _promise(stated: tuple[float, int]) -> str:
+    mean, most = stated
     return f"mean {mean:g}, at most {most}" if most else "0"
 
 

@@ -3,14 +3,15 @@
 Each loader runs three times over the same plan: over the stored samples (`whole`); over the
 reference's own decoded pixels, stored raw, so that only its resize is left (`resize`); and over
 pieces at their own scale, so that only its decoder is (`decode`). `compare` does the work;
-`stock` looks at pipelines that follow no plan.
+`stock` looks at pipelines that follow no plan. Of loaders that decode `scaled`, what they give of
+the stored samples is also held against the exact pixels (`scaled`).
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastft.datasets.splits import usable_loaders
-from fastft.parity.distance import Differences
+from fastft.parity.distance import Differences, Distance
 from fastft.parity.material import Material
 from fastft.parity.result import AS_STORED, Row, Verdict
 from pipelines.atomic import unguessable
@@ -27,9 +28,9 @@ from pipelines.formats.beton import read_index
 from pipelines.formats.encode import decode
 from pipelines.formats.layout import Stored
 from pipelines.formats.source import Source
-from pipelines.loaders import LOADERS, Loader
-from pipelines.plan import Plan, Rows
-from pipelines.reference import MEAN, STD, render_batch
+from pipelines.loaders import LOADERS, SCALING, Loader
+from pipelines.plan import Decode, Plan, Rows
+from pipelines.reference import MEAN, SCALED, STD, render_batch
 
 _VIEWS = ("train", "eval")
 _BATCH = 32
@@ -75,8 +76,8 @@ class Comparison:
         return all(verdict.passed for verdict in self.verdicts)
 
 
-def pick_loaders(asked: Sequence[str]) -> tuple[str, ...]:
-    """The loaders to look at: those asked for, or all that are installed.
+def pick_loaders(asked: Sequence[str], decode: Decode = "exact") -> tuple[str, ...]:
+    """The loaders to look at: those asked for, or all that are installed and decode so.
 
     Raises:
         UsageError: an unknown one, or one that executes no plan.
@@ -86,7 +87,10 @@ def pick_loaders(asked: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             raise UsageError("--loaders", repr(name), f"names out of {', '.join(known)}")
     # They read a .beton that is made of the source, whatever the source is.
-    return tuple(asked) or usable_loaders(())
+    usable = usable_loaders(())
+    if decode == "scaled":
+        usable = tuple(name for name in usable if name in SCALING)
+    return tuple(asked) or usable
 
 
 def compare(
@@ -123,7 +127,7 @@ def compare(
         runs = [("whole", view, size, material.stored, 0) for view in _VIEWS]
         runs += [("resize", view, size, material.raw, 0) for view in _VIEWS]
         runs += [("decode", "native", side, path, side) for side, path in material.pieces.items()]
-        truths: dict[tuple[str, int, int], NDArray[np.uint8]] = {}
+        truths = _Truths(material)
         rows, verdicts, worst = [], [], []
         for number, (name, maker) in enumerate(makers.items()):
             counted: dict[tuple[str, str], Differences] = {}
@@ -141,15 +145,16 @@ def compare(
                     workers=workers,
                     normalize=whole,
                 ) as loader:
-                    key = (view, side, part)
-                    if key not in truths:
-                        truths[key] = _render(material.truth[part], loader.plan)
-                    differences = counted.setdefault((stage, view), Differences())
-                    found = _run(loader, truths[key], differences)
+                    plan, stated = loader.plan, loader.stated
+                    exact = replace(plan, decode="exact")
+                    wanted = truths.of(plan if whole else exact, part)
+                    found = _run(loader, wanted, counted.setdefault((stage, view), Differences()))
                     in_order &= found.in_order
-                    stated = loader.stated
                     if whole:
-                        worst.append(_worst(name, found, material, loader.plan, truths[key]))
+                        worst.append(_worst(name, found, material, plan, wanted))
+                    if whole and plan.decode == "scaled":
+                        apart = counted.setdefault(("scaled", view), Differences())
+                        _run(loader, truths.of(exact, part), apart)
             mine = [Row(name, *key, each.distance()) for key, each in counted.items()]
             rows += mine
             verdicts.append(_judge(name, mine, stated, in_order))
@@ -158,6 +163,23 @@ def compare(
         on_progress("", len(makers) * len(runs), len(makers) * len(runs))
         with_stored(material.stored)
     return Comparison(len(material.samples), tuple(rows), tuple(verdicts), tuple(worst))
+
+
+class _Truths:
+    """The reference's pixels of whole plans, rendered once for all loaders."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._rendered: dict[tuple[Decode, str, int, int], NDArray[np.uint8]] = {}
+
+    def of(self, plan: Plan, part: int) -> NDArray[np.uint8]:
+        """uint8[N, S, S, 3], in the plan's order, of a part of the material."""
+        key = (plan.decode, plan.view, plan.size, part)
+        if key not in self._rendered:
+            material = self._material
+            samples = material.encoded if plan.decode == "scaled" else material.truth[part]
+            self._rendered[key] = _render(samples, plan)
+        return self._rendered[key]
 
 
 @dataclass(slots=True)
@@ -227,9 +249,9 @@ def _judge(
     loader: str, rows: Sequence[Row], stated: tuple[float, int] | None, in_order: bool
 ) -> Verdict:
     whole = [row.distance for row in rows if row.stage == "whole"]
-    kept = stated is None or all(
-        each.mean <= stated[0] and each.most <= stated[1] for each in whole
-    )
+    kept = stated is None or _keeps(whole, stated)
+    scaled = [row.distance for row in rows if row.stage == "scaled"]
+    kept &= _keeps(scaled, SCALED)
     resize = max(row.distance.mean for row in rows if row.stage == "resize")
     decoded = max(row.distance.mean for row in rows if row.stage == "decode")
     if not max(resize, decoded):
@@ -240,4 +262,8 @@ def _judge(
         cause = "decode"
     else:
         cause = "decode and resize"
-    return Verdict(loader, stated, kept and in_order, in_order, cause)
+    return Verdict(loader, stated, kept and in_order, in_order, cause, SCALED if scaled else None)
+
+
+def _keeps(distances: Sequence[Distance], stated: tuple[float, int]) -> bool:
+    return all(each.mean <= stated[0] and each.most <= stated[1] for each in distances)

@@ -15,7 +15,7 @@ SUSPECT_P = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One loader's distance in one stage: `decode`, `resize` or `whole`, of one view."""
+    """One loader's distance in one stage: `decode`, `resize`, `whole` or `scaled`, of one view."""
 
     loader: str
     stage: str
@@ -33,6 +33,8 @@ class Verdict:
         passed: whether it kept that, and the plan's order.
         in_order: whether every label was where the plan has it.
         cause: where its distance comes from: `nothing`, `decode`, `resize` or `decode and resize`.
+        scaled: the mean and the maximum that `scaled` pixels may be off the exact ones, if such
+            were looked at.
     """
 
     loader: str
@@ -40,6 +42,7 @@ class Verdict:
     passed: bool
     in_order: bool
     cause: str
+    scaled: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
         path = training_split(config.reference)
         # Photos are right as the data were asked to show them.
         reference = open_source(path, **(asdict(source.preparation) if path.is_dir() else {}))
-    names = pick_loaders(config.loaders)
+    names = pick_loaders(config.loaders, config.decode)
     stock_rows: list[StockRow] = []
     with output_folder(config.out):
         with image_progress(console, "comparing") as update:
@@ -84,7 +84,7 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
 
 def _maker(name: str, config: ParityConfig) -> Callable[..., Loader]:
     options: dict[str, Any] = {"store": config.store} if name == "resident" else {}
-    return partial(make_loader, name, **options)
+    return partial(make_loader, name, decode=config.decode, **options)
 
 
 def _stock_rows(

@@ -29,6 +29,7 @@ from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError, is_no_memory, one_line
 from pipelines.formats.layout import Preparation
 from pipelines.memory import require_room
+from pipelines.plan import Decode
 
 #: Versions that are read; the last is written, and 1 was by `torch.save`.
 _VERSIONS = (1, 2)
@@ -77,6 +78,11 @@ class Checkpoint:
     def prepared(self) -> Preparation:
         """The preparation that images need for it."""
         return Preparation(**(self.preparation or {}))
+
+    @property
+    def decode(self) -> Decode:
+        """The way in which it has seen JPEGs decoded."""
+        return "scaled" if self.config.get("decode") == "scaled" else "exact"
 
     @property
     def evaluated(self) -> Mapping[str, torch.Tensor]:

@@ -93,7 +93,9 @@ def resolve_inputs(
         else:
             device = pick_device(config.device) if world.size == 1 else world.device
             share = -(-batch_size // world.size)
-            loader = fastest_loader(sources, device, batch=share, size=config.size)
+            loader = fastest_loader(
+                sources, device, batch=share, size=config.size, decode=config.decode
+            )
         all_ = world.gather([LOADER_CHOICES.index(loader)])
         chosen = (LOADER_CHOICES[int(number)] for (number,) in all_)
         loader = next((each for each in chosen if each != "resident"), "resident")
@@ -160,6 +162,7 @@ def _make_loader(
         workers=config.workers or world.cpus,
         rank=world.rank,
         world=world.size,
+        decode=config.decode,
         **options,
     )
 

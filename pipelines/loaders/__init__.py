@@ -17,7 +17,7 @@ from pipelines.plan import Decode
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LOADERS", "Loader", "make_loader"]
+__all__ = ["LOADERS", "SCALING", "Loader", "make_loader"]
 
 #: name -> module, class
 LOADERS = {
@@ -27,6 +27,8 @@ LOADERS = {
     "dali": ("dali_loader", "DaliLoader"),
     "resident": ("resident_loader", "ResidentLoader"),
 }
+#: Those that decode `scaled` without a store.
+SCALING = ("torchvision", "ffcv")
 #: Arguments of `resident` alone.
 _STORE = ("store", "store_side", "store_file", "store_place", "store_least")
 #: Arguments of other libraries' loaders, and ours for it.

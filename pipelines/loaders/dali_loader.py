@@ -98,7 +98,8 @@ class DaliLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        rows, feeder = map(plan.rows, self._shares(plan, start)), self._feeder
+        feeder = self._feeder
+        rows: Iterator[Rows] = map(plan.rows, self._shares(plan, start))
         feeder.error = None
         while True:
             try:

@@ -22,10 +22,20 @@ SIZE = 40
 
 def task(data: Path, **other: object) -> Task:
     values: dict[str, object] = {
-        "loader": "", "data": str(data), "workers": 2, "view": "train", "size": SIZE,
-        "batch_size": 4, "seconds": 0.02, "arch": "squeezenet1_1", "amp": "off", "device": "cpu",
-        "seed": 0, "cold": False,
-    }  # fmt: skip
+        "loader": "",
+        "data": str(data),
+        "workers": 2,
+        "view": "train",
+        "size": SIZE,
+        "batch_size": 4,
+        "decode": "exact",
+        "seconds": 0.02,
+        "arch": "squeezenet1_1",
+        "amp": "off",
+        "device": "cpu",
+        "seed": 0,
+        "cold": False,
+    }
     return Task(**{**values, **other})  # type: ignore[arg-type]
 
 

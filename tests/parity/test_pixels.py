@@ -1,6 +1,7 @@
 """Parity finds what is wrong, and says where: each test breaks something that a loader must do."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fastft.datasets.synth import SynthConfig, write_synth
+from fastft.parity import pixels
 from fastft.parity.distance import Differences
 from fastft.parity.pixels import Comparison, compare, pick_loaders
 from fastft.parity.result import AS_STORED
@@ -223,3 +225,40 @@ def test_distances_by_hand() -> None:
     assert Differences().add(wanted[:1], found[:1]) == pytest.approx([10 / 500])
     with pytest.raises(ValueError, match="no pixels"):
         Differences().distance()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A class folder of photos that are decoded at a half or a quarter of their size."""
+    out = tmp_path_factory.mktemp("large") / "photos"
+    sides = (9 * SIZE, 7 * SIZE)
+    write_synth(SynthConfig(out=out, classes=2, per_class=4, test_per_class=1, size=sides))
+    return open_source(out / "train")
+
+
+@pytest.mark.parametrize("name", pick_loaders((), "scaled"))
+def test_scaled_pixels_are_held_against_both_definitions(name: str, large: Source) -> None:
+    found = look(large, partial(make_loader, name, decode="scaled"), reference=large)
+    assert found.passed
+    assert means(found)["whole"] == 0
+    assert 0 < means(found)["scaled"] <= found.verdicts[0].scaled[0]
+    assert {row.view for row in found.rows if row.stage == "scaled"} == {"train", "eval"}
+
+
+def test_a_loader_that_decodes_exactly_instead_is_found(large: Source) -> None:
+    class Exact(TorchvisionLoader):
+        def _batches(self, plan: Plan, start: int) -> Any:
+            return super()._batches(replace(plan, decode="exact"), start)
+
+    found = look(large, partial(Exact, **{**DEFAULTS, "decode": "scaled"}))
+    assert not found.passed
+    assert means(found)["scaled"] == 0
+    assert means(found)["whole"] > 0
+
+
+def test_scaled_pixels_too_far_from_the_exact_ones_fail(
+    large: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "SCALED", (0.0, 0))
+    found = look(large, partial(make_loader, "torchvision", decode="scaled"))
+    assert not found.passed

@@ -2,6 +2,7 @@ import math
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torchvision.transforms.functional import _compute_resized_output_size
 
 from pipelines import order as orders
 from pipelines.errors import UsageError
-from pipelines.plan import VIEWS, Plan, make_plan, resize_side
+from pipelines.plan import DECODES, VIEWS, Plan, make_plan, resize_side
 
 SHAPES = [
     (400, 300), (300, 400), (224, 224), (256, 256), (1, 1), (1, 2), (2, 3), (5000, 20), (20, 5000),
@@ -36,7 +37,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "WHOLE_LIMIT", 0)
 
 
-def many(width: int, height: int, count: int, **options: int) -> Plan:
+def many(width: int, height: int, count: int, **options: Any) -> Plan:
     return make_plan(
         np.full(count, width, np.int32), np.full(count, height, np.int32), view="train", **options
     )
@@ -269,3 +270,32 @@ def test_recordio_scales_then_crops_at_random() -> None:
 def test_nonsense_is_a_usage_error(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         make_plan(WIDTHS, HEIGHTS, **{"view": "train", **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_scaled_rows_differ_in_nothing_but_the_shrinking(view: str) -> None:
+    exact, scaled = (
+        make_plan(WIDTHS, HEIGHTS, view=view, size=32, seed=2, decode=decode).rows(
+            np.arange(len(SHAPES))
+        )
+        for decode in DECODES
+    )
+    assert (exact.shrinks == 1).all()
+    for name in ("samples", "crops", "resized", "corners", "flips"):
+        assert np.array_equal(getattr(exact, name), getattr(scaled, name)), name
+    if view == "native":
+        assert (scaled.shrinks == 1).all()
+
+
+def test_shrinking_leaves_twice_the_output() -> None:
+    scaled = many(2000, 1500, 3000, size=32, decode="scaled").rows(np.arange(3000))
+    assert set(scaled.shrinks.tolist()) == {2, 4, 8}
+    spare = scaled.crops[:, 2:] / scaled.resized
+    for shrink, sides in zip(scaled.shrinks, spare, strict=True):
+        assert sides.min() >= 2 * shrink
+        assert shrink == 8 or sides.min() < 4 * shrink
+
+
+def test_an_unknown_way_to_decode_is_refused() -> None:
+    with pytest.raises(UsageError, match="decode: 'half', expected one of exact, scaled"):
+        many(9, 9, 1, decode="half")

@@ -10,6 +10,7 @@ from fastft.config.train import LOADER_CHOICES, TrainConfig
 from fastft.train import inputs
 from fastft.train.distributed import World
 from fastft.train.inputs import open_inputs, open_sources, resolve_inputs
+from pipelines.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def test_all_take_resident_or_none_does(
     config = config_of(data, size=64)
     world = Told(size=3, others=[LOADER_CHOICES.index(other) for other in others])
     assert resolve_inputs(config, open_sources(config), world).loader == taken
-    assert asked == {"batch": 3, "size": 64}
+    assert asked == {"batch": 3, "size": 64, "decode": "exact"}
 
 
 def test_the_place_of_pixels_is_agreed_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +71,27 @@ def test_the_place_of_pixels_is_agreed_on(data: Path, monkeypatch: pytest.Monkey
             assert ["store_least" in given for given in options] == [agrees] * 2
         for given in options if agrees else ():
             assert (given["store_least"](3.0), given["store_least"](5.0)) == (3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loader": "dali"}, "with --loader dali, expected --loader ffcv or torchvision"),
+        ({"stock": True}, "with --stock, expected"),
+        ({"loader": "resident"}, "expected --store-side"),
+        ({"store": "yuv420"}, "expected --store-side"),
+    ],
+)
+def test_scaled_decoding_wants_a_loader_that_knows_it(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=f"--decode scaled.*{words}"):
+        config_of(Path("data"), decode="scaled", **options)
+
+
+def test_auto_takes_a_loader_that_decodes_scaled(data: Path) -> None:
+    for options, expected in (({}, ("ffcv", "torchvision")), ({"store_side": 50}, ("resident",))):
+        config = config_of(data, decode="scaled", **options)
+        sources = open_sources(config)
+        config = resolve_inputs(config, sources)
+        assert config.loader in expected
+        with open_inputs(config, sources) as opened:
+            assert {opened.train.decode, opened.evaluation.decode} == {"scaled"}
