@@ -288,7 +288,7 @@ def test_scaled_rows_differ_in_nothing_but_the_shrinking(view: str) -> None:
 
 
 def test_shrinking_leaves_twice_the_output() -> None:
-    scaled = many(2000, 1500, 3000, size=32, decode="scaled").rows(np.arange(3000))
+    scaled = many(2000, 1500, 3000, size=60, decode="scaled").rows(np.arange(3000))
     assert set(scaled.shrinks.tolist()) == {2, 4, 8}
     spare = scaled.crops[:, 2:] / scaled.resized
     for shrink, sides in zip(scaled.shrinks, spare, strict=True):
