@@ -28,12 +28,15 @@ from pipelines.images.turbojpeg import (
     has_warned,
     load_turbojpeg,
 )
+from pipelines.memory import free_memory
 
 _ACCURATE = LIMIT_SCANS  # no other TJFLAG: accurate DCT, fancy upsampling, as in Pillow
 _GRAY = 3  # TJSAMP_GRAY
 _HALVED = 2  # TJSAMP_420
 _YCBCR, _GRAYSCALE = 1, 2  # TJCS_YCbCr, TJCS_GRAY
 INCOMPLETE = "its last scans are missing, and decoders make up for them differently"
+#: Of the memory that is free, what entry points may take.
+_ENTRIES_SHARE = 1 / 16
 #: The states of a sample in `Known`.
 _UNKNOWN, _PLAIN, _SOUND, _HARMLESS, _BY_REFERENCE = range(5)
 
@@ -41,14 +44,21 @@ _UNKNOWN, _PLAIN, _SOUND, _HARMLESS, _BY_REFERENCE = range(5)
 class Known:
     """Findings about a source's samples, made once for all threads of a loader.
 
-    Bytes and dictionaries take single items whole, so no lock is needed.
+    Bytes and dictionaries take single items whole, so no lock is needed; what `room` is told by
+    two threads at once may be a sample's too little.
+
+    Attributes:
+        entries: of a sample, MCUs between the places where its data may be begun at, and those, see
+            `kernels.entries`.
     """
 
     def __init__(self, source: Source) -> None:
         """Know nothing yet."""
         self._source = source
+        self.entries: dict[int, tuple[int, NDArray[np.int32]]] = {}
         self._states = bytearray(len(source.widths))
         self._reasons: dict[int, str] = {}
+        self._room = int(free_memory().bytes * _ENTRIES_SHARE)
 
     def needs_reference(self, sample: int, stored: Stored) -> bool:
         """Whether no decoder but the reference's will do for a JPEG."""
@@ -73,6 +83,16 @@ class Known:
     def note_sound(self, sample: int) -> None:
         """Take note that one has, and had nothing to say."""
         self._states[sample] = _SOUND
+
+    def has_room(self, bytes_: int) -> bool:
+        """Whether there is room for so many bytes of entry points."""
+        return self._room >= bytes_
+
+    def note_entries(self, sample: int, step: int, points: NDArray[np.int32]) -> None:
+        """Keep where a JPEG may be begun at; whoever found that has read it to its end."""
+        self._room -= points.nbytes
+        self.entries[sample] = (step, points)
+        self.note_sound(sample)
 
     def is_harmless(self, sample: int) -> bool:
         """Whether what a decoder warns of has been weighed and found harmless."""

@@ -1,0 +1,198 @@
+"""Entry points into a JPEG: crops that begin there are the image's, and unsound data have none."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.kernels import cutting, libjpeg, streaming
+from pipelines.kernels.entries import Notes, find_entries, fit_notes
+
+RANDOM = np.random.default_rng(7)
+FUNCTIONS = libjpeg.find_libjpeg()
+pytestmark = pytest.mark.skipif(FUNCTIONS is None, reason="Pillow has loaded no libjpeg")
+STATE = libjpeg.make_state()
+#: For Pillow's encoder. Without `optimize` tables have all codes; with it, what the image needs.
+WAYS: dict[str, dict[str, Any]] = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1, "optimize": True},
+    "4:2:0": {"subsampling": 2},
+    "4:2:0 optimized": {"subsampling": 2, "optimize": True},
+    "4:1:1": {"subsampling": "4:1:1"},
+    "best": {"subsampling": 2, "quality": 100, "optimize": True},
+    "worst": {"subsampling": 2, "quality": 3, "optimize": True},
+    "gray": {"optimize": True},
+}
+SIDES = [(1, 1), (8, 8), (17, 33), (5, 200), (200, 5), (97, 211), (130, 75)]
+
+
+def photo(height: int, width: int, gray: bool = False) -> np.ndarray:
+    """Slopes, edges of colour and noise."""
+    y, x = np.mgrid[:height, :width]
+    pixels = RANDOM.integers(0, 60, (height, width, 3)) + (x + 2 * y)[..., None] % 196
+    pixels[(y // 37 + x // 29) % 2 == 0] //= 4
+    pixels = pixels.astype(np.uint8)
+    return pixels[..., 0].copy() if gray else pixels
+
+
+def encode(pixels: np.ndarray, **way: Any) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "JPEG", **{"quality": 85, **way})
+    return target.getvalue()
+
+
+def turned(data: bytes) -> bytes:
+    """A 4:2:2 JPEG of equal sides as one of 4:4:0: its factors of luma are exchanged."""
+    at = data.index(b"\xff\xc0") + 11
+    assert data[at] == 0x21
+    return data[:at] + b"\x12" + data[at + 1 :]
+
+
+def find(data: bytes, sides: tuple[int, int], most: int = 4000) -> tuple[int, np.ndarray]:
+    notes: Notes = fit_notes(None, len(data), most)
+    step, count = find_entries(np.frombuffer(data, np.uint8), sides, most, notes)
+    return step, notes.points[:count]
+
+
+def decode(data: bytes, shrink: int = 1) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, tuple(max(1, side // shrink) for side in image.size))
+        return np.asarray(image.convert("RGB"))
+
+
+def look(
+    data: bytes, sides: tuple[int, int], box: tuple[int, ...], shrink: int, given: cutting.Cutting
+) -> tuple[int, np.ndarray]:
+    """What a kernel makes of a part."""
+    _, _, height, width = box
+    lines = np.zeros((height + 1, (width + 48) * 3), np.uint8)
+    result, begin = streaming.decode_region(
+        FUNCTIONS, STATE, np.frombuffer(data, np.uint8), given, sides, shrink, box, False, lines
+    )
+    part = lines[:height, 3 * begin : 3 * (begin + width)]
+    return result, part.reshape(height, width, 3)
+
+
+def random_box(pixels: np.ndarray) -> tuple[int, int, int, int]:
+    sides = [int(RANDOM.integers(1, side + 1)) for side in pixels.shape[:2]]
+    top, left = (
+        int(RANDOM.integers(side - own + 1))
+        for side, own in zip(pixels.shape[:2], sides, strict=True)
+    )
+    return top, left, *sides
+
+
+@pytest.mark.parametrize("way", [*WAYS, "4:4:0"])
+@pytest.mark.parametrize("shrink", [1, 2, 8])
+def test_a_crop_by_entry_points_is_that_of_the_whole(way: str, shrink: int) -> None:
+    shortened = 0
+    for sides in SIDES:
+        if min(sides) < shrink:
+            continue
+        if way == "4:4:0":
+            sides = (max(sides),) * 2
+            data = turned(encode(photo(*sides), subsampling=1))
+        else:
+            data = encode(photo(*sides, gray=way == "gray"), **WAYS[way])
+        pixels = decode(data, shrink)
+        for most in (4000, 2 * -(-sides[0] // 8) + 1):
+            step, points = find(data, sides, most)
+            assert step
+            assert len(points) <= most
+            given = cutting.fit_cutting(None, len(data), step, points)
+            for _ in range(8):
+                box = random_box(pixels)
+                given.file[:] = 0
+                result, found = look(data, sides, box, shrink, given)
+                assert result == streaming.DONE
+                top, left, height, width = box
+                assert np.array_equal(found, pixels[top : top + height, left : left + width])
+                shortened += 0 < given.written[cutting.SIZE] < len(data) // 2
+    assert shortened > 5
+
+
+def test_the_last_point_is_the_end_of_the_data() -> None:
+    data = encode(photo(97, 211))
+    _, points = find(data, (97, 211))
+    assert -(-points[-1, 0] // 8) == data.index(b"\xff\xd9")
+    assert (np.diff(points[:, 0]) > 0).all()
+
+
+DATA = encode(photo(97, 211), subsampling=2)
+SCAN = DATA.index(b"\xff\xda")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xd8\xff\xd9",
+        DATA[: SCAN + 400],
+        DATA[:-2] + b"\0\0\xff\xd9",
+        DATA[:-2] + b"\xff\xff\xd9",
+        DATA[: SCAN + 500] + DATA[SCAN + 516 :],
+        DATA[: SCAN + 500] + b"\xff\xd0" + DATA[SCAN + 500 :],
+        DATA.replace(b"\xff\xc0", b"\xff\xc2"),
+        DATA.replace(b"\xff\xc4", b"\xff\xfe"),
+        encode(photo(97, 211), progressive=True),
+        encode(photo(97, 211), restart_marker_rows=1),
+    ],
+    ids=[
+        "empty", "no image", "cut", "bytes behind", "fill bytes", "bytes lost", "marker within",
+        "called progressive", "no tables", "progressive", "restarts",
+    ],
+)  # fmt: skip
+def test_unsound_and_uncommon_data_have_no_points(data: bytes) -> None:
+    assert find(data, (97, 211))[0] == 0
+
+
+def test_another_size_has_no_points() -> None:
+    assert find(DATA, (97, 210))[0] == find(DATA, (96, 211))[0] == 0
+    assert find(DATA, (97, 211))[0] == 4
+
+
+def test_too_many_rows_have_no_points() -> None:
+    assert find(DATA, (97, 211), most=7)[0] == 0
+    step, points = find(DATA, (97, 211), most=8)
+    assert (step, len(points)) == (16, 8)
+
+
+def test_every_flipped_bit_is_sound_or_has_no_points() -> None:
+    """What has points is what libjpeg has nothing to say of, and has the same pixels by them."""
+    sides = (40, 56)
+    data = encode(photo(*sides), subsampling=2, quality=40)
+    begin, kept = data.index(b"\xff\xda") + 14, 0
+    none = cutting.fit_cutting(None, 0)
+    for bit in range(8 * begin, 8 * len(data), 5):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        step, points = find(bytes(flipped), sides)
+        if not step:
+            continue
+        kept += 1
+        given = cutting.fit_cutting(None, len(data), step, points.copy())
+        for box in ((0, 0, *sides), (9, 20, 22, 30)):
+            wanted = look(bytes(flipped), sides, box, 1, none)
+            found = look(bytes(flipped), sides, box, 1, given)
+            assert wanted[0] == found[0] == streaming.DONE
+            assert np.array_equal(wanted[1], found[1])
+    assert kept > 10
+
+
+def test_points_of_other_data_write_nothing_outside() -> None:
+    """Data may change behind a loader's back: the worst is an error, or pixels of that data."""
+    step, points = find(DATA, (97, 211))
+    for _ in range(200):
+        changed = bytearray(DATA)
+        for at in RANDOM.integers(SCAN, len(DATA), 20):
+            changed[at] = RANDOM.integers(256)
+        odd = points.copy()
+        odd[RANDOM.integers(len(odd)), RANDOM.integers(4)] = RANDOM.integers(-(1 << 31), 1 << 31)
+        given = cutting.fit_cutting(None, len(DATA), step, odd)
+        guarded = [np.concatenate([each, np.full(64, 77, np.uint8)]) for each in given[-3:]]
+        names = ("codes", "joined", "file")
+        inner = {name: each[:-64] for name, each in zip(names, guarded, strict=True)}
+        look(bytes(changed), (97, 211), (20, 30, 60, 90), 1, given._replace(**inner))
+        assert all((each[-64:] == 77).all() for each in guarded)
