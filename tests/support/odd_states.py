@@ -111,7 +111,8 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
             for name, tensor in state.items()
         }
     for part in ("model", "ema", "optimizer"):
-        for name, tensor in (parts[part] or {}).items():
+        tensors = {} if parts[part] is None else parts[part]
+        for name, tensor in tensors.items():
             if type(name) is not str or not tensor.is_contiguous() or tensor.is_meta:
                 raise TypeError(name)
     folder.mkdir(parents=True, exist_ok=True)
