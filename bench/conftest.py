@@ -24,6 +24,7 @@ from bench.photos import (
     MEAN_SIZE,
     ROOT,
     SMOKE_BELOW,
+    USUAL_PX,
     Photos,
     copy_photos,
     core_count,
@@ -39,6 +40,7 @@ __all__ = [
     "MEAN_SIZE",
     "ROOT",
     "SMOKE_BELOW",
+    "USUAL_PX",
     "VERDICTS",
     "Contender",
     "Duel",
@@ -132,7 +134,7 @@ def photos(workspace: Path, pytestconfig: pytest.Config) -> Photos:
 
 @pytest.fixture(scope="session")
 def rounds(pytestconfig: pytest.Config, photos: Photos) -> int:
-    return pytestconfig.getoption("rounds") or (1 if len(photos) < SMOKE_BELOW else ROUNDS)
+    return pytestconfig.getoption("rounds") or (1 if photos.is_smoke else ROUNDS)
 
 
 @pytest.fixture

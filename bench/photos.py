@@ -19,8 +19,9 @@ from fastft.datasets.synth import SynthConfig, write_synth
 ROOT = Path(__file__).resolve().parents[1]
 #: Width and height about which ImageNet's photos vary, px.
 MEAN_SIZE = (470, 400)
-#: Below this many photos a run only shows that the suites still work: one round each.
-SMOKE_BELOW = 200
+#: Below this many photos of the usual size, or as many pixels, a run only shows that the suites
+#: still work: one round each.
+SMOKE_BELOW, USUAL_PX = 200, 200_000
 CLASSES = 4
 BATCH = 64
 #: Whole batches: stock DALI decodes a short last one in full, which for 397 photos would flatter us
@@ -46,6 +47,11 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether they are so few that figures would say nothing."""
+        return self.facts["images"] * self.facts["mean_px"] < SMOKE_BELOW * USUAL_PX
 
 
 def core_count() -> int:

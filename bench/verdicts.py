@@ -124,14 +124,16 @@ def summary(laps: Laps, found: Found) -> dict[str, Any]:
     }
 
 
-def table(found: Found, common: str) -> list[list[str]]:
+def table(found: Found, common: str, failed: Mapping[str, str] | None = None) -> list[list[str]]:
     """Rows of the closing table, the first its head; the slowest contender comes first.
 
     Args:
         found: the field.
         common: who all are compared with, beside the best stock one on data of their kind.
+        failed: what befell others, by name.
     """
     rows = [["", "reads", "images/s", common, "best stock", "over rounds", "CPU ms/image", ""]]
+    rows += [[name, *[""] * 6, reason] for name, reason in (failed or {}).items()]
     for laps in sorted(found.values(), key=img_per_s):
         base, best = found.get(common), fastest("stock", laps.entrant.reads)(found)
         to_best = ratio(laps, best) if best else None

@@ -223,6 +223,29 @@ def test_table_goes_from_slow_to_fast():
     assert [row[0] for row in rows if row[-1]] == ["quick", "raw"]
 
 
+def test_who_died_is_a_row_that_says_so():
+    head, dead, *rest = table(FIELD, "slow", {"FFCV": "FFCV: its process ended with status -9"})
+    assert dead == ["FFCV", "", "", "", "", "", "", "FFCV: its process ended with status -9"]
+    assert [head, *rest] == table(FIELD, "slow")
+
+
+def test_few_photos_are_read_in_several_batches():
+    from bench.bench_loaders import batch_of
+
+    assert [batch_of(count) for count in (1, 3, 40, 64, 300, 1024)] == [1, 1, 10, 16, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("images", "mean_px", "is_smoke"),
+    [(60, 200_000, True), (64, 12_900_000, False), (384, 206_000, False), (199, 200_000, True)],
+)
+def test_a_smoke_run_is_told_by_pixels(images: int, mean_px: int, is_smoke: bool):
+    from bench.photos import Photos
+
+    photos = Photos(Path(), (), (), {"images": images, "mean_px": mean_px})
+    assert photos.is_smoke == is_smoke
+
+
 def test_a_table_of_one():
     _, row = table(field_of(FIELD["ours"]), "slow")
     assert row[:6] == ["ours", "jpeg", "67", "", "", ""]
