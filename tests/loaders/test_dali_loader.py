@@ -1,4 +1,4 @@
-"""What DALI refuses: the reference decoder decodes it, or one line says why nobody can."""
+"""What DALI refuses is decoded by the reference, or one line says why nobody can; its edges."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from spoiled import HUFFMAN, padded, with_bytes_before
 
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, is_no_memory
+from pipelines.formats.source import open_source
+from pipelines.reference import render_batch
 
 pytest.importorskip("nvidia.dali", reason="nvidia-dali is not installed")
 
@@ -122,3 +124,15 @@ def test_an_error_raised_from_itself_has_an_end() -> None:
     assert not is_no_memory(first)
     second.__cause__ = MemoryError()
     assert is_no_memory(first)
+
+
+@pytest.mark.parametrize("size", [9, 64])
+def test_only_outermost_pixels_are_more_than_a_level_off(size: int, data: Path) -> None:
+    """There DALI repeats a crop's last pixel, where Pillow leaves taps out."""
+    source = open_source(data / "train.beton")
+    with make("dali", source, view="train", size=size, normalize=False) as loader:
+        for (images, _), rows in zip(loader, loader.plan.batches(8), strict=True):
+            wanted = render_batch([source.stored(int(each)) for each in rows.samples], rows)
+            apart = np.abs(images.permute(0, 2, 3, 1).numpy().astype(int) - wanted)
+            assert apart[:, 1:-1, 1:-1].max() <= 1
+            assert apart.max() <= loader.stated[1]

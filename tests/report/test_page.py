@@ -102,7 +102,7 @@ def test_the_page_shows_the_measured_numbers(tmp_path: Path) -> None:
     goals = next(key for key in page.keys if key.unit == "goals")
     assert goals.figure == "2 of 3"
     parity = tables(page, "parity")
-    assert parity["Loaders"][3] == ["dali", "passed", "mean 0.25, at most 16", "resize"]
+    assert parity["Loaders"][3] == ["dali", "passed", "mean 0.25, at most 32", "resize"]
     (distances,) = (rows for title, rows in parity.items() if "245 images" in title)
     assert ["dali", "whole", "train", "0.162", "6", "13", "52.1", "84.000%"] in distances
     (models,) = (rows for title, rows in tables(page, "models").items() if "accuracy, p" in title)
