@@ -29,6 +29,7 @@ from pipelines.images.turbojpeg import (
     load_turbojpeg,
 )
 from pipelines.memory import free_memory
+from pipelines.workers import processes_here
 
 _ACCURATE = LIMIT_SCANS  # no other TJFLAG: accurate DCT, fancy upsampling, as in Pillow
 _GRAY = 3  # TJSAMP_GRAY
@@ -52,13 +53,19 @@ class Known:
             `kernels.entries`.
     """
 
-    def __init__(self, source: Source) -> None:
-        """Know nothing yet."""
+    def __init__(self, source: Source, sharers: int = 1) -> None:
+        """Know nothing yet.
+
+        Args:
+            source: the samples.
+            sharers: how many processes of this loader find out the same.
+        """
         self._source = source
         self.entries: dict[int, tuple[int, NDArray[np.int32]]] = {}
         self._states = bytearray(len(source.widths))
         self._reasons: dict[int, str] = {}
-        self._room = int(free_memory().bytes * _ENTRIES_SHARE)
+        sharers *= processes_here()
+        self._room = int(free_memory().bytes * _ENTRIES_SHARE / sharers)
 
     def needs_reference(self, sample: int, stored: Stored) -> bool:
         """Whether no decoder but the reference's will do for a JPEG."""

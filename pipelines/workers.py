@@ -113,6 +113,12 @@ def _end_behind(parent: Any) -> None:
     os._exit(1)
 
 
+def processes_here() -> int:
+    """Processes of this training on this machine, as torchrun and `fastft train` tell each."""
+    told = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(told)) if told.isdecimal() else 1
+
+
 def cpu_count(cgroup: Path = _CGROUP_CPU) -> int:
     """CPUs this process may use: by affinity, and by its container's quota if that is less."""
     count = len(os.sched_getaffinity(0))

@@ -37,6 +37,8 @@ from pipelines.workers import cpu_count, in_order
 
 #: on_progress(split, images done, images in all, bytes read so far)
 Progress = Callable[[str, int, int, int], None]
+#: Changes when photos that shrink become other pixels: since 2 the inverse DCT may begin.
+_SHRINKING = b"2"
 #: A task is this many images, or fewer if their files are large: long enough to hide the cost of
 #: handing it over (about 50 us), short enough that few decoded images wait to be written.
 _TASK_IMAGES, _TASK_BYTES = 32, 4 << 20
@@ -189,6 +191,8 @@ def _identify(
     """The identity of a conversion, as far as it can be seen without reading the images."""
     settings = asdict(config.policy), listing.classes, part.start, part.stop
     digest = hashlib.sha256(json.dumps(settings).encode())
+    if config.policy.max_side:
+        digest.update(_SHRINKING)
     for sample, size in zip(part, sizes.tolist(), strict=True):  # a name begins with its class
         digest.update(os.fsencode(listing.names[sample]) + b"\0%d\0" % size)
     return digest.digest()

@@ -78,10 +78,10 @@ class DaliLoader(Loader):
 
     def __init__(self, source: Source, **arguments: Any) -> None:
         super().__init__(source, **arguments)
-        # Seen on the CPU: 0.21 in the mean, and 1 but for a crop's outermost lines and columns. Past
-        # its ends DALI repeats the last pixel, by an eighth of an output pixel's weight, where Pillow
-        # leaves taps out: 13 levels on photos of 0.2 megapixels, 22 on those of 12.9, and 32 where
-        # white ends in black. On a GPU, nvJPEG's distance has not been measured.
+        # Seen on the CPU: 0.21 in the mean, and 1 but for a crop's outermost lines and columns.
+        # Past its ends DALI repeats the last pixel, by an eighth of an output pixel's weight, where
+        # Pillow leaves taps out: 13 levels on photos of 0.2 megapixels, 22 on those of 12.9, and 32
+        # where white ends in black. On a GPU, nvJPEG's distance has not been measured.
         self.stated = (0.25, 32) if self.device.type == "cpu" else None
         _open.add(self)
 

@@ -7,6 +7,7 @@ told again and again which of the samples to take.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ class Kernel:
         self._frames = cpu.Frames(
             pixels, layout.offsets[samples], layout.pitches[samples], sides.astype(np.int64)
         )
+        plan = replace(plan, decode="exact")  # of pixels that were decoded whole
         rows = plan.rows(samples)
         self._shrinks, self._flips, self._size = rows.shrinks, rows.flips, plan.size
         self._geometry, self._down_first = make_geometry(rows, plan)

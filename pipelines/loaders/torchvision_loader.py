@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from pipelines.decoder import Known
 from pipelines.errors import FastftError
 from pipelines.forks import is_daemonic
 from pipelines.formats.encode import decode
@@ -54,7 +55,7 @@ class TorchvisionLoader(Loader):
 
     def _begin(self) -> None:
         self._sampler = _RowSampler()
-        self._dataset = _PlanDataset(self.source)
+        self._dataset = _PlanDataset(self.source, self.workers)
         self._workers: DataLoader[Any] = DataLoader(
             self._dataset,
             batch_size=None,
@@ -100,14 +101,14 @@ class _RowSampler:
 class _PlanDataset(Dataset[Any]):
     """Indexed by rows: one item is a whole batch."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, workers: int) -> None:
+        self._source, self._workers = source, workers
         areas = source.widths.astype(np.int64) * source.heights
         self._in_part = bool(areas.mean() >= _LARGE_PX)
         self._local = threading.local()
 
-    def __reduce__(self) -> tuple[type[_PlanDataset], tuple[Source]]:
-        return type(self), (self._source,)
+    def __reduce__(self) -> tuple[type[_PlanDataset], tuple[Source, int]]:
+        return type(self), (self._source, self._workers)
 
     def __getitem__(self, item: Rows) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
         # Errors travel as values: DataLoader would rebuild an exception from its text alone.
@@ -160,7 +161,8 @@ class _PlanDataset(Dataset[Any]):
         if decoder is None:
             from pipelines.regions import RegionDecoder  # loads numba
 
-            decoder = self._local.decoder = RegionDecoder(self._source)
+            known = Known(self._source, self._workers)
+            decoder = self._local.decoder = RegionDecoder(self._source, known)
         pixels = decoder.crop(sample, stored, crop, shrink)
         return None if pixels is None else Image.fromarray(pixels)
 

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from pipelines.formats.beton import read_index
 from pipelines.formats.encode import decode
 from pipelines.formats.source import open_source
 from pipelines.loaders.stages import Copying, Decoding, Kernel
-from pipelines.plan import make_plan
-from pipelines.reference import render_batch
+from pipelines.plan import DECODES, Decode, make_plan
+from pipelines.reference import find_cover, render_batch
 
 SIZE = 40
 
@@ -48,27 +49,35 @@ def test_the_bytes_that_are_read_are_the_samples(kind: str, data: Path, photos: 
         assert bytes(read(slice(at, at + 1))) == bytes(source.stored(sample).data)
 
 
-def test_decoding_gives_the_reference_pixels(data: Path) -> None:
+@pytest.mark.parametrize("how", DECODES)
+def test_decoding_gives_the_reference_pixels(how: Decode, data: Path) -> None:
     source = read_index(data / "test.beton")
-    plan = make_plan(source.widths, source.heights, view="train", size=SIZE)
+    plan = make_plan(source.widths, source.heights, view="train", size=8, decode=how)
     samples = np.array([3, 1, 5])
-    work = Decoding(source, samples, plan).worker()
+    work, rows = Decoding(source, samples, plan).worker(), plan.rows(samples)
+    assert (rows.shrinks > 1).any() == (how == "scaled")
     for part, last in ((slice(0, 1), 0), (slice(0, 3), 2)):
-        top, left, height, width = plan.rows(samples).crops[last].tolist()
-        wanted = np.asarray(decode(source.stored(int(samples[last]))))
+        shrink = int(rows.shrinks[last])
+        (top, left, height, width), _ = find_cover(rows.crops[last].tolist(), shrink)
+        wanted = np.asarray(decode(source.stored(int(samples[last])), "x", shrink))
         assert np.array_equal(work(part), wanted[top : top + height, left : left + width])
 
 
-@pytest.mark.parametrize("view", ["train", "eval"])
-def test_the_kernel_gives_the_reference_pixels(view: str, data: Path) -> None:
+@pytest.mark.parametrize(
+    ("view", "how"), [("train", "exact"), ("eval", "exact"), ("eval", "scaled")]
+)
+def test_the_kernel_gives_the_reference_pixels(view: str, how: Decode, data: Path) -> None:
+    """The exact ones, as it is given images that were decoded whole."""
     source = read_index(data / "test.beton")
-    plan = make_plan(source.widths, source.heights, view=view, size=SIZE)
+    size = 8 if how == "scaled" else SIZE
+    plan = make_plan(source.widths, source.heights, view=view, size=size)
     samples = plan.order[[5, 0, 3]]
     rows = plan.rows(samples)
     wanted = render_batch([source.stored(sample) for sample in samples], rows)
-    work = Kernel(source, samples, plan, normalize=False).worker(2)
+    asked = replace(plan, decode=how)
+    work = Kernel(source, samples, asked, normalize=False).worker(2)
     for part in (slice(0, 2), slice(1, 3), slice(2, 3)):
-        assert np.array_equal(work(part).reshape(-1, SIZE, SIZE, 3), wanted[part])
+        assert np.array_equal(work(part).reshape(-1, size, size, 3), wanted[part])
 
 
 def test_broken_samples_fail_every_stage(data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines import regions
 from pipelines.decoder import Known
 from pipelines.errors import DataError
 from pipelines.formats.beton import read_index
@@ -35,18 +36,18 @@ def part_of(pixels: np.ndarray) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("known", [False, True], ids=["met first", "met again"])
 def test_parts_of_odd_images_are_those_of_the_whole(known: bool, odd_beton: Path) -> None:
     source = read_index(odd_beton)
-    regions, cut = RegionDecoder(source), 0
+    decoder, cut = RegionDecoder(source), 0
     for sample in range(len(source)):
         pixels, stored = whole(source, sample), source.stored(sample)
         if known:
-            regions.known.note_sound(sample)
+            decoder.known.note_sound(sample)
         box = top, left, height, width = part_of(pixels)
-        found = regions.crop(sample, stored, box)
+        found = decoder.crop(sample, stored, box)
         if found is not None:
             cut += 1
             assert np.array_equal(found, pixels[top : top + height, left : left + width])
     assert cut > 20
-    assert not regions.known.remarks or "decoded by Pillow" in regions.known.remarks[0]
+    assert not decoder.known.remarks or "decoded by Pillow" in decoder.known.remarks[0]
 
 
 @pytest.fixture
@@ -93,3 +94,44 @@ def test_without_libjpeg_images_are_decoded_whole(
     monkeypatch.setattr("pipelines.kernels.libjpeg.find_libjpeg", lambda: None)
     source = read_index(data / "test.beton")
     assert RegionDecoder(source).crop(0, source.stored(0), (0, 0, 8, 8)) is None
+
+
+def test_entry_points_are_found_once_and_used(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, looked = read_index(data / "test.beton"), []
+    real = regions.find_entries
+    monkeypatch.setattr(regions, "find_entries", lambda *given: looked.append(1) or real(*given))
+    decoder, stored = RegionDecoder(source), source.stored(0)
+    pixels = whole(source, 0)
+    for number in range(5):
+        top, left, height, width = box = part_of(pixels)
+        found = decoder.crop(0, stored, box)
+        assert np.array_equal(found, pixels[top : top + height, left : left + width]), number
+    assert looked == [1]
+    assert list(decoder.known.entries) == [0]
+    assert decoder.known.has_been_read(0)
+
+
+def test_wrong_entry_points_are_given_up(data: Path) -> None:
+    """Nothing says how they could be: then the sample is decoded as if it had none."""
+    source = read_index(data / "test.beton")
+    decoder, stored, pixels = RegionDecoder(source), source.stored(0), whole(source, 0)
+    decoder.crop(0, stored, (0, 0, 9, 9))
+    step, points = decoder.known.entries[0]
+    for column, value in ((0, 8 * len(stored.data) + 1), (1, 1 << 30)):
+        odd = points.copy()
+        odd[:, column] = value
+        decoder.known.entries[0] = (step, odd)
+        found = decoder.crop(0, stored, (20, 30, 30, 30))
+        assert np.array_equal(found, pixels[20:50, 30:60])
+
+
+def test_without_room_there_are_no_entry_points(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = read_index(data / "test.beton")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(1 << 40))
+    decoder, stored, pixels = RegionDecoder(source), source.stored(0), whole(source, 0)
+    for _ in range(2):
+        found = decoder.crop(0, stored, (20, 30, 30, 30))
+        assert np.array_equal(found, pixels[20:50, 30:60])
+    assert not decoder.known.entries

@@ -36,6 +36,8 @@ from pipelines.formats.layout import (
 )
 from pipelines.formats.shards import Quarantined, Shard
 from pipelines.kernels.cpu import COLUMN_SLACK
+from pipelines.kernels.cutting import fit_cutting
+from pipelines.kernels.entries import fit_notes
 from pipelines.regions import RegionDecoder
 
 #: More pixels of a hostile image than this are not decoded: their size is what is tested.
@@ -195,7 +197,7 @@ def decode_both(index: Index, sample: int) -> None:
 
 
 def decode_region(index: Index, sample: int, whole: np.ndarray) -> None:
-    """Decode the middle of a sample, twice: the second time no further than its last line.
+    """Decode the middle of a sample, twice: the second time by its entry points, if it has any.
 
     Raises:
         DataError: it is broken.
@@ -206,11 +208,29 @@ def decode_region(index: Index, sample: int, whole: np.ndarray) -> None:
     regions = RegionDecoder(index)
     taken = (lines + 1) * (columns + COLUMN_SLACK) * 3
     regions._pixels = np.full(taken + 4096, 113, np.uint8)
+    stored = index.stored(sample)
+    bytes_, most = len(stored.data), len(stored.data) // 512 + 2
+    regions._notes, behind = guarded_arrays(fit_notes(None, bytes_, most), "data stuffed points")
+    cutting, more = guarded_arrays(fit_cutting(None, bytes_, 1), "codes joined file")
+    regions._cutting = cutting
     for _ in range(2):
-        found = regions.crop(sample, index.stored(sample), box)
+        found = regions.crop(sample, stored, box)
         assert (regions._pixels[taken:] == 113).all(), "written behind the region"
+        for guard in (*behind, *more):
+            assert (guard == 113).all(), "written behind what entry points take"
         if found is not None:
             assert np.array_equal(found, whole[top : top + lines, left : left + columns])
+
+
+def guarded_arrays(scratch: Any, names: str) -> tuple[Any, list[np.ndarray]]:
+    """A named tuple, some of whose arrays end where others begin that nobody may write to."""
+    guards, replaced = [], {}
+    for name in names.split():
+        array = getattr(scratch, name)
+        longer = np.full((len(array) + 1024, *array.shape[1:]), 113, array.dtype)
+        replaced[name], guard = longer[: len(array)], longer[len(array) :]
+        guards.append(guard)
+    return scratch._replace(**replaced), guards
 
 
 def read_shards(path: Path) -> object:
