@@ -26,6 +26,8 @@ from pipelines.resident.store import PixelWriter, StoreFormat, lay_out
 from pipelines.transfer import BatchPool, PinnedSlot, normalizing_factors
 from pipelines.workers import make_threads
 
+#: Samples that a thread meets before others are handed out.
+_AT_ONCE = 16
 #: Does a part's work on some of its samples, which are given by their places; what it gives is
 #: memory of the worker's own, which the next call writes anew.
 Work = Callable[[slice], object]
@@ -35,12 +37,21 @@ class Decoding:
     """The crops of samples to pixels, in a buffer that is used again: as `ffcv` decodes."""
 
     def __init__(self, source: Source, samples: NDArray[np.int64], plan: Plan) -> None:
+        """Meet all samples once, as in a first epoch: what is found out then speeds up later ones.
+
+        Raises:
+            DataError: a sample is broken.
+        """
         self._source, self._samples = source, samples
         rows = plan.rows(samples)
         self._shown = list(zip(rows.crops.tolist(), rows.shrinks.tolist(), strict=True))
         areas = source.heights[samples].astype(np.int64) * source.widths[samples]
         self._largest_bytes = 3 * int(areas.max())
         self._known = Known(source)
+        count = len(samples)
+        places = [slice(at, min(at + _AT_ONCE, count)) for at in range(0, count, _AT_ONCE)]
+        with make_threads() as threads:
+            list(threads.map(lambda place: self.worker()(place), places))
 
     def worker(self) -> Work:
         """One thread's; gives the last sample's pixels, raises DataError if one is broken."""
