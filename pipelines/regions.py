@@ -19,6 +19,9 @@ from pipelines.formats.source import Source
 from pipelines.kernels import cpu, cutting, libjpeg, streaming
 from pipelines.kernels.entries import POINT_WORDS, find_entries, fit_notes
 
+#: Lines and columns around a part that are cut out of a JPEG with it: the ends of what is left are
+#: upsampled as those of an image are, one of chroma, twice as wide; and one more.
+_SPARE = 3
 #: Bytes of a JPEG for each entry point at most, whose 16 bytes are then 3 % of it: 1,024 photos of
 #: 0.2 megapixels take 2.8 KB each, and begin 4 MCUs or 64 px apart.
 _POINT_SHARE = 512
@@ -66,7 +69,7 @@ class RegionDecoder:
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        _, _, height, width = box
+        top, left, height, width = box
         pitch = (width + cpu.COLUMN_SLACK) * 3
         if self._pixels.size < (height + 1) * pitch:
             self._pixels = np.empty((height + 1) * pitch, np.uint8)
@@ -75,13 +78,14 @@ class RegionDecoder:
 
         def decode(*arguments: Any) -> int:
             nonlocal first
-            *image, whole = arguments
-            region = tuple(box)
-            result, begin = streaming.decode_region(*image, shrink, region, whole, lines)
+            *image, origin, whole = arguments
+            own = (top - origin[0] // shrink, left - origin[1] // shrink, height, width)
+            result, begin = streaming.decode_region(*image, shrink, own, whole, lines)
             first = 3 * begin
             return int(result)
 
-        if not self.run(sample, stored, decode):
+        part = (top * shrink, left * shrink, (top + height) * shrink, (left + width) * shrink)
+        if not self.run(sample, stored, decode, part, shrink):
             return None
         return lines[:height, first : first + 3 * width].reshape(height, width, 3)
 
@@ -103,14 +107,19 @@ class RegionDecoder:
         region = (0, 0, stored.height, stored.width)
 
         def decode(*arguments: Any) -> int:
-            *image, whole = arguments
+            *image, _, whole = arguments
             result, _ = streaming.decode_region(*image, 1, region, whole, lines)
             return int(result)
 
-        return self.run(sample, stored, decode, in_part=False)
+        return self.run(sample, stored, decode)
 
     def run(
-        self, sample: int, stored: Stored, decode: Callable[..., int], *, in_part: bool = True
+        self,
+        sample: int,
+        stored: Stored,
+        decode: Callable[..., int],
+        part: Sequence[int] | None = None,
+        shrink: int = 1,
     ) -> bool:
         """Decode a part of a sample by a kernel, and weigh what libjpeg says.
 
@@ -121,9 +130,11 @@ class RegionDecoder:
         Args:
             sample: its number.
             stored: its bytes.
-            decode: calls a kernel of `streaming` with its first arguments, `functions` to `sides`,
-                and `whole`.
-            in_part: whether there is anything to leave out.
+            decode: calls a kernel of `streaming`; is given its first arguments, `functions` to
+                `sides`, then top and left of that in the image, px, and `whole`.
+            part: top, left, bottom and right of what has to be there, px of the whole size; None
+                for all.
+            shrink: at what part of its size it is decoded.
 
         Returns:
             Whether it is done; else the image has to be decoded whole.
@@ -138,18 +149,17 @@ class RegionDecoder:
             or known.needs_reference(sample, stored)
         ):
             return False
-        data = np.frombuffer(stored.data, np.uint8)
-        sides = (stored.height, stored.width)
-        if in_part and not known.has_been_read(sample):
-            self._note_entries(sample, data, sides)
+        data, sides = np.frombuffer(stored.data, np.uint8), (stored.height, stored.width)
+        if part is not None:
+            if not known.has_been_read(sample):
+                self._note_entries(sample, data, sides)
+            given = self._cut(sample, data, sides, part, shrink)
+            if given is not None:
+                if decode(self._libjpeg, self._state, *given, False) == streaming.DONE:
+                    return True
+                known.entries.pop(sample, None)  # nobody knows how; it is decoded as any other
         whole = not known.has_been_read(sample)
-        entries = known.entries.get(sample) if in_part else None
-        step, points = entries or (0, None)
-        self._cutting = cutting.fit_cutting(self._cutting, len(data), step, points)
-        result = decode(self._libjpeg, self._state, data, self._cutting, sides, whole)
-        if result not in (streaming.DONE, streaming.OTHER_SIZE) and entries is not None:
-            known.entries.pop(sample, None)  # nobody knows how; it is decoded as any other
-            return self.run(sample, stored, decode, in_part=False)
+        result = decode(self._libjpeg, self._state, data, sides, (0, 0), whole)
         if result == streaming.DONE:
             if whole:
                 known.note_sound(sample)
@@ -159,6 +169,35 @@ class RegionDecoder:
         warned = result == streaming.WARNED
         said = "" if warned else libjpeg.words_of(self._state)
         return self.decoder.accepts(sample, stored, said, warned=warned)
+
+    def _cut(
+        self,
+        sample: int,
+        data: NDArray[np.uint8],
+        sides: tuple[int, int],
+        part: Sequence[int],
+        shrink: int,
+    ) -> tuple[NDArray[np.uint8], tuple[int, int], tuple[int, int]] | None:
+        """Leave what lies around a part to nobody, where it is known where to begin.
+
+        Returns:
+            A JPEG, its height and width, its top and left in the image, px; None if there is none.
+        """
+        entries = self.known.entries.get(sample)
+        if entries is None:
+            return None
+        self._cutting = cutting.fit_cutting(self._cutting, len(data), *entries)
+        spare = _SPARE * shrink
+        top, left, bottom, right = part
+        left = max(0, min(left, right - streaming.NARROWEST * shrink) - spare)
+        right = max(right, left + streaming.NARROWEST * shrink) + spare
+        region = (max(0, top - spare), left, min(bottom + spare, sides[0]), min(right, sides[1]))
+        size, *place, height, width = cutting.cut_jpeg(data, sides, region, self._cutting)
+        if not size:
+            return None
+        file = self._cutting.file[:size]
+        file.flags.writeable = False  # as the bytes of a sample are, to the kernels
+        return file, (height, width), (place[0], place[1])
 
     def _note_entries(self, sample: int, data: NDArray[np.uint8], sides: tuple[int, int]) -> None:
         """Look for places to begin at in a sample that is met for the first time."""
@@ -174,9 +213,9 @@ class RegionDecoder:
         """Compile or load the kernel that `decode` calls, by giving it nothing."""
         if self._libjpeg is not None:
             nothing = np.frombuffer(b"", np.uint8)
-            self._notes = fit_notes(self._notes, 0, 0)
             find_entries(nothing, (1, 1), 0, self._notes)
-            decode(self._libjpeg, self._state, nothing, self._cutting, (1, 1), False)
+            cutting.cut_jpeg(nothing, (1, 1), (0, 0, 1, 1), self._cutting)
+            decode(self._libjpeg, self._state, nothing, (1, 1), (0, 0), False)
 
 
 def are_decoded() -> bool:

@@ -102,7 +102,10 @@ class Worker:
         for row in rows:
             sample = int(piece.samples[row])
             render = partial(self._render, piece, row, fitting, out[row])
-            if not self.regions.run(sample, self._source.stored(sample), render):
+            part = _shown(piece.geometry[row], int(piece.shrinks[row]), out.shape[1])
+            shrink = int(piece.shrinks[row])
+            stored = self._source.stored(sample)
+            if not self.regions.run(sample, stored, render, part, shrink):
                 left.append(row)
         return left
 
@@ -116,8 +119,10 @@ class Worker:
 
     @staticmethod
     def _render(piece: Piece, row: int, fitting: Fitting, out: NDArray[Any], *image: Any) -> int:
-        *image_of, whole = image
-        how = piece.geometry[row], piece.shrinks[row], piece.flips[row], piece.down_first[row]
+        *image_of, origin, whole = image
+        geometry = piece.geometry[row].copy()
+        geometry[:, cpu.START] -= origin
+        how = geometry, piece.shrinks[row], piece.flips[row], piece.down_first[row]
         result: int = streaming.render_jpeg(*image_of, *how, whole, *fitting, out)
         return result
 
@@ -125,3 +130,16 @@ class Worker:
         """Give back what only a very large image needed."""
         if self.pixels.nbytes > _KEEP_BYTES:
             self.pixels = np.empty(0, np.uint8)
+
+
+def _shown(geometry: NDArray[np.int32], shrink: int, size: int) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of what the taps of a row touch, and a little more, px."""
+    ends = []
+    for start, length, resized, offset in geometry.tolist():
+        scale = length / resized
+        reach = 2 * max(scale, shrink)
+        first = max(0, int(offset * scale - reach))
+        last = min(length, int((offset + size) * scale + reach) + 1)
+        ends.append((start + first, start + last))
+    (top, bottom), (left, right) = ends
+    return top, left, bottom, right

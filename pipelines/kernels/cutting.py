@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.kernels.bits import copy_bytes, find_byte, load_bits, store_bits
-from pipelines.kernels.compiled import inner
+from pipelines.kernels.compiled import entry, inner
 from pipelines.kernels.entries import DC0, PLACE
 from pipelines.kernels.huffman import (
     AC,
@@ -64,6 +64,7 @@ class Cutting(NamedTuple):
         points: int32[..., POINT_WORDS], see `entries.find_entries`.
         tables, blocks, frame: see `huffman.read_frame`.
         dc: int64[4, 2, CATEGORIES], of the DC tables codes and their lengths, 0 for none.
+        before: int64[3], the DC coefficients of the MCU that is written last.
         written: uint64[3], of `joined`: bits that wait for a whole byte, lowest last, how many
             they are, and the bytes before them.
         none: int32[1 << WINDOW], codes that are not looked up, as few are read here.
@@ -78,6 +79,7 @@ class Cutting(NamedTuple):
     blocks: NDArray[np.int32]
     frame: NDArray[np.int64]
     dc: NDArray[np.int64]
+    before: NDArray[np.int64]
     written: NDArray[np.uint64]
     none: NDArray[np.int32]
     codes: NDArray[np.uint8]
@@ -98,6 +100,7 @@ def fit_cutting(
             np.zeros((MOST_BLOCKS, 3), np.int32),
             np.zeros(FRAME_WORDS, np.int64),
             np.zeros((4, 2, CATEGORIES), np.int64),
+            np.zeros(3, np.int64),
             np.zeros(3, np.uint64),
             np.zeros(1 << WINDOW, np.int32),
             nothing,
@@ -114,8 +117,8 @@ def fit_cutting(
     return old._replace(step=step, points=old.points[:0] if points is None else points)
 
 
-@inner
-def cut(data, sides, region, cutting):  # type: ignore[no-untyped-def]
+@entry
+def cut_jpeg(data, sides, region, cutting):  # type: ignore[no-untyped-def]
     """Cut a JPEG down to the MCUs of a region.
 
     Args:
@@ -128,7 +131,7 @@ def cut(data, sides, region, cutting):  # type: ignore[no-untyped-def]
         How many bytes of `cutting.file` it takes, with zeros behind its end; its top, left, height
         and width in the image, px. 0 bytes if it cannot be had.
     """
-    frame, step, points = cutting.frame, cutting.step, cutting.points
+    frame, step = cutting.frame, cutting.step
     nothing = 0, 0, 0, 0, 0
     if not read_frame(data, cutting.tables, cutting.blocks, frame):
         return nothing
@@ -136,7 +139,7 @@ def cut(data, sides, region, cutting):  # type: ignore[no-untyped-def]
         return nothing
     high, wide = frame[MCU_HEIGHT], frame[MCU_WIDTH]
     per_row = -(-frame[MCUS_WIDE] // step)
-    if len(points) != per_row * frame[MCUS_HIGH] + 1:
+    if len(cutting.points) != per_row * frame[MCUS_HIGH] + 1:
         return nothing
     top, left, bottom, right = region
     first_row, last_row = top // high, min(-(-bottom // high), frame[MCUS_HIGH])
@@ -162,26 +165,26 @@ def _join_rows(data, cutting, per_row, first_row, last_row, first, last):  # typ
         first_row, last_row: rows of MCUs.
         first, last: points in each of them.
     """
-    points, codes, written = cutting.points, cutting.codes, cutting.written
+    points, written, before = cutting.points, cutting.written, cutting.before
     for table in range(4):
-        _fill_dc(cutting.tables[table], cutting.dc[table])
-    written[:] = 0
-    before = np.zeros(3, np.int64)
+        _fill_dc(cutting, table)
+    for word in range(3):
+        written[word], before[word] = 0, 0
     for row in range(first_row, last_row):
-        begin, end = points[row * per_row + first], points[row * per_row + last]
-        if not 0 <= begin[PLACE] <= end[PLACE] <= 8 * len(data):
+        begin, end = row * per_row + first, row * per_row + last
+        place, last_place = np.int64(points[begin, PLACE]), np.int64(points[end, PLACE])
+        if not 0 <= place <= last_place <= 8 * len(data):
             return 0
-        start, behind = begin[PLACE] >> 3, (end[PLACE] + 7) >> 3
+        start, behind = place >> 3, (last_place + 7) >> 3
         if np.int64(written[SIZE]) + 2 * (behind - start) + 64 > len(cutting.joined):
             return 0
-        zeros = _unstuff(data, start, behind, codes)
-        last_place = np.int64(end[PLACE]) - 8 * (start + zeros)
-        copied = _join_first(cutting, begin, before, last_place)
+        last_place -= 8 * (start + _unstuff(data, start, behind, cutting))
+        copied = _join_first(cutting, begin, last_place)
         if copied < 0:
             return 0
         _copy(cutting, copied, last_place)
         for component in range(3):
-            before[component] = end[DC0 + component]
+            before[component] = points[end, DC0 + component]
     size, held = np.int64(written[SIZE]), np.int64(written[HELD])
     if held:
         _put(cutting, np.uint64((1 << (8 - held)) - 1), 8 - held)
@@ -190,13 +193,12 @@ def _join_rows(data, cutting, per_row, first_row, last_row, first, last):  # typ
 
 
 @inner
-def _join_first(cutting, begin, before, last_place):  # type: ignore[no-untyped-def]
+def _join_first(cutting, begin, last_place):  # type: ignore[no-untyped-def]
     """Write a row's first MCU as far as the last DC coefficient that is coded anew.
 
     Args:
-        cutting: its `codes` hold the row.
-        begin: its point.
-        before: int64[3], the coefficients of the MCU that is before it now.
+        cutting: its `codes` hold the row, its `before` the coefficients of the MCU before it now.
+        begin: the row's point.
         last_place: the bit behind the row.
 
     Returns:
@@ -204,7 +206,8 @@ def _join_first(cutting, begin, before, last_place):  # type: ignore[no-untyped-
     """
     source, dc = cutting.codes.ctypes.data, cutting.dc
     none, tables = cutting.none.ctypes.data, cutting.tables.ctypes.data
-    copied = place = np.int64(begin[PLACE] & 7)
+    points, before = cutting.points, cutting.before
+    copied = place = np.int64(points[begin, PLACE] & 7)
     seen = 0
     for block in range(cutting.frame[BLOCKS]):
         component, which = cutting.blocks[block, COMPONENT], cutting.blocks[block, DC]
@@ -216,7 +219,7 @@ def _join_first(cutting, begin, before, last_place):  # type: ignore[no-untyped-
             seen |= 1 << component
             _copy(cutting, copied, here)
             copied = place
-            difference += begin[DC0 + component] - before[component]
+            difference += points[begin, DC0 + component] - before[component]
             category = _category(difference)
             if category >= CATEGORIES or dc[which, 1, category] == 0:
                 return np.int64(-1)
@@ -264,31 +267,34 @@ def _copy(cutting, place, end):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _fill_dc(table, codes):  # type: ignore[no-untyped-def]
+def _fill_dc(cutting, table):  # type: ignore[no-untyped-def]
     """Find each category's code in a DC table, and give one of 16 bits to those that have none.
 
     An optimized table lacks what an image does not need, but its crop may: a first coefficient.
 
     Args:
-        table: int32[TABLE_WORDS]; the new codes and their values are added.
-        codes: int64[2, CATEGORIES], to be written: codes and their lengths, 0 for none.
+        cutting: its `dc` is written; new codes and their values are added to its `tables`.
+        table: which.
     """
-    codes[:] = 0
+    tables, codes = cutting.tables, cutting.dc
+    for value in range(CATEGORIES):
+        codes[table, 0, value] = codes[table, 1, value] = 0
     code = known = 0
     for length in range(1, 17):
         code <<= 1
-        for _ in range(table[COUNTS + length]):
-            value = table[VALUES + known]
+        for _ in range(tables[table, COUNTS + length]):
+            value = tables[table, VALUES + known]
             if value < CATEGORIES:
-                codes[0, value], codes[1, value] = code, length
+                codes[table, 0, value], codes[table, 1, value] = code, length
             code, known = code + 1, known + 1
     for value in range(CATEGORIES):
         # The code of all ones is never used.
-        if known and codes[1, value] == 0 and code < 0xFFFF and known < 256:
-            codes[0, value], codes[1, value] = code, 16
-            table[COUNTS + 16] += 1
-            table[VALUES + known] = value
+        if known and codes[table, 1, value] == 0 and code < 0xFFFF and known < 256:
+            codes[table, 0, value], codes[table, 1, value] = code, 16
+            tables[table, COUNTS + 16] += 1
+            tables[table, VALUES + known] = value
             code, known = code + 1, known + 1
+    tables[table, COUNTS] = known
 
 
 @inner
@@ -301,9 +307,9 @@ def _category(difference):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _unstuff(data, begin, end, codes):  # type: ignore[no-untyped-def]
+def _unstuff(data, begin, end, cutting):  # type: ignore[no-untyped-def]
     """Copy some of the data without the zeros behind bytes of ones; gives how many zeros."""
-    source, target = data.ctypes.data, codes.ctypes.data
+    source, target = data.ctypes.data, cutting.codes.ctypes.data
     at, size, zeros = begin, 0, 0
     while at < end:
         found = find_byte(source + at, 0xFF, end - at)
@@ -329,7 +335,8 @@ def _stuff(cutting, size, begin):  # type: ignore[no-untyped-def]
             cutting.file[to] = 0
             to += 1
     cutting.file[to], cutting.file[to + 1] = 0xFF, 0xD9
-    cutting.file[to + 2 : to + 2 + _PADDING] = 0
+    for word in range(0, _PADDING, 8):
+        store_bits(target + to + 2 + word, 0)
     return to + 2 + _PADDING
 
 
@@ -338,19 +345,16 @@ def _write_tables(cutting, to):  # type: ignore[no-untyped-def]
     """Write the DC tables behind a part of the file, with the codes that were added to them."""
     file = cutting.file
     for table in range(4):
-        words = cutting.tables[table]
-        known = 0
-        for length in range(1, 17):
-            known += words[COUNTS + length]
+        known = cutting.tables[table, COUNTS]
         if known == 0:
             continue
         size = 2 + 1 + 16 + known
         file[to], file[to + 1] = 0xFF, 0xC4
         file[to + 2], file[to + 3], file[to + 4] = size >> 8, size & 0xFF, table
         for length in range(1, 17):
-            file[to + 4 + length] = words[COUNTS + length]
+            file[to + 4 + length] = cutting.tables[table, COUNTS + length]
         for value in range(known):
-            file[to + 21 + value] = words[VALUES + value]
+            file[to + 21 + value] = cutting.tables[table, VALUES + value]
         to += 2 + size
     return to
 

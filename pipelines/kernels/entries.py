@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.kernels.bits import copy_bytes, find_byte
+from pipelines.kernels.bits import copy_bytes, find_byte, store_bits
 from pipelines.kernels.compiled import entry, inner
 from pipelines.kernels.huffman import (
     AC,
@@ -128,7 +128,7 @@ def find_entries(data, sides, most, notes):  # type: ignore[no-untyped-def]
         _fill_codes(notes, notes.blocks[block, AC], True)
     count = _read_codes(notes, size, high, wide, step)
     if count:
-        _find_bytes(notes.points[:count], notes.stuffed[:zeros], frame[DATA_AT])
+        _find_bytes(notes, count, zeros, frame[DATA_AT])
     return (step, count) if count else (0, 0)
 
 
@@ -149,7 +149,8 @@ def _unstuff(data, first, notes):  # type: ignore[no-untyped-def]
         at, size = at + count + 2, size + count
         behind = data[at - 1]
         if behind == 0xD9:
-            notes.data[size : size + READ_PAST] = 0
+            for word in range(0, READ_PAST, 8):
+                store_bits(target + size + word, 0)
             return size, zeros
         if behind:
             return 0, 0
@@ -161,18 +162,18 @@ def _unstuff(data, first, notes):  # type: ignore[no-untyped-def]
 @inner
 def _fill_codes(notes, which, is_ac):  # type: ignore[no-untyped-def]
     """Find what each window of bits stands for, unless it is known from the image before."""
-    table, last, codes = notes.tables[which], notes.last[which], notes.codes[which]
-    same = True
+    tables, last, same = notes.tables, notes.last, True
     for word in range(TABLE_WORDS):
-        same = same and table[word] == last[word]
+        same = same and tables[which, word] == last[which, word]
+        last[which, word] = tables[which, word]
     if same:
         return
-    last[:] = table
+    table = tables.ctypes.data + which * _TABLE_BYTES
     for window in range(1 << WINDOW):
         taken = passed = ended = 0
         while taken < WINDOW and not ended:
             rest = (window << taken & ((1 << WINDOW) - 1)) << (16 - WINDOW)
-            length, value = read_code(rest, table.ctypes.data)
+            length, value = read_code(rest, table)
             if taken + length > WINDOW:
                 break
             size = value & 15
@@ -186,7 +187,7 @@ def _fill_codes(notes, which, is_ac):  # type: ignore[no-untyped-def]
                 taken, ended = taken + length, 1
             else:
                 break  # a code of progressive files
-        codes[window] = taken | passed << PASSED | (ENDED if ended else 0)
+        notes.codes[which, window] = taken | passed << PASSED | (ENDED if ended else 0)
 
 
 @inner
@@ -233,10 +234,10 @@ def _note(points, at, place, first, second, third):  # type: ignore[no-untyped-d
 
 
 @inner
-def _find_bytes(points, stuffed, first):  # type: ignore[no-untyped-def]
+def _find_bytes(notes, count, stuffed, first):  # type: ignore[no-untyped-def]
     """Turn places in the data without zeros into places in the file."""
-    zeros = 0
-    for point in range(len(points)):
-        while zeros < len(stuffed) and stuffed[zeros] < points[point, PLACE] >> 3:
+    points, zeros = notes.points, 0
+    for point in range(count):
+        while zeros < stuffed and notes.stuffed[zeros] < points[point, PLACE] >> 3:
             zeros += 1
         points[point, PLACE] += 8 * (zeros + first)

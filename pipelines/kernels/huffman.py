@@ -12,8 +12,9 @@ import numpy as np
 from pipelines.kernels.bits import load_bits, load_int
 from pipelines.kernels.compiled import inner
 
-#: Words of a Huffman table: for each length of codes, from 1 to 16 bits, how many there are, the
-#: largest one (-1: none), and what to add to one for the place of its value; then the values.
+#: Words of a Huffman table: for each length of codes, from 1 to 16 bits, how many there are (before
+#: them, how many in all), the largest one (-1: none), and what to add to one for the place of its
+#: value; then the values. Here and beside loops stand for slices, which take seconds to compile.
 COUNTS, LARGEST, BEHIND, VALUES, TABLE_WORDS = 0, 17, 34, 51, 51 + 256
 #: Tables of a file: DC 0 to 3, AC 0 to 3.
 TABLES = 8
@@ -59,10 +60,11 @@ def read_frame(data, tables, blocks, frame):  # type: ignore[no-untyped-def]
         Whether it is of the common kind.
     """
     size, at = len(data), 2
-    frame[:] = 0
+    for word in range(FRAME_WORDS):
+        frame[word] = 0
     for table in range(TABLES):
-        tables[table, COUNTS : COUNTS + 17] = 0
-        tables[table, LARGEST : LARGEST + 17] = -1
+        for length in range(17):
+            tables[table, COUNTS + length], tables[table, LARGEST + length] = 0, -1
     if size < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return False
     while at + 4 <= size and data[at] == 0xFF:
@@ -96,22 +98,23 @@ def _read_tables(data, at, end, tables):  # type: ignore[no-untyped-def]
         which = data[at]
         if at + 17 > end or which & 0xEF > 3:
             return False
-        table, at = tables[(which >> 4) * 4 + (which & 3)], at + 1
+        table, at = (which >> 4) * 4 + (which & 3), at + 1
         code = known = np.int64(0)
         for length in range(1, 17):
             count = np.int64(data[at + length - 1])
-            table[COUNTS + length], table[BEHIND + length] = count, known - code
+            tables[table, COUNTS + length], tables[table, BEHIND + length] = count, known - code
             code += count
             known += count
             if code > 1 << length or known > 256:
                 return False
-            table[LARGEST + length] = code - 1 if count else -1
+            tables[table, LARGEST + length] = code - 1 if count else -1
             code <<= 1
         at += 16
         if at + known > end:
             return False
         for value in range(known):
-            table[VALUES + value] = data[at + value]
+            tables[table, VALUES + value] = data[at + value]
+        tables[table, COUNTS] = known
         at += known
     return True
 
@@ -140,9 +143,7 @@ def _read_scan(data, tables, blocks, frame):  # type: ignore[no-untyped-def]
             return False
         if written + across * down > MOST_BLOCKS:
             return False
-        if tables[dc, LARGEST : LARGEST + 17].max() < 0:
-            return False
-        if tables[4 + ac, LARGEST : LARGEST + 17].max() < 0:
+        if tables[dc, COUNTS] == 0 or tables[4 + ac, COUNTS] == 0:
             return False
         for _ in range(across * down):
             blocks[written, COMPONENT] = component

@@ -21,7 +21,6 @@ from pipelines.kernels.cpu import (
     find_span,
     pack_weights,
 )
-from pipelines.kernels.cutting import cut
 from pipelines.kernels.libjpeg import (
     CINFO,
     CINFO_BYTES,
@@ -64,10 +63,7 @@ DONE, WARNED, GAVE_UP, OTHER_SIZE = range(4)
 _MARGIN = 1
 #: Columns that are decoded at least: fewer than three of chroma, each at most four times as wide,
 #: are not upsampled smoothly. Source: jdsample.c, `jinit_upsampler`; jdapistd.c.
-_NARROWEST = 16
-#: Lines and columns around them that are cut out of a JPEG, as the ends of what is left are
-#: upsampled as those of an image are: one of chroma, twice as wide.
-_SPARE = 2
+NARROWEST = 16
 
 
 @entry
@@ -75,7 +71,6 @@ def render_jpeg(  # type: ignore[no-untyped-def]
     functions,
     state,
     data,
-    cutting,
     sides,
     geometry,
     shrink,
@@ -93,7 +88,6 @@ def render_jpeg(  # type: ignore[no-untyped-def]
         functions: int64[functions], see `libjpeg.find_libjpeg`.
         state: int64[STATE_WORDS] of this thread.
         data: uint8[...], the JPEG.
-        cutting: a Cutting that fits: where to begin in it, if that is known.
         sides: height and width of the image as the plan knows it, px; geometry lies within.
         geometry: int32[2, 4], see `cpu.START`.
         shrink: 1, or 2, 4 or 8: the part of its size at which the image is decoded, by the inverse
@@ -116,7 +110,7 @@ def render_jpeg(  # type: ignore[no-untyped-def]
     blocks = pack_weights(scratch, taps, left, columns)
     top += vertical[START] // shrink
     region = top, horizontal[START] // shrink + left, lines, columns
-    result, begin = _begin(functions, state, data, cutting, sides, shrink, region)
+    result, begin = _begin(functions, state, data, sides, shrink, region)
     sound = result == DONE and _resize(
         functions, state, begin, columns, blocks, down_first, scale, bias, scratch, out
     )
@@ -126,12 +120,12 @@ def render_jpeg(  # type: ignore[no-untyped-def]
 
 @entry
 def decode_region(  # type: ignore[no-untyped-def]
-    functions, state, data, cutting, sides, shrink, region, whole, out
+    functions, state, data, sides, shrink, region, whole, out
 ):
     """Decode some lines and columns of a JPEG.
 
     Args:
-        functions, state, data, cutting, sides, shrink, whole: as in `render_jpeg`.
+        functions, state, data, sides, shrink, whole: as in `render_jpeg`.
         region: top, left, height and width of what is wanted of the image at its shrunk size, px.
         out: uint8[height + 1, (width + COLUMN_SLACK) * 3]; the last line is scratch. Of the whole
             image, uint8[height, width * 3] will do.
@@ -139,7 +133,7 @@ def decode_region(  # type: ignore[no-untyped-def]
     Returns:
         DONE, WARNED, GAVE_UP or OTHER_SIZE; where the columns begin in each line, px.
     """
-    result, begin = _begin(functions, state, data, cutting, sides, shrink, region)
+    result, begin = _begin(functions, state, data, sides, shrink, region)
     sound = result == DONE
     for row in range(region[2]):
         sound = sound and _read(functions, state, out[row].ctypes.data)
@@ -159,19 +153,18 @@ def _call(functions, state, which, second, third):  # type: ignore[no-untyped-de
 
 @inner
 def _begin(  # type: ignore[no-untyped-def]
-    functions, state, data, cutting, sides, shrink, region
+    functions, state, data, sides, shrink, region
 ):
     """Make a decompressor for one image, with no table of another one, and go to a region's lines.
 
     Args:
-        functions, state, data, cutting, sides, shrink, region: as in `decode_region`.
+        functions, state, data, sides, shrink, region: as in `decode_region`.
 
     Returns:
         DONE, GAVE_UP or OTHER_SIZE; where the region's columns begin in a line that is then read,
         px.
     """
     address, words = state.ctypes.data, state.view(np.int32)
-    source, size, sides, region = _cut(data, cutting, sides, shrink, region)
     state[FAILED] = 0
     call(functions[STD_ERROR], address, address + 8 * MANAGER, 0, 0)
     leave, count_warning = error_handlers()
@@ -181,7 +174,7 @@ def _begin(  # type: ignore[no-untyped-def]
     state[CINFO + CLIENT_DATA_64] = address
     if (
         not _call(functions, state, CREATE, VERSION, CINFO_BYTES)
-        or not _call(functions, state, MEM_SRC, source, size)
+        or not _call(functions, state, MEM_SRC, data.ctypes.data, len(data))
         or not _call(functions, state, READ_HEADER, 1, 0)
     ):
         return GAVE_UP, 0
@@ -194,7 +187,8 @@ def _begin(  # type: ignore[no-untyped-def]
     if not _call(functions, state, START_DECOMPRESS, 0, 0):
         return GAVE_UP, 0
     top, left, _, columns = region
-    low, high = _widen(left, columns, width)
+    low = max(min(left - _MARGIN, width - NARROWEST), 0)
+    high = min(max(left + columns + _MARGIN, low + NARROWEST), width)
     state[FIRST], state[SECOND] = low, high - low  # read as 32 bits
     first, second = address + 8 * FIRST, address + 8 * SECOND
     if high - low < width and not _call(functions, state, CROP, first, second):
@@ -203,33 +197,6 @@ def _begin(  # type: ignore[no-untyped-def]
     if top and not _call(functions, state, SKIP, top, 0):
         return GAVE_UP, 0
     return DONE, left - low
-
-
-@inner
-def _widen(left, columns, width):  # type: ignore[no-untyped-def]
-    """The first column to decode for others, and the one behind the last."""
-    low = max(min(left - _MARGIN, width - _NARROWEST), 0)
-    return low, min(max(left + columns + _MARGIN, low + _NARROWEST), width)
-
-
-@inner
-def _cut(data, cutting, sides, shrink, region):  # type: ignore[no-untyped-def]
-    """Leave all that lies around a region to nobody, where entry points are known.
-
-    Returns:
-        Address and bytes of the JPEG to decode, its height and width, px, and the region in it.
-    """
-    height, width = sides
-    top, left, lines, columns = region
-    if cutting.step:
-        low, high = _widen(left, columns, (width + shrink - 1) // shrink)
-        begin = max(top - _SPARE, 0) * shrink, max(low - _SPARE, 0) * shrink
-        end = min((top + lines + _SPARE) * shrink, height), min((high + _SPARE) * shrink, width)
-        size, y, x, high, wide = cut(data, (height, width), (*begin, *end), cutting)
-        if size:
-            part = top - y // shrink, left - x // shrink, lines, columns
-            return cutting.file.ctypes.data, size, (high, wide), part
-    return data.ctypes.data, len(data), (height, width), (top, left, lines, columns)
 
 
 @inner

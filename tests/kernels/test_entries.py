@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from samples import Samples
 
-from pipelines.kernels import cutting, libjpeg, streaming
+from pipelines.formats.layout import MODE_JPG, Stored
+from pipelines.kernels import cutting, libjpeg
 from pipelines.kernels.entries import Notes, find_entries, fit_notes
+from pipelines.regions import RegionDecoder
 
 RANDOM = np.random.default_rng(7)
 FUNCTIONS = libjpeg.find_libjpeg()
 pytestmark = pytest.mark.skipif(FUNCTIONS is None, reason="Pillow has loaded no libjpeg")
-STATE = libjpeg.make_state()
 #: For Pillow's encoder. Without `optimize` tables have all codes; with it, what the image needs.
 WAYS: dict[str, dict[str, Any]] = {
     "4:4:4": {"subsampling": 0},
@@ -62,17 +64,21 @@ def decode(data: bytes, shrink: int = 1) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def look(
-    data: bytes, sides: tuple[int, int], box: tuple[int, ...], shrink: int, given: cutting.Cutting
-) -> tuple[int, np.ndarray]:
-    """What a kernel makes of a part."""
-    _, _, height, width = box
-    lines = np.zeros((height + 1, (width + 48) * 3), np.uint8)
-    result, begin = streaming.decode_region(
-        FUNCTIONS, STATE, np.frombuffer(data, np.uint8), given, sides, shrink, box, False, lines
-    )
-    part = lines[:height, 3 * begin : 3 * (begin + width)]
-    return result, part.reshape(height, width, 3)
+def reader(data: bytes, sides: tuple[int, int], step: int, points: np.ndarray) -> RegionDecoder:
+    """Decodes parts of one image, by these points if there are any."""
+    height, width = sides
+    source: Any = Samples([Stored(MODE_JPG, width, height, data)])
+    decoder = RegionDecoder(source)
+    decoder.known.note_sound(0)
+    if step:
+        decoder.known.entries[0] = (step, points)
+    return decoder
+
+
+def look(decoder: RegionDecoder, box: tuple[int, int, int, int], shrink: int = 1) -> np.ndarray:
+    found = decoder.crop(0, decoder._source.stored(0), box, shrink)
+    assert found is not None
+    return found
 
 
 def random_box(pixels: np.ndarray) -> tuple[int, int, int, int]:
@@ -101,15 +107,13 @@ def test_a_crop_by_entry_points_is_that_of_the_whole(way: str, shrink: int) -> N
             step, points = find(data, sides, most)
             assert step
             assert len(points) <= most
-            given = cutting.fit_cutting(None, len(data), step, points)
+            decoder = reader(data, sides, step, points)
             for _ in range(8):
-                box = random_box(pixels)
-                given.file[:] = 0
-                result, found = look(data, sides, box, shrink, given)
-                assert result == streaming.DONE
-                top, left, height, width = box
+                top, left, height, width = box = random_box(pixels)
+                found = look(decoder, box, shrink)
                 assert np.array_equal(found, pixels[top : top + height, left : left + width])
-                shortened += 0 < given.written[cutting.SIZE] < len(data) // 2
+                assert 0 in decoder.known.entries  # they were of use
+                shortened += decoder._cutting.written[cutting.SIZE] < len(data) // 2
     assert shortened > 5
 
 
@@ -164,7 +168,6 @@ def test_every_flipped_bit_is_sound_or_has_no_points() -> None:
     sides = (40, 56)
     data = encode(photo(*sides), subsampling=2, quality=40)
     begin, kept = data.index(b"\xff\xda") + 14, 0
-    none = cutting.fit_cutting(None, 0)
     for bit in range(8 * begin, 8 * len(data), 5):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -172,12 +175,12 @@ def test_every_flipped_bit_is_sound_or_has_no_points() -> None:
         if not step:
             continue
         kept += 1
-        given = cutting.fit_cutting(None, len(data), step, points.copy())
+        plain = reader(bytes(flipped), sides, 0, points)
+        by_points = reader(bytes(flipped), sides, step, points.copy())
         for box in ((0, 0, *sides), (9, 20, 22, 30)):
-            wanted = look(bytes(flipped), sides, box, 1, none)
-            found = look(bytes(flipped), sides, box, 1, given)
-            assert wanted[0] == found[0] == streaming.DONE
-            assert np.array_equal(wanted[1], found[1])
+            assert np.array_equal(look(plain, box), look(by_points, box))
+        assert by_points.known.entries
+        assert not plain.known.remarks
     assert kept > 10
 
 
@@ -191,8 +194,13 @@ def test_points_of_other_data_write_nothing_outside() -> None:
         odd = points.copy()
         odd[RANDOM.integers(len(odd)), RANDOM.integers(4)] = RANDOM.integers(-(1 << 31), 1 << 31)
         given = cutting.fit_cutting(None, len(DATA), step, odd)
-        guarded = [np.concatenate([each, np.full(64, 77, np.uint8)]) for each in given[-3:]]
-        names = ("codes", "joined", "file")
-        inner = {name: each[:-64] for name, each in zip(names, guarded, strict=True)}
-        look(bytes(changed), (97, 211), (20, 30, 60, 90), 1, given._replace(**inner))
-        assert all((each[-64:] == 77).all() for each in guarded)
+        longer = {
+            name: np.concatenate([getattr(given, name), np.full(64, 77, np.uint8)])
+            for name in ("codes", "joined", "file")
+        }
+        given = given._replace(**{name: each[:-64] for name, each in longer.items()})
+        size, *_ = cutting.cut_jpeg(
+            np.frombuffer(bytes(changed), np.uint8), (97, 211), (17, 20, 80, 120), given
+        )
+        assert 0 <= size <= len(given.file)
+        assert all((each[-64:] == 77).all() for each in longer.values())

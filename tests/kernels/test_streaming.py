@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.kernels import cpu, cutting, libjpeg, streaming
+from pipelines.kernels import cpu, libjpeg, streaming
 from pipelines.reference import MEAN, STD
 from pipelines.transfer import normalizing_factors
 
@@ -17,7 +17,6 @@ RANDOM = np.random.default_rng(5)
 FUNCTIONS = libjpeg.find_libjpeg()
 pytestmark = pytest.mark.skipif(FUNCTIONS is None, reason="Pillow has loaded no libjpeg")
 STATE = libjpeg.make_state()
-NO_ENTRIES = cutting.fit_cutting(None, 0)
 #: For Pillow's encoder.
 WAYS: dict[str, dict[str, Any]] = {
     "4:4:4": {"subsampling": 0},
@@ -83,7 +82,6 @@ def render(
         FUNCTIONS,
         STATE,
         np.frombuffer(data, np.uint8),
-        NO_ENTRIES,
         sides,
         crop.geometry,
         crop.shrink,
