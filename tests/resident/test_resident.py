@@ -15,7 +15,6 @@ from stores import make_resident, pixels_of, wanted_of
 
 from fastft.train.distributed import World
 from pipelines.conversion.run import ConvertConfig, convert
-from pipelines.decoder import Decoder
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
 from pipelines.formats.encode import decode
@@ -102,13 +101,13 @@ def test_first_batch_precedes_remaining_decoding(
 
 def test_each_sample_is_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    to_rgb = Decoder.to_rgb
+    write = PixelWriter.write
 
-    def count(decoder: Decoder, sample: int, target: np.ndarray) -> None:
+    def count(writer: PixelWriter, sample: int, target: np.ndarray) -> None:
         decoded.append(sample)
-        to_rgb(decoder, sample, target)
+        write(writer, sample, target)
 
-    monkeypatch.setattr(Decoder, "to_rgb", count)
+    monkeypatch.setattr(PixelWriter, "write", count)
     with make_resident(data / "train.beton") as loader:
         for epoch in range(3):
             loader.set_epoch(epoch)
