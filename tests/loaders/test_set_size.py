@@ -306,16 +306,18 @@ def test_dali_frees_the_old_sizes_pipeline(data: Path) -> None:
 def test_scratch_of_the_old_size_is_freed(data: Path) -> None:
     worker = Worker(open_source(data / "train.beton"))
     geometry = np.array([[[0, 90, 64, 0], [0, 70, 64, 0]]], np.int32)
+    one, no = np.ones(1, np.int32), np.zeros(1, np.bool_)
+    piece = Piece(slice(1), np.zeros(1, np.int64), geometry, one, no, no)
     for size in (64, 23, 64):
         geometry[..., cpu.RESIZED] = size
-        scale, bias, scratch = worker.fit(geometry, size, True)
+        scale, bias, scratch = worker.fit(piece, size, True)
         assert len(scale) == len(bias) == 3 * size
         assert scratch.first.shape == (2, size)
         old = weakref.ref(scratch.pixels)
-        again = worker.fit(geometry, size, True)[2]
+        again = worker.fit(piece, size, True)[2]
         assert all(a is b for a, b in zip(again, scratch, strict=True) if a.base is None)
         del scratch, again
-        worker.fit(geometry, size + 1, True)
+        worker.fit(piece, size + 1, True)
         assert old() is None
 
 

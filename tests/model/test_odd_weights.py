@@ -124,10 +124,11 @@ def test_every_command_refuses_an_odd_checkpoint(
     tried("odd states of checkpoints refused", len(asked))
 
 
-def test_a_million_workers_become_as_many_as_exist(data: Path) -> None:
+def test_a_million_workers_become_as_many_as_exist(data: Path, trained: Checkpoint) -> None:
     config = EvaluateConfig(run=Path("run"), data=data)
     source = open_source(data / "test.beton")
     for workers in (1 << 40, -1, True, "x"):
-        setting = _settle(config, {"workers": workers, "loader": "torchvision"}, 40, source)
+        odd = replace(trained, config={"workers": workers, "loader": "torchvision"})
+        setting = _settle(config, odd, source)
         assert 0 <= setting.workers <= cpu_count()
-    assert _settle(config, {"workers": 1}, 40, source).workers == 1
+    assert _settle(config, replace(trained, config={"workers": 1}), source).workers == 1
