@@ -27,7 +27,7 @@ from pipelines.plan import Rows
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 #: Distance of `scaled` pixels from the exact ones, levels of 255: the mean over many photos, and at
-#: most. 40 of 12.9 megapixels at 224 px, and 240 of 0.2 at 64 and 32 px, were 0.2 to 0.5 in the
+#: most. 40 of 12.9 megapixels at 224 px, and 320 of 0.2 at 64 and 32 px, were 0.2 to 0.5 in the
 #: mean, 1.2 for the farthest photo, and 22 at most.
 SCALED = (1.0, 40)
 
