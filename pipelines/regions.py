@@ -89,36 +89,12 @@ class RegionDecoder:
             return None
         return lines[:height, first : first + 3 * width].reshape(height, width, 3)
 
-    def whole(self, sample: int, stored: Stored, target: NDArray[np.uint8]) -> bool:
-        """Decode a sample whole, straight to where its pixels are wanted.
-
-        Args:
-            sample: its number.
-            stored: its bytes.
-            target: uint8[height * width * 3], contiguous.
-
-        Returns:
-            Whether it is done; else another decoder has to.
-
-        Raises:
-            DataError: the sample is broken, or of another size than stored.
-        """
-        lines = target.reshape(stored.height, stored.width * 3)
-        region = (0, 0, stored.height, stored.width)
-
-        def decode(*arguments: Any) -> int:
-            *image, _, whole = arguments
-            result, _ = streaming.decode_region(*image, 1, region, whole, lines)
-            return int(result)
-
-        return self.run(sample, stored, decode)
-
     def run(
         self,
         sample: int,
         stored: Stored,
         decode: Callable[..., int],
-        part: Sequence[int] | None = None,
+        part: Sequence[int],
         shrink: int = 1,
     ) -> bool:
         """Decode a part of a sample by a kernel, and weigh what libjpeg says.
@@ -132,8 +108,7 @@ class RegionDecoder:
             stored: its bytes.
             decode: calls a kernel of `streaming`; is given its first arguments, `functions` to
                 `sides`, then top and left of that in the image, px, and `whole`.
-            part: top, left, bottom and right of what has to be there, px of the whole size; None
-                for all.
+            part: top, left, bottom and right of what has to be there, px of the whole size.
             shrink: at what part of its size it is decoded.
 
         Returns:
@@ -150,14 +125,13 @@ class RegionDecoder:
         ):
             return False
         data, sides = np.frombuffer(stored.data, np.uint8), (stored.height, stored.width)
-        if part is not None:
-            if not known.has_been_read(sample):
-                self._note_entries(sample, data, sides)
-            given = self._cut(sample, data, sides, part, shrink)
-            if given is not None:
-                if decode(self._libjpeg, self._state, *given, False) == streaming.DONE:
-                    return True
-                known.entries.pop(sample, None)  # nobody knows how; it is decoded as any other
+        if not known.has_been_read(sample):
+            self._note_entries(sample, data, sides)
+        given = self._cut(sample, data, sides, part, shrink)
+        if given is not None:
+            if decode(self._libjpeg, self._state, *given, False) == streaming.DONE:
+                return True
+            known.entries.pop(sample, None)  # nobody knows how; it is decoded as any other
         whole = not known.has_been_read(sample)
         result = decode(self._libjpeg, self._state, data, sides, (0, 0), whole)
         if result == streaming.DONE:

@@ -127,8 +127,7 @@ def decode_region(  # type: ignore[no-untyped-def]
     Args:
         functions, state, data, sides, shrink, whole: as in `render_jpeg`.
         region: top, left, height and width of what is wanted of the image at its shrunk size, px.
-        out: uint8[height + 1, (width + COLUMN_SLACK) * 3]; the last line is scratch. Of the whole
-            image, uint8[height, width * 3] will do.
+        out: uint8[height + 1, (width + COLUMN_SLACK) * 3]; the last line is scratch.
 
     Returns:
         DONE, WARNED, GAVE_UP or OTHER_SIZE; where the columns begin in each line, px.

@@ -17,13 +17,12 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.decoder import Known
+from pipelines.decoder import Decoder, Known
 from pipelines.errors import UsageError
 from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
 from pipelines.plan import Decode, find_shrinks
 from pipelines.reference import find_cover
-from pipelines.regions import RegionDecoder
 
 KINDS = ("rgb", "yuv420")
 #: Samples begin at multiples of a cache line.
@@ -147,8 +146,7 @@ class PixelWriter:
     """
 
     def __init__(self, source: Source, layout: Layout, known: Known | None = None) -> None:
-        self._source, self._layout = source, layout
-        self._regions = RegionDecoder(source, known)
+        self._source, self._layout, self._decoder = source, layout, Decoder(source, known)
         self.resampled = 0
 
     def write(self, sample: int, target: NDArray[np.uint8]) -> None:
@@ -161,11 +159,10 @@ class PixelWriter:
         height, width = int(source.heights[sample]), int(source.widths[sample])
         size = int(layout.widths[sample]), int(layout.heights[sample])
         keeps_size = size == (width, height)
-        planar, decoder = layout.format.planar, self._regions.decoder
+        planar = layout.format.planar
         if keeps_size and not planar:
-            if not self._regions.whole(sample, source.stored(sample), target):
-                decoder.to_rgb(sample, target)
-        elif not (keeps_size and planar and decoder.to_planes(sample, target)):
+            self._decoder.to_rgb(sample, target)
+        elif not (keeps_size and planar and self._decoder.to_planes(sample, target)):
             # Rare or done once: Pillow's own way is the definition, and fast enough.
             image = self._decode(sample, size)
             if planar:
@@ -182,10 +179,8 @@ class PixelWriter:
             spared = find_shrinks(np.array([crop[2:]]), np.array([size[::-1]]))
             shrink = int(spared[0])
         (_, _, height, width), part = find_cover(crop, shrink)
-        pixels = self._regions.crop(sample, stored, (0, 0, height, width), shrink)
-        if pixels is None:
-            pixels = np.empty((height, width, 3), np.uint8)
-            self._regions.decoder.to_rgb(sample, pixels.reshape(-1), shrink)
+        pixels = np.empty((height, width, 3), np.uint8)
+        self._decoder.to_rgb(sample, pixels.reshape(-1), shrink)
         return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, part)
 
     def _write_planes(self, image: Image.Image, target: NDArray[np.uint8]) -> None:
