@@ -36,7 +36,7 @@ _GRAY = 3  # TJSAMP_GRAY
 _HALVED = 2  # TJSAMP_420
 _YCBCR, _GRAYSCALE = 1, 2  # TJCS_YCbCr, TJCS_GRAY
 INCOMPLETE = "its last scans are missing, and decoders make up for them differently"
-#: Of the memory that is free, what entry points may take.
+#: The share of the free memory that entry points may take.
 _ENTRIES_SHARE = 1 / 16
 #: The states of a sample in `Known`.
 _UNKNOWN, _PLAIN, _SOUND, _HARMLESS, _BY_REFERENCE = range(5)
@@ -45,8 +45,8 @@ _UNKNOWN, _PLAIN, _SOUND, _HARMLESS, _BY_REFERENCE = range(5)
 class Known:
     """Findings about a source's samples, made once for all threads of a loader.
 
-    Bytes and dictionaries take single items whole, so no lock is needed; what `room` is told by
-    two threads at once may be a sample's too little.
+    Bytes and dictionaries take single items whole, so no lock is needed; where two threads note
+    something at once, the room may be a sample's more than it is.
 
     Attributes:
         entries: of a sample, MCUs between the places where its data may be begun at, and those, see

@@ -52,7 +52,7 @@ _JITTER = (0.75, 1.5)
 #: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 and 3 are
 #: orders.
 _BOX = 2
-#: What an inverse DCT can shrink by, and how many times as large as the output a crop stays then.
+#: Factors by which an inverse DCT can shrink; times as large as the output that a crop then stays.
 _SHRINKS, _SPARE = (2, 4, 8), 2
 #: Draws reserved per sample: 10 tries of 4 numbers, then the flip.
 _DRAWS, _FLIP_DRAW = 64, 63
@@ -270,7 +270,7 @@ def make_plan(
 
 
 def find_shrinks(extents: NDArray[np.int32], resized: NDArray[np.int32]) -> NDArray[np.int32]:
-    """By what an inverse DCT may shrink, so that twice the size that is wanted stays.
+    """Factors by which an inverse DCT may shrink, so that twice the size that is wanted stays.
 
     Args:
         extents: int[B, 2] height and width of what is resized, px.

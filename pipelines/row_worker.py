@@ -102,8 +102,8 @@ class Worker:
         for row in rows:
             sample = int(piece.samples[row])
             render = partial(self._render, piece, row, fitting, out[row])
-            part = _shown(piece.geometry[row], int(piece.shrinks[row]), out.shape[1])
             shrink = int(piece.shrinks[row])
+            part = _shown(piece.geometry[row], shrink, out.shape[1])
             stored = self._source.stored(sample)
             if not self.regions.run(sample, stored, render, part, shrink):
                 left.append(row)

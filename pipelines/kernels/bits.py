@@ -21,7 +21,7 @@ _compiled: Any = intrinsic  # whose annotations hide what numba adds to the argu
 
 
 def _words(result: Any, count: int, generate: Callable[..., Any]) -> Any:
-    """What `intrinsic` wants of a function of so many words, whose instructions `generate` writes.
+    """A signature and instructions, for `intrinsic`, of a function of so many words.
 
     Args:
         result: numba's type of what it returns.

@@ -21,8 +21,8 @@ TABLES = 8
 #: Blocks of an MCU at most, and words of each: component, DC table, AC table.
 MOST_BLOCKS, COMPONENT, DC, AC = 10, 0, 1, 2
 #: Words of a frame: height and width of the image, px; MCUs in each direction, and their height and
-#: width, px; blocks of an MCU; components; the byte of the frame header, of the scan header, and
-#: the first of the data.
+#: width, px; blocks of an MCU; the byte of the frame header, of the scan header, and the first of
+#: the data.
 (
     HEIGHT,
     WIDTH,
@@ -31,12 +31,11 @@ MOST_BLOCKS, COMPONENT, DC, AC = 10, 0, 1, 2
     MCU_HEIGHT,
     MCU_WIDTH,
     BLOCKS,
-    COMPONENTS,
     FRAME_AT,
     SCAN_AT,
     DATA_AT,
     FRAME_WORDS,
-) = range(12)
+) = range(11)
 #: Bits that a table of codes is looked up by, and its words: the bits that codes take, the
 #: coefficients that they pass (of a DC code, its value), whether a block ends; 0: look further.
 WINDOW, TAKEN, PASSED, ENDED = 11, 0xFF, 8, 1 << 16
@@ -155,7 +154,7 @@ def _read_scan(data, tables, blocks, frame):  # type: ignore[no-untyped-def]
         return False
     if not (frame[HEIGHT] and frame[WIDTH]):
         return False
-    frame[BLOCKS], frame[COMPONENTS] = written, count
+    frame[BLOCKS] = written
     frame[MCU_HEIGHT], frame[MCU_WIDTH] = 8 * high, 8 * wide
     frame[MCUS_HIGH] = -(-frame[HEIGHT] // (8 * high))
     frame[MCUS_WIDE] = -(-frame[WIDTH] // (8 * wide))

@@ -144,10 +144,19 @@ SCAN = DATA.index(b"\xff\xda")
         encode(photo(97, 211), restart_marker_rows=1),
     ],
     ids=[
-        "empty", "no image", "cut", "bytes behind", "fill bytes", "bytes lost", "marker within",
-        "called progressive", "no tables", "progressive", "restarts",
+        "empty",
+        "no image",
+        "cut",
+        "bytes behind",
+        "fill bytes",
+        "bytes lost",
+        "marker within",
+        "called progressive",
+        "no tables",
+        "progressive",
+        "restarts",
     ],
-)  # fmt: skip
+)
 def test_unsound_and_uncommon_data_have_no_points(data: bytes) -> None:
     assert find(data, (97, 211))[0] == 0
 
@@ -164,7 +173,7 @@ def test_too_many_rows_have_no_points() -> None:
 
 
 def test_every_flipped_bit_is_sound_or_has_no_points() -> None:
-    """What has points is what libjpeg has nothing to say of, and has the same pixels by them."""
+    """Data with points are data that libjpeg does not warn of, and give the same pixels by them."""
     sides = (40, 56)
     data = encode(photo(*sides), subsampling=2, quality=40)
     begin, kept = data.index(b"\xff\xda") + 14, 0

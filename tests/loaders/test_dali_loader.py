@@ -1,4 +1,4 @@
-"""What DALI refuses is decoded by the reference, or one line says why nobody can; its edges."""
+"""Samples that DALI refuses are decoded by the reference, or named in one line; its edges."""
 
 from pathlib import Path
 from typing import Any
