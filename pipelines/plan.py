@@ -1,6 +1,6 @@
 """The augmentation plan: which sample comes when, with which crop box and flip.
 
-This is the only place that draws augmentation randomness; loaders execute rows and draw nothing.
+Here and in `operations` augmentation is drawn; loaders execute rows and draw nothing.
 
 - `order` is a permutation, a function of (seed, epoch) and how many samples there are: `order.py`
   makes it, as an array for most sets and computed where it is asked for in very large ones.
@@ -32,8 +32,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.augment import RATIO, SCALE, USUAL, Augment
+from pipelines.draws import Floats, make_key, uniform
 from pipelines.errors import UsageError
-from pipelines.order import BLOCK, Ints, make_order, share_of, split_mix
+from pipelines.operations import Mix, Operations, draw_mix, draw_operations
+from pipelines.order import BLOCK, Ints, make_order, share_of
 
 VIEWS = ("train", "recordio", "eval", "eval-square", "native")
 #: Views that visit the samples in another order each epoch.
@@ -43,14 +46,16 @@ SHUFFLED = ("train", "recordio")
 Decode = Literal["exact", "scaled"]
 DECODES: tuple[Decode, ...] = get_args(Decode)
 
-Floats = NDArray[np.float64]
+#: Where in the resized image evaluation cuts: torchvision's FiveCrop, in another order.
+PLACES = ("center", "top-left", "top-right", "bottom-left", "bottom-right")
+_EVALUATING = ("eval", "eval-square")
 
-#: torchvision's RandomResizedCrop defaults.
-_SCALE, _RATIO, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+#: Of torchvision's RandomResizedCrop.
+_TRIES = 10
 #: ImageRecordIter's min_random_scale and max_random_scale in the tutorial's older draft.
 _JITTER = (0.75, 1.5)
 #: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 and 3 are
-#: orders.
+#: orders, 4 and 5 operations and mixes.
 _BOX = 2
 #: Factors by which an inverse DCT can shrink; times as large as the output that a crop then stays.
 _SHRINKS, _SPARE = (2, 4, 8), 2
@@ -70,6 +75,7 @@ class Rows:
         flips: bool[B].
         shrinks: int32[B], the part of its size at which a JPEG is decoded: 1, or 1 / 2, 4 or 8.
         size: output side S, px.
+        operations: what changes pixels beyond that; None: nothing.
     """
 
     samples: Ints
@@ -79,6 +85,7 @@ class Rows:
     flips: NDArray[np.bool_]
     shrinks: NDArray[np.int32]
     size: int
+    operations: Operations | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -93,6 +100,7 @@ class Rows:
             self.flips[part],
             self.shrinks[part],
             self.size,
+            None if self.operations is None else self.operations.take(part),
         )
 
     @property
@@ -116,6 +124,8 @@ class Plan:
             samples computed where it is asked for, see `make_order`.
         widths, heights: int32[N] by sample, px.
         decode: one of DECODES.
+        augment: what else is drawn.
+        place: one of PLACES, where evaluation's views cut.
     """
 
     view: str
@@ -126,6 +136,8 @@ class Plan:
     widths: NDArray[np.int32]
     heights: NDArray[np.int32]
     decode: Decode = "exact"
+    augment: Augment = USUAL
+    place: str = "center"
 
     def __len__(self) -> int:
         return len(self.order)
@@ -137,25 +149,33 @@ class Plan:
         crops = np.empty((count, 4), np.int32)
         resized, corners = np.full((count, 2), self.size, np.int32), np.zeros((count, 2), np.int32)
         flips = np.zeros(count, np.bool_)
-        key = _key(self.seed, self.epoch)
+        key = make_key(self.seed, self.epoch, _BOX)
         for start in range(0, count, BLOCK):
             part = slice(start, start + BLOCK)
             chosen = samples[part]
             height = self.heights[chosen].astype(np.float64)
             width = self.widths[chosen].astype(np.float64)
             if self.view == "train":
-                crops[part] = _random_resized_crops(key, chosen, height, width)
+                crops[part] = _random_resized_crops(key, chosen, height, width, self.augment)
             elif self.view == "native":
                 crops[part] = self._native_crops(key, chosen, height, width)
             else:
                 crops[part, :2], crops[part, 2], crops[part, 3] = 0, height, width
                 resized[part], corners[part] = self._resize(key, chosen, height, width)
             if self.view in SHUFFLED:
-                flips[part] = _uniform(key, chosen, _FLIP_DRAW) < 0.5
+                flips[part] = _uniform(key, chosen, _FLIP_DRAW) < self.augment.hflip
         shrinks = np.ones(count, np.int32)
         if self.decode == "scaled":
             shrinks = find_shrinks(crops[:, 2:], resized)
-        return Rows(samples, crops, resized, corners, flips, shrinks, self.size)
+        operations = self.operations(samples)
+        return Rows(samples, crops, resized, corners, flips, shrinks, self.size, operations)
+
+    def mix(self, batch: int) -> Mix | None:
+        """How a batch, counted from the epoch's beginning, is mixed; None: this plan mixes none."""
+        if not self.augment.mixes:
+            return None
+        here = {"seed": self.seed, "epoch": self.epoch, "size": self.size}
+        return draw_mix(self.augment, batch=batch, **here)
 
     def batches(
         self,
@@ -178,6 +198,7 @@ class Plan:
         world: int = 1,
         start: int = 0,
         drop_last: bool = False,
+        partners: bool = False,
     ) -> Iterator[Ints]:
         """The samples of one rank, a batch at a time.
 
@@ -188,6 +209,8 @@ class Plan:
             start: samples already consumed by all ranks together: a multiple of `batch_size`,
                 or all of them.
             drop_last: leave out a last batch that is not full.
+            partners: begin each share with the sample before it in the global batch, of the batch's
+                first one that is the last one.
         """
         count = len(self.order)
         end = count - (count - start) % batch_size if drop_last else count
@@ -195,9 +218,22 @@ class Plan:
         group = max(1, BLOCK // -(-batch_size // world)) * batch_size
         for first in range(start, end, group):
             batches = range(first, min(first + group, end), batch_size)
-            places = [share_of(at, min(batch_size, end - at), rank, world) for at in batches]
+            sizes = [min(batch_size, end - at) for at in batches]
+            places = [share_of(at, n, rank, world) for at, n in zip(batches, sizes, strict=True)]
+            if partners:
+                places = [
+                    np.append((own[:1] - at - 1) % n + at, own)
+                    for own, at, n in zip(places, batches, sizes, strict=True)
+                ]
             samples = self.order[np.concatenate(places)]
             yield from np.split(samples, np.cumsum([len(each) for each in places[:-1]]))
+
+    def operations(self, samples: Ints) -> Operations | None:
+        """What is done to any samples beyond crop and mirror; None: nothing."""
+        if not self.augment.changes_pixels:
+            return None
+        here = {"seed": self.seed, "epoch": self.epoch, "size": self.size}
+        return draw_operations(self.augment, samples=samples, **here)
 
     def _native_crops(self, key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:
         crop_h, crop_w = np.minimum(height, self.size), np.minimum(width, self.size)
@@ -226,9 +262,12 @@ class Plan:
         if self.view == "recordio":
             top = np.floor(_uniform(key, samples, 1) * (slack_h + 1))
             left = np.floor(_uniform(key, samples, 2) * (slack_w + 1))
-        else:
+        elif self.place == "center":
             # torchvision's center_crop: int(round(d / 2.0)), which rounds halves to even.
             top, left = np.rint(slack_h / 2), np.rint(slack_w / 2)
+        else:
+            top = slack_h * self.place.startswith("bottom")
+            left = slack_w * self.place.endswith("right")
         return np.stack((resized_h, resized_w), axis=1), np.stack((top, left), axis=1)
 
 
@@ -241,6 +280,8 @@ def make_plan(
     seed: int = 0,
     epoch: int = 0,
     decode: Decode = "exact",
+    augment: Augment = USUAL,
+    place: str = "center",
 ) -> Plan:
     """Plan one epoch over samples of the given dimensions.
 
@@ -253,20 +294,45 @@ def make_plan(
         seed, epoch: not negative.
         decode: `scaled` lets the inverse DCT shrink a JPEG by 2, 4 or 8 while what it shows stays
             twice the output.
+        augment: what else is drawn, of a training view.
+        place: one of PLACES, of evaluation's views.
 
     Raises:
-        UsageError: an unknown view or way to decode, or a size, seed or epoch out of range.
+        UsageError: an unknown view, place or way to decode, a size, seed or epoch out of range, or
+            what another view draws.
     """
     if view not in VIEWS:
         raise UsageError("view", repr(view), f"one of {', '.join(VIEWS)}")
     if decode not in DECODES:
         raise UsageError("decode", repr(decode), f"one of {', '.join(DECODES)}")
+    check_place(place, view)
+    _require_drawn(augment, view)
     if not 1 <= size <= 8192:
         raise UsageError("size", str(size), "1 to 8192 px")
     if seed < 0 or epoch < 0:
         raise UsageError("seed and epoch", f"{seed} and {epoch}", "numbers from 0 on")
     order = make_order(len(widths), seed=seed, epoch=epoch, shuffled=view in SHUFFLED)
-    return Plan(view, size, seed, epoch, order, widths, heights, decode)
+    return Plan(view, size, seed, epoch, order, widths, heights, decode, augment, place)
+
+
+def check_place(place: str, view: str) -> None:
+    """Refuse a place that a view does not cut at.
+
+    Raises:
+        UsageError: it is none of PLACES, or the view none of evaluation's.
+    """
+    if place not in PLACES or (place != "center" and view not in _EVALUATING):
+        found = f"{place!r} with view {view!r}"
+        expected = f"one of {', '.join(PLACES)}, with view {' or '.join(_EVALUATING)}"
+        raise UsageError("place", found, expected)
+
+
+def _require_drawn(augment: Augment, view: str) -> None:
+    """Refuse settings that a view would ignore."""
+    if view not in SHUFFLED and augment != USUAL:
+        raise UsageError("augment", f"given with view {view!r}", "view 'train' or 'recordio'")
+    if view != "train" and (augment.scale, augment.ratio) != (SCALE, RATIO):
+        raise UsageError("scale and ratio", f"given with view {view!r}", "view 'train'")
 
 
 def find_shrinks(extents: NDArray[np.int32], resized: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -292,15 +358,15 @@ def resize_side(size: int) -> int:
 
 
 def _random_resized_crops(
-    key: np.uint64, samples: Ints, height: Floats, width: Floats
+    key: np.uint64, samples: Ints, height: Floats, width: Floats, augment: Augment
 ) -> NDArray[np.int32]:
     """Source: torchvision.transforms.RandomResizedCrop.get_params, for many images at once."""
     boxes = np.empty((len(samples), 4), np.int32)
     open_ = np.arange(len(samples))
-    log_low, log_high = np.log(_RATIO)
+    (low, high), (log_low, log_high) = augment.scale, np.log(augment.ratio)
     for attempt in range(_TRIES):
         ids, h, w = samples[open_], height[open_], width[open_]
-        area = h * w * (_SCALE[0] + (_SCALE[1] - _SCALE[0]) * _uniform(key, ids, 4 * attempt))
+        area = h * w * (low + (high - low) * _uniform(key, ids, 4 * attempt))
         ratio = np.exp(log_low + (log_high - log_low) * _uniform(key, ids, 4 * attempt + 1))
         crop_w, crop_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
         fits = (crop_w > 0) & (crop_w <= w) & (crop_h > 0) & (crop_h <= h)
@@ -311,13 +377,13 @@ def _random_resized_crops(
         open_ = open_[~fits]
         if not open_.size:
             return boxes
-    boxes[open_] = _central_crops(height[open_], width[open_])
+    boxes[open_] = _central_crops(height[open_], width[open_], augment.ratio)
     return boxes
 
 
-def _central_crops(height: Floats, width: Floats) -> Floats:
+def _central_crops(height: Floats, width: Floats, limits: tuple[float, float]) -> Floats:
     """The largest central crop of a permitted ratio, for images too long for ten tries."""
-    low, high = _RATIO
+    low, high = limits
     ratio = width / height
     crop_w = np.where(ratio > high, np.rint(height * high), width)
     crop_h = np.where(ratio < low, np.rint(width / low), height)
@@ -325,16 +391,6 @@ def _central_crops(height: Floats, width: Floats) -> Floats:
     return np.stack((top, left, crop_h, crop_w), axis=1)
 
 
-def _key(seed: int, epoch: int) -> np.uint64:
-    state = np.random.SeedSequence((seed, epoch, _BOX)).generate_state(1, np.uint64)
-    return np.uint64(state[0])
-
-
 def _uniform(key: np.uint64, samples: Ints, draw: int) -> Floats:
     """float64[B] in [0, 1): draw number `draw` of each sample."""
-    counter = samples.astype(np.uint64)
-    counter *= np.uint64(_DRAWS)
-    counter += np.uint64(draw + 1)
-    split_mix(counter, key)
-    counter >>= np.uint64(11)
-    return counter.astype(np.float64) * 2.0**-53
+    return uniform(key, samples, draw, _DRAWS)

@@ -1,8 +1,9 @@
 """The pixel definition: what a plan's row means, said slowly and obviously.
 
 A sample is decoded by Pillow (libjpeg-turbo, accurate DCT, smooth upsampling), cut and resized by
-Pillow's antialiased bilinear filter as torchvision does it for Pillow images, then flipped; pixels
-are uint8 up to here, and every loader's distance is measured here. Normalization follows.
+Pillow's antialiased bilinear filter as torchvision does it for Pillow images, then flipped. What
+else the plan asks for is done by torchvision.transforms.v2's functionals. Pixels are uint8 up to
+here, and every loader's distance is measured here. Normalization follows, then mixing.
 
 A plan with `decode="scaled"` asks for other pixels where photos are large: Pillow decodes a JPEG at
 1/2, 1/4 or 1/8 of its size (`draft`), and resizes the part that the crop takes of the pixels that
@@ -11,15 +12,20 @@ it covers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines import codes
 from pipelines.formats.encode import decode
 from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.images.pillow import crop
+from pipelines.operations import Mix, Operations
 from pipelines.plan import Rows
 
 #: ImageNet's channel means and deviations, of pixels scaled to 0-1: what torchvision's pretrained
@@ -30,6 +36,9 @@ STD = (0.229, 0.224, 0.225)
 #: most. 40 of 12.9 megapixels at 224 px, and 320 of 0.2 at 64 and 32 px, were 0.2 to 0.5 in the
 #: mean, 1.2 for the farthest photo, and 22 at most.
 SCALED = (1.0, 40)
+#: Distance of one operation's pixels from its definition, likewise. Of those that follow, one level
+#: may become many: equalizing and solarizing have steps.
+OPERATION = (0.05, 1)
 
 
 def render(stored: Stored, rows: Rows, row: int, name: str = "image") -> NDArray[np.uint8]:
@@ -50,7 +59,8 @@ def render(stored: Stored, rows: Rows, row: int, name: str = "image") -> NDArray
     image = cut(decode(stored, name, shrink), rows, row, shrink)
     if rows.flips[row]:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
+    pixels = np.asarray(image)
+    return pixels if rows.operations is None else change(pixels, rows.operations, row)
 
 
 def cut(image: Image.Image, rows: Rows, row: int, shrink: int = 1) -> Image.Image:
@@ -86,6 +96,81 @@ def find_cover(
         side - first for side, first in zip(sides, (first_column, first_line) * 2, strict=True)
     )
     return (first_line, first_column, lines, columns), (left_px, top_px, right_px, bottom_px)
+
+
+def change(pixels: NDArray[np.uint8], operations: Operations, row: int) -> NDArray[np.uint8]:
+    """uint8[S, S, 3]: an image behind the operations of one row, in their order."""
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    box = operations.boxes[row].tolist()
+    drawn, values = operations.codes[row].tolist(), operations.values[row].tolist()
+    for code, value in zip(drawn, values, strict=True):
+        image = _apply(image, code, value, box)
+    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+
+
+def _apply(image: Any, code: int, value: float, box: Sequence[int]) -> Any:
+    """uint8[3, S, S] behind one operation; see `codes` for what its value is."""
+    from torchvision.transforms.v2 import InterpolationMode, functional  # takes seconds to load
+
+    bilinear = InterpolationMode.BILINEAR
+    usual = {"angle": 0.0, "scale": 1.0, "interpolation": bilinear}
+    degrees = math.degrees(math.atan(value))
+    erased = torch.tensor(codes.ERASED, dtype=torch.uint8)[:, None, None]
+    match code:
+        case codes.NOTHING:
+            return image
+        case codes.FLIP_DOWN:
+            return functional.vertical_flip(image)
+        case codes.SHEAR_X | codes.SHEAR_Y:
+            shear = [degrees, 0.0] if code == codes.SHEAR_X else [0.0, degrees]
+            return functional.affine(image, translate=[0, 0], shear=shear, center=[0, 0], **usual)
+        case codes.TRANSLATE_X | codes.TRANSLATE_Y:
+            moved = [int(value), 0] if code == codes.TRANSLATE_X else [0, int(value)]
+            return functional.affine(image, translate=moved, shear=[0.0, 0.0], **usual)
+        case codes.ROTATE:
+            return functional.rotate(image, value, interpolation=bilinear)
+        case codes.BRIGHTNESS:
+            return functional.adjust_brightness(image, value)
+        case codes.CONTRAST:
+            return functional.adjust_contrast(image, value)
+        case codes.SATURATION:
+            return functional.adjust_saturation(image, value)
+        case codes.SHARPNESS:
+            return functional.adjust_sharpness(image, value)
+        case codes.HUE:
+            return functional.adjust_hue(image, value)
+        case codes.GRAY:
+            return functional.rgb_to_grayscale(image, num_output_channels=3)
+        case codes.POSTERIZE:
+            return functional.posterize(image, int(value))
+        case codes.SOLARIZE:
+            return functional.solarize(image, value)
+        case codes.AUTO_CONTRAST:
+            return functional.autocontrast(image)
+        case codes.EQUALIZE:
+            return functional.equalize(image)
+        case codes.ERASE:
+            return functional.erase(image, *box, erased)
+        case _:
+            raise ValueError(f"operation {code}")
+
+
+def mix(images: torch.Tensor, targets: torch.Tensor, how: Mix) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch as torchvision's MixUp or CutMix makes it of the numbers that were drawn.
+
+    Args:
+        images: float[B, 3, S, S], normalized.
+        targets: float[B, C], one for each sample's class.
+        how: as the plan says.
+    """
+    other, share = images.roll(1, 0), how.share
+    targets = targets * share + targets.roll(1, 0) * (1 - share)
+    if how.box is None:
+        return images * share + other * (1 - share), targets
+    top, left, bottom, right = how.box
+    images = images.clone()
+    images[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+    return images, targets
 
 
 def render_batch(stored: list[Stored], rows: Rows) -> NDArray[np.uint8]:
