@@ -16,6 +16,8 @@ _EVALUATE = defaults(EvaluateConfig)
 _PREDICT = defaults(PredictConfig)
 #: What None stands for in the help.
 _AS_TRAINED = "as trained"
+_VFLIP = "Average with the image upside down, too; with --flip all four."
+_CROPS = "1 or 5: average the crops at the centre and the four corners; five times the time."
 
 
 def evaluate(
@@ -42,6 +44,8 @@ def evaluate(
             help="Average each image's probabilities with its mirror image's; twice the time.",
         ),
     ] = _EVALUATE.flip,
+    vflip: Annotated[bool, typer.Option("--vflip", help=_VFLIP)] = _EVALUATE.vflip,
+    crops: Annotated[int, typer.Option(help=_CROPS)] = _EVALUATE.crops,
     n: Annotated[int, typer.Option(help="Images in top_losses.png.")] = _EVALUATE.n,
     loader: Annotated[
         str | None,
@@ -78,6 +82,8 @@ def evaluate(
         out=out,
         split=split,
         flip=flip,
+        vflip=vflip,
+        crops=crops,
         n=n,
         loader=loader,
         batch_size=batch_size,
@@ -115,6 +121,8 @@ def predict(
         bool,
         typer.Option("--flip", help="Average each image's probabilities with its mirror image's."),
     ] = _PREDICT.flip,
+    vflip: Annotated[bool, typer.Option("--vflip", help=_VFLIP)] = _PREDICT.vflip,
+    crops: Annotated[int, typer.Option(help=_CROPS)] = _PREDICT.crops,
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = _PREDICT.batch_size,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PREDICT.device,
 ) -> None:
@@ -134,6 +142,8 @@ def predict(
         json=json,
         top=top,
         flip=flip,
+        vflip=vflip,
+        crops=crops,
         batch_size=batch_size,
         device=device,
     )

@@ -26,14 +26,15 @@ from fastft.model.classifier import restore_model
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint
 from fastft.runs.folder import find_best
 from fastft.system.environment import pick_device
-from fastft.train.evaluate import classify
+from fastft.train.evaluate import average, classify
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.encode import EncodePolicy, Encoder, read_stored
+from pipelines.formats.encode import decode as decode_stored
 from pipelines.formats.folder import IMAGE_SUFFIXES, folders_around, is_folder
-from pipelines.formats.layout import Stored
-from pipelines.plan import Decode, make_plan
-from pipelines.reference import normalize, render
+from pipelines.formats.layout import MODE_RAW, Stored
+from pipelines.plan import PLACES, Decode, make_plan
+from pipelines.reference import cut, normalize
 from pipelines.workers import in_order, make_threads
 
 
@@ -91,16 +92,16 @@ def predict(
     paths = list_images(config.images)
     broken: list[DataError] = []
     predictions: list[Prediction] = []
-    for batch in _batches(paths, checkpoint, config.batch_size):
-        for cut in batch.values():
-            if isinstance(cut, DataError):
+    for batch in _batches(paths, checkpoint, config):
+        for crops in batch.values():
+            if isinstance(crops, DataError):
                 if on_broken is None or len(paths) == 1:
-                    raise cut
-                on_broken(cut)
-                broken.append(cut)
-        whole = {path: cut for path, cut in batch.items() if not isinstance(cut, DataError)}
+                    raise crops
+                on_broken(crops)
+                broken.append(crops)
+        whole = {path: crops for path, crops in batch.items() if not isinstance(crops, DataError)}
         if whole:
-            rows = _probabilities(model, np.stack(list(whole.values())), device, config.flip)
+            rows = _probabilities(model, np.stack(list(whole.values()), 1), device, config)
             for path, row in zip(whole, rows, strict=True):
                 predictions.append(_prediction(paths[path], row, checkpoint, checkpoint_path))
         if on_progress is not None and len(paths) > config.batch_size:
@@ -160,9 +161,28 @@ def cut_image(
     Raises:
         DataError: it does not decode.
     """
+    crops: NDArray[np.uint8] = cut_crops(stored, view, size, name, decode)[0]
+    return crops
+
+
+def cut_crops(
+    stored: Stored, view: str, size: int, name: str, decode: Decode = "exact", crops: int = 1
+) -> NDArray[np.uint8]:
+    """uint8[crops, S, S, 3]: the same, and crops at the corners; the image is decoded once.
+
+    Raises:
+        DataError: it does not decode.
+    """
     sides: Any = (np.array([stored.width], np.int32), np.array([stored.height], np.int32))
-    plan = make_plan(*sides, view=view, size=size, decode=decode)
-    return render(stored, plan.rows(plan.order), 0, name)
+    plans = (
+        make_plan(*sides, view=view, size=size, decode=decode, place=place)
+        for place in PLACES[:crops]
+    )
+    rows = [plan.rows(plan.order) for plan in plans]
+    # As `reference.render` does; places differ in nothing but where they are cut.
+    shrink = 1 if stored.mode == MODE_RAW else int(rows[0].shrinks[0])
+    image = decode_stored(stored, name, shrink)
+    return np.stack([np.asarray(cut(image, each, 0, shrink)) for each in rows])
 
 
 def write_text(out: Path, parts: Iterable[str]) -> None:
@@ -267,14 +287,14 @@ def _is_image(path: Path) -> bool:
 
 
 def _batches(
-    paths: list[Path], checkpoint: Checkpoint, batch_size: int
+    paths: list[Path], checkpoint: Checkpoint, config: PredictConfig
 ) -> Iterator[dict[int, NDArray[np.uint8] | DataError]]:
-    """Number in `paths` -> uint8[S, S, 3], the image as evaluation cuts it, or its error."""
+    """Number in `paths` -> uint8[crops, S, S, 3], as evaluation cuts the image, or its error."""
     with make_threads() as executor:
         encoder = _make_encoder(checkpoint)
-        tasks = (partial(_cut, checkpoint, encoder, path) for path in paths)
-        cuts = enumerate(in_order(executor, tasks, ahead=2 * batch_size))
-        while batch := dict(islice(cuts, batch_size)):
+        tasks = (partial(_cut, checkpoint, encoder, path, config.crops) for path in paths)
+        cuts = enumerate(in_order(executor, tasks, ahead=2 * config.batch_size))
+        while batch := dict(islice(cuts, config.batch_size)):
             yield batch
 
 
@@ -283,24 +303,29 @@ def _make_encoder(checkpoint: Checkpoint) -> Encoder:
     return Encoder(EncodePolicy(verify=False, **asdict(checkpoint.prepared)))
 
 
-def _cut(checkpoint: Checkpoint, encoder: Encoder, path: Path) -> NDArray[np.uint8] | DataError:
+def _cut(
+    checkpoint: Checkpoint, encoder: Encoder, path: Path, crops: int
+) -> NDArray[np.uint8] | DataError:
     """One image as evaluation cuts it; its error is a value, which ends no other's work."""
     try:
         stored = read_stored(str(path), encoder, 0)
         view, size = checkpoint.view, checkpoint.size
-        return cut_image(stored, view, size, str(path), checkpoint.decode)
+        return cut_crops(stored, view, size, str(path), checkpoint.decode, crops)
     except DataError as error:
         return error
 
 
 @torch.inference_mode()
 def _probabilities(
-    model: nn.Module, pixels: NDArray[np.uint8], device: torch.device, flip: bool
+    model: nn.Module, crops: NDArray[np.uint8], device: torch.device, config: PredictConfig
 ) -> Any:
-    """float32[B, C] of uint8[B, S, S, 3]."""
-    images = torch.from_numpy(normalize(pixels)).permute(0, 3, 1, 2).to(device)
-    logits, _ = classify(model, images, None, flip=flip)
-    return logits.softmax(1).cpu().numpy()
+    """float32[B, C] of uint8[crops, B, S, S, 3]."""
+    outputs = []
+    for pixels in crops:
+        images = torch.from_numpy(normalize(pixels)).permute(0, 3, 1, 2).to(device)
+        logits, _ = classify(model, images, None, flip=config.flip, vflip=config.vflip)
+        outputs.append(logits)
+    return average(outputs).softmax(1).cpu().numpy()
 
 
 def _prediction(

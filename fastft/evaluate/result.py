@@ -60,7 +60,7 @@ class Evaluation:
         seconds: how long it took.
         samples, right: how many, and how many of them were predicted right.
         accuracy, interval: their share, and Wilson's 95% interval of it.
-        plain_accuracy: without mirror images, if they were averaged in.
+        plain_accuracy: of the images alone, if mirrored ones or other crops were averaged in.
         loss, macro_f1: means over samples and over classes.
         classes: in the model's order.
         confused: mistakes, the most frequent first.

@@ -36,6 +36,7 @@ from pipelines.errors import DataError, UsageError, one_line
 from pipelines.formats.layout import Preparation
 from pipelines.formats.source import Source, open_source
 from pipelines.loaders import SCALING, Loader, make_loader
+from pipelines.plan import PLACES
 from pipelines.workers import cpu_count
 
 _TOLD = ("arch", "size", "view", "epoch", "accuracy")
@@ -85,12 +86,16 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
     with output_folder(out):
         with _make_loader(setting, checkpoint, source) as loader:
             with image_progress(console, "evaluating") as update:
+                on_progress = partial(update, source.path.name)
+                first, *others = _passes(loader, config.crops, on_progress)
                 evaluation = evaluate(
                     model,
-                    _counted(loader, partial(update, source.path.name)),
+                    first,
                     device=setting.device,
                     amp_dtype=setting.amp_dtype,
                     flip=config.flip,
+                    vflip=config.vflip,
+                    crops=others,
                     keep=True,
                 )
             order = loader.plan.order
@@ -216,7 +221,7 @@ def _settle(config: EvaluateConfig, checkpoint: Checkpoint, source: Source) -> _
             device,
             batch=batch_size,
             size=checkpoint.size,
-            is_read_once=True,
+            is_read_once=config.crops == 1,
             decode=decode,
         )
     return _Setting(
@@ -252,14 +257,24 @@ def _make_loader(setting: _Setting, checkpoint: Checkpoint, source: Source) -> L
     )
 
 
-def _counted(
-    loader: Loader, on_progress: Callable[[int, int], None]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    done = 0
-    for images, labels in loader:
-        yield images, labels
-        done += len(labels)
-        on_progress(done, len(loader.source))
+def _passes(
+    loader: Loader, crops: int, on_progress: Callable[[int, int], None]
+) -> list[Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """Passes over all samples in the same order, one for each crop, the central one first.
+
+    To be read one after another: the loader is told of a crop where its pass begins.
+    """
+    count = len(loader.source)
+
+    def read(at: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        loader.set_place(PLACES[at])
+        done = at * count
+        for images, labels in loader:
+            yield images, labels
+            done += len(labels)
+            on_progress(done, crops * count)
+
+    return [read(at) for at in range(crops)]
 
 
 def _judge(outputs: Outputs, source: Source, order: Ints, path: Path) -> Findings:

@@ -102,7 +102,7 @@ class Findings:
         loss: its mean.
         accuracy: share of right answers.
         interval: Wilson's 95% interval of the accuracy.
-        plain_accuracy: without mirror images, if they were averaged in.
+        plain_accuracy: of the images alone, if mirrored ones or other crops were averaged in.
         matrix: int64[C, C], truth by prediction.
         scores: by class.
         pairs: mistakes, the most frequent first.
@@ -126,7 +126,7 @@ def judge(
     Args:
         logits: float32[N, C], finite.
         labels: int64[N].
-        plain: float32[N, C], of the images alone, where `logits` are of mirror images, too.
+        plain: float32[N, C], of the images alone, where `logits` are an average over several views.
     """
     samples = judge_samples(logits, labels)
     matrix = confusion_matrix(labels, samples.predicted, logits.shape[1])

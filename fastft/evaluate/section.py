@@ -31,16 +31,19 @@ _NAMED = 5
 _MOST_MATRIX, _MOST_CLASSES = 12, 16
 #: Shades of a cell of the matrix.
 _SHADES = 9
+#: What evaluation averages, by whether it mirrors images and whether it turns them upside down.
+_TURNED = {
+    (True, False): "as it is and mirrored",
+    (False, True): "as it is and upside down",
+    (True, True): "as it is, mirrored, upside down and both",
+}
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
     """Print the figures, the hardest classes and the most frequent mistakes."""
     console.print(_figures(found))
-    if found.plain_accuracy is not None:
-        console.print(
-            f"averaged over each image and its mirror image; accuracy of the images alone "
-            f"{found.plain_accuracy:.4f}"
-        )
+    if averaged := _name_views(found):
+        console.print(averaged)
     print_table(class_table(found), console, _CLASS_ROWS)
     if (more := len(found.classes) - _CLASS_ROWS) > 0:
         console.print(f"and {more:,} more of a higher F1; evaluation.json has all")
@@ -67,7 +70,8 @@ def evaluation_section(
     blocks: list[Block] = []
     lead, keys = [], []
     for name, found, picture in evaluations:
-        lead.append(of_source(name, names, f"{_figures(found)}."))
+        figures = "; ".join(filter(None, (_figures(found), _name_views(found))))
+        lead.append(of_source(name, names, f"{figures}."))
         what = of_source(name, names, f"accuracy on {found.samples:,} images")
         keys.append(Key(write_accuracy(found.accuracy), "", what))
         table = class_table(found, of_source(name, names, "Classes, the hardest first"))
@@ -129,6 +133,23 @@ def _figures(found: Evaluation) -> str:
         f"{accuracy_line(found)}, {found.right:,} of {found.samples:,} right; mean loss "
         f"{write_measure(found.loss)}; macro F1 {found.macro_f1:.4f}"
     )
+
+
+def _name_views(found: Evaluation) -> str:
+    """What the probabilities were averaged over, empty if they were not."""
+    if found.plain_accuracy is None:
+        return ""
+    # The config of an evaluation from before there were other views names none of them.
+    flip, vflip = (found.config.get(name) is True for name in ("flip", "vflip"))
+    crops = 5 if found.config.get("crops") == 5 else 1
+    if crops == 1 and not vflip:
+        views = "each image and its mirror image"
+    else:
+        parts = ["the crops at its centre and corners"] if crops > 1 else []
+        parts += [_TURNED[flip, vflip]] if flip or vflip else []
+        count = crops * (1 + flip) * (1 + vflip)
+        views = f"{count} views of each image: {', each '.join(parts)}"
+    return f"averaged over {views}; accuracy of the images alone {found.plain_accuracy:.4f}"
 
 
 def _matrix(found: Evaluation, title: str) -> Table:

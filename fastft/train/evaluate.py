@@ -6,8 +6,9 @@ outputs mean is told by `evaluate.scores`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from torch.nn import functional
 from fastft.train.distributed import ALONE, World
 from pipelines.errors import DataError
 
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+#: Outputs of a batch, its labels, and its outputs of the images alone.
+_Classified = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -27,7 +32,7 @@ class Outputs:
     Attributes:
         logits: float32[N, C], whose softmax are the probabilities.
         labels: int64[N].
-        plain: float32[N, C], of the images alone, where `logits` are of images and mirror images.
+        plain: float32[N, C], of the images alone, where `logits` are an average over several views.
     """
 
     logits: NDArray[np.float32]
@@ -48,11 +53,13 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    batches: Batches,
     *,
     device: torch.device,
     amp_dtype: torch.dtype | None,
     flip: bool = False,
+    vflip: bool = False,
+    crops: Sequence[Batches] = (),
     keep: bool = False,
     world: World = ALONE,
 ) -> Evaluation:
@@ -64,23 +71,25 @@ def evaluate(
         device: where the model is.
         amp_dtype: what autocast computes in; None for float32.
         flip: average the probabilities of each image and its mirror image.
+        vflip: average those of the image upside down, too; with `flip` all four.
+        crops: the same samples in the same batches, but other crops of them: passes that follow
+            `batches` one after another, and are averaged in. Outputs lie on the device until then.
         keep: give all outputs back, too. They lie on the device until the end.
         world: who else evaluates: of each batch this process has its share alone, every sample is
             one process's, and the result is of all.
 
     Raises:
         DataError: there is no sample.
+        ValueError: passes of different lengths.
     """
     model.eval()
     # Sums stay on the device: one synchronization at the end, none per batch.
     loss = torch.zeros((), device=device)
     right = torch.zeros((), dtype=torch.int64, device=device)
     samples = 0
-    kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for images, labels in batches:
-        if not len(labels):  # a last batch with fewer samples than processes
-            continue
-        logits, plain = classify(model, images, amp_dtype, flip=flip)
+    kept: list[_Classified] = []
+    passes = [_classify_all(model, each, amp_dtype, flip, vflip) for each in (batches, *crops)]
+    for logits, labels, plain in _average_passes(passes):
         loss += functional.cross_entropy(logits, labels, reduction="sum")
         right += (logits.argmax(1) == labels).sum()
         samples += len(labels)
@@ -89,12 +98,17 @@ def evaluate(
     total_loss, total_right, total = world.sum([loss.item(), right.item(), samples])
     if not total:
         raise DataError("evaluation", "no samples", "at least one", "see fastft inspect")
-    outputs = _join(kept, flip) if keep else None
+    outputs = _join(kept, flip or vflip or len(crops) > 0) if keep else None
     return Evaluation(total_loss / total, total_right / total, int(total), outputs)
 
 
 def classify(
-    model: nn.Module, images: torch.Tensor, amp_dtype: torch.dtype | None, *, flip: bool
+    model: nn.Module,
+    images: torch.Tensor,
+    amp_dtype: torch.dtype | None,
+    *,
+    flip: bool,
+    vflip: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The outputs for some images, wherever they lie.
 
@@ -103,18 +117,65 @@ def classify(
         images: [B, 3, S, S].
         amp_dtype: what autocast computes in; None for float32.
         flip: average the probabilities of each image and its mirror image.
+        vflip: average those of the image upside down, too; with `flip` all four.
 
     Returns:
         float32[B, C], whose softmax are the probabilities; float32[B, C] of the images alone, the
-        same unless `flip`.
+        same unless `flip` or `vflip`.
     """
-    plain = _run(model, images, amp_dtype)
-    if not flip:
-        return plain, plain
-    mirrored = _run(model, images.flip(3), amp_dtype)
+    outputs = [_run(model, images, amp_dtype)]
+    if flip:
+        outputs.append(_run(model, images.flip(3), amp_dtype))
+    if vflip:
+        outputs.append(_run(model, images.flip(2), amp_dtype))
+    if flip and vflip:
+        outputs.append(_run(model, images.flip(2, 3), amp_dtype))
+    return average(outputs), outputs[0]
+
+
+def average(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Outputs for the mean of the probabilities that several outputs stand for.
+
+    Args:
+        outputs: float32[B, C] each.
+
+    Returns:
+        float32[B, C], whose softmax is that mean; of a single one itself.
+    """
+    if len(outputs) == 1:
+        return outputs[0]
     # Logarithms throughout: the mean of two probabilities that are too small for a float would be
-    # 0, and its loss infinite. The sum serves as well as the mean: softmax ignores the log 2.
-    return torch.logaddexp(plain.log_softmax(1), mirrored.log_softmax(1)), plain
+    # 0, and its loss infinite. The sum serves as well as the mean: softmax ignores a constant.
+    # Two by two, as logsumexp rounds differently: mirror images alone give the bits of before.
+    return reduce(torch.logaddexp, (each.log_softmax(1) for each in outputs))
+
+
+def _classify_all(
+    model: nn.Module, batches: Batches, amp_dtype: torch.dtype | None, flip: bool, vflip: bool
+) -> Iterator[_Classified]:
+    for images, labels in batches:
+        if not len(labels):  # a last batch with fewer samples than processes
+            continue
+        logits, plain = classify(model, images, amp_dtype, flip=flip, vflip=vflip)
+        yield logits, labels, plain
+
+
+def _average_passes(passes: Sequence[Iterator[_Classified]]) -> Iterator[_Classified]:
+    """Average each batch's outputs over all passes, the first of which is of the images alone.
+
+    Of a single pass no more than a batch is held, of several the sum of their outputs.
+    """
+    first, *others = passes
+    if not others:
+        yield from first
+        return
+    sums = [(logits.log_softmax(1), labels, plain) for logits, labels, plain in first]
+    for each in others:
+        sums = [  # as `average` does
+            (torch.logaddexp(total, logits.log_softmax(1)), labels, plain)
+            for (total, labels, plain), (logits, *_) in zip(sums, each, strict=True)
+        ]
+    yield from sums
 
 
 def _run(model: nn.Module, images: torch.Tensor, amp_dtype: torch.dtype | None) -> torch.Tensor:
@@ -123,10 +184,10 @@ def _run(model: nn.Module, images: torch.Tensor, amp_dtype: torch.dtype | None) 
     return logits.float()
 
 
-def _join(kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], flip: bool) -> Outputs:
+def _join(kept: list[_Classified], is_average: bool) -> Outputs:
     """Move the outputs of all batches off the device, each kind at once."""
     logits, labels, plain = zip(*kept, strict=True)
-    return Outputs(_fetch(logits), _fetch(labels), _fetch(plain) if flip else None)
+    return Outputs(_fetch(logits), _fetch(labels), _fetch(plain) if is_average else None)
 
 
 def _fetch(parts: tuple[torch.Tensor, ...]) -> Any:

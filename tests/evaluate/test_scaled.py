@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("loader", [None, "torchvision"])
+@pytest.mark.parametrize(("loader", "crops"), [(None, 1), ("torchvision", 5)])
 def test_predictions_follow_the_checkpoint(
-    loader: str | None, run: Path, trained: Checkpoint, large: Path, tmp_path: Path
+    loader: str | None,
+    crops: int,
+    run: Path,
+    trained: Checkpoint,
+    large: Path,
+    tmp_path: Path,
 ) -> None:
     data = tmp_path / "test.beton"
     convert(ConvertConfig(src=large / "test", out=data))
@@ -37,8 +43,10 @@ def test_predictions_follow_the_checkpoint(
     for decode in ("exact", "scaled"):
         learned = {"decode": decode, "loader": "resident"}
         save_checkpoint(run / "best.safetensors", replace(trained, config=learned))
-        rows = predict(PredictConfig(run=run, images=(large / "test",)))
-        config = EvaluateConfig(run=run, data=data, n=1, loader=loader)
+        rows = predict(PredictConfig(run=run, images=(large / "test",), crops=crops))
+        # As `predict` computes, also on a CPU that has instructions for bfloat16.
+        asked: Any = {"loader": loader, "crops": crops, "amp": "off"}
+        config = EvaluateConfig(run=run, data=data, n=1, **asked)
         evaluation.run_evaluate(config, Console(quiet=True))
         with open(run / "evaluation" / "predictions.csv", newline="") as file:
             judged = [float(row["probability"]) for row in csv.DictReader(file)]

@@ -13,7 +13,7 @@ from fastft.datasets.splits import evaluation_split
 from fastft.evaluate.scores import judge
 from fastft.model.classifier import restore_model
 from fastft.runs.checkpoint import Checkpoint
-from fastft.train.evaluate import classify, evaluate
+from fastft.train.evaluate import average, classify, evaluate
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
 
@@ -93,6 +93,51 @@ def test_flip_keeps_the_loss_of_tiny_probabilities_finite() -> None:
     assert plain.tolist() == [[200, -200, 200]]
     wanted = pytest.approx(400 + math.log(2))
     assert functional.cross_entropy(logits, torch.tensor([1])).item() == wanted
+
+
+def test_mirror_images_alone_give_the_former_bits() -> None:
+    """`logsumexp` would round one output in sixteen of these differently."""
+    images = torch.randn(64, 1, 10, 10, generator=torch.Generator().manual_seed(0)) * 5
+    found, plain = classify(nn.Flatten(), images, None, flip=True)
+    mirrored = images.flip(3).flatten(1)
+    assert torch.equal(plain, images.flatten(1))
+    assert torch.equal(found, torch.logaddexp(plain.log_softmax(1), mirrored.log_softmax(1)))
+
+
+def test_averages_of_tiny_probabilities_stay_finite() -> None:
+    outputs = [torch.tensor([[200.0, -200.0, 100.0 * at]]) for at in range(-2, 1)]
+    loss = functional.cross_entropy(average(outputs), torch.tensor([1]))
+    assert loss.item() == pytest.approx(400)
+    (alone,) = outputs[:1]
+    assert average([alone]) is alone
+
+
+def test_every_pass_weighs_the_same(trained: Checkpoint, data: Path) -> None:
+    model = restore_model(trained, Path())
+    batches = batches_of(data)
+    others = [[(images.roll(at, 3), labels) for images, labels in batches] for at in (5, 9)]
+    kept = evaluate(model, batches, device=CPU, amp_dtype=None, vflip=True, crops=others, keep=True)
+    assert kept.outputs is not None
+    assert kept.outputs.plain is not None
+    total = torch.zeros(6, 3)
+    with torch.inference_mode():
+        for each in (batches, *others):
+            images = torch.cat([images for images, _ in each])
+            total += model(images).softmax(1) + model(images.flip(2)).softmax(1)
+        plain = model(torch.cat([images for images, _ in batches]))
+    labels = torch.cat([labels for _, labels in batches])
+    found = torch.from_numpy(kept.outputs.logits).softmax(1)
+    torch.testing.assert_close(found, total / 6, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(kept.outputs.plain), plain, atol=1e-4, rtol=0)
+    assert kept.samples == 6
+    wanted = functional.nll_loss((total / 6).log(), labels).item()
+    assert kept.loss == pytest.approx(wanted, rel=1e-4)
+
+
+def test_passes_of_other_lengths_are_an_error(trained: Checkpoint, data: Path) -> None:
+    model, batches = restore_model(trained, Path()), batches_of(data)
+    with pytest.raises(ValueError, match="shorter"):
+        evaluate(model, batches, device=CPU, amp_dtype=None, crops=[batches[:1]])
 
 
 def test_no_samples_are_an_error() -> None:
