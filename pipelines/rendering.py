@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,11 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
+from pipelines.changer import as_asked, written_for
+from pipelines.compiling import compiling
 from pipelines.decoder import Known
-from pipelines.forks import hold_while_forking
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
-from pipelines.memory import require_blas_room
 from pipelines.plan import Plan, Rows
 from pipelines.row_worker import Piece, Worker
 from pipelines.transfer import BatchPool
@@ -31,27 +30,8 @@ from pipelines.transfer import BatchPool
 #: Rows of a piece at most: 8 ms of a core where they are decoded, long against handing it out and
 #: short against an epoch.
 _PIECE_ROWS = 8
-_compiling = threading.RLock()
-hold_while_forking(_compiling)  # numba's own locks are held with it
 #: The one that is installed, which the reference is.
 _PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
-#: What the kernel writes for a dtype; bfloat16, which NumPy lacks, as its bits.
-_WRITTEN: dict[torch.dtype | None, type[np.generic]] = {
-    None: np.uint8,
-    torch.bfloat16: np.uint16,
-}
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Compile or load a kernel in this block, or change what numba then sees: one thread at a time.
-
-    Raises:
-        MemoryError: there is no room for what numba loads.
-    """
-    with _compiling:
-        require_blas_room()
-        yield
 
 
 class Renderer(ABC):
@@ -67,7 +47,14 @@ class Renderer(ABC):
     _decodes = False
 
     def __init__(
-        self, source: Source, size: int, dtype: torch.dtype | None, *, batch: int, workers: int
+        self,
+        source: Source,
+        size: int,
+        dtype: torch.dtype | None,
+        *,
+        batch: int,
+        workers: int,
+        changes: bool = False,
     ) -> None:
         """Prepare, and begin to load the kernel; memory comes with the first batch.
 
@@ -77,10 +64,13 @@ class Renderer(ABC):
             dtype: of normalized batches: float32, bfloat16 or float16; None for uint8.
             batch: rows of a batch at most.
             workers: threads.
+            changes: whether rows' operations are executed, too.
         """
-        self._source, self._dtype, self._batch = source, dtype, batch
+        self._source, self._dtype, self._batch, self._changes = source, dtype, batch, changes
         self.known = Known(source)
-        self._written = _WRITTEN.get(dtype, np.float32)
+        self._written = written_for(dtype)
+        #: What rows are rendered to.
+        self._drawn = np.uint8 if changes else self._written
         self.set_size(size)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
         self._local = threading.local()
@@ -105,7 +95,15 @@ class Renderer(ABC):
             raise ValueError(f"a plan of {plan.size} px, batches of {self.pool.shape[1]}")
         rows = self._as_decoded(rows)
         geometry, down_first = make_geometry(rows, plan)
-        whole = Piece(slice(None), rows.samples, geometry, rows.shrinks, rows.flips, down_first)
+        whole = Piece(
+            slice(None),
+            rows.samples,
+            geometry,
+            rows.shrinks,
+            rows.flips,
+            down_first,
+            rows.operations if self._changes else None,
+        )
         step = self._piece_rows
         pieces = [
             whole.cut(slice(at, min(at + step, len(rows)))) for at in range(0, len(rows), step)
@@ -126,14 +124,18 @@ class Renderer(ABC):
 
     def as_tensor(self, images: torch.Tensor) -> torch.Tensor:
         """The kernel's output in the dtype that was asked for."""
-        if self._dtype is None:
-            return images
-        return images.view(torch.bfloat16) if self._written == np.uint16 else images.to(self._dtype)
+        return as_asked(images, self._dtype)
 
     def render(self, piece: Piece, out: NDArray[Any]) -> None:
         """Render a piece into the batch's memory [B, S, S, 3]."""
         worker, size = self.worker(), out.shape[1]
-        self._draw(piece, worker, out[piece.part].reshape(-1, size, size * 3))
+        target = out[piece.part].reshape(-1, size, size * 3)
+        if piece.operations is None:
+            self._draw(piece, worker, target)
+        else:
+            pixels = worker.images(len(target), size)
+            self._draw(piece, worker, pixels)
+            worker.changer.run(piece.operations, pixels, target)
         worker.relax()
 
     def _as_decoded(self, rows: Rows) -> Rows:
@@ -189,11 +191,13 @@ class Renderer(ABC):
         piece = Piece(slice(0), nothing, geometry, shrinks, flags, flags)
         worker = self.worker()
         frames = cpu.Frames(worker.room(0), *(np.empty((0, n), np.int64) for n in (3, 2, 2)))
-        out = np.empty((0, 1, 3), self._written)
+        out = np.empty((0, 1, 3), self._drawn)
         with compiling():
             self._call(frames, piece, worker, out, planar=False)
             if self._decodes:
-                worker.load(self._written)
+                worker.load(self._drawn)
+            if self._changes:
+                worker.changer.load(self._written)
 
 
 class Rendering:

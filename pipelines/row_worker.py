@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.changer import READ_PAST, Changer
 from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, streaming
+from pipelines.operations import Operations
 from pipelines.reference import MEAN, STD
 from pipelines.regions import RegionDecoder
 from pipelines.transfer import normalizing_factors
@@ -33,6 +35,7 @@ class Piece:
         geometry: int32[B, 2, 4], see `cpu.START`.
         shrinks: int32[B], at what part of its size a JPEG is decoded, see `cpu.render_rows`.
         flips, down_first: bool[B].
+        operations: what is done to the pixels beyond that; None: nothing.
     """
 
     part: slice
@@ -41,11 +44,20 @@ class Piece:
     shrinks: NDArray[np.int32]
     flips: NDArray[np.bool_]
     down_first: NDArray[np.bool_]
+    operations: Operations | None = None
 
     def cut(self, part: slice) -> Piece:
         """A part of it, as a piece of the same batch."""
-        arrays = (self.samples, self.geometry, self.shrinks, self.flips, self.down_first)
-        return Piece(part, *(each[part] for each in arrays))  # type: ignore[arg-type]
+        operations = None if self.operations is None else self.operations.take(part)
+        return Piece(
+            part,
+            self.samples[part],
+            self.geometry[part],
+            self.shrinks[part],
+            self.flips[part],
+            self.down_first[part],
+            operations,
+        )
 
 
 class Worker:
@@ -56,6 +68,14 @@ class Worker:
         self.pixels = np.empty(0, np.uint8)
         self._size, self._factors = 0, normalizing_factors(0, MEAN, STD)
         self._scratch: cpu.Scratch | None = None
+        self._images, self.changer = np.empty(0, np.uint8), Changer()
+
+    def images(self, count: int, size: int) -> NDArray[np.uint8]:
+        """uint8[B, S, S * 3] of anything, with what kernels touch behind it."""
+        bytes_ = count * size * size * 3
+        if self._images.size < bytes_ + READ_PAST:
+            self._images = np.empty(bytes_ + READ_PAST, np.uint8)
+        return self._images[:bytes_].reshape(count, size, size * 3)
 
     def room(self, bytes_: int) -> NDArray[np.uint8]:
         """uint8[...] for a frame of so many bytes, and for what the kernel reads behind it."""

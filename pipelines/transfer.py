@@ -11,7 +11,7 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ _ALIGN = 16
 _TORCH_DTYPES: dict[type[np.generic], torch.dtype] = {
     np.uint8: torch.uint8,
     np.bool_: torch.bool,
+    np.float32: torch.float32,
     np.int32: torch.int32,
     np.int64: torch.int64,
 }
@@ -65,14 +66,14 @@ class Normalizer:
             dtype: float32, bfloat16 or float16; None leaves uint8 as it is.
             fused: does all of it in one kernel of the device; None: torch's operations do.
         """
-        self._size, self.dtype, self._fused = size, dtype, fused
+        self.size, self.dtype, self._fused = size, dtype, fused
         factors = normalizing_factors(size, mean, std)
         self._scale, self._bias = (torch.from_numpy(each).to(device) for each in factors)
         self._pool: BatchPool | None = None
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """A new tensor; within 1e-6 of ((pixels / 255) - mean) / std in float32."""
-        count, size = len(pixels), self._size
+        count, size = len(pixels), self.size
         if self.dtype is None:
             return pixels.clone().permute(0, 3, 1, 2)
         if self._fused is not None:
@@ -88,7 +89,7 @@ class Normalizer:
 
     def _memory(self, count: int) -> torch.Tensor:
         """float32[count, S, S, 3] of anything."""
-        shape = (count, self._size, self._size, 3)
+        shape = (count, self.size, self.size, 3)
         if self._scale.device.type != "cpu":  # torch keeps a pool of its own there
             return torch.empty(shape, device=self._scale.device)
         if self._pool is None or self._pool.shape[0] < count:
@@ -96,15 +97,30 @@ class Normalizer:
         return self._pool.take()[:count]
 
 
+class Change(Protocol):
+    """A batch's operations for a GPU.
+
+    Attributes:
+        arrays: what it needs there, in host memory.
+    """
+
+    arrays: Sequence[NDArray[Any]]
+
+    def run(self, pixels: torch.Tensor, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Change uint8[B, S, S, 3] on the GPU; `arrays` are there, too."""
+
+
 def to_device(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     normalizer: Normalizer,
     device: torch.device,
+    changes: Iterator[Change] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Move batches of uint8[B, S, S, 3] pixels and int64[B] labels, in host memory, to `device`.
 
     On a GPU the copy runs on a stream of its own beside the caller's kernels, which wait for it on
-    the device; the host waits only for a pinned slot whose last copy has not ended.
+    the device; the host waits only for a pinned slot whose last copy has not ended. There,
+    `changes` are executed, one of each batch.
     """
     if device.type != "cuda":
         for pixels, labels in batches:
@@ -112,8 +128,12 @@ def to_device(
         return
     stream, slots = make_stream(device), PinnedSlots(device)
     for pixels, labels in batches:
+        change = None if changes is None else next(changes)
         with torch.cuda.stream(stream):
-            pixels, targets = slots.send((pixels.numpy(), labels.numpy()))
+            tables = () if change is None else change.arrays
+            pixels, targets, *there = slots.send((pixels.numpy(), labels.numpy(), *tables))
+            if change is not None:
+                pixels = change.run(pixels, there)
             images = normalizer(pixels)
         hand_over(stream, images, targets)
         yield images, targets

@@ -36,5 +36,6 @@ class _Cache(_NumbasCache):  # type: ignore[misc]
 
 def _digest() -> str:
     folder = Path(__file__).parent
-    parts = [path.read_bytes() for path in sorted(folder.glob("*.py")) if path.stem != "gpu"]
+    paths = [path for path in sorted(folder.glob("*.py")) if path.stem != "gpu"]
+    parts = [path.read_bytes() for path in (*paths, folder.parent / "codes.py")]
     return hashlib.sha256(b"".join(parts)).hexdigest()

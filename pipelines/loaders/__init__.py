@@ -8,10 +8,12 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.formats.layout import Depth
 from pipelines.formats.source import Source, open_source, require_prepared
 from pipelines.loaders.base import Loader
+from pipelines.loaders.completion import Transform
 from pipelines.plan import Decode
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ _KNOWN_ELSEWHERE = {
     "split": "view",
     "mode": "view",
     "cache": "store",
+    "augmentation": "augment",
     "backend": "name",
     "loader": "name",
 }
@@ -76,8 +79,7 @@ _NOT_NEEDED = {
     "generator": _PLAN,
     "random_shuffle": _PLAN,
     "distributed": "rank and world share the batches",
-    "transform": _CROPS,
-    "transforms": _CROPS,
+    "transforms": "transform takes a function of uint8 batches, augment what the plan draws",
     "pipelines": _CROPS,
     "train": "give view='train'",
     "is_training": "give view='train' or view='eval'",
@@ -116,6 +118,8 @@ def make_loader(
     world: int = 1,
     drop_last: bool = False,
     decode: Decode = "exact",
+    augment: Augment = USUAL,
+    transform: Transform | None = None,
     apply_exif: bool | None = None,
     depth: Depth | None = None,
     **options: Any,
@@ -140,6 +144,12 @@ def make_loader(
         decode: `exact`, or `scaled`: the inverse DCT shrinks JPEGs by 2, 4 or 8 while what is shown
             stays twice the output, which is faster for photos of some megapixels and gives other
             pixels; of `ffcv`, `torchvision`, and `resident` with `store_side`.
+        augment: what a training view does beyond its usual crop and mirror: `Augment(policy=
+            "trivial", erase=0.25, mixup=0.2)`. With `mixup` or `cutmix` labels are float32[B, C].
+        transform: a function of your own, of uint8 images [B, 3, S, S] on `device`, before they are
+            normalized; it gives the same. What it draws of torch's random numbers is a function of
+            (seed, epoch, batch, rank), so a run resumes exactly; other numbers of processes draw
+            otherwise, and no check of pixels knows it.
         apply_exif: whether images of a class folder are turned upright as their EXIF says; None:
             no. A `.beton` has been prepared by `fastft convert`; what is given must be what it has.
         depth: what becomes of more than 8 bits per channel, likewise: `clip` (default) or `scale`.
@@ -184,6 +194,8 @@ def make_loader(
         world=world,
         drop_last=drop_last,
         decode=decode,
+        augment=augment,
+        transform=transform,
         **options,
     )
     assert isinstance(made, Loader)

@@ -15,7 +15,6 @@ where it is first iterated.
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -25,23 +24,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
-from pipelines.forks import here, in_every_fork, keep_for_good, require_main_guard
+from pipelines.forks import here, keep_for_good, require_main_guard
 from pipelines.formats.source import Source
-from pipelines.plan import DECODES, Decode, Plan, make_plan
-from pipelines.reference import MEAN, STD
-from pipelines.transfer import Normalizer, to_device
+from pipelines.loaders.arguments import check_batches, check_kind
+from pipelines.loaders.completion import Completion, Transform, make_changes, make_normalizer
+from pipelines.loaders.crossing import keep_track, receive
+from pipelines.plan import Decode, Plan, check_place, make_plan
+from pipelines.transfer import to_device
 from pipelines.workers import cpu_count
-
-_SCALING = "take loader 'ffcv' or 'torchvision', or 'resident' with store_side"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Loader(ABC):
     """Batches of one view of one source, as a plain iterable.
 
     Yields `(images, labels)`: images [B, 3, S, S] channels_last on `device`, normalized
-    float32, bfloat16 or float16, or uint8 with `normalize=False`; labels int64[B] on `device`.
+    float32, bfloat16 or float16, or uint8 with `normalize=False`; labels int64[B] on `device`, or
+    where steps are mixed float32[B, C], the shares of the classes.
     The data are a function of (seed, epoch, S): call `set_epoch` before each epoch. Leaving an
     epoch early is fine; the next one starts from its beginning. `set_size` changes S between
     epochs, and neither order nor flips, nor the train view's boxes.
@@ -49,7 +49,7 @@ class Loader(ABC):
     Attributes:
         name: what `make_loader` calls its kind.
         source: the samples.
-        view, batch_size, seed, rank, world, drop_last, decode: as given to `make_loader`.
+        view, batch_size, seed, rank, world, drop_last, decode, augment: as given to `make_loader`.
         size: S, px, as given there or to `set_size`.
         device: where batches arrive.
         dtype: of normalized images; None for uint8.
@@ -79,43 +79,36 @@ class Loader(ABC):
         world: int,
         drop_last: bool,
         decode: Decode = "exact",
+        augment: Augment = USUAL,
+        transform: Transform | None = None,
         begins: bool = True,
     ) -> None:
         """Make a loader; see `make_loader`.
 
         Args:
             source, view, size, batch_size, seed, device, dtype, normalize: see there.
-            workers, rank, world, drop_last, decode: see there.
+            workers, rank, world, drop_last, decode, augment, transform: see there.
             begins: whether to take threads, processes and memory now, or with the first iteration:
                 so does what came from another process.
 
         Raises:
             UsageError: arguments that do not go together.
         """
-        if batch_size < 1 or not 0 <= rank < world or workers < 0:
-            found = f"{batch_size}, {rank} of {world}, {workers}"
-            raise UsageError("batch size, rank, workers", found, "a positive batch, rank < world")
-        if drop_last and batch_size > len(source):
-            raise UsageError(
-                "batch size",
-                f"{batch_size} for the {len(source)} samples of {source.path}",
-                f"at most {len(source)} when the last batch is dropped",
-                "take a smaller batch",
-            )
-        if decode not in self.decodes:
-            known = " or ".join(map(repr, self.decodes))
-            remedy = _SCALING if decode in DECODES else ""
-            raise UsageError(self._title, f"decode {decode!r}", f"decode {known}", remedy)
-        if normalize and dtype is not None and dtype not in _DTYPES:
-            raise UsageError("dtype", str(dtype), "float32, bfloat16 or float16")
+        check_batches(source, batch_size, rank, world, workers, drop_last=drop_last)
+        check_kind(self._title, self.decodes, decode, dtype if normalize else None)
         self.source = source
         self.view, self.size, self.batch_size, self.seed = view, size, batch_size, seed
         self.rank, self.world, self.drop_last, self.decode = rank, world, drop_last, decode
         self.device = torch.device(device)
         self.workers = workers or cpu_count()
         self.dtype = (dtype or torch.float32) if normalize else None
+        self.augment = augment
+        self._completion = Completion(self, augment, transform)
+        #: The dtype that `_batches` gives: a caller's own function comes before normalization.
+        self._given = None if transform is not None else self.dtype
+        self._cut_at = "center"
         self._labels = torch.from_numpy(source.labels)
-        self._normalizer = self._make_normalizer(size)
+        self._normalizer = make_normalizer(size, self.device, self._given)
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0
         self._start = 0
@@ -126,11 +119,11 @@ class Loader(ABC):
         self._home = here() if begins else None
         if begins:
             self._begin()
-        _living.add(self)
+        keep_track(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = self._plan.epoch, self._selected, self._start, self._closed
-        return _receive, (type(self), self.source, self._arguments(), state)
+        state = self._plan.epoch, self._cut_at, self._selected, self._start, self._closed
+        return receive, (type(self), self.source, self._arguments(), state)
 
     @property
     def plan(self) -> Plan:
@@ -176,13 +169,29 @@ class Loader(ABC):
             return
         self._require_open()
         self._begin_here()
-        plan, normalizer = self._make_plan(self._plan.epoch, size), self._make_normalizer(size)
+        plan = self._make_plan(self._plan.epoch, size)
+        normalizer = make_normalizer(size, self.device, self._given)
         if self._running is not None:
             self._running.close()
         self._change_size(size)
         self.size, self._plan, self._normalizer = size, plan, normalizer
         self._selected = None
         self._consumed = self._start = 0
+
+    def set_place(self, place: str) -> None:
+        """Choose where in the resized image evaluation cuts, from the next iteration on.
+
+        The current epoch starts from its beginning.
+
+        Args:
+            place: one of `plan.PLACES`.
+
+        Raises:
+            UsageError: no such place, or the view is none of evaluation's.
+        """
+        check_place(place, self.view)
+        self._cut_at = place
+        self.set_epoch(self._plan.epoch)
 
     def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
         """Offer tensors that full batches may be rendered into in turn; only `resident` does so.
@@ -196,6 +205,8 @@ class Loader(ABC):
         """
         self._require_open()
         self._begin_here()
+        if not self._completion.copies:  # else what is yielded lies elsewhere
+            self._render_into(tensors)
 
     def state_dict(self) -> dict[str, int]:
         """The position: seed, epoch, samples handed out over all ranks together."""
@@ -224,12 +235,16 @@ class Loader(ABC):
         if self._running is not None:
             self._running.close()  # an iteration that was left without being dropped ends here
         plan, start = self._plan, self._start
+        number = start // self.batch_size
         self._start, self._consumed = 0, start
         batches = self._running = self._batches(plan, start)
         try:
             for images, labels in batches:
                 self._consumed = min(self._consumed + self.batch_size, len(self.source))
-                yield images, labels
+                # Samples that were selected are to be looked at.
+                mix = plan.mix(number) if self._selected is None else None
+                yield self._completion(images, labels, number, mix)
+                number += 1
                 self._require_open()
                 if home is not here():
                     found = "an iteration that began before this process was forked"
@@ -297,7 +312,7 @@ class Loader(ABC):
             # torch would wait for them for ever.
             torch.set_num_threads(1)
         self._running = None
-        self._normalizer = self._make_normalizer(self.size)
+        self._normalizer = make_normalizer(self.size, self.device, self._given)
         self._begin()
         self._home = here()
 
@@ -316,7 +331,19 @@ class Loader(ABC):
             "world": self.world,
             "drop_last": self.drop_last,
             "decode": self.decode,
+            "augment": self.augment,
+            "transform": self._completion.transform,
         }
+
+    @property
+    def _brings_partners(self) -> bool:
+        """Whether a share begins with another rank's sample, for the next one to be mixed with."""
+        return self.augment.mixes and self.world > 1
+
+    @property
+    def _most_rows(self) -> int:
+        """Rows of this rank's batches at most."""
+        return -(-self.batch_size // self.world) + self._brings_partners
 
     def _leave_behind(self) -> None:
         """In a process that was just forked: never end anything of the parent's.
@@ -340,60 +367,42 @@ class Loader(ABC):
     def _change_size(self, size: int) -> None:  # noqa: B027 - some take it from the plan
         """Get ready for plans of another size; nothing is in flight."""
 
+    def _render_into(self, tensors: Sequence[torch.Tensor]) -> None:  # noqa: B027 - an offer
+        """See `render_into`."""
+
+    def _planned(self) -> tuple[NDArray[np.int32], NDArray[np.int32], Decode]:
+        """Widths and heights of the images that are cut, px, and how they are decoded for that."""
+        return self.source.widths, self.source.heights, self.decode
+
     def _make_plan(self, epoch: int, size: int | None = None) -> Plan:
         """Plan an epoch, at the present size if that is None."""
+        widths, heights, decode = self._planned()
         return make_plan(
-            self.source.widths,
-            self.source.heights,
+            widths,
+            heights,
             view=self.view,
             size=self.size if size is None else size,
             seed=self.seed,
             epoch=epoch,
-            decode=self.decode,
+            decode=decode,
+            augment=self.augment,
+            place=self._cut_at,
         )
-
-    def _make_normalizer(self, size: int) -> Normalizer:
-        fused = None
-        if self.device.type == "cuda" and self.dtype is not None:
-            from pipelines.kernels.normalizing import normalize  # Triton takes a second to load
-
-            fused = normalize
-        return Normalizer(size, MEAN, STD, device=self.device, dtype=self.dtype, fused=fused)
 
     def _shares(self, plan: Plan, start: int) -> Iterator[NDArray[np.int64]]:
         """This rank's samples, a batch at a time."""
         return plan.shares(
-            self.batch_size, rank=self.rank, world=self.world, start=start, drop_last=self.drop_last
+            self.batch_size,
+            rank=self.rank,
+            world=self.world,
+            start=start,
+            drop_last=self.drop_last,
+            partners=self._brings_partners,
         )
 
     def _to_device(
-        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]
+        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], plan: Plan, start: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return to_device(batches, self._normalizer, self.device)
-
-
-#: All that somebody has.
-_living: weakref.WeakSet[Loader] = weakref.WeakSet()
-
-
-@in_every_fork
-def _leave_all_behind() -> None:
-    for loader in list(_living):
-        loader._leave_behind()
-
-
-def _receive(
-    kind: type[Loader],
-    source: Source,
-    arguments: dict[str, Any],
-    state: tuple[int, NDArray[np.int64] | None, int, bool],
-) -> Loader:
-    """A loader as another process had it, which has nothing of this process yet."""
-    loader = kind(source, begins=False, **arguments)
-    epoch, selected, start, closed = state
-    loader.set_epoch(epoch)
-    if selected is not None:
-        loader.select(selected)
-    loader._start = loader._consumed = start
-    loader._closed = closed
-    return loader
+        """Batches in host memory to the device, where a GPU executes their operations, too."""
+        changes = make_changes(self.device, plan, self._shares(plan, start))
+        return to_device(batches, self._normalizer, self.device, changes)

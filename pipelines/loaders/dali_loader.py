@@ -17,11 +17,12 @@ import weakref
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
+from pipelines.changer import BatchChanger
 from pipelines.errors import DataError, UsageError
 from pipelines.forks import keep_for_good
 from pipelines.formats.encode import LEAVE_OUT, decode
@@ -37,9 +38,13 @@ from pipelines.loaders.dali_decode import (
     takes_regions,
 )
 from pipelines.loaders.dali_feed import Feeder, FeedMaker, FeedsAhead
+from pipelines.operations import Operations
 from pipelines.plan import Plan, Rows
 from pipelines.reference import MEAN, STD
 from pipelines.workers import make_threads
+
+if TYPE_CHECKING:
+    from pipelines.gpu_changer import GpuChanger
 
 try:
     from nvidia.dali import Pipeline, fn, types
@@ -90,6 +95,9 @@ class DaliLoader(Loader):
         self._pipe: Any | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: FeedsAhead | None = None
+        self._changer: BatchChanger | GpuChanger | None = None
+        if self.augment.changes_pixels and self.device.type == "cpu":
+            self._changer = BatchChanger(self._given, self.workers)
 
     def _leave_behind(self) -> None:
         super()._leave_behind()
@@ -228,11 +236,28 @@ class DaliLoader(Loader):
         labels = self._labels[torch.from_numpy(feed.rows.samples)]
         if on_gpu:  # a copy from pageable memory may wait until the caller's stream gets to it
             labels = labels.pin_memory()
+        if feed.rows.operations is not None:
+            images = self._changed(images, feed.rows.operations)
         if self._is_normalized:
-            images = images.permute(0, 3, 1, 2).to(self.dtype or torch.uint8)
+            images = images.permute(0, 3, 1, 2).to(self._given or torch.uint8)
         else:
             images = self._normalizer(images)
         return images, labels.to(self.device, non_blocking=True)
+
+    def _changed(self, images: torch.Tensor, operations: Operations) -> torch.Tensor:
+        """DALI's uint8[B, S, S, 3] behind the plan's operations; on a CPU normalized, too."""
+        if self.device.type == "cpu":
+            assert isinstance(self._changer, BatchChanger)
+            return self._changer.run(operations, images.numpy())
+        from pipelines.gpu_changer import GpuChanger  # Triton takes a second to load
+
+        if not isinstance(self._changer, GpuChanger):
+            self._changer = GpuChanger(self.device)
+        (change,) = self._changer.over([operations])
+        # DALI's memory may not be written to.
+        there = [torch.from_numpy(each).pin_memory() for each in change.arrays]
+        tables = [each.to(self.device, non_blocking=True) for each in there]
+        return change.run(images.clone(), tables)
 
     def _drain(self) -> None:
         """Drop what DALI has in flight after an early exit, so that the next epoch starts clean."""
@@ -259,14 +284,18 @@ class DaliLoader(Loader):
 
     @property
     def _is_normalized(self) -> bool:
-        """Whether DALI normalizes; it has no bfloat16, which one kernel of ours makes on a GPU."""
-        return self.dtype != torch.bfloat16 or self.device.type == "cpu"
+        """Whether batches need no more than a cast; a GPU's are normalized by a kernel of ours.
+
+        Where DALI hands out bytes: it has no bfloat16, and operations come first.
+        """
+        is_on_gpu = self.device.type == "cuda"
+        return not is_on_gpu or (self._given != torch.bfloat16 and not self.augment.changes_pixels)
 
     def _build(self, feeder: Feeder) -> Any:
         """A pipeline that asks `feeder` for its inputs."""
         on_gpu = self.device.type == "cuda"
         pipe = Pipeline(
-            batch_size=-(-self.batch_size // self.world),
+            batch_size=self._most_rows,
             num_threads=self.workers,
             device_id=(self.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=_AHEAD,
@@ -296,11 +325,12 @@ class DaliLoader(Loader):
                 interp_type=types.INTERP_LINEAR,
                 **self.resize_options,
             )
-            if self.dtype is None or not self._is_normalized:
+            changes = self.augment.changes_pixels
+            if self._given is None or changes or not self._is_normalized:
                 image = fn.flip(image, horizontal=flip)
             else:
                 # In DALI's threads, or in one GPU kernel.
-                half = self.dtype == torch.float16
+                half = self._given == torch.float16
                 image = fn.crop_mirror_normalize(
                     image,
                     mirror=flip,
@@ -319,6 +349,8 @@ class DaliLoader(Loader):
         self._pipe = None
         if self._thread is not None:
             self._thread.shutdown()
+        if isinstance(self._changer, BatchChanger):
+            self._changer.close()
 
 
 #: All that somebody still has.

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.compiling import compiling
 from pipelines.errors import UsageError
 from pipelines.formats.beton import Index
 from pipelines.formats.layout import MODE_RAW
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.plan import DECODES, Plan, Rows
-from pipelines.rendering import Renderer, Rendering, compiling, surfacing
+from pipelines.rendering import Renderer, Rendering, surfacing
 from pipelines.row_worker import Piece, Worker
 from pipelines.workers import require_thread_room
 
@@ -79,9 +80,17 @@ class FfcvLoader(Loader):
                 "make one by fastft convert, or take --loader torchvision",
             )
         share = len(np.array_split(np.arange(self.batch_size), self.world)[self.rank])
-        # On a GPU, pixels cross the bus as uint8 and are normalized there.
-        dtype = None if self.device.type == "cuda" else self.dtype
-        renderer = _Renderer(source, self.size, dtype, batch=share, workers=self.workers)
+        share += bool(share and self._brings_partners)
+        # On a GPU, pixels cross the bus as uint8; they are changed and normalized there.
+        on_gpu = self.device.type == "cuda"
+        renderer = _Renderer(
+            source,
+            self.size,
+            None if on_gpu else self._given,
+            batch=share,
+            workers=self.workers,
+            changes=self.augment.changes_pixels and not on_gpu,
+        )
         self._decoder = _PlanDecoder(self.plan, renderer)
         self._order = _PlanOrder(self.plan.order)
         self._driver = _make_driver(source, share, self._decoder, self._order) if share else None
@@ -99,7 +108,7 @@ class FfcvLoader(Loader):
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         batches = self._render(plan, start)
         if self.device.type == "cuda":
-            yield from self._to_device(batches)
+            yield from self._to_device(batches, plan, start)
             return
         for images, labels in batches:
             yield images.permute(0, 3, 1, 2), labels
@@ -116,7 +125,7 @@ class FfcvLoader(Loader):
                 labels = self._labels[torch.from_numpy(samples)]
                 if batches is None or not len(samples):
                     # a rank's share of a last batch that is smaller than the world
-                    dtype = torch.uint8 if self.device.type == "cuda" else self.dtype
+                    dtype = torch.uint8 if self.device.type == "cuda" else self._given
                     empty = torch.empty((0, self.size, self.size, 3), dtype=dtype or torch.uint8)
                     yield empty, labels
                 else:

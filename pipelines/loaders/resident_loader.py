@@ -25,7 +25,7 @@ from pipelines.errors import FastftError, UsageError
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
-from pipelines.plan import DECODES, SHUFFLED, Decode, Plan, make_plan
+from pipelines.plan import DECODES, SHUFFLED, Decode, Plan
 from pipelines.rendering import Renderer, Rendering
 from pipelines.resident.filler import Filler, HostSink
 from pipelines.resident.placement import Place, choose_place, require_room
@@ -89,7 +89,7 @@ class ResidentLoader(Loader):
         super().__init__(source, decode=decode, **arguments)
 
     def _begin(self) -> None:
-        source, share = self.source, -(-self.batch_size // self.world)
+        source, share, changes = self.source, self._most_rows, self.augment.changes_pixels
         if self._executor is None:
             self._settle(share)
         # A fork has the memory already, with all that was decoded before.
@@ -103,8 +103,9 @@ class ResidentLoader(Loader):
                 memory,
                 self.device,
                 self.size,
-                self.dtype,
+                self._given,
                 self.workers,
+                changes=changes,
                 on_gpu=self._place.on_gpu,
             )
         else:
@@ -114,9 +115,10 @@ class ResidentLoader(Loader):
                 self._layout,
                 memory,
                 self.size,
-                self.dtype,
+                self._given,
                 batch=share,
                 workers=self.workers,
+                changes=changes,
             )
 
     def _settle(self, share: int) -> None:
@@ -148,9 +150,7 @@ class ResidentLoader(Loader):
                 f"({place.gpu_bytes / 1e9:.2f} GB free beside training), {kept}"
             )
 
-    def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
-        """See Loader."""
-        super().render_into(tensors)
+    def _render_into(self, tensors: Sequence[torch.Tensor]) -> None:
         self._executor.render_into(tensors)
 
     def _arguments(self) -> dict[str, Any]:
@@ -192,15 +192,9 @@ class ResidentLoader(Loader):
         finally:
             filler.pause()
 
-    def _make_plan(self, epoch: int, size: int | None = None) -> Plan:
-        return make_plan(
-            self._layout.widths,
-            self._layout.heights,
-            view=self.view,
-            size=self.size if size is None else size,
-            seed=self.seed,
-            epoch=epoch,
-        )
+    def _planned(self) -> tuple[NDArray[np.int32], NDArray[np.int32], Decode]:
+        # A store that decodes `scaled` holds what comes of it: that is cut as it is.
+        return self._layout.widths, self._layout.heights, "exact"
 
     def _held(self) -> NDArray[np.bool_]:
         """The samples that can ever be asked of this rank."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.changer import READ_PAST, Changer
 from pipelines.decoder import Known
 from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
@@ -74,7 +75,7 @@ class Decoding:
 
 
 class Kernel:
-    """Decoded pixels to rows of a batch: crop, resize, flip, normalize; as `resident` renders."""
+    """Decoded pixels to rows of a batch, as `resident` renders: from crop to normalized floats."""
 
     def __init__(
         self, source: Source, samples: NDArray[np.int64], plan: Plan, *, normalize: bool = True
@@ -110,6 +111,7 @@ class Kernel:
         rows = plan.rows(samples)
         self._shrinks, self._flips, self._size = rows.shrinks, rows.flips, plan.size
         self._geometry, self._down_first = make_geometry(rows, plan)
+        self._operations = rows.operations
         self._written: type[np.generic] = np.float32 if normalize else np.uint8
 
     def worker(self, most: int) -> Work:
@@ -118,6 +120,9 @@ class Kernel:
         factors = normalizing_factors(size, MEAN, STD)
         scratch = cpu.fit_scratch(None, self._geometry, size, False)
         out = BatchPool((most, size, size * 3), self._written).take().numpy()
+        operations, changer = self._operations, Changer()
+        room = np.empty(most * size**2 * 3 + READ_PAST, np.uint8)[: most * size**2 * 3]
+        drawn = out if operations is None else room.reshape(most, size, size * 3)
 
         def render(part: slice) -> NDArray[Any]:
             geometry = self._geometry[part]
@@ -130,8 +135,10 @@ class Kernel:
                 self._down_first[part],
                 *factors,
                 scratch,
-                out[: len(geometry)],
+                drawn[: len(geometry)],
             )
+            if operations is not None:
+                changer.run(operations.take(part), drawn[: len(geometry)], out[: len(geometry)])
             return out[: len(geometry)]
 
         return render

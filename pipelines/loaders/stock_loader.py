@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2 as transforms
 
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import FastftError, UsageError
 from pipelines.forks import is_daemonic
 from pipelines.formats.encode import decode
@@ -30,9 +31,15 @@ from pipelines.loaders.worker_processes import (
 from pipelines.plan import Plan, resize_side
 from pipelines.reference import MEAN, STD
 
+_BILINEAR = transforms.InterpolationMode.BILINEAR
 
-def stock_transform(view: str, size: int) -> transforms.Transform:
+
+def stock_transform(view: str, size: int, augment: Augment = USUAL) -> transforms.Transform:
     """The transforms that torchvision's documentation recommends for fine-tuning.
+
+    Args:
+        view, size: see `make_loader`.
+        augment: what else; of mixing, nothing.
 
     Raises:
         UsageError: torchvision has no such view.
@@ -44,13 +51,41 @@ def stock_transform(view: str, size: int) -> transforms.Transform:
     ]
     side = resize_side(size)
     geometry: dict[str, list[transforms.Transform]] = {
-        "train": [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()],
+        "train": [
+            transforms.RandomResizedCrop(size, augment.scale, augment.ratio),
+            transforms.RandomHorizontalFlip(augment.hflip),
+            *_operations(augment),
+        ],
         "eval": [transforms.Resize(side), transforms.CenterCrop(size)],
         "eval-square": [transforms.Resize([side, side]), transforms.CenterCrop(size)],
     }
     if view not in geometry:
         raise UsageError("view", repr(view), f"one of {', '.join(geometry)} for the stock loader")
-    return transforms.Compose([*geometry[view], *to_float])
+    # On normalized floats, where 0 is the mean colour.
+    last = [transforms.RandomErasing(augment.erase)] if augment.erase else []
+    return transforms.Compose([*geometry[view], *to_float, *last])
+
+
+def _operations(augment: Augment) -> list[transforms.Transform]:
+    """The transforms of torchvision's own for what `operations` draws, of uint8 tensors."""
+    found: list[transforms.Transform] = []
+    if augment.vflip:
+        found.append(transforms.RandomVerticalFlip(augment.vflip))
+    if augment.policy != "none":
+        found.append(transforms.ToImage())
+    if augment.policy == "trivial":
+        found.append(transforms.TrivialAugmentWide(interpolation=_BILINEAR))
+    if augment.rand_count:
+        found.append(
+            transforms.RandAugment(
+                augment.rand_count, augment.rand_strength, interpolation=_BILINEAR
+            )
+        )
+    if any(augment.jitter):
+        found += [transforms.ToImage(), transforms.ColorJitter(*augment.jitter)]
+    if augment.grayscale:
+        found += [transforms.ToImage(), transforms.RandomGrayscale(augment.grayscale)]
+    return found
 
 
 class StockLoader(Loader):
@@ -61,12 +96,14 @@ class StockLoader(Loader):
     def _begin(self) -> None:
         if self.dtype is None or self.world > 1:
             raise UsageError("stock loader", "uint8 images or several ranks", "neither")
+        if self._completion.transform is not None:
+            raise UsageError("stock loader", "a transform", "none", "take loader 'torchvision'")
         self._order = torch.Generator()
         self._loader = self._make_loader(self.size)
 
     def _make_loader(self, size: int) -> DataLoader[Any]:
         return DataLoader(
-            _StockDataset(self.source, stock_transform(self.view, size)),
+            _StockDataset(self.source, stock_transform(self.view, size, self.augment)),
             batch_size=self.batch_size,
             shuffle=self.view == "train",
             generator=self._order,

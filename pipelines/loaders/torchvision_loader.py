@@ -8,8 +8,10 @@ crop is decoded, by Pillow's libjpeg without Pillow; resized they are as ever.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +41,11 @@ from pipelines.vision import functional
 from pipelines.workers import in_order, make_threads
 
 if TYPE_CHECKING:
+    from pipelines.changer import Changer
     from pipelines.regions import RegionDecoder
 
+#: Bytes behind a batch that whatever executes operations touches, see `changer`.
+_SPARE_BYTES = 16
 #: Mean area from which on photos are decoded in part, px: numba, which that takes, is loaded in the
 #: time in which 20 of them are decoded, and of smaller ones Pillow's own work is most.
 _LARGE_PX = 1_000_000
@@ -70,12 +75,14 @@ class TorchvisionLoader(Loader):
     def _batches(
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        items = map(plan.rows, self._shares(plan, start))
+        items: Iterator[Rows] = map(plan.rows, self._shares(plan, start))
+        if self.device.type == "cuda":  # where operations are executed
+            items = (replace(rows, operations=None) for rows in items)
         if is_daemonic():
-            yield from self._to_device(self._decode_here(items))
+            yield from self._to_device(self._decode_here(items), plan, start)
             return
         self._sampler.items = items
-        yield from self._to_device(raise_errors(self.source, self._workers))
+        yield from self._to_device(raise_errors(self.source, self._workers), plan, start)
 
     def _decode_here(self, items: Iterator[Rows]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Decode in threads, where there may be no processes: of what Pillow does, most is C."""
@@ -126,9 +133,14 @@ class _PlanDataset(Dataset[Any]):
         Raises:
             DataError: a sample is broken.
         """
-        pixels = np.empty((len(rows), rows.size, rows.size, 3), np.uint8)
+        shape = len(rows), rows.size, rows.size, 3
+        bytes_ = math.prod(shape)
+        pixels = np.empty(bytes_ + _SPARE_BYTES, np.uint8)[:bytes_].reshape(shape)
         for row in range(len(rows)):
             pixels[row] = self._render(rows, row)
+        if rows.operations is not None:
+            flat = pixels.reshape(len(rows), rows.size, rows.size * 3)
+            self._changer().run(rows.operations, flat, flat)
         return torch.from_numpy(pixels), self._source.labels[rows.samples]
 
     def _render(self, rows: Rows, row: int) -> Any:
@@ -152,6 +164,16 @@ class _PlanDataset(Dataset[Any]):
         if resized != [rows.size, rows.size]:
             image = functional.crop(image, *rows.corners[row].tolist(), rows.size, rows.size)
         return functional.hflip(image) if rows.flips[row] else image
+
+    def _changer(self) -> Changer:
+        """The calling thread's own."""
+        changer: Changer | None = getattr(self._local, "changer", None)
+        if changer is None:
+            from pipelines.changer import Changer  # loads numba
+
+            changer = self._local.changer = Changer()
+            changer.load(np.uint8)
+        return changer
 
     def _decode_part(
         self, sample: int, stored: Stored, crop: Sequence[int], shrink: int

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.compiling import compiling
 from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, gpu
 from pipelines.plan import Plan
 from pipelines.reference import MEAN, STD
-from pipelines.rendering import compiling, make_geometry, wait_for
+from pipelines.rendering import make_geometry, wait_for
 from pipelines.resident.filler import Filler, HostSink, Sink, Writers
 from pipelines.resident.in_turn import InTurn
 from pipelines.resident.store import Layout

@@ -1,0 +1,129 @@
+"""Executes a plan's operations on pixels in host memory: by a thread that has them, or by some."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.compiling import compiling
+from pipelines.kernels import changes
+from pipelines.operations import Operations
+from pipelines.reference import MEAN, STD
+from pipelines.transfer import BatchPool, normalizing_factors
+from pipelines.workers import make_threads
+
+#: Bytes behind images that a changer may read and write.
+READ_PAST = changes.READ_PAST
+#: Images of a piece of a thread's work.
+_PIECE = 8
+#: What kernels write for a dtype; bfloat16, which NumPy lacks, as its bits.
+_WRITTEN: dict[torch.dtype | None, type[np.generic]] = {
+    None: np.uint8,
+    torch.uint8: np.uint8,
+    torch.bfloat16: np.uint16,
+}
+
+
+def written_for(dtype: torch.dtype | None) -> type[np.generic]:
+    """The type that kernels write where a dtype is asked for; None is uint8."""
+    return _WRITTEN.get(dtype, np.float32)
+
+
+def as_asked(written: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A kernel's output in the dtype that was asked for."""
+    if dtype is None:
+        return written
+    return written.view(torch.bfloat16) if dtype == torch.bfloat16 else written.to(dtype)
+
+
+class Changer:
+    """One thread's scratch memory for images of one size after another."""
+
+    def __init__(self) -> None:
+        self._size, self._factors = -1, normalizing_factors(0, MEAN, STD)
+        self._scratch = changes.make_scratch(0)
+
+    def run(self, operations: Operations, pixels: NDArray[np.uint8], out: NDArray[Any]) -> None:
+        """Change images, and normalize them.
+
+        Args:
+            operations: of B images.
+            pixels: uint8[B, S, S * 3], which is overwritten, and READ_PAST bytes behind it.
+            out: [B, S, S * 3], see `changes.change_rows`.
+
+        Raises:
+            ValueError: operations that no plan draws.
+        """
+        size = pixels.shape[1]
+        if size != self._size:
+            self._size, self._factors = size, normalizing_factors(size, MEAN, STD)
+            self._scratch = changes.make_scratch(size)
+        operations.check(len(pixels), size)
+        of_rows = changes.Changes(
+            operations.codes, operations.values, operations.boxes, operations.matrices(size)
+        )
+        changes.change_rows(pixels, of_rows, self._scratch, *self._factors, out)
+
+    def load(self, dtype: type[np.generic]) -> None:
+        """Compile the kernel for batches of a dtype, or load it from numba's cache."""
+        nothing = Operations(
+            np.empty((0, 1), np.int32), np.empty((0, 1)), np.empty((0, 4), np.int32)
+        )
+        with compiling():
+            self.run(nothing, np.empty((0, 1, 3), np.uint8), np.empty((0, 1, 3), dtype))
+
+
+class BatchChanger:
+    """Changes batches that another library has made, on threads of its own."""
+
+    def __init__(self, dtype: torch.dtype | None, workers: int) -> None:
+        """Begin to load the kernel.
+
+        Args:
+            dtype: of normalized batches; None for uint8.
+            workers: threads.
+        """
+        self._dtype, self._pool = dtype, BatchPool((0,), np.uint8)
+        self._local = threading.local()
+        self._threads = make_threads(workers, "fastft-change")
+        self._loaded = self._threads.submit(Changer().load, written_for(dtype))
+
+    def run(self, operations: Operations, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        """Change a batch, and normalize it.
+
+        Args:
+            operations: of B images.
+            pixels: uint8[B, S, S, 3], which stay as they are.
+
+        Returns:
+            [B, S, S, 3], the caller's for good.
+        """
+        count, size = pixels.shape[:2]
+        if self._pool.shape[1:2] != (size,) or self._pool.shape[0] < count:
+            self._pool = BatchPool((count, size, size, 3), written_for(self._dtype))
+        batch = self._pool.take()
+        out = batch.numpy()
+        self._loaded.result()
+
+        def change(at: int) -> None:
+            part = slice(at, min(at + _PIECE, count))
+            shape = part.stop - at, size, size * 3
+            try:
+                changer: Changer = self._local.changer
+            except AttributeError:
+                changer = self._local.changer = Changer()
+            bytes_ = shape[0] * shape[1] * shape[2]
+            own = np.empty(bytes_ + READ_PAST, np.uint8)[:bytes_].reshape(shape)
+            own[:] = pixels[part].reshape(shape)
+            changer.run(operations.take(part), own, out[part].reshape(shape))
+
+        list(self._threads.map(change, range(0, count, _PIECE)))
+        return as_asked(batch[:count], self._dtype)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)

@@ -1,0 +1,55 @@
+"""Checks of what `make_loader` is given, common to all loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pipelines.errors import UsageError
+from pipelines.formats.source import Source
+from pipelines.plan import DECODES, Decode
+
+_SCALING = "take loader 'ffcv' or 'torchvision', or 'resident' with store_side"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_batches(
+    source: Source, batch_size: int, rank: int, world: int, workers: int, *, drop_last: bool
+) -> None:
+    """Refuse batches that cannot be made; see `make_loader`.
+
+    Raises:
+        UsageError: numbers out of range, or an epoch without a batch.
+    """
+    if batch_size < 1 or not 0 <= rank < world or workers < 0:
+        found = f"{batch_size}, {rank} of {world}, {workers}"
+        raise UsageError("batch size, rank, workers", found, "a positive batch, rank < world")
+    if drop_last and batch_size > len(source):
+        raise UsageError(
+            "batch size",
+            f"{batch_size} for the {len(source)} samples of {source.path}",
+            f"at most {len(source)} when the last batch is dropped",
+            "take a smaller batch",
+        )
+
+
+def check_kind(
+    loader: str, decodes: Sequence[Decode], decode: Decode, dtype: torch.dtype | None
+) -> None:
+    """Refuse pixels that a loader does not make.
+
+    Args:
+        loader: its name in errors.
+        decodes: how it can decode.
+        decode, dtype: what is asked for; None is anything.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if decode not in decodes:
+        known = " or ".join(map(repr, decodes))
+        remedy = _SCALING if decode in DECODES else ""
+        raise UsageError(loader, f"decode {decode!r}", f"decode {known}", remedy)
+    if dtype is not None and dtype not in _DTYPES:
+        raise UsageError("dtype", str(dtype), "float32, bfloat16 or float16")

@@ -1,0 +1,43 @@
+"""How loaders get into other processes: by a fork, or pickled."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.forks import in_every_fork
+from pipelines.formats.source import Source
+
+#: All loaders that somebody has.
+_living: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def keep_track(loader: Any) -> None:
+    """Have a loader leave behind what is the parent's, in every process that is forked."""
+    _living.add(loader)
+
+
+@in_every_fork
+def _leave_all_behind() -> None:
+    for loader in list(_living):
+        loader._leave_behind()
+
+
+def receive(
+    kind: type[Any],
+    source: Source,
+    arguments: dict[str, Any],
+    state: tuple[int, str, NDArray[np.int64] | None, int, bool],
+) -> Any:
+    """A loader as another process had it, which has nothing of this process yet."""
+    loader = kind(source, begins=False, **arguments)
+    epoch, loader._cut_at, selected, start, closed = state
+    loader.set_epoch(epoch)
+    if selected is not None:
+        loader.select(selected)
+    loader._start = loader._consumed = start
+    loader._closed = closed
+    return loader
