@@ -143,6 +143,7 @@ def _task(config: BenchConfig, data: Photos, loader: str, workers: int, *, cold:
         size=config.size,
         batch_size=min(config.batch_size, data.facts.images),
         decode="exact" if loader == "stock" else config.decode,
+        augment=config.augment,
         seconds=config.seconds,
         arch=config.arch,
         amp=config.amp,

@@ -173,6 +173,7 @@ def _look(task: Task) -> tuple[Spots, Plan, int]:
         seed=task.seed,
         epoch=0,
         decode=task.decode,
+        augment=task.augment,
     )
     return find_spots(source), plan, len(source.classes)
 

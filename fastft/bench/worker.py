@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastft.config.augment import read_augment
 from fastft.config.bench import Task
 from fastft.system.isolated import ANSWER
 from fastft.system.usage import usage_of
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> None:
     a deliberate error, so that it can be raised again.
     """
     text, folder = arguments
-    task = Task(**json.loads(text))
+    given = json.loads(text)
+    task = Task(**{**given, "augment": read_augment(given["augment"])})
     try:
         if task.loader:
             answer = measure_loader(task)
@@ -81,6 +83,7 @@ def measure_loader(task: Task) -> dict[str, Any]:
         dtype=dtype,
         workers=task.workers,
         decode=task.decode,
+        augment=task.augment,
     ) as loader:
         images, first_batch_s = 0, 0.0
         for _, labels in loader:

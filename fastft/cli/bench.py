@@ -7,15 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.augment_options import takes_augment_options
 from fastft.config.bench import CONTENDERS, BenchConfig
 from fastft.config.checks import defaults
 from fastft.system.progress import make_console
+from pipelines.augment import Augment
 from pipelines.errors import UsageError
 
 _BENCH = defaults(BenchConfig)
 
 
+@takes_augment_options
 def bench(
+    *,
     data: Annotated[
         Path,
         typer.Argument(help="A .beton, a class folder, or a folder with splits: its train."),
@@ -46,6 +50,7 @@ def bench(
     ),
     amp: Annotated[str, typer.Option(help="auto, bf16, fp16 or off.")] = _BENCH.amp,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _BENCH.device,
+    asked: Augment,
 ) -> None:
     """Find out where the time goes, here and with your photos, and which loader to train with.
 
@@ -74,6 +79,7 @@ def bench(
         "size": size,
         "batch_size": batch_size,
         "decode": decode,
+        "augment": asked,
         "view": view,
         "seconds": seconds,
         "cold": cold,

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.augment_options import takes_augment_options
 from fastft.config.checks import defaults
 from fastft.config.commands import AccuracyConfig, ParityConfig
 from fastft.system.progress import make_console
+from pipelines.augment import Augment
 from pipelines.errors import UsageError
 
 _PARITY = defaults(ParityConfig)
@@ -19,7 +21,9 @@ _PIXELS: Any = {"rich_help_panel": "Pixels"}
 _MODELS: Any = {"rich_help_panel": "Models (--accuracy)"}
 
 
+@takes_augment_options
 def parity(
+    *,
     data: Annotated[
         Path,
         typer.Argument(help="A .beton, a class folder, or a folder with splits: its train."),
@@ -117,6 +121,7 @@ def parity(
             **_MODELS,
         ),
     ] = None,
+    asked: Augment,
 ) -> None:
     """Prove that the loaders feed the same pixels, or train the same models.
 
@@ -124,9 +129,12 @@ def parity(
     in levels of 255, as a whole and for its decoder and its resize alone. With --accuracy every
     loader trains from the same weights with the same seeds, and the models are tested for
     equivalence with torchvision's own pipeline. Exit status 1 if a loader is farther off than
-    it states.
+    it states. What options of augmentation ask for is looked at, too: operations by themselves,
+    against torchvision's, or models, against those of its own random transforms.
 
     Example: fastft parity data --stock
+
+    Example: fastft parity data --augment trivial
 
     Example: fastft parity data --accuracy
     """
@@ -139,6 +147,7 @@ def parity(
         "device": device,
         "size": size,
         "decode": decode,
+        "augment": asked,
     }
     pixels: dict[str, Any] = {
         "stock": stock,

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.augment_options import takes_augment_options
+from fastft.config.augment import name_options
 from fastft.config.checks import defaults
 from fastft.config.commands import ShowConfig
 from fastft.system.progress import make_console
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 
 _SHOW = defaults(ShowConfig)
@@ -17,7 +20,9 @@ _SHOW = defaults(ShowConfig)
 _CROPS: Any = {"rich_help_panel": "Crops (--augmented)"}
 
 
+@takes_augment_options
 def show(
+    *,
     data: Annotated[
         Path,
         typer.Argument(help="A .beton, a class folder, or a folder with splits: its train."),
@@ -62,12 +67,15 @@ def show(
         int | None,
         typer.Option(help="Of crops and flips.", show_default=str(_SHOW.seed), **_CROPS),
     ] = None,
+    asked: Augment,
 ) -> None:
     """Draw a contact sheet of a data set.
 
     It has the first images of each class, and of the last class the last ones. With --augmented
     it has the crops of a few images as training cuts them, epoch after epoch: the very pixels that
-    the loader hands to a model.
+    the loader hands to a model, and what was drawn for each of them.
+
+    Example: fastft show data --augmented --augment trivial --erase 0.25
 
     Example: fastft show data --augmented --loader dali
 
@@ -83,6 +91,9 @@ def show(
     given = {name: value for name, value in crops.items() if value is not None}
     if given and not augmented:
         raise UsageError(f"--{next(iter(given))}", "given without --augmented", "with --augmented")
+    if asked != USUAL and not augmented:
+        options = ", ".join(name_options(asked))
+        raise UsageError(options, "given without --augmented", "with --augmented")
     config = ShowConfig(
         data=data,
         out=out,
@@ -90,6 +101,7 @@ def show(
         n=n,
         split=split,
         augmented=augmented,
+        augment=asked,
         **given,
     )
     from fastft.datasets.show import make_sheet

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.augment_options import augmentation
 from fastft.config.checks import defaults
 from fastft.config.recipes import RECIPES, make_config, read_settings
 from fastft.config.train import TrainConfig
@@ -298,12 +299,10 @@ def takes_training_options(command: Callable[..., None]) -> Callable[..., None]:
     """
     own = inspect.signature(command, eval_str=True).parameters
     mine = [each for name, each in own.items() if name != "training"]
+    stubs = (_training, augmentation)
+    known = [inspect.signature(stub, eval_str=True).parameters for stub in stubs]
     # A command that has an option of its own by some name means something else by it.
-    added = {
-        name: each
-        for name, each in inspect.signature(_training, eval_str=True).parameters.items()
-        if name not in own
-    }
+    added = {name: each for part in known for name, each in part.items() if name not in own}
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:

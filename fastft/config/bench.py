@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from fastft.config.augment import check_view
 from fastft.config.checks import choose, require
 from fastft.config.train import MODEL_PX, Amp
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.plan import DECODES, Decode
 
@@ -30,6 +32,7 @@ class BenchConfig:
         size: side of the images that the model sees, px.
         batch_size: images of a batch; of a smaller set, all of them.
         decode: `exact`, or `scaled`, see TrainConfig; `stock` knows no other than `exact`.
+        augment: what else is drawn of images; `stock` draws it itself.
         seconds: each loader is measured for so long once its first epoch is over.
         cold: look also at what is not in the page cache.
         arch: the model to hold the loaders against.
@@ -46,6 +49,7 @@ class BenchConfig:
     size: int = 224
     batch_size: int = 64
     decode: Decode = "exact"
+    augment: Augment = USUAL
     seconds: float = 5.0
     cold: bool = True
     arch: str = "resnet18"
@@ -63,6 +67,7 @@ class BenchConfig:
         choose("--view", self.view, _VIEWS)
         choose("--decode", self.decode, DECODES)
         choose("--amp", self.amp, get_args(Amp))
+        check_view(self.augment, self.view)
         require("--size", self.size, *MODEL_PX)
         require("--batch-size", self.batch_size, 1, 1 << 20)
         require("--seconds", self.seconds, 0.1, 600)
@@ -77,7 +82,8 @@ class Task:
         loader: its name; empty for the stages.
         data: a `.beton` or a class folder.
         workers: threads or processes.
-        view, size, batch_size, decode, seconds, arch, amp, device, seed: as in BenchConfig.
+        view, size, batch_size, decode, augment, seconds, arch, amp, device, seed: as in
+            BenchConfig.
         cold: only read the first epoch; or look also at what is not in the page cache.
     """
 
@@ -88,6 +94,7 @@ class Task:
     size: int
     batch_size: int
     decode: Decode
+    augment: Augment
     seconds: float
     arch: str
     amp: str

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from fastft.config.augment import check_view
 from fastft.config.checks import choose, require
 from fastft.config.train import MODEL_PX, Amp, StoreKind
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.formats.splits import split_of
 from pipelines.plan import DECODES, Decode
 
 _MOST_SEEDS = 10_000
+#: Crops that evaluation may average: the central one, or torchvision's FiveCrop.
+_CROPS = ("1", "5")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +33,8 @@ class EvaluateConfig:
         out: the folder for findings; None takes `evaluation` in the run folder, or here.
         split: of `data`; None takes test or val.
         flip: average the probabilities of each image and its mirror image.
+        vflip: average those of the image upside down, too; with `flip` all four.
+        crops: 1; 5 averages the crops at the centre and the four corners.
         n: images in the picture of the highest losses.
         loader, batch_size, workers, device, amp: as in `fastft train`; None takes what the
             checkpoint was trained with, as far as this machine has it, else what suits it.
@@ -39,6 +45,8 @@ class EvaluateConfig:
     out: Path | None = None
     split: str | None = None
     flip: bool = False
+    vflip: bool = False
+    crops: int = 1
     n: int = 24
     loader: str | None = None
     batch_size: int | None = None
@@ -56,6 +64,7 @@ class EvaluateConfig:
         if self.workers is not None:
             require("--workers", self.workers, 0, 1024)
         require("--n", self.n, 1, 200)
+        choose("--crops", str(self.crops), _CROPS)
 
 
 #: What stands for standard output where a file is asked for.
@@ -74,6 +83,8 @@ class PredictConfig:
         json: a file for all predictions with the probabilities of all classes, or `-`.
         top: classes to tell of each image, the likeliest first.
         flip: average the probabilities of each image and its mirror image.
+        vflip: average those of the image upside down, too; with `flip` all four.
+        crops: 1; 5 averages the crops at the centre and the four corners.
         batch_size: images per forward pass.
         device: `auto` takes a GPU if there is one.
     """
@@ -85,11 +96,14 @@ class PredictConfig:
     json: Path | None = None
     top: int = 1
     flip: bool = False
+    vflip: bool = False
+    crops: int = 1
     batch_size: int = 64
     device: str = "auto"
 
     def __post_init__(self) -> None:
         require("--top", self.top, 1, 100)
+        choose("--crops", str(self.crops), _CROPS)
         require("--batch-size", self.batch_size, 1, 1 << 20)
         if self.csv == self.json == STDOUT:
             raise UsageError("--csv and --json", "both -", "one of them on standard output")
@@ -121,6 +135,7 @@ class ParityConfig:
         images: samples to look at, taken evenly from all.
         size: output side, px.
         seed: of the plan.
+        augment: what else the plan draws: its operations are looked at by themselves.
         workers: of each loader; 0 takes every CPU this process may use.
         device: `auto` takes a GPU if there is one.
     """
@@ -135,12 +150,16 @@ class ParityConfig:
     images: int = 256
     size: int = 224
     seed: int = 0
+    augment: Augment = USUAL
     workers: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
         choose("--store", self.store, get_args(StoreKind))
         choose("--decode", self.decode, DECODES)
+        if self.augment.mixes:
+            found = "given: pixels are compared image by image"
+            raise UsageError("--mixup and --cutmix", found, "", "leave them out")
         require("--images", self.images, 1, 1 << 20)
         require("--size", self.size, 16, 1024)
         require("--seed", self.seed, 0, 2**32 - 1)
@@ -162,6 +181,7 @@ class AccuracyConfig:
         batch_size: images per step; None takes 64, or the whole training set if that is smaller.
         decode: how the loaders decode, see TrainConfig: with `scaled`, each that does so is held
             against torchvision's exact pixels.
+        augment: what else is drawn of training images; the stock form draws it itself.
         margin: differences of accuracy below it do not matter, in points.
         lr: learning rate at its peak; None takes what `fastft train` does.
         weights: where runs start: `warm` trains one body first, for all of them; `imagenet`,
@@ -180,6 +200,7 @@ class AccuracyConfig:
     size: int = 64
     batch_size: int | None = None
     decode: Decode = "exact"
+    augment: Augment = USUAL
     margin: float = 1.0
     lr: float | None = None
     weights: str = "warm"
@@ -219,6 +240,7 @@ class ShowConfig:
         loader: whose pixels those are.
         view, size, seed: of the plan; size in px.
         epoch: the first one shown.
+        augment: what else the plan draws; steps that mix do so elsewhere.
     """
 
     data: Path
@@ -232,14 +254,19 @@ class ShowConfig:
     size: int = 224
     epoch: int = 0
     seed: int = 0
+    augment: Augment = USUAL
 
     def __post_init__(self) -> None:
+        if self.augment.mixes:
+            found = "given: a sheet shows images by themselves"
+            raise UsageError("--mixup and --cutmix", found, "", "leave them out")
         if self.split is not None:
             choose("--split", split_of(self.split) or self.split, ("train", "test", "val"))
         if self.n is not None:
             require("--n", self.n, 1, 512)
         choose("--loader", self.loader, ("torchvision", "ffcv", "dali", "resident"))
         choose("--view", self.view, ("train", "recordio", "eval", "eval-square"))
+        check_view(self.augment, self.view)
         require("--size", self.size, 16, 1024)
         require("--epoch", self.epoch, 0, 100_000)
         require("--seed", self.seed, 0, 2**32 - 1)

@@ -209,8 +209,11 @@ def _as(kind: Any, value: Any, where: str) -> Any:
         return _as(kind, value, where)
     if origin is Literal:
         kind = str
-    if origin is tuple and isinstance(value, list):
-        return tuple(_as(str, each, where) for each in value)
+    if origin is tuple:
+        if type(value) in (int, float) and float in arguments:
+            value = [value]
+        if isinstance(value, list) and (arguments[1] is Ellipsis or len(value) == len(arguments)):
+            return tuple(_as(arguments[0], each, where) for each in value)
     if kind is Path and isinstance(value, str) and _is_nameable(value):
         return Path(value)
     is_huge = type(value) is int and abs(value) >= 1 << 63
@@ -219,7 +222,10 @@ def _as(kind: Any, value: Any, where: str) -> Any:
     if origin is not tuple and type(value) is kind and not is_huge:
         return value
     names = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
-    wanted = "a list of strings" if origin is tuple else names.get(kind, "a string")
+    wanted = names.get(kind, "a string")
+    if origin is tuple:
+        count = "" if arguments[1] is Ellipsis else f"{len(arguments)} "
+        wanted = f"a list of {count}{'strings' if arguments[0] is str else 'numbers'}"
     # Of a number of many digits Python makes no text, of a deeply nested list neither.
     is_short = isinstance(value, str | int | float) and not is_huge and len(str(value)) < 200
     kinds = {dict: "a table", int: "a number of many digits", list: "a list", str: "a long text"}

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fastft.config.augment import AUGMENT_FIELDS, check_view, make_augment
 from fastft.config.checks import choose, defaults, require
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.formats.layout import Depth
 from pipelines.plan import DECODES, Decode
@@ -63,6 +65,9 @@ class TrainConfig:
             likewise, of folders `clip`.
         stock: torchvision's own random transforms and shuffling instead of the plan.
         view: how training images are cut, see `pipelines.plan`.
+        augment: `none`, `trivial` or `rand`, which may say how much: rand-n2-m9.
+        scale, ratio, hflip, vflip, color_jitter, grayscale, erase, mixup, cutmix, mix_prob,
+            mix_switch: see `pipelines.augment.Augment`.
         eval_view: how the others are.
         size: side of the images that the model sees, px.
         start_size: side in the first epoch; it grows to `size` over two thirds of them, px; 0 is
@@ -120,6 +125,18 @@ class TrainConfig:
     depth: Depth | None = None
     stock: bool = False
     view: TrainView = "train"
+    augment: str = USUAL.policy
+    scale: tuple[float, float] = USUAL.scale
+    ratio: tuple[float, float] = USUAL.ratio
+    hflip: float = USUAL.hflip
+    vflip: float = USUAL.vflip
+    color_jitter: tuple[float, ...] = USUAL.color_jitter
+    grayscale: float = USUAL.grayscale
+    erase: float = USUAL.erase
+    mixup: float = USUAL.mixup
+    cutmix: float = USUAL.cutmix
+    mix_prob: float = USUAL.mix_prob
+    mix_switch: float = USUAL.mix_switch
     eval_view: EvalView = "eval"
     size: int = 224
     start_size: int = 0
@@ -196,6 +213,7 @@ class TrainConfig:
             raise UsageError(options, f"with {what}", "--loader resident")
         if self.decode == "scaled":
             self._check_scaled()
+        self._check_augment()
         if self.stock and self.loader not in ("auto", "torchvision"):
             raise UsageError("--stock", f"--loader {self.loader}", "--loader torchvision")
         if self.stock and self.view != "train":
@@ -224,6 +242,22 @@ class TrainConfig:
         if stores and not self.store_side:
             found = "with the resident loader, which keeps images at their size"
             raise UsageError("--decode scaled", found, "--store-side, such as 256")
+
+    def _check_augment(self) -> None:
+        """Refuse settings of no sense, and those that go unheard."""
+        asked = self.augmentation
+        check_view(asked, self.view)
+        if asked.mixes and self.batch_size == 1:
+            raise UsageError("--mixup and --cutmix", "--batch-size 1", "2 or more images to mix")
+
+    @property
+    def augmentation(self) -> Augment:
+        """What the plan draws of training images.
+
+        Raises:
+            UsageError: settings out of range.
+        """
+        return make_augment({name: getattr(self, field) for name, field in AUGMENT_FIELDS.items()})
 
     @property
     def store_options(self) -> dict[str, Any]:

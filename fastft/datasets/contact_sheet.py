@@ -30,8 +30,8 @@ _POINTS = 72 / DPI
 #: px: around all; between images, pairs, rows and classes.
 _MARGIN, _GAP, _PAIR_GAP, _ROW_GAP, _BAND_GAP = 20, 12, 32, 18, 18
 #: px: from the top of a heading to what it heads, and to its baseline; below an image, to the
-#: baseline of each line.
-_HEADING, _BASELINE, _LINES = 26, 14, (16, 30)
+#: baseline of its first line, and of each more.
+_HEADING, _BASELINE, _FIRST_LINE, _LINE = 26, 14, 16, 14
 #: Slots are no narrower, for the lines in them; nor is the sheet, for its heading; px.
 _LEAST_SLOT, _LEAST_WIDTH = 96, 760
 #: Points.
@@ -206,7 +206,8 @@ def _columns(sheet: Sheet) -> list[tuple[int, int]]:
 
 
 def _row_px(row: Sequence[Cell]) -> int:
-    return max(len(cell.pixels) for cell in row) + _LINES[-1]
+    lines = max(len(cell.lines) for cell in row)
+    return max(len(cell.pixels) for cell in row) + _FIRST_LINE + _LINE * (lines - 1)
 
 
 def _write_heading(
@@ -233,8 +234,9 @@ def _draw_cell(canvas: _Canvas, left: int, slot: int, shelf: int, cell: Cell) ->
         for thick, colors in ((_HALO, ["white"] * len(cell.boxes)), (_BOX, _COLORS)):
             for box, color in zip(cell.boxes + corner, colors, strict=False):
                 canvas.rectangle(box, fill=False, edgecolor=color, lw=thick * _POINTS)
-    for line, text, color in zip(_LINES, cell.lines, (_INK, _GREY), strict=True):
-        canvas.text(left, shelf + line, text, _LINE_SIZE, slot, color=color)
+    for number, text in enumerate(cell.lines):
+        line, color = shelf + _FIRST_LINE + number * _LINE, _GREY if number else _INK
+        canvas.text(left, line, text, _LINE_SIZE, slot, color=color)
 
 
 def _texts(sheet: Sheet) -> Iterable[str]:

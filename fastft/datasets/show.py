@@ -7,15 +7,17 @@ sheet looks is `contact_sheet`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastft.config.augment import describe
 from fastft.config.commands import ShowConfig
 from fastft.datasets.splits import asked_split, training_split
 from pipelines.errors import UsageError
@@ -37,6 +39,8 @@ _AUGMENTED, _PAIRS = 4, 3
 _LARGEST_CROP_PX, _CROP_PX = 288, 224
 #: A sheet of so many rows is 24,000 px high at most; matplotlib draws up to 65,535.
 _MOST_ROWS = 64
+#: What fits below a crop of the usual size in a line.
+_LINE_LETTERS = 36
 #: Samples that a loader is asked for at once.
 _BATCH = 8
 #: Names that an error lists.
@@ -75,7 +79,7 @@ class Cell:
     """
 
     pixels: Pixels
-    lines: tuple[str, str]
+    lines: tuple[str, ...]
     boxes: NDArray[np.float64] | None = None
     epoch: int | None = None
 
@@ -142,6 +146,7 @@ def make_sheet(config: ShowConfig) -> Sheet:
         groups = _crops(source, samples, config)
         note += f"; {config.view} at {config.size} px by {config.loader}"
         note += f", seed {config.seed}" if is_shuffled else ""
+        note += f"; {asked}" if (asked := describe(config.augment)) else ""
     else:
         groups = [[cell] for cell in _originals(source, samples, _SIDE_PX, _SIDE_PX)]
     slots = [max(cell.pixels.shape[1] for cell in column) for column in zip(*groups, strict=True)]
@@ -241,22 +246,30 @@ def _crops(source: Source, samples: Samples, config: ShowConfig) -> list[list[Ce
         batch_size=min(_BATCH, len(source)),
         normalize=False,
         workers=1,
+        augment=config.augment,
     ) as loader:
         for at, epoch in enumerate(epochs):
             loader.set_epoch(epoch)
             pixels, rows = render(loader, samples)
             boxes[:, at] = rows.boxes
             what = f"epoch {epoch}" if is_shuffled else config.view
-            for cells, image, box, flip in zip(crops, pixels, rows.boxes, rows.flips, strict=True):
+            for row, (cells, image) in enumerate(zip(crops, pixels, strict=True)):
                 shown = np.asarray(fit(Image.fromarray(image), side, side))
-                lines = (f"{what}, flipped" if flip else what, f"from {_size(box[3], box[2])}")
-                cells.append(Cell(shown, lines, epoch=at))
+                cells.append(Cell(shown, (*_describe_row(rows, row, what),), epoch=at))
     originals = _originals(source, samples, side * 4 // 3, side)
     for sample, cell, own, cells in zip(samples, originals, boxes, crops, strict=True):
         height, width = cell.pixels.shape[:2]
         scale = np.array((height / source.heights[sample], width / source.widths[sample]))
         cells.insert(0, replace(cell, boxes=own * np.tile(scale, 2)))
     return crops
+
+
+def _describe_row(rows: Rows, row: int, what: str) -> Iterator[str]:
+    """What the plan says of a crop, in lines."""
+    yield f"{what}, flipped" if rows.flips[row] else what
+    yield f"from {_size(rows.boxes[row, 3], rows.boxes[row, 2])}"
+    if rows.operations is not None:
+        yield from wrap(", ".join(rows.operations.describe(row)), _LINE_LETTERS)
 
 
 def _originals(source: Source, samples: Samples, width_px: int, height_px: int) -> list[Cell]:

@@ -21,7 +21,10 @@ _MOST = 1e6
 
 
 class Loss:
-    """Cross-entropy of logits float[b, C] and labels int64[b].
+    """Cross-entropy of logits float[b, C], and labels int64[b] or shares of classes float[b, C].
+
+    Of shares it is each class's loss by its share: smoothing and class weights mean what they mean
+    for a class alone.
 
     A class weight multiplies its images' losses; unlike torch's own, the mean over the batch is not
     divided by the weights again, so that a step means the same whatever the batch holds.
@@ -50,22 +53,49 @@ class Loss:
 
         Args:
             logits: float[b, C]; b may be 0.
-            labels: int64[b].
+            labels: int64[b], or float[b, C] that add up to 1 for each image.
             count: images of the whole batch, over which the mean goes; None: these are all.
         """
-        losses = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self._smoothing
-        )
-        if self._weights is not None:
-            losses = losses * self._weights[labels]
+        if labels.ndim == 2:
+            losses = self._of_shares(logits, labels)
+        else:
+            losses = functional.cross_entropy(
+                logits, labels, reduction="none", label_smoothing=self._smoothing
+            )
+            if self._weights is not None:
+                losses = losses * self._weights[labels]
         total = losses.sum()
         if self._reduction == "sum":
             return total
         return total / (len(labels) if count is None else count)
 
+    def _of_shares(self, logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """Losses [b] of images that are of several classes."""
+        logs = functional.log_softmax(
+            logits, 1, dtype=torch.promote_types(logits.dtype, torch.float)
+        )
+        if self._weights is not None:
+            shares = shares * self._weights
+        losses = (shares * logs).sum(1)
+        if self._smoothing:
+            of_all = shares.sum(1) * logs.mean(1)
+            losses = (1 - self._smoothing) * losses + self._smoothing * of_all
+        return -losses
+
     def per_image(self, loss: float, count: int) -> float:
         """A batch's loss as the mean over its `count` images, which is what is reported."""
         return loss / count if self._reduction == "sum" else loss
+
+
+def count_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The number of images whose likeliest class is theirs, or the one that they show most of.
+
+    Args:
+        logits: float[b, C].
+        labels: int64[b], or float[b, C] shares.
+    """
+    answers = labels.argmax(1) if labels.ndim == 2 else labels
+    return (logits.argmax(1) == answers).sum()
 
 
 def class_weights(

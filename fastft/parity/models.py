@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from fastft.config.augment import as_settings
 from fastft.config.checks import plain
 from fastft.config.commands import AccuracyConfig
 from fastft.config.train import Amp, TrainConfig
@@ -138,6 +139,7 @@ class _Runs:
             "seed": config.seed,
             "workers": config.workers,
             "decode": self.decode_of(name),
+            **as_settings(config.augment),
         }
         filled = resolve_inputs(TrainConfig(**{**usual, **options}), self.sources)
         return resolve_rates(filled)

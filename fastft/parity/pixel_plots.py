@@ -204,8 +204,9 @@ def _verdict_cell(verdict: Verdict) -> Cell:
 def _stated(verdict: Verdict) -> str:
     if verdict.stated is None:
         return ""
-    said = _promise(verdict.stated)
-    return said if verdict.scaled is None else f"{said}; scaled: {_promise(verdict.scaled)}"
+    more = {"scaled": verdict.scaled, "operations": verdict.operations}
+    said = [f"{name}: {_promise(each)}" for name, each in more.items() if each is not None]
+    return "; ".join([_promise(verdict.stated), *said])
 
 
 def _promise(stated: tuple[float, int]) -> str:

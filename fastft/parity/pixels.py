@@ -4,7 +4,9 @@ Each loader runs three times over the same plan: over the stored samples (`whole
 reference's own decoded pixels, stored raw, so that only its resize is left (`resize`); and over
 pieces at their own scale, so that only its decoder is (`decode`). `compare` does the work;
 `stock` looks at pipelines that follow no plan. Of loaders that decode `scaled`, what they give of
-the stored samples is also held against the exact pixels (`scaled`).
+the stored samples is also held against the exact pixels (`scaled`). Where the plan draws operations
+each loader's changed pixels are held against what the definition makes of its own unchanged ones
+(`operations`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +26,16 @@ from fastft.parity.distance import Differences, Distance
 from fastft.parity.material import Material
 from fastft.parity.result import AS_STORED, Row, Verdict
 from pipelines.atomic import unguessable
+from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.formats.beton import read_index
 from pipelines.formats.encode import decode
 from pipelines.formats.layout import Stored
 from pipelines.formats.source import Source
 from pipelines.loaders import LOADERS, SCALING, Loader
+from pipelines.operations import draw_operations
 from pipelines.plan import Decode, Plan, Rows
-from pipelines.reference import MEAN, SCALED, STD, render_batch
+from pipelines.reference import MEAN, OPERATION, SCALED, STD, change, render_batch
 
 _VIEWS = ("train", "eval")
 _BATCH = 32
@@ -101,6 +106,7 @@ def compare(
     images: int = 256,
     size: int = 224,
     seed: int = 0,
+    augment: Augment = USUAL,
     device: torch.device | str = "cpu",
     workers: int = 0,
     on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
@@ -115,6 +121,7 @@ def compare(
         images: how many samples to look at.
         size: output side, px.
         seed: of the plan.
+        augment: whose operations are looked at, too.
         device, workers: of the loaders.
         on_progress: told the loader, stages done, stages in all.
         with_stored: called at the end with a `.beton` of the samples, which then goes away.
@@ -155,9 +162,23 @@ def compare(
                     if whole and plan.decode == "scaled":
                         apart = counted.setdefault(("scaled", view), Differences())
                         _run(loader, truths.of(exact, part), apart)
+            if augment.changes_pixels:
+                changed = counted.setdefault(("operations", "train"), Differences())
+                make = partial(
+                    maker,
+                    read_index(material.raw),
+                    view="train",
+                    size=size,
+                    batch_size=_BATCH,
+                    seed=seed,
+                    device=device,
+                    workers=workers,
+                    normalize=False,
+                )
+                _run_operations(make, augment, changed)
             mine = [Row(name, *key, each.distance()) for key, each in counted.items()]
             rows += mine
-            verdicts.append(_judge(name, mine, stated, in_order))
+            verdicts.append(_judge(name, mine, stated, augment, in_order=in_order))
         if reference is not None and reference is not source:
             rows.append(Row(AS_STORED, "decode", "native", material.stored_distance()))
         on_progress("", len(makers) * len(runs), len(makers) * len(runs))
@@ -209,6 +230,20 @@ def _run(loader: Loader, truth: NDArray[np.uint8], differences: Differences) -> 
     return found
 
 
+def _run_operations(make: MakeLoader, augment: Augment, differences: Differences) -> None:
+    """Compare changed pixels with what the definition makes of the loader's unchanged ones."""
+    with make() as loader:
+        before = [_levels(images) for images, _ in loader]
+    with make(augment=augment) as loader:
+        for pixels, (images, labels), rows in zip(
+            before, loader, loader.plan.batches(_BATCH), strict=True
+        ):
+            assert rows.operations is not None
+            assert len(labels) == len(pixels)
+            wanted = [change(each, rows.operations, row) for row, each in enumerate(pixels)]
+            differences.add(_levels(images), np.stack(wanted))
+
+
 def _levels(images: torch.Tensor) -> NDArray[np.uint8]:
     """uint8[B, S, S, 3] of a batch, normalized or not."""
     pixels = images.permute(0, 2, 3, 1)
@@ -246,12 +281,20 @@ def _worst(
 
 
 def _judge(
-    loader: str, rows: Sequence[Row], stated: tuple[float, int] | None, in_order: bool
+    loader: str,
+    rows: Sequence[Row],
+    stated: tuple[float, int] | None,
+    augment: Augment,
+    *,
+    in_order: bool,
 ) -> Verdict:
     whole = [row.distance for row in rows if row.stage == "whole"]
     kept = stated is None or _keeps(whole, stated)
     scaled = [row.distance for row in rows if row.stage == "scaled"]
     kept &= _keeps(scaled, SCALED)
+    changed = [row.distance for row in rows if row.stage == "operations"]
+    operations = _allow(augment) if changed else None
+    kept &= operations is None or _keeps(changed, operations)
     resize = max(row.distance.mean for row in rows if row.stage == "resize")
     decoded = max(row.distance.mean for row in rows if row.stage == "decode")
     if not max(resize, decoded):
@@ -262,7 +305,27 @@ def _judge(
         cause = "decode"
     else:
         cause = "decode and resize"
-    return Verdict(loader, stated, kept and in_order, in_order, cause, SCALED if scaled else None)
+    return Verdict(
+        loader,
+        stated,
+        kept and in_order,
+        in_order,
+        cause,
+        SCALED if scaled else None,
+        operations,
+    )
+
+
+def _allow(augment: Augment) -> tuple[float, int]:
+    """The mean and the maximum that operations may be off their definition.
+
+    Behind another one, a pixel that is one level off may become anything.
+    """
+    size = 2
+    most = draw_operations(augment, seed=0, epoch=0, samples=np.arange(1), size=size)
+    count = most.codes.shape[1]
+    mean, level = OPERATION
+    return mean * count, level if count == 1 else 255
 
 
 def _keeps(distances: Sequence[Distance], stated: tuple[float, int]) -> bool:

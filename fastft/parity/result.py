@@ -15,7 +15,14 @@ SUSPECT_P = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One loader's distance in one stage: `decode`, `resize`, `whole` or `scaled`, of one view."""
+    """One loader's distance in one stage, of one view.
+
+    Attributes:
+        loader: its name.
+        stage: `decode`, `resize`, `whole`, `scaled` or `operations`.
+        view: which.
+        distance: in levels.
+    """
 
     loader: str
     stage: str
@@ -35,6 +42,7 @@ class Verdict:
         cause: where its distance comes from: `nothing`, `decode`, `resize` or `decode and resize`.
         scaled: the mean and the maximum that `scaled` pixels may be off the exact ones, if such
             were looked at.
+        operations: the same of changed pixels and their definition.
     """
 
     loader: str
@@ -43,6 +51,7 @@ class Verdict:
     in_order: bool
     cause: str
     scaled: tuple[float, int] | None = None
+    operations: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
                 images=config.images,
                 size=config.size,
                 seed=config.seed,
+                augment=config.augment,
                 device=device,
                 workers=config.workers,
                 on_progress=lambda name, done, total: update("loaders", done, total),

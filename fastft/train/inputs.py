@@ -13,6 +13,7 @@ from fastft.config.train import LOADER_CHOICES, TrainConfig
 from fastft.datasets.splits import fastest_loader, find_splits, pick_batch_size
 from fastft.system.environment import pick_amp, pick_device
 from fastft.train.distributed import ALONE, World
+from pipelines.augment import USUAL
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import Source, open_source
 from pipelines.loaders import Loader, make_loader
@@ -163,6 +164,7 @@ def _make_loader(
         rank=world.rank,
         world=world.size,
         decode=config.decode,
+        augment=config.augmentation if is_training else USUAL,
         **options,
     )
 
