@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipelines.augment import Augment
     from pipelines.conversion.run import ConvertConfig, convert
     from pipelines.errors import DataError, FormatError, UsageError
     from pipelines.formats.beton import Index, read_index
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipelines.plan import Plan, make_plan
 
 _HOME = {
+    "Augment": "augment",
     "ConvertConfig": "conversion.run",
     "DataError": "errors",
     "FormatError": "errors",
@@ -37,6 +39,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Augment",
     "ConvertConfig",
     "DataError",
     "FormatError",

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from pipelines import codes
 from pipelines.augment import BINS, Augment
-from pipelines.draws import Floats, make_key, uniform
-from pipelines.order import BLOCK, Ints
+from pipelines.order import BLOCK, Floats, Ints, make_key, uniform
 
 #: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 to 3 are
 #: orders and boxes.

@@ -12,7 +12,7 @@ Two orders are random, and they differ: a set that grows past the limit comes in
   (seed,) for epoch 0.
 - Beyond it, `KeyedOrder` is a bijection of 0..N-1 whose keys come from another such sequence.
 
-Here too is the SplitMix64 stream, of which both this bijection and the plan's boxes take numbers.
+Here too is the SplitMix64 stream, of which this bijection and all draws by sample take numbers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
+Floats = NDArray[np.float64]
 
 #: Samples up to which an order is an array. Numbers below it may not change: whoever resumes a run
 #: must find its order. 2**24 are 134 MB and 1.0 s of one core (2.6 GHz Xeon) in every process,
@@ -63,6 +64,22 @@ def make_order(count: int, *, seed: int, epoch: int, shuffled: bool) -> Ints:
         bits = np.random.Philox(np.random.SeedSequence((seed, epoch, _SHUFFLED)))
         np.random.Generator(bits).shuffle(order)
     return order
+
+
+def make_key(seed: int, epoch: int, purpose: int) -> np.uint64:
+    """The key of a stream of numbers of one (seed, epoch), for one purpose."""
+    state = np.random.SeedSequence((seed, epoch, purpose)).generate_state(1, np.uint64)
+    return np.uint64(state[0])
+
+
+def uniform(key: np.uint64, samples: Ints, draw: int, of: int) -> Floats:
+    """float64[B] in [0, 1): number `draw` of the `of` numbers that each sample has of a stream."""
+    counter = samples.astype(np.uint64)
+    counter *= np.uint64(of)
+    counter += np.uint64(draw + 1)
+    split_mix(counter, key)
+    counter >>= np.uint64(11)
+    return counter.astype(np.float64) * 2.0**-53
 
 
 def share_of(begin: int, size: int, rank: int, world: int) -> Ints:

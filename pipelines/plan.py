@@ -33,10 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.augment import RATIO, SCALE, USUAL, Augment
-from pipelines.draws import Floats, make_key, uniform
 from pipelines.errors import UsageError
 from pipelines.operations import Mix, Operations, draw_mix, draw_operations
-from pipelines.order import BLOCK, Ints, make_order, share_of
+from pipelines.order import BLOCK, Floats, Ints, make_key, make_order, share_of, uniform
 
 VIEWS = ("train", "recordio", "eval", "eval-square", "native")
 #: Views that visit the samples in another order each epoch.

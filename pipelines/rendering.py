@@ -18,7 +18,7 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
-from pipelines.changer import as_asked, written_for
+from pipelines.changing.on_cpu import as_asked, written_for
 from pipelines.compiling import compiling
 from pipelines.decoder import Known
 from pipelines.formats.source import Source

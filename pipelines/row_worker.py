@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.changer import READ_PAST, Changer
+from pipelines.changing.on_cpu import READ_PAST, Changer
 from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, streaming

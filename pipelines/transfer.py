@@ -26,6 +26,7 @@ _TORCH_DTYPES: dict[type[np.generic], torch.dtype] = {
     np.uint8: torch.uint8,
     np.bool_: torch.bool,
     np.float32: torch.float32,
+    np.float64: torch.float64,
     np.int32: torch.int32,
     np.int64: torch.int64,
 }
@@ -98,13 +99,11 @@ class Normalizer:
 
 
 class Change(Protocol):
-    """A batch's operations for a GPU.
+    """A batch's operations for a GPU."""
 
-    Attributes:
-        arrays: what it needs there, in host memory.
-    """
-
-    arrays: Sequence[NDArray[Any]]
+    @property
+    def arrays(self) -> Sequence[NDArray[Any]]:
+        """What it needs there, in host memory."""
 
     def run(self, pixels: torch.Tensor, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
         """Change uint8[B, S, S, 3] on the GPU; `arrays` are there, too."""

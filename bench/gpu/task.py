@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastft.config.bench import Task as LoaderTask
 from fastft.system.isolated import ANSWER
+from pipelines.augment import USUAL
 from pipelines.errors import FastftError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Task:
             size=self.size,
             batch_size=batch_size,
             decode="exact",
+            augment=USUAL,
             seconds=self.seconds,
             arch="resnet18",
             amp="auto",

@@ -1,8 +1,8 @@
-"""Checks of what `make_loader` is given, common to all loaders."""
+"""Checks of what loaders are given, common to all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -53,3 +53,17 @@ def check_kind(
         raise UsageError(loader, f"decode {decode!r}", f"decode {known}", remedy)
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError("dtype", str(dtype), "float32, bfloat16 or float16")
+
+
+def check_state(state: Mapping[str, int], seed: int, batch_size: int, samples: int) -> None:
+    """Refuse a position that no loader of these arguments has had.
+
+    Raises:
+        UsageError: it is of another seed, or consumed a broken number of samples.
+    """
+    consumed = state["consumed"]
+    whole = consumed % batch_size == 0 or consumed == samples
+    if state["seed"] != seed or not whole or not 0 <= consumed <= samples:
+        found = f"seed {state['seed']}, {consumed} samples consumed"
+        expected = f"seed {seed} and whole batches of {batch_size}"
+        raise UsageError("loader state", found, expected)

@@ -28,9 +28,9 @@ from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.forks import here, keep_for_good, require_main_guard
 from pipelines.formats.source import Source
-from pipelines.loaders.arguments import check_batches, check_kind
+from pipelines.loaders.arguments import check_batches, check_kind, check_state
 from pipelines.loaders.completion import Completion, Transform, make_changes, make_normalizer
-from pipelines.loaders.crossing import keep_track, receive
+from pipelines.loaders.crossing import keep_track, receive, refuse_parents_gpu
 from pipelines.plan import Decode, Plan, check_place, make_plan
 from pipelines.transfer import to_device
 from pipelines.workers import cpu_count
@@ -100,12 +100,22 @@ class Loader(ABC):
         self.view, self.size, self.batch_size, self.seed = view, size, batch_size, seed
         self.rank, self.world, self.drop_last, self.decode = rank, world, drop_last, decode
         self.device = torch.device(device)
-        self.workers = workers or cpu_count()
+        self.workers, self.augment = workers or cpu_count(), augment
         self.dtype = (dtype or torch.float32) if normalize else None
-        self.augment = augment
-        self._completion = Completion(self, augment, transform)
+        self._completion = Completion(
+            source,
+            augment,
+            transform,
+            batch_size=batch_size,
+            rank=rank,
+            world=world,
+            device=self.device,
+            dtype=self.dtype,
+        )
         #: The dtype that `_batches` gives: a caller's own function comes before normalization.
         self._given = None if transform is not None else self.dtype
+        #: Rows of this rank's batches at most.
+        self._most_rows = -(-batch_size // world) + self._brings_partners
         self._cut_at = "center"
         self._labels = torch.from_numpy(source.labels)
         self._normalizer = make_normalizer(size, self.device, self._given)
@@ -179,12 +189,9 @@ class Loader(ABC):
         self._consumed = self._start = 0
 
     def set_place(self, place: str) -> None:
-        """Choose where in the resized image evaluation cuts, from the next iteration on.
+        """Choose where in the resized image evaluation cuts: one of `plan.PLACES`.
 
         The current epoch starts from its beginning.
-
-        Args:
-            place: one of `plan.PLACES`.
 
         Raises:
             UsageError: no such place, or the view is none of evaluation's.
@@ -218,12 +225,8 @@ class Loader(ABC):
         Raises:
             UsageError: the state is of another seed, or consumed a broken number of samples.
         """
+        check_state(state, self.seed, self.batch_size, len(self.source))
         consumed = state["consumed"]
-        whole = consumed % self.batch_size == 0 or consumed == len(self.source)
-        if state["seed"] != self.seed or not whole or not 0 <= consumed <= len(self.source):
-            found = f"seed {state['seed']}, {consumed} samples consumed"
-            expected = f"seed {self.seed} and whole batches of {self.batch_size}"
-            raise UsageError("loader state", found, expected)
         self.set_epoch(state["epoch"])
         self._consumed = self._start = consumed
 
@@ -243,7 +246,7 @@ class Loader(ABC):
                 self._consumed = min(self._consumed + self.batch_size, len(self.source))
                 # Samples that were selected are to be looked at.
                 mix = plan.mix(number) if self._selected is None else None
-                yield self._completion(images, labels, number, mix)
+                yield self._completion(images, labels, plan, number, mix)
                 number += 1
                 self._require_open()
                 if home is not here():
@@ -255,10 +258,7 @@ class Loader(ABC):
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has taken threads or memory once, here or before a fork.
-
-        One that came from another process has not until it is iterated.
-        """
+        """Whether it has taken threads or memory once: one from another process, when iterated."""
         return self._home is not None
 
     @property
@@ -304,10 +304,7 @@ class Loader(ABC):
         if self._home is here():
             return
         if self._home is not None:
-            if self.device.type == "cuda":
-                found = "gives batches on a GPU, in a process that was forked from one that uses it"
-                remedy = "pass multiprocessing_context='spawn', or iterate it where it was made"
-                raise UsageError(self._title, found, "a process that was spawned", remedy)
+            refuse_parents_gpu(self._title, self.device)
             # As in a DataLoader's workers: the threads of the parent's OpenMP are not here, and
             # torch would wait for them for ever.
             torch.set_num_threads(1)
@@ -339,11 +336,6 @@ class Loader(ABC):
     def _brings_partners(self) -> bool:
         """Whether a share begins with another rank's sample, for the next one to be mixed with."""
         return self.augment.mixes and self.world > 1
-
-    @property
-    def _most_rows(self) -> int:
-        """Rows of this rank's batches at most."""
-        return -(-self.batch_size // self.world) + self._brings_partners
 
     def _leave_behind(self) -> None:
         """In a process that was just forked: never end anything of the parent's.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipelines.augment import Augment
+from pipelines.changing.mixing import mix_batch
 from pipelines.errors import UsageError
 from pipelines.formats.source import Source
-from pipelines.mixing import mix_batch
 from pipelines.operations import Mix
 from pipelines.plan import Plan
 from pipelines.reference import MEAN, STD
@@ -40,24 +39,10 @@ def make_changes(
     """The operations of some batches for a GPU; None: there are none, or this is no GPU."""
     if device.type != "cuda" or not plan.augment.changes_pixels:
         return None
-    from pipelines.gpu_changer import GpuChanger  # Triton takes a second to load
+    from pipelines.changing.on_gpu import GpuChanger  # Triton takes a second to load
 
-    return GpuChanger(device).over(plan.operations(samples) for samples in shares)
-
-
-class _Loader(Protocol):
-    """What this asks a loader for."""
-
-    source: Source
-    batch_size: int
-    rank: int
-    world: int
-    device: torch.device
-    dtype: torch.dtype | None
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of the current epoch."""
+    operations = (plan.operations(samples) for samples in shares)
+    return GpuChanger(device).over(operations, plan.size)
 
 
 class Completion:
@@ -68,66 +53,84 @@ class Completion:
         copies: whether batches that are yielded lie elsewhere than those that were made.
     """
 
-    def __init__(self, loader: _Loader, augment: Augment, transform: Transform | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        augment: Augment,
+        transform: Transform | None,
+        *,
+        batch_size: int,
+        rank: int,
+        world: int,
+        device: torch.device,
+        dtype: torch.dtype | None,
+    ) -> None:
         """Check what is asked for.
+
+        Args:
+            source, augment, transform, batch_size, rank, world, device: see `make_loader`.
+            dtype: of normalized images; None for uint8.
 
         Raises:
             UsageError: batches that cannot be mixed, or no function.
         """
-        self._loader, self.transform = loader, transform
+        self.transform, self._classes = transform, len(source.classes)
+        self._rank, self._device, self._dtype = rank, device, dtype
         self.copies = augment.mixes or transform is not None
         self._normalizer: Normalizer | None = None
-        self._brings_partners = augment.mixes and loader.world > 1
+        self._brings_partners = augment.mixes and world > 1
         if transform is not None and not callable(transform):
             found = type(transform).__name__
             raise UsageError("transform", found, "a function of uint8 images [B, 3, S, S]")
-        if augment.mixes:
-            self._require_mixable()
+        if not augment.mixes:
+            return
+        expected, found = "", ""
+        if self._classes < 2:
+            found, expected = "one class", "two or more, to mix them"
+        elif batch_size < 2:
+            found, expected = "batches of 1", "batches of 2 or more, to mix them"
+        elif dtype is None:
+            found, expected = "uint8 images (normalize=False)", "normalized ones, to mix them"
+        if found:
+            raise UsageError("mixup and cutmix", found, expected, "leave them out")
 
     def __call__(
-        self, images: torch.Tensor, labels: torch.Tensor, number: int, mix: Mix | None
+        self, images: torch.Tensor, labels: torch.Tensor, plan: Plan, number: int, mix: Mix | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Complete an epoch's batch of a number; None mixes nothing, and leaves labels as they are.
+        """Complete a batch.
+
+        Args:
+            images, labels: as the loader made them.
+            plan: of the epoch.
+            number: the batch's, in it.
+            mix: None mixes nothing, and leaves labels as they are.
 
         Raises:
             UsageError: the caller's function gives something else than it is given.
         """
         if self.transform is not None:
-            images = self._transformed(images, number)
+            images = self._transformed(images, plan, number)
         if mix is None:
             first = self._brings_partners
             return images[first:], labels[first:]
-        classes = len(self._loader.source.classes)
-        return mix_batch(images, labels, mix, classes=classes, wraps=not self._brings_partners)
+        wraps = not self._brings_partners
+        return mix_batch(images, labels, mix, classes=self._classes, wraps=wraps)
 
-    def _transformed(self, images: torch.Tensor, number: int) -> torch.Tensor:
+    def _transformed(self, images: torch.Tensor, plan: Plan, number: int) -> torch.Tensor:
         """Images behind the caller's own function, normalized."""
         assert self.transform is not None
-        loader = self._loader
-        parts = (loader.plan.seed, loader.plan.epoch, _TRANSFORMS, number, loader.rank)
+        parts = (plan.seed, plan.epoch, _TRANSFORMS, number, self._rank)
         seed = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
-        on = [loader.device] if loader.device.type == "cuda" else []
+        on = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(on):  # what it draws, it draws again where a run resumes
             torch.manual_seed(seed)
             changed = self.transform(images)
         if changed.shape != images.shape or changed.dtype != torch.uint8:
             found = f"gives {changed.dtype} {list(changed.shape)}"
-            raise UsageError(
-                "transform", found, f"torch.uint8 {list(images.shape)}, as it was given"
-            )
-        if loader.dtype is None:
+            expected = f"torch.uint8 {list(images.shape)}, as it was given"
+            raise UsageError("transform", found, expected)
+        if self._dtype is None:
             return changed
         if self._normalizer is None or self._normalizer.size != images.shape[-1]:
-            self._normalizer = make_normalizer(images.shape[-1], loader.device, loader.dtype)
+            self._normalizer = make_normalizer(images.shape[-1], self._device, self._dtype)
         return self._normalizer(changed.permute(0, 2, 3, 1).contiguous())
-
-    def _require_mixable(self) -> None:
-        loader, expected, found = self._loader, "", ""
-        if len(loader.source.classes) < 2:
-            found, expected = "one class", "two or more, to mix them"
-        elif loader.batch_size < 2:
-            found, expected = "batches of 1", "batches of 2 or more, to mix them"
-        elif loader.dtype is None:
-            found, expected = "uint8 images (normalize=False)", "normalized ones, to mix them"
-        if found:
-            raise UsageError("mixup and cutmix", found, expected, "leave them out")

@@ -6,8 +6,10 @@ import weakref
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pipelines.errors import UsageError
 from pipelines.forks import in_every_fork
 from pipelines.formats.source import Source
 
@@ -41,3 +43,15 @@ def receive(
     loader._start = loader._consumed = start
     loader._closed = closed
     return loader
+
+
+def refuse_parents_gpu(loader: str, device: torch.device) -> None:
+    """Refuse to begin anew in a fork of a process that uses the loader's GPU.
+
+    Raises:
+        UsageError: the loader has one.
+    """
+    if device.type == "cuda":
+        found = "gives batches on a GPU, in a process that was forked from one that uses it"
+        remedy = "pass multiprocessing_context='spawn', or iterate it where it was made"
+        raise UsageError(loader, found, "a process that was spawned", remedy)

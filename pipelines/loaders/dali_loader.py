@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from pipelines.changer import BatchChanger
+from pipelines.changing.on_cpu import BatchChanger
 from pipelines.errors import DataError, UsageError
 from pipelines.forks import keep_for_good
 from pipelines.formats.encode import LEAVE_OUT, decode
@@ -44,7 +44,7 @@ from pipelines.reference import MEAN, STD
 from pipelines.workers import make_threads
 
 if TYPE_CHECKING:
-    from pipelines.gpu_changer import GpuChanger
+    from pipelines.changing.on_gpu import GpuChanger
 
 try:
     from nvidia.dali import Pipeline, fn, types
@@ -95,7 +95,8 @@ class DaliLoader(Loader):
         self._pipe: Any | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: FeedsAhead | None = None
-        self._changer: BatchChanger | GpuChanger | None = None
+        self._changer: BatchChanger | None = None
+        self._gpu_changer: GpuChanger | None = None
         if self.augment.changes_pixels and self.device.type == "cpu":
             self._changer = BatchChanger(self._given, self.workers)
 
@@ -247,13 +248,13 @@ class DaliLoader(Loader):
     def _changed(self, images: torch.Tensor, operations: Operations) -> torch.Tensor:
         """DALI's uint8[B, S, S, 3] behind the plan's operations; on a CPU normalized, too."""
         if self.device.type == "cpu":
-            assert isinstance(self._changer, BatchChanger)
+            assert self._changer is not None
             return self._changer.run(operations, images.numpy())
-        from pipelines.gpu_changer import GpuChanger  # Triton takes a second to load
+        if self._gpu_changer is None:
+            from pipelines.changing.on_gpu import GpuChanger  # Triton takes a second to load
 
-        if not isinstance(self._changer, GpuChanger):
-            self._changer = GpuChanger(self.device)
-        (change,) = self._changer.over([operations])
+            self._gpu_changer = GpuChanger(self.device)
+        change = self._gpu_changer.of(operations, images.shape[1])
         # DALI's memory may not be written to.
         there = [torch.from_numpy(each).pin_memory() for each in change.arrays]
         tables = [each.to(self.device, non_blocking=True) for each in there]
@@ -349,7 +350,7 @@ class DaliLoader(Loader):
         self._pipe = None
         if self._thread is not None:
             self._thread.shutdown()
-        if isinstance(self._changer, BatchChanger):
+        if self._changer is not None:
             self._changer.close()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.changer import READ_PAST, Changer
+from pipelines.changing.on_cpu import READ_PAST, Changer
 from pipelines.decoder import Known
 from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source

@@ -41,7 +41,7 @@ from pipelines.vision import functional
 from pipelines.workers import in_order, make_threads
 
 if TYPE_CHECKING:
-    from pipelines.changer import Changer
+    from pipelines.changing.on_cpu import Changer
     from pipelines.regions import RegionDecoder
 
 #: Bytes behind a batch that whatever executes operations touches, see `changer`.
@@ -169,7 +169,7 @@ class _PlanDataset(Dataset[Any]):
         """The calling thread's own."""
         changer: Changer | None = getattr(self._local, "changer", None)
         if changer is None:
-            from pipelines.changer import Changer  # loads numba
+            from pipelines.changing.on_cpu import Changer  # loads numba
 
             changer = self._local.changer = Changer()
             changer.load(np.uint8)

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.changing.on_gpu import GpuChange, GpuChanger
 from pipelines.compiling import compiling
 from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, gpu
+from pipelines.kernels.normalizing import normalize
 from pipelines.plan import Plan
 from pipelines.reference import MEAN, STD
 from pipelines.rendering import make_geometry, wait_for
@@ -57,6 +59,7 @@ class GpuExecutor:
         workers: int,
         *,
         on_gpu: bool,
+        changes: bool = False,
     ) -> None:
         """Take the GPU's memory.
 
@@ -71,7 +74,9 @@ class GpuExecutor:
             on_gpu: whether the store is on the GPU; then `memory`, a file or what processes of this
                 machine share, is where it comes from. What processes share is let go of when the
                 GPU has all of it; where one of them never comes, it stays, with all its bytes.
+            changes: whether rows' operations are executed, too.
         """
+        self._changer = GpuChanger(device) if changes else None
         self._layout, self._memory, self._device = layout, memory, device
         self._dtype = dtype or torch.uint8
         self._outputs: InTurn | None = None
@@ -170,7 +175,10 @@ class GpuExecutor:
             windows,
         )
         needs = gpu.find_needs(windows, plan.size, planar=layout.format.planar)
-        return _Batch(tables, needs, futures, crops)
+        change = None
+        if self._changer is not None and rows.operations is not None:
+            change = self._changer.of(rows.operations, plan.size)
+        return _Batch(tables, needs, futures, crops, change)
 
     def _gather(
         self, samples: NDArray[np.int64], blocks: NDArray[np.int64], out: NDArray[np.uint8]
@@ -188,12 +196,17 @@ class GpuExecutor:
             out = self._outputs.take(len(batch.tables[0]), size, self._dtype)
         with torch.cuda.stream(self._stream):
             pixels = self._pixels if batch.crops is None else batch.crops[0].send(batch.crops[1])
-            *frame, labels, geometry, windows = self._tables.send(batch.tables)
+            change = batch.change
+            sent = self._tables.send((*batch.tables, *(() if change is None else change.arrays)))
+            *frame, labels, geometry, windows = sent[: len(batch.tables)]
             count = len(labels)
             if self._scratch is None or not gpu.fits(self._scratch, count, batch.needs):
                 self._scratch = gpu.make_scratch(count, size, batch.needs, self._device)
             if out is None:
                 out = torch.empty((count, size, size, 3), dtype=self._dtype, device=self._device)
+            drawn = out
+            if change is not None:
+                drawn = torch.empty(out.shape, dtype=torch.uint8, device=self._device)
             frames = gpu.Frames(pixels, *frame)
             planar = self._layout.format.planar
             gpu.render_rows(
@@ -205,8 +218,14 @@ class GpuExecutor:
                 self._bias,
                 batch.needs,
                 self._scratch,
-                out,
+                drawn,
             )
+            if change is not None:
+                changed = change.run(drawn, sent[len(batch.tables) :])
+                if out.dtype == torch.uint8:
+                    out.copy_(changed)
+                else:
+                    normalize(changed, self._scale, self._bias, out)
         hand_over(self._stream, out, labels)
         return out.permute(0, 3, 1, 2), labels
 
@@ -221,12 +240,14 @@ class _Batch:
         needs: see `gpu.find_needs`.
         futures: the work of threads that it waits for.
         crops: where they are gathered, and how many bytes; None where the GPU has the pixels.
+        change: their operations; None: there are none.
     """
 
     tables: tuple[NDArray[Any], ...]
     needs: gpu.Needs
     futures: list[Future[None]]
     crops: tuple[PinnedSlot, int] | None
+    change: GpuChange | None = None
 
 
 class _GpuSink:

@@ -9,6 +9,7 @@ import torch
 from fastft.bench import stages
 from fastft.bench.stages import find_spots, measure_stages, throughput
 from fastft.config.bench import Task
+from pipelines.augment import USUAL
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
@@ -30,6 +31,7 @@ def task(data: Path, **other: object) -> Task:
         "size": SIZE,
         "batch_size": 4,
         "decode": "exact",
+        "augment": USUAL,
         "seconds": 0.02,
         "arch": "squeezenet1_1",
         "amp": "off",

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from fastft.bench import worker as gauge
 from fastft.bench.worker import main, measure_loader
 from fastft.config.bench import Task
+from pipelines.augment import USUAL
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders.base import Loader
 
@@ -26,6 +28,7 @@ def task(data: Path, **other: object) -> Task:
         "size": 40,
         "batch_size": 8,
         "decode": "exact",
+        "augment": USUAL,
         "seconds": 0.01,
         "arch": "resnet18",
         "amp": "auto",
@@ -125,4 +128,4 @@ def test_no_loader_is_the_stages(
 
 
 def as_argument(task: Task) -> str:
-    return json.dumps({name: getattr(task, name) for name in Task.__slots__})
+    return json.dumps(asdict(task))

@@ -20,6 +20,7 @@ HEAVY = {"ffcv", "matplotlib", "numba", "nvidia", "torch", "torchvision"}
 #: Rooms, lowest first: a package, or a module of a top level. What a room imports of others lies in
 #: lower layers; its own modules import each other, but not in a circle.
 LAYERS = (
+    ("pipelines.codes",),
     (
         "pipelines.atomic",
         "pipelines.errors",
@@ -29,11 +30,19 @@ LAYERS = (
         "pipelines.order",
         "pipelines.vision",
     ),
-    ("pipelines.findings", "pipelines.plan", "pipelines.transfer", "pipelines.workers"),
+    ("pipelines.augment",),
+    ("pipelines.operations",),
+    (
+        "pipelines.findings",
+        "pipelines.plan",
+        "pipelines.transfer",
+        "pipelines.workers",
+    ),
     ("pipelines.forks", "pipelines.images"),
+    ("pipelines.compiling",),
     ("pipelines.formats",),
     ("pipelines.conversion", "pipelines.decoder", "pipelines.encode", "pipelines.reference"),
-    ("pipelines.regions",),
+    ("pipelines.changing", "pipelines.regions"),
     ("pipelines.row_worker",),
     ("pipelines.rendering",),
     ("pipelines.resident",),
@@ -52,11 +61,12 @@ LAYERS = (
 )
 # importer -> all of ours that it may import
 NOTHING_BUT: dict[str, tuple[str, ...]] = {
-    "pipelines.kernels*": ("pipelines.kernels.*",),
+    "pipelines.kernels*": ("pipelines.codes", "pipelines.kernels.*"),
     "pipelines.transfer": ("pipelines.errors",),
     "fastft.config.*": ("fastft.config.*", "pipelines.*"),
 }
 _RENDERS = (
+    "pipelines.changing.*",
     "pipelines.loaders.*",
     "pipelines.rendering",
     "pipelines.resident.*",

@@ -273,7 +273,7 @@ def test_an_unknown_loader_and_a_missing_library(
         ("stor_file", "no such argument; write store_file"),
         ("shuffle", "no such argument; view='train' shuffles by the seed, view='eval' keeps"),
         ("sampler", "no such argument; view='train' shuffles by the seed"),
-        ("transform", "no such argument; view decides: 'train' and 'recordio' crop and flip"),
+        ("transforms", "no such argument; transform takes a function of uint8 batches"),
         ("pin_memory", "no such argument; leave it out: for device='cuda' it is done"),
         ("persistent_workers", "no such argument; leave it out: workers live until close"),
         ("prefetch_factor", "no such argument; leave it out: each loader reads ahead"),

@@ -1,0 +1,1 @@
+"""Executes what the plan draws beyond crop and mirror."""
