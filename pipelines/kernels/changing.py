@@ -10,7 +10,7 @@ needs one pixel join the pass before them. Those that need other pixels or sums 
 a pass of their own: `FLIP_DOWN`, shears, translations, `ROTATE`, `SHARPNESS`, `CONTRAST`,
 `AUTO_CONTRAST`, `EQUALIZE`. A batch takes as many passes as its longest row: one launch each, and
 one more where a row begins the pass with sums. So trivial augment costs 2 launches a batch, rand-n2
-4, color jitter with gray and erase 4, or 2 without contrast. A row with fewer passes is copied once
+4, color jitter with gray and erase 4, or 1 without contrast. A row with fewer passes is copied once
 or not at all.
 
 B rows of a batch, S output side, K operations of a row.

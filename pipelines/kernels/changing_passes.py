@@ -117,9 +117,8 @@ def change_pixels(  # type: ignore[no-untyped-def]
     if number >= own:
         if (number > own) | ((passes - own) % 2 == 0):
             return
-    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    inside = pixel < SIZE * SIZE
-    pixel = tl.minimum(pixel, SIZE * SIZE - 1)
+    # Behind the last pixel it is made again.
+    pixel = tl.minimum(tl.program_id(1) * PIXELS + tl.arange(0, PIXELS), SIZE * SIZE - 1)
     y, x = pixel // SIZE, pixel % SIZE
     image = source + row * (SIZE * SIZE * 3)
     code = tl.load(codes + row * columns + first, first < columns, _NOTHING)
@@ -168,9 +167,9 @@ def change_pixels(  # type: ignore[no-untyped-def]
             g = tl.where(within, _ERASED_G, g)
             b = tl.where(within, _ERASED_B, b)
     at = target + row * (SIZE * SIZE * 3) + pixel * 3
-    tl.store(at, r.to(tl.uint8), inside)
-    tl.store(at + 1, g.to(tl.uint8), inside)
-    tl.store(at + 2, b.to(tl.uint8), inside)
+    tl.store(at, r.to(tl.uint8))
+    tl.store(at + 1, g.to(tl.uint8))
+    tl.store(at + 2, b.to(tl.uint8))
 
 
 @triton.jit
