@@ -1,7 +1,6 @@
 """Operations on a GPU against torchvision: compiled where there is a GPU, else interpreted."""
 
 import re
-import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interpreted import load_changing, make_changing
 
 from pipelines import codes
 from pipelines.codes import (
@@ -66,36 +66,11 @@ TYPES = {
 }
 
 
-def load(load_kernels: Callable[..., ModuleType], name: str) -> tuple[ModuleType, ModuleType]:
-    """`changing` and `changing_passes`, in which Triton settles anew whether it interprets."""
-    passes = "pipelines.kernels.changing_passes"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, passes, raising=False)
-        return load_kernels(name, "changing.py"), sys.modules.pop(passes)
-
-
 @pytest.fixture(scope="module")
 def kernels(
     triton_kernels: tuple[ModuleType, str], load_kernels: Callable[..., ModuleType]
 ) -> ModuleType:
-    """`changing`, changed where it is interpreted: an operation takes as long on few pixels."""
-    if triton_kernels[1] != "cpu":
-        return load(load_kernels, "compiled_changing")[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        module, passes = load(load_kernels, "interpreted_changing")
-    from triton.language import standard
-
-    module.__dict__["_PIXELS"] = 4096
-    # NumPy takes the place of these three, but only of Triton's own.
-    own = {name: getattr(passes, name) for name in ("_add", "_lesser", "_greater")}
-    vars(passes).update(
-        _add=standard._sum_combine,
-        _lesser=standard._elementwise_min,
-        _greater=standard._elementwise_max,
-    )
-    module.__dict__["own"] = passes, own
-    return module
+    return make_changing(triton_kernels[1], load_kernels)
 
 
 def make_pixels(count: int, size: int) -> np.ndarray:
@@ -361,7 +336,7 @@ def compiled(
     folder = kept.mkdir("triton") if kept is not None else tmp_path_factory.mktemp("triton")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(folder))
-        module, _ = load(load_kernels, "uninterpreted_changing")
+        module, _ = load_changing(load_kernels, "uninterpreted_changing")
         assembly = {}
         for kernel, pixels, warps in (
             (module.fill_tables, module._SUMMED_PIXELS, module._SUMMING_WARPS),

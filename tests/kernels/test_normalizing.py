@@ -1,14 +1,12 @@
 """Normalization by one kernel: compiled where there is a GPU, else interpreted."""
 
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import pytest
 import torch
 
-from pipelines.loaders import base
-from pipelines.loaders.base import Loader
+from pipelines.loaders import completion
 from pipelines.reference import MEAN, STD
 from pipelines.transfer import Normalizer, normalizing_factors
 
@@ -66,8 +64,9 @@ def test_wrong_arguments_are_named(kernel: tuple[ModuleType, torch.device]) -> N
 
 def test_a_gpus_batches_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr(base, "Normalizer", lambda *_, **options: made.append(options["fused"]))
+    monkeypatch.setattr(
+        completion, "Normalizer", lambda *_, **options: made.append(options["fused"])
+    )
     for device, dtype in (("cuda", torch.bfloat16), ("cuda", None), ("cpu", torch.bfloat16)):
-        loader: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
-        Loader._make_normalizer(loader, 8)
+        completion.make_normalizer(8, torch.device(device), dtype)
     assert [each is not None for each in made] == [True, False, False]

@@ -1,5 +1,6 @@
 """What the resident loader does with a GPU; interpreted where there is none."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interpreted import make_changing
 from PIL import Image
 from stores import make_resident, pixels_of, wanted_of
 
+from pipelines.augment import Augment
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
 from pipelines.loaders import resident_loader
@@ -33,7 +36,7 @@ def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyP
         memory = None if on_gpu and "store_file" not in options else cpu_executor._memory
         loader._executor = resident_gpu.GpuExecutor(
             loader.source, loader._layout, memory, loader.device, loader.size, loader.dtype,
-            loader.workers, on_gpu=on_gpu,
+            loader.workers, on_gpu=on_gpu, changes=loader.augment.changes_pixels,
         )  # fmt: skip
         cpu_executor.threads.shutdown()
         return loader
@@ -72,6 +75,37 @@ def test_odd_images(view: str, place: str, first: int, executor: Any, odd_beton:
         if loader.device.type == "cpu":  # a quarter: the interpreter takes a second for each
             loader.select(np.arange(first, len(loader.source), 4))
         assert np.array_equal(pixels_of(loader), wanted_of(loader))
+
+
+@pytest.mark.parametrize(("place", "normalize"), [("gpu", False), ("ram", True)])
+def test_operations_on_a_gpu_are_those_of_a_cpu(
+    place: str,
+    normalize: bool,
+    executor: Any,
+    tiny: Path,
+    triton_kernels: tuple[ModuleType, str],
+    load_kernels: Callable[..., ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = Augment(policy="trivial", color_jitter=(0.4, 0.4, 0.4, 0.2), vflip=0.5, erase=0.7)
+    options = {"size": 9, "batch_size": 3, "augment": asked, "normalize": normalize}
+    changing = make_changing(triton_kernels[1], load_kernels)
+    monkeypatch.setattr("pipelines.changing.on_gpu.changing", changing)
+    with pytest.MonkeyPatch.context() as patch:
+        if triton_kernels[1] == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")
+        normalizing = load_kernels("normalizing_changed", "normalizing.py")
+    monkeypatch.setattr("pipelines.resident.gpu.normalize", normalizing.normalize)
+    with make_resident(tiny, **options) as loader, executor(tiny, place, **options) as other:
+        for epoch in range(3):
+            for each in (loader, other):
+                each.set_epoch(epoch)
+            for (images, labels), (found, answers) in zip(loader, other, strict=True):
+                assert labels.tolist() == answers.tolist()
+                apart = (images.float() - found.cpu().float()).abs()
+                # A level off before a step such as equalizing may be many behind it.
+                assert apart.mean() < (0.05 if normalize else 2)
+                assert (apart > (0.02 if normalize else 1)).float().mean() < 0.02
 
 
 @pytest.mark.parametrize("place", ["gpu", "ram"])

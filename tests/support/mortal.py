@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "weights": "none", "arch": "mobilenet_v3_small", "size": 40, "batch_size": 4, "epochs": 3,
     "amp": "off", "ema": 0.9, "workers": 1, "checkpoint_every": "2",
 }  # fmt: skip
+AUGMENTED: dict[str, Any] = {"augment": "trivial", "erase": 0.3, "mixup": 0.3, "cutmix": 1.0}
 #: A training that takes so long hangs.
 _MOST_S = 300
 
@@ -116,11 +117,13 @@ def main() -> None:
     parser.add_argument("--loader", default="resident")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--augmented", action="store_true", help="operations and mixes, too")
     given = parser.parse_args()
     draw = random.Random(given.seed)
+    settings = {**SETTINGS, **(AUGMENTED if given.augmented else {})}
 
     def run(name: str) -> Callable[[], object]:
-        config = TrainConfig(data=given.data, out=given.out / name, loader=given.loader, **SETTINGS)
+        config = TrainConfig(data=given.data, out=given.out / name, loader=given.loader, **settings)
         return lambda: train(config, Console(quiet=True), or_resume=True)
 
     status, whole_s = live(run("straight"), _MOST_S)

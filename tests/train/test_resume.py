@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_again_and_again(
     if loader in ("ffcv", "dali"):
         pytest.importorskip({"dali": "nvidia.dali"}.get(loader, loader))
     ended = run_program(
-        MORTAL, data, tmp_path, "--loader", loader, "--kills", kills,
+        MORTAL, data, tmp_path, "--loader", loader, "--kills", kills, "--augmented",
         folder=tmp_path, within_s=choose(500, 7200),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -100,12 +100,13 @@ def test_a_stopped_run_resumes_to_the_bit(
 def test_every_kind_of_state_is_resumed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Growing images, a body that thaws, an average, AdamW, float16's scaler, class weights."""
+    """Growing images, a body that thaws, an average, AdamW, class weights, operations, mixes."""
     train(config_of(data, tmp_path / "source", arch=ARCH), QUIET)
     options: dict[str, Any] = {
         "weights": str(tmp_path / "source"), "freeze": "backbone", "unfreeze_epoch": 1,
         "start_size": 40, "size": 48, "epochs": 3, "ema": 0.9, "optimizer": "adamw", "amp": "bf16",
         "class_weight": "balanced", "label_smoothing": 0.1, "micro_batch": 4, "arch": ARCH,
+        "augment": "rand-n2-m9", "erase": 0.3, "mixup": 0.3, "cutmix": 1.0, "mix_prob": 0.7,
     }  # fmt: skip
     train(config_of(data, tmp_path / "whole", **options), QUIET)
     parts = config_of(data, tmp_path / "parts", **options)

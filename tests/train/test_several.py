@@ -73,6 +73,12 @@ def runs(even: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Where a checkpoint may be made, all processes look whether they are to stop.
     config = settings(even, out / "changed", epochs=2, checkpoint_every="1")
     changed = {"double": True, "config": config}
+    mixes = {"augment": "trivial", "erase": 0.3, "mixup": 0.3, "cutmix": 1.0, "mix_prob": 0.8}
+    for name, world, more in (
+        ("mixed", 1, {}), ("mixed-changed", 2, {"stop_after": 2}), ("mixed-changed", 3, {}),
+    ):  # fmt: skip
+        mixing = settings(even, out / name, checkpoint_every="1", class_weight="balanced", **mixes)
+        jobs.append({"world": world, "double": True, "config": mixing, **more})
     jobs += [
         # In the first epoch, in the second, and to the end.
         {"world": 1, "stop_after": 2, "trace": str(out / "changed-0"), **changed},
@@ -80,7 +86,8 @@ def runs(even: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"world": 2, "trace": str(out / "changed-2"), **changed},
     ]
     codes = [result["codes"] for result in run_jobs(out, jobs)]
-    assert codes == [*([0] * world for world in WORLDS), [143], [143] * 3, [0, 0]]
+    mixed, changing = [[0], [143] * 2, [0] * 3], [[143], [143] * 3, [0, 0]]
+    assert codes == [*([0] * world for world in WORLDS), *mixed, *changing]
     return out
 
 
@@ -150,6 +157,13 @@ def test_processes_may_come_and_go_between_steps(runs: Path) -> None:
     for mine, theirs in zip(joined, whole, strict=True):
         for part, wanted in zip(mine, theirs, strict=True):
             assert np.array_equal(part, wanted)
+
+
+def test_mixed_steps_ignore_the_world_size(runs: Path) -> None:
+    """Begun by two processes, ended by three: the same images, operations and mixes."""
+    alone, changed = losses(runs / "mixed"), losses(runs / "mixed-changed")
+    assert changed == pytest.approx(alone, rel=1e-9)
+    assert alone != pytest.approx(losses(runs / "run-1")[: len(alone)], rel=1e-2)
 
 
 def make_data(photos: Path, out: Path, train: int, test: int) -> Path:
