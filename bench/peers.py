@@ -31,6 +31,7 @@ __all__ = [
     "stock_spdl",
     "stock_timm",
     "stock_torchvision",
+    "stock_torchvision_augmented",
     "stock_torchvision_tensors",
 ]
 
@@ -85,6 +86,31 @@ def stock_torchvision_tensors(
     yield from _data_loader(folder, batch_size, cores)
 
 
+def stock_torchvision_augmented(
+    data: Path, batch_size: int, cores: int, size: int
+) -> Iterator[Batch]:
+    """The same with TrivialAugmentWide and random erasing.
+
+    Source: torchvision's reference training, `references/classification/presets.py`.
+    """
+    import torch
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(size),
+            v2.RandomHorizontalFlip(),
+            v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+            v2.RandomErasing(0.25),
+        ]
+    )
+    yield from _data_loader(ImageFolder(str(data), transform), batch_size, cores)
+
+
 def _data_loader(folder: Any, batch_size: int, cores: int) -> Iterator[Batch]:
     from torch.utils.data import DataLoader
 
@@ -95,10 +121,13 @@ def _data_loader(folder: Any, batch_size: int, cores: int) -> Iterator[Batch]:
         yield from loader
 
 
-def stock_timm(data: Path, batch_size: int, cores: int, size: int) -> Iterator[Batch]:
+def stock_timm(
+    data: Path, batch_size: int, cores: int, size: int, *, augmented: bool = False
+) -> Iterator[Batch]:
     """timm's loader, its prefetcher normalizing batches; crops and flips alone as augmentation.
 
-    It leaves out a last batch that is not full.
+    It leaves out a last batch that is not full. It has no TrivialAugment: `augmented` takes its
+    RandAugment with one operation for each image, and random erasing.
     Source: timm's documentation of `create_dataset` and `create_loader`, and its train.py.
     """
     import torch
@@ -123,7 +152,8 @@ def stock_timm(data: Path, batch_size: int, cores: int, size: int) -> Iterator[B
         ratio=RATIO,
         hflip=0.5,
         color_jitter=None,
-        auto_augment=None,
+        auto_augment="rand-m9-n1-mstd0.5-inc1" if augmented else None,
+        re_prob=0.25 if augmented else 0.0,
         interpolation="bilinear",
         mean=MEAN,
         std=STD,

@@ -20,6 +20,7 @@ from fastft.cli.show import show
 from fastft.config.commands import ShowConfig
 from fastft.datasets.contact_sheet import Lettering, draw_sheet
 from fastft.datasets.show import EPOCHS, Cell, Sheet, choose, fit, make_sheet
+from pipelines.augment import Augment
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.encode import decode
 from pipelines.formats.source import open_source
@@ -126,6 +127,24 @@ def test_crops_are_what_training_sees(name: str, view: str, odd_beton: Path) -> 
             assert original.boxes[at] == pytest.approx(rows.boxes[0] * [*shrunk, *shrunk])
     assert (np.array([np.mean(apart), np.max(apart)]) <= TOLERANCE[name]).all()
     assert flipped in range(20, 53) if count > 1 else not flipped
+
+
+def test_operations_are_told_below_crops(data: Path) -> None:
+    asked = Augment(policy="trivial", vflip=0.5, erase=0.5)
+    sheet = sheet_of(data, augmented=True, augment=asked, n=1)
+    assert sheet.note.endswith("seed 0; trivial, vflip 0.5, erase 0.5")
+    source = open_source(data / "train.beton")
+    cells = [cell for cell in cells_of(sheet) if cell.epoch is not None]
+    said = {word for cell in cells for line in cell.lines[2:] for word in line.split(", ")}
+    assert {"upside down"} < said
+    assert any(word.startswith("erase ") for word in said)
+    plan = make_plan(
+        source.widths, source.heights, view="train", size=224, epoch=cells[0].epoch, augment=asked
+    )
+    first = int(np.flatnonzero(source.labels == 0)[0])
+    rows = plan.rows(np.array([first]))
+    assert rows.operations is not None
+    assert " ".join(cells[0].lines[2:]) == ", ".join(rows.operations.describe(0))
 
 
 def test_an_augmented_sheet_is_small(data: Path, photos: Path) -> None:

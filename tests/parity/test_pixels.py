@@ -15,11 +15,15 @@ from fastft.parity import pixels
 from fastft.parity.distance import Differences
 from fastft.parity.pixels import Comparison, compare, pick_loaders
 from fastft.parity.result import AS_STORED
+from pipelines import codes
+from pipelines.augment import Augment
+from pipelines.changing.on_cpu import Changer
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import Source, open_source
 from pipelines.loaders import make_loader
 from pipelines.loaders.torchvision_loader import TorchvisionLoader
+from pipelines.operations import Operations
 from pipelines.plan import Plan
 
 SIZE = 64
@@ -262,3 +266,34 @@ def test_scaled_pixels_too_far_from_the_exact_ones_fail(
     monkeypatch.setattr(pixels, "SCALED", (0.0, 0))
     found = look(large, partial(make_loader, "torchvision", decode="scaled"))
     assert not found.passed
+
+
+def test_operations_are_held_against_their_definition(photos: Path) -> None:
+    source = open_source(photos / "train")
+    make = partial(make_loader, "resident")
+    found = look(source, make, images=24, augment=Augment(policy="trivial"))
+    assert found.passed
+    assert found.verdicts[0].operations == (0.05, 1)
+    distance = next(row.distance for row in found.rows if row.stage == "operations")
+    assert 0 < distance.mean < 0.05
+    chain = look(source, make, images=8, augment=Augment(policy="rand", erase=0.5))
+    assert chain.verdicts[0].operations == pytest.approx((0.15, 255))
+    assert look(source, make, images=8).verdicts[0].operations is None
+
+
+def test_other_operations_than_the_plans_fail(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, real = open_source(photos / "train"), Changer.run
+
+    def stronger(self: Changer, operations: Operations, *arrays: Any) -> None:
+        is_light = operations.codes == codes.BRIGHTNESS
+        values = operations.values + 0.2 * is_light
+        real(self, replace(operations, values=values), *arrays)
+
+    monkeypatch.setattr(Changer, "run", stronger)
+    asked = Augment(color_jitter=(0.3, 0.0, 0.0))
+    found = look(source, partial(make_loader, "resident"), images=8, augment=asked)
+    assert not found.passed
+    assert means(found)["operations"] > 5
+    assert means(found)["whole"] == 0
