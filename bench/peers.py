@@ -152,7 +152,7 @@ def stock_timm(
         ratio=RATIO,
         hflip=0.5,
         color_jitter=None,
-        auto_augment="rand-m9-n1-mstd0.5-inc1" if augmented else None,
+        auto_augment="rand-m9-n1-mstd0.5" if augmented else None,
         re_prob=0.25 if augmented else 0.0,
         interpolation="bilinear",
         mean=MEAN,

@@ -30,6 +30,8 @@ from pipelines.transfer import BatchPool
 #: Rows of a piece at most: 8 ms of a core where they are decoded, long against handing it out and
 #: short against an epoch.
 _PIECE_ROWS = 8
+#: Bytes of a piece of images that are changed, at most.
+_PIECE_BYTES = 2 << 20
 #: The one that is installed, which the reference is.
 _PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 
@@ -73,6 +75,8 @@ class Renderer(ABC):
         self._drawn = np.uint8 if changes else self._written
         self.set_size(size)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
+        if changes:  # what is rendered stays in a core's cache until it is changed
+            self._piece_rows = max(1, min(self._piece_rows, _PIECE_BYTES // (3 * size * size)))
         self._local = threading.local()
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-render")
         # Takes 0.3 s when it is on disk already, while the caller is still building his model.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from fastft.config.augment import describe
 from fastft.config.recipes import read_plain
 from fastft.config.train import TrainConfig
 from fastft.datasets.large_photos import advise
@@ -330,6 +331,8 @@ def _announce(
         f"; {built.arch}, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer}, "
         f"lr {config.lr:g} (output layer x{config.head_lr_factor:g})"
     ]
+    if asked := describe(config.augmentation):
+        lines.append(f"augmentation: {asked}")
     if idle > 0:
         lines.append(f"{idle} more GPUs are here: --nproc gpu takes all of them")
     if state.epoch or state.consumed:

@@ -99,7 +99,7 @@ class StepGraph:
 
         Args:
             images: a batch that `fits`, perhaps one of `inputs`.
-            labels: int64[b].
+            labels: int64[b], or float32[b, C] shares, as they were captured.
 
         Returns:
             The loss and the number of right answers, which the next but one step overwrites.

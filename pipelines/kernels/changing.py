@@ -43,7 +43,7 @@ _PIXELS, _WARPS = 512, 4
 #: few, one for each channel, so each takes many warps.
 _SUMMED_PIXELS, _SUMMING_WARPS = 4096, 8
 #: Larger images' sums of levels do not fit in 31 bits.
-_MOST_PX = 2048
+MOST_PX = 2048
 _LEVELS = 256
 
 #: What begins a pass; of these, what needs sums over the image. The kernels have the same lists.
@@ -131,8 +131,8 @@ def change(
     if pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
         raise ValueError(f"pixels: {list(pixels.shape)}, expected [B, S, S, 3]")
     batch, size = pixels.shape[:2]
-    if size > _MOST_PX:
-        raise ValueError(f"pixels: {size} px, expected up to {_MOST_PX} px")
+    if size > MOST_PX:
+        raise ValueError(f"pixels: {size} px, expected up to {MOST_PX} px")
     if pixels.is_cuda == _INTERPRETED:
         place = "the CPU" if _INTERPRETED else "a GPU"
         raise ValueError(f"pixels: on {pixels.device}, expected {place}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines import codes
 from pipelines.kernels.compiled import inner
-from pipelines.kernels.sampling import PLACE_BITS, sample_line
+from pipelines.kernels.sampling import PLACE_BITS, sample_columns, sample_line
 
 _F, _U = np.float32, np.uintp
 _ZERO, _ONE, _MOST = _F(0), _F(1), _F(255)
@@ -125,7 +125,7 @@ def turn(image, out, matrix):  # type: ignore[no-untyped-def]
     """Take each pixel from where a matrix says, between four pixels; black lies outside.
 
     Args:
-        image, out: uint8[S, S * 3], and a byte of anything behind each of them.
+        image, out: uint8[S, S * 3], and 16 bytes of anything behind each of them.
         matrix: float64[6], see `pipelines.operations`.
     """
     size, width = image.shape
@@ -139,13 +139,17 @@ def turn(image, out, matrix):  # type: ignore[no-untyped-def]
         away = line - half
         x = np.int64((matrix[1] * away + matrix[2] + half - matrix[0] * half) * _FINE)
         y = np.int64((matrix[4] * away + matrix[5] + half - matrix[3] * half) * _FINE)
+        on_columns = right == one and x % one == 0
         column = 0
         while column < size:
             at_x, at_y = x + column * right, y + column * down
             if 0 <= at_x < end and 0 <= at_y < end:
                 count = min(_steps(at_x, right, end), _steps(at_y, down, end), size - column)
                 place = target + line * width + column * 3
-                sample_line(source, width, at_x, at_y, right, down, count, place)
+                if on_columns:
+                    sample_columns(source, width, at_x, at_y, right, down, count, place)
+                else:
+                    sample_line(source, width, at_x, at_y, right, down, count, place)
                 column += count
                 continue
             at = _U(column * 3)
