@@ -130,5 +130,5 @@ def _require(name: str, value: float, least: float, most: float, expected: str) 
         raise UsageError(name, f"{value:g}", expected)
 
 
-#: What a plan does where nothing is asked.
+#: The plan where nothing is asked: crop and mirror.
 USUAL = Augment()

@@ -28,7 +28,7 @@ ERASE = 17
 #: of its channel, and on sums over the image; of these, those that need sums.
 GEOMETRIC = (SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE)
 
-#: What people call them.
+#: Their names, for people.
 NAMES = {
     FLIP_DOWN: "upside down",
     SHEAR_X: "shear x",

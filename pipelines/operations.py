@@ -1,4 +1,4 @@
-"""What the plan draws beyond crop and mirror: operations of each sample, a mix of each step.
+"""Draws beyond crop and mirror: operations of each sample, a mix of each step.
 
 Each sample gets operations in an order, with their values, as arrays: `reference` says what they
 do to pixels, `kernels` do it. Loaders draw nothing.
@@ -125,7 +125,7 @@ class Operations:
         return found
 
     def describe(self, row: int) -> list[str]:
-        """What happens to a sample, in words."""
+        """A sample's operations in words."""
         said = []
         for code, value in zip(self.codes[row].tolist(), self.values[row].tolist(), strict=True):
             if code == codes.ERASE:
@@ -137,7 +137,7 @@ class Operations:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How a step mixes each image with the one before it in the batch, the first with the last.
+    """A step's mixing of each image with the one before it in the batch, the first with the last.
 
     Attributes:
         share: of the image itself, in pixels and in its label; 1: nothing is mixed.
@@ -169,7 +169,7 @@ def draw_operations(
 
 
 def draw_mix(augment: Augment, *, seed: int, epoch: int, batch: int, size: int) -> Mix:
-    """How an epoch's batch of a number is mixed.
+    """Draw the mix of an epoch's batch of a number.
 
     Args:
         augment: that mixes.

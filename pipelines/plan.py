@@ -45,11 +45,11 @@ SHUFFLED = ("train", "recordio")
 Decode = Literal["exact", "scaled"]
 DECODES: tuple[Decode, ...] = get_args(Decode)
 
-#: Where in the resized image evaluation cuts: torchvision's FiveCrop, in another order.
+#: Places in the resized image where evaluation cuts: torchvision's FiveCrop, in another order.
 PLACES = ("center", "top-left", "top-right", "bottom-left", "bottom-right")
 _EVALUATING = ("eval", "eval-square")
 
-#: Of torchvision's RandomResizedCrop.
+#: Tries of torchvision's RandomResizedCrop.
 _TRIES = 10
 #: ImageRecordIter's min_random_scale and max_random_scale in the tutorial's older draft.
 _JITTER = (0.75, 1.5)
@@ -170,7 +170,7 @@ class Plan:
         return Rows(samples, crops, resized, corners, flips, shrinks, self.size, operations)
 
     def mix(self, batch: int) -> Mix | None:
-        """How a batch, counted from the epoch's beginning, is mixed; None: this plan mixes none."""
+        """The mix of a batch, counted from the epoch's beginning; None: this plan mixes none."""
         if not self.augment.mixes:
             return None
         here = {"seed": self.seed, "epoch": self.epoch, "size": self.size}
@@ -228,7 +228,7 @@ class Plan:
             yield from np.split(samples, np.cumsum([len(each) for each in places[:-1]]))
 
     def operations(self, samples: Ints) -> Operations | None:
-        """What is done to any samples beyond crop and mirror; None: nothing."""
+        """The operations of any samples beyond crop and mirror; None: there are none."""
         if not self.augment.changes_pixels:
             return None
         here = {"seed": self.seed, "epoch": self.epoch, "size": self.size}

@@ -71,7 +71,7 @@ class Renderer(ABC):
         self._source, self._dtype, self._batch, self._changes = source, dtype, batch, changes
         self.known = Known(source)
         self._written = written_for(dtype)
-        #: What rows are rendered to.
+        #: The type that rows are rendered to.
         self._drawn = np.uint8 if changes else self._written
         self.set_size(size)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))

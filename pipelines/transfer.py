@@ -103,7 +103,7 @@ class Change(Protocol):
 
     @property
     def arrays(self) -> Sequence[NDArray[Any]]:
-        """What it needs there, in host memory."""
+        """Tables that it needs there, in host memory."""
 
     def run(self, pixels: torch.Tensor, arrays: Sequence[torch.Tensor]) -> torch.Tensor:
         """Change uint8[B, S, S, 3] on the GPU; `arrays` are there, too."""

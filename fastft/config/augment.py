@@ -17,7 +17,7 @@ AUGMENT_FIELDS = {
 
 
 def make_augment(given: Mapping[str, Any]) -> Augment:
-    """What is asked for, by field of Augment.
+    """The settings that are asked for, by field of Augment.
 
     Raises:
         UsageError: settings out of range, by the name of their option.
@@ -60,7 +60,7 @@ def name_options(augment: Augment) -> list[str]:
 
 
 def describe(augment: Augment) -> str:
-    """What is asked for beyond the usual, in a few words; empty if nothing is."""
+    """The settings beyond the usual, in a few words; empty if there are none."""
     said = []
     for name in AUGMENT_FIELDS:
         value = getattr(augment, name)

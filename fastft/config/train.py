@@ -252,7 +252,7 @@ class TrainConfig:
 
     @property
     def augmentation(self) -> Augment:
-        """What the plan draws of training images.
+        """The settings of augmentation, of which the plan draws.
 
         Raises:
             UsageError: settings out of range.

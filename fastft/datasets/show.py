@@ -39,7 +39,7 @@ _AUGMENTED, _PAIRS = 4, 3
 _LARGEST_CROP_PX, _CROP_PX = 288, 224
 #: A sheet of so many rows is 24,000 px high at most; matplotlib draws up to 65,535.
 _MOST_ROWS = 64
-#: What fits below a crop of the usual size in a line.
+#: Letters of a line below a crop of the usual size.
 _LINE_LETTERS = 36
 #: Samples that a loader is asked for at once.
 _BATCH = 8
@@ -265,7 +265,7 @@ def _crops(source: Source, samples: Samples, config: ShowConfig) -> list[list[Ce
 
 
 def _describe_row(rows: Rows, row: int, what: str) -> Iterator[str]:
-    """What the plan says of a crop, in lines."""
+    """The plan's row of a crop in words, line by line."""
     yield f"{what}, flipped" if rows.flips[row] else what
     yield f"from {_size(rows.boxes[row, 3], rows.boxes[row, 2])}"
     if rows.operations is not None:

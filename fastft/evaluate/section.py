@@ -31,7 +31,7 @@ _NAMED = 5
 _MOST_MATRIX, _MOST_CLASSES = 12, 16
 #: Shades of a cell of the matrix.
 _SHADES = 9
-#: What evaluation averages, by whether it mirrors images and whether it turns them upside down.
+#: Views that evaluation averages, by whether it mirrors images and turns them upside down.
 _TURNED = {
     (True, False): "as it is and mirrored",
     (False, True): "as it is and upside down",
@@ -136,7 +136,7 @@ def _figures(found: Evaluation) -> str:
 
 
 def _name_views(found: Evaluation) -> str:
-    """What the probabilities were averaged over, empty if they were not."""
+    """The views that were averaged, in words; empty if there was one."""
     if found.plain_accuracy is None:
         return ""
     # The config of an evaluation from before there were other views names none of them.

@@ -20,7 +20,7 @@ from pipelines.workers import make_threads
 READ_PAST = changes.READ_PAST
 #: Images of a piece of a thread's work.
 _PIECE = 8
-#: What kernels write for a dtype; bfloat16, which NumPy lacks, as its bits.
+#: The type that kernels write for a dtype; bfloat16, which NumPy lacks, as its bits.
 _WRITTEN: dict[torch.dtype | None, type[np.generic]] = {
     None: np.uint8,
     torch.uint8: np.uint8,

@@ -24,7 +24,7 @@ class GpuChanger:
         self._scratch: changing.Scratch | None = None
 
     def over(self, operations: Iterable[Operations | None], size: int) -> Iterator[GpuChange]:
-        """What batches need, one after another; None, of plans that change nothing, is refused.
+        """The operations of batches, one after another, each as a GPU takes them.
 
         Args:
             operations: of each batch.
@@ -35,7 +35,7 @@ class GpuChanger:
             yield self.of(each, size)
 
     def of(self, operations: Operations, size: int) -> GpuChange:
-        """What a batch needs.
+        """A batch's operations as a GPU takes them.
 
         Raises:
             UsageError: the images are too large for the kernels' sums.

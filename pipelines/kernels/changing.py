@@ -46,7 +46,8 @@ _SUMMED_PIXELS, _SUMMING_WARPS = 4096, 8
 MOST_PX = 2048
 _LEVELS = 256
 
-#: What begins a pass; of these, what needs sums over the image. The kernels have the same lists.
+#: Operations that begin a pass; of these, those that need sums over the image. The kernels have the
+#: same lists.
 _SUMMING = (CONTRAST, AUTO_CONTRAST, EQUALIZE)
 _BEGINNING = (FLIP_DOWN, *GEOMETRIC, SHARPNESS, *_SUMMING)
 

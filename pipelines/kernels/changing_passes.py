@@ -57,7 +57,7 @@ _ROUNDING = tl.constexpr(1.5 * 2**23)
 def fill_tables(  # type: ignore[no-untyped-def]
     source, codes, values, columns, number, tables, SIZE: tl.constexpr, PIXELS: tl.constexpr
 ):
-    """What levels of a channel become, where a row begins the pass with sums over its image.
+    """The levels that a channel's become, where a row begins the pass with sums over its image.
 
     Programs: B x 3 channels, PIXELS at a time.
     """
@@ -174,7 +174,7 @@ def change_pixels(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _find_columns(codes, columns, number):  # type: ignore[no-untyped-def]
-    """How many passes a row has, and which of its columns a pass of that number does.
+    """A row's number of passes, and the columns that a pass of a number does.
 
     It begins at the first column and ends before the second; both are K where there is none.
     `changing.find_steps` counts alike.
@@ -272,7 +272,7 @@ def _turn_hue(r, g, b, turn):  # type: ignore[no-untyped-def]
     v, low = most.to(tl.float32) * _PER_LEVEL, least.to(tl.float32) * _PER_LEVEL
     reach = tl.where(is_gray, 1.0, v - low)
     s = tl.div_rn(v - low, tl.where(is_gray, 1.0, v))
-    # How far below the highest each channel is.
+    # Each channel's distance from the highest.
     red = tl.div_rn(v - r.to(tl.float32) * _PER_LEVEL, reach)
     green = tl.div_rn(v - g.to(tl.float32) * _PER_LEVEL, reach)
     blue = tl.div_rn(v - b.to(tl.float32) * _PER_LEVEL, reach)

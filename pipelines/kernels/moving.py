@@ -100,7 +100,7 @@ def shear_across(image, out, matrix):  # type: ignore[no-untyped-def]
         whole = math.floor(moved)
         part = _F(moved - whole)
         rest = _ONE - part
-        # Of output pixel x, source pixels x + shift and the next one.
+        # Output pixel x is between source pixels x + shift and the next one.
         shift = int(whole)
         values, target = image[line], out[line]
         for at in range(width):
@@ -112,7 +112,7 @@ def shear_across(image, out, matrix):  # type: ignore[no-untyped-def]
             inside = target[first * 3 : end * 3]
             for at in range(len(inside)):
                 inside[at] = _rounded(_F(left[at]) * rest + _F(right[at]) * part)
-        # Where one of the two lies outside.
+        # One of the two lies outside.
         for column, weight, source in ((-shift - 1, part, 0), (size - 1 - shift, rest, size - 1)):
             if 0 <= column < size:
                 for channel in range(3):

@@ -1,4 +1,4 @@
-"""What is left to do to a batch on its device: a caller's own function, normalization, mixing."""
+"""The rest of a batch's way, on its device: a caller's own function, normalization, mixing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How loaders get into other processes: by a fork, or pickled."""
+"""Loaders in other processes: inherited by a fork, or pickled."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def probabilities(
 
 
 def judged(run: Path, data: Path, **options: Any) -> tuple[Findings, dict[str, Any]]:
-    """What is found, and the JSON."""
+    """The findings, and the JSON."""
     findings = run_evaluate(EvaluateConfig(run=run, data=data, n=1, **options), Console(quiet=True))
     return findings, json.loads((run / "evaluation" / "evaluation.json").read_text())
 

@@ -148,7 +148,7 @@ def test_factors_anywhere_are_torchvisions() -> None:
 
 @pytest.mark.parametrize("size", [5, 33])
 def test_chains_are_torchvisions(size: int) -> None:
-    """Of operations without a level's difference, which others would enlarge."""
+    """Operations without a level's difference, which others would enlarge."""
     random = np.random.default_rng(size)
     chains = [
         [(code, random.choice(VALUES[code])) for code in random.choice(EXACT, 6).tolist()]
@@ -205,13 +205,20 @@ def test_nothing_leaves_pixels() -> None:
     assert run(pixels[:0], none).shape == (0, 9, 9, 3)
 
 
-@pytest.mark.parametrize("angle", [90.0, -90.0, 180.0, 360.0, 45.0])
-def test_a_turned_image_leaves_the_next(angle: float) -> None:
-    """Where an image is turned in its own place, which the next one lies behind."""
-    for size in (2, 3, 17, 64):
-        pixels = make_pixels(3, size)
-        chains = [[(SHARPNESS, 1.0), (ROTATE, angle)], *[[(NOTHING, 0.0)] * 2] * 2]
-        assert np.array_equal(run(pixels, make_operations(chains, size))[1:], pixels[1:])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 17, 64, 65])
+def test_a_changed_image_leaves_the_next(size: int) -> None:
+    """An image moves out of its own place and back; the next one lies behind it."""
+    chains = []
+    for code, values in VALUES.items():
+        for value in values:
+            chains += [[(SHARPNESS, 1.0), (code, value)], [(NOTHING, 0.0)] * 2]
+    pixels, operations = make_pixels(len(chains), size), make_operations(chains, size)
+    found = run(pixels, operations)
+    assert np.array_equal(found[1::2], pixels[1::2])
+    alone = (
+        run(pixels[at : at + 1], operations.take(slice(at, at + 1))) for at in range(len(found))
+    )
+    assert np.array_equal(found, np.concatenate([*alone]))
 
 
 class _Guarded:
@@ -249,7 +256,7 @@ def test_other_bytes_stay_untouched(size: int, begin: int) -> None:
 
 
 def test_images_may_become_the_output() -> None:
-    """As a loader has it that normalizes on another device."""
+    """A loader has it so that normalizes on another device."""
     pixels, operations = make_all(17)
     given = with_room(pixels)
     Changer().run(operations, given, given)

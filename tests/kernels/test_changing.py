@@ -56,7 +56,7 @@ VALUES: dict[int, tuple[float, ...]] = {
 #: bilinear sums differ where they end near a half. The interpreter has no fused multiply-add.
 EXACT = {*VALUES} - {*codes.GEOMETRIC, SATURATION, SHARPNESS} | {TRANSLATE_X, TRANSLATE_Y}
 SIZES = (1, 2, 3, 33, 64)
-#: Of the kernels' arguments, as Triton names them.
+#: Types of the kernels' arguments, as Triton names them.
 TYPES = {
     **dict.fromkeys(("source", "target", "tables"), "*u8"),
     **dict.fromkeys(("codes", "boxes"), "*i32"),
@@ -168,7 +168,7 @@ def draw_chains(count: int, columns: int, among: Sequence[int]) -> list[list[tup
 
 
 def test_chains_are_torchvisions(kernels: ModuleType, device: torch.device) -> None:
-    """Of operations without a level's difference, which others would enlarge."""
+    """Operations without a level's difference, which others would enlarge."""
     chains = [*draw_chains(11, 6, sorted(EXACT)), [(NOTHING, 0.0)] * 6]
     pixels, operations = make_pixels(len(chains), 17), make_operations(chains, 17)
     found = run(kernels, device, pixels, operations)
@@ -190,7 +190,7 @@ def test_chains_do_one_after_the_other(kernels: ModuleType, device: torch.device
 
 
 def test_rows_of_fewer_passes_are_kept(kernels: ModuleType, device: torch.device) -> None:
-    """Of 0 to 3 passes, in batches of 3 and, without the last row, of 2."""
+    """Rows of 0 to 3 passes, in batches of 3 and, without the last row, of 2."""
     flip, gray, nothing = (FLIP_DOWN, 0.0), (GRAY, 0.0), (NOTHING, 0.0)
     rows = [[nothing] * 3, [gray, nothing, nothing], [nothing, flip, gray]]
     rows += [[gray, nothing, flip], [flip, flip, flip]]
@@ -220,7 +220,7 @@ def test_steps(kernels: ModuleType) -> None:
     assert sums([NOTHING, NOTHING]) == ()
     assert kernels.find_steps(np.zeros((0, 3), np.int32)).sums == ()
     assert kernels.find_steps(np.zeros((3, 0), np.int32)).sums == ()
-    # What joins the pass before, and what begins one.
+    # Operations that join the pass before, and those that begin one.
     joining = (BRIGHTNESS, SATURATION, HUE, GRAY, POSTERIZE, SOLARIZE, ERASE)
     assert sums(joining) == (False,)
     for code in codes.NAMES:
@@ -237,7 +237,7 @@ def test_kernels_take_a_range_of_codes() -> None:
 
 
 def arguments(kernels: ModuleType, device: torch.device, count: int = 2) -> dict[str, Any]:
-    """Of images upside down, with an operation to spare."""
+    """Images upside down, with an operation to spare."""
     drawn = np.array([[FLIP_DOWN, NOTHING]] * count, np.int32).reshape(count, 2)
     return {
         "pixels": torch.ones((count, 8, 8, 3), dtype=torch.uint8, device=device),

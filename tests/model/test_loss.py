@@ -129,7 +129,7 @@ def test_shares_of_narrow_logits_lose_in_float32() -> None:
 
 
 def test_right_answers_are_counted() -> None:
-    """Of mixed images, those that name the class with the larger share."""
+    """Mixed images are right by the class with the larger share."""
     logits = torch.tensor([[2.0, 1, 0], [0, 1, 2], [0, 3, 1], [1, 0, 0]])
     labels = torch.tensor([0, 2, 2, 1])
     assert count_right(logits, labels).item() == 2

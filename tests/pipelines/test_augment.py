@@ -165,7 +165,7 @@ def test_operations_say_what_they_do() -> None:
 def test_crops_are_distributed_as_torchvisions(
     scale: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
-    """Of the second, most need several tries, and some are central."""
+    """The second needs several tries for most, and some are central."""
     width, height = 500, 375
     ours = crop(width, height, scale=scale, ratio=ratio)
     torch.manual_seed(1)

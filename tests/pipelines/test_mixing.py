@@ -36,7 +36,7 @@ def draw(count: int = COUNT, *, seed: int = 3, epoch: int = 0, **settings: Any) 
 
 
 def record(transform: Any) -> list[dict[str, Any]]:
-    """What torchvision draws."""
+    """Draws of torchvision's own."""
     torch.manual_seed(2)
     images = [torch.zeros(1).expand(2, 3, SIZE, SIZE)]
     return [transform.make_params(images) for _ in range(COUNT)]
@@ -111,7 +111,7 @@ class _Drawing:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 224])
 def test_boxes_of_a_draw_are_torchvisions(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same share before it is adjusted, and the same centre."""
+    """The share before it is adjusted is the same, and the centre."""
     random = np.random.default_rng(0)
     images = [torch.zeros(1).expand(2, 3, size, size)]
     transform: Any = v2.CutMix()
@@ -143,10 +143,10 @@ def test_batches_mix_as_often_as_asked() -> None:
     few = 500
     assert all(mix.box for mix in draw(few, mix_switch=1.0, **both))
     assert not any(mix.box for mix in draw(few, mix_switch=0.0, **both))
-    # Where one is asked for alone, the switch is nothing.
+    # The switch is nothing where one is asked for alone.
     assert all(mix.box for mix in draw(few, cutmix=1.0, mix_switch=0.0))
     assert not any(mix.box for mix in draw(few, mixup=1.0, mix_switch=1.0))
-    # What others draw stays: those that mix, mix as they would; and other settings say nothing.
+    # Others draw as they would: those that mix, mix; and other settings say nothing.
     always = draw(few, mix_switch=0.2, **both)
     for kept, mix, is_none in zip(always, sometimes[:few], nothing, strict=False):
         assert is_none or kept == mix

@@ -275,6 +275,15 @@ def test_erased_boxes_are_distributed_as_torchvisions() -> None:
 
     for ours_of, theirs_of in zip(features(ours.boxes), features(theirs), strict=True):
         assert_same_law(ours_of, theirs_of)
+    # The same the other way round, height by width is nearly of the same law: but for its ends.
+    transform: Any = v2.RandomErasing()
+    height, width = draw(erase=1.0, size=8192).boxes[:, 2:].T
+    for found, (low, high) in (
+        (height / width, transform.ratio),
+        (height * width / 8192**2, transform.scale),
+    ):
+        assert found.min() == pytest.approx(low, rel=0.004)
+        assert found.max() == pytest.approx(high, rel=0.004)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 224])
