@@ -34,7 +34,7 @@ def search(sets: dict[str, dict[str, Any]], common: dict[str, Any], seeds: int) 
     Args:
         sets: name -> settings, by field of TrainConfig.
         common: settings of all.
-        seeds: runs of each.
+        seeds: runs of each, the first with the seed that is common to all.
     """
     accuracies: dict[str, list[float]] = {name: [] for name in sets}
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,8 @@ def search(sets: dict[str, dict[str, Any]], common: dict[str, Any], seeds: int) 
         sources = open_sources(next(iter(configs.values())))
         for seed in range(seeds):
             for name, config in configs.items():
-                filled = resolve_rates(resolve_inputs(replace(config, seed=seed), sources))
+                own = replace(config, seed=config.seed + seed)
+                filled = resolve_rates(resolve_inputs(own, sources))
                 filled = replace(filled, out=Path(folder, name, str(seed)))
                 with open_inputs(filled, sources) as inputs:
                     built = build(filled, inputs.classes)

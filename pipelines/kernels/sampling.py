@@ -107,7 +107,8 @@ def _sample(
                 beside = _load(code, [code.at(corner, 3) for corner in corners_])
                 levels = _mix(code, levels, beside, _weights(code, places[0]))
             lines.append(levels)
-        levels = _round(code, _mix(code, *lines, _weights(code, places[1])))
+        upper, lower = lines
+        levels = _round(code, _mix(code, upper, lower, _weights(code, places[1])))
         rgb = [_LANES * pixel + channel for pixel in range(pixels) for channel in range(3)]
         rgb += [0] * pixels  # which the next ones overwrite
         code.store(code.pick(levels, levels, rgb), code.at(target, first, 3))

@@ -194,6 +194,17 @@ def test_crops_that_never_fit_are_torchvisions(
     assert crop(width, height, 20, scale=(1.0, 1.0), ratio=ratio).tolist() == [[*expected]] * 20
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 400), (400, 1), (1, 1), (40, 3000)])
+def test_narrow_images_show_a_pixel(width: int, height: int) -> None:
+    """Where the largest crop of a ratio would be less."""
+    for ratio in ((3.0, 3.0), (0.3, 0.3), (90.0, 100.0), (0.01, 0.02)):
+        top, left, crop_h, crop_w = crop(width, height, 20, ratio=ratio).T
+        assert min(crop_h.min(), crop_w.min()) >= 1
+        assert min(top.min(), left.min()) >= 0
+        assert (top + crop_h).max() <= height
+        assert (left + crop_w).max() <= width
+
+
 def test_mirror_images_are_as_many_as_asked() -> None:
     sides = np.full((2, COUNT), 50, np.int32)
 
