@@ -68,6 +68,8 @@ def train(
 
     Example: fastft train --data data --out run --recipe d2l --freeze backbone
 
+    Example: fastft train --data data --out run --augment trivial --erase 0.25 --mixup 0.2
+
     Example: fastft train --resume run
 
     Example: fastft train --data data --out run --nproc gpu
