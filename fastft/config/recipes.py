@@ -89,9 +89,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     # How they were found: `bench.recipes` on 240 synthetic photos of four shapes at 48 px, from a
     # model of weaves (10 epochs) and from scratch (16), in the settings of `fast`, batches of 32; a
-    # seed for each of seven sets. Milder crops gained 6 to 7 points, with erasing about as much;
-    # beside them colour jitter, CutMix and TrivialAugment cost 1 to 9 points: they are for more
-    # epochs than photos so few and steps so short are worth.
+    # seed for each of five sets. Milder crops gained 6 and 7 points. Beside them colour jitter,
+    # random erasing, CutMix and TrivialAugment cost 1 to 9 again: they are for longer runs.
     "small": Recipe(
         "few photos, on weights: AdamW, milder crops, 10 epochs",
         {
