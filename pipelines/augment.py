@@ -20,7 +20,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 POLICIES = ("none", "trivial", "rand")
 #: Magnitudes that the policies choose from.
 BINS = 31
-_RAND = re.compile(r"rand(-n(?P<count>\d{1,2}))?(-m(?P<strength>\d{1,2}))?")
+_RAND = re.compile(r"rand(-n(?P<count>[1-9][0-9]?))?(-m(?P<strength>[0-9]{1,2}))?")
 _RAND_COUNT, _RAND_STRENGTH, _MOST_RAND = 2, 9, 8
 
 
@@ -122,7 +122,7 @@ class Augment:
 def _require_range(name: str, given: tuple[float, float], least: float, most: float) -> None:
     if len(given) != 2 or not least <= given[0] <= given[1] <= most:
         found = " to ".join(f"{each:g}" for each in given)
-        raise UsageError(name, found, f"from {least:g} or more up to {most:g} or less")
+        raise UsageError(name, found, f"{least:g} to {most:g}, the lower number first")
 
 
 def _require(name: str, value: float, least: float, most: float, expected: str) -> None:

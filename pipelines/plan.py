@@ -384,8 +384,8 @@ def _central_crops(height: Floats, width: Floats, limits: tuple[float, float]) -
     """The largest central crop of a permitted ratio, for images too long for ten tries."""
     low, high = limits
     ratio = width / height
-    crop_w = np.where(ratio > high, np.rint(height * high), width)
-    crop_h = np.where(ratio < low, np.rint(width / low), height)
+    crop_w = np.where(ratio > high, np.maximum(np.rint(height * high), 1), width)
+    crop_h = np.where(ratio < low, np.maximum(np.rint(width / low), 1), height)
     top, left = np.floor((height - crop_h) / 2), np.floor((width - crop_w) / 2)
     return np.stack((top, left, crop_h, crop_w), axis=1)
 

@@ -235,11 +235,9 @@ def _run_operations(make: MakeLoader, augment: Augment, differences: Differences
     with make() as loader:
         before = [_levels(images) for images, _ in loader]
     with make(augment=augment) as loader:
-        for pixels, (images, labels), rows in zip(
-            before, loader, loader.plan.batches(_BATCH), strict=True
-        ):
+        coming = zip(before, loader, loader.plan.batches(_BATCH), strict=True)
+        for pixels, (images, _), rows in coming:
             assert rows.operations is not None
-            assert len(labels) == len(pixels)
             wanted = [change(each, rows.operations, row) for row, each in enumerate(pixels)]
             differences.add(_levels(images), np.stack(wanted))
 

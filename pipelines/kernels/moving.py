@@ -140,11 +140,13 @@ def turn(image, out, matrix):  # type: ignore[no-untyped-def]
         x = np.int64((matrix[1] * away + matrix[2] + half - matrix[0] * half) * _FINE)
         y = np.int64((matrix[4] * away + matrix[5] + half - matrix[3] * half) * _FINE)
         on_columns = right == one and x % one == 0
+        # A run writes some bytes too many: the next ones overwrite them, but for the next image's.
+        last = size - 2 if line == size - 1 else size
         column = 0
         while column < size:
             at_x, at_y = x + column * right, y + column * down
-            if 0 <= at_x < end and 0 <= at_y < end:
-                count = min(_steps(at_x, right, end), _steps(at_y, down, end), size - column)
+            if column < last and 0 <= at_x < end and 0 <= at_y < end:
+                count = min(_steps(at_x, right, end), _steps(at_y, down, end), last - column)
                 place = target + line * width + column * 3
                 if on_columns:
                     sample_columns(source, width, at_x, at_y, right, down, count, place)
@@ -172,7 +174,7 @@ def _steps(at, step, end):  # type: ignore[no-untyped-def]
 
 @inner
 def _sample_edge(image, x, y, out, at):  # type: ignore[no-untyped-def]
-    """A pixel of which some neighbours lie outside, or all of them; to byte `at` of a line."""
+    """A pixel of which some neighbours may lie outside; to byte `at` of a line."""
     size = len(image)
     left, above = x >> PLACE_BITS, y >> PLACE_BITS
     across = _F(np.int32((x >> 8) & 0xFFFFFF)) * _PER_STEP

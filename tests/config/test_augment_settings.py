@@ -89,9 +89,9 @@ def test_json_of_other_commands_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--scale", "1,0.5"), "--scale: 1 to 0.5, expected from 0.0001 or more up to 1 or less"),
-        (("--scale", "0.5"), "--scale: 0.5, expected from"),
-        (("--ratio", "-1,2"), "--ratio: -1 to 2, expected from 0.01"),
+        (("--scale", "1,0.5"), "--scale: 1 to 0.5, expected 0.0001 to 1, the lower number first"),
+        (("--scale", "0.5"), "--scale: 0.5, expected 0.0001 to 1"),
+        (("--ratio", "-1,2"), "--ratio: -1 to 2, expected 0.01 to 100"),
         (("--scale", "a,1"), "augmentation: 'a,1', expected numbers with commas between them"),
         (("--augment", "auto"), "--augment: 'auto', expected one of none, trivial, rand"),
         (("--augment", "rand-n9"), "--augment: 'rand-n9', expected at most n8 and m30"),

@@ -330,7 +330,7 @@ def test_one_bad_row_is_enough() -> None:
     operations = make_operations([[(FLIP_DOWN, 0.0)]] * 4, 7)
     for array, value in ((operations.codes, ERASE + 1), (operations.values, np.nan)):
         before, array[3, 0] = array[3, 0], value
-        with pytest.raises(ValueError, match="unknown ones"):
+        with pytest.raises(ValueError, match="an unknown code"):
             operations.check(4, 7)
         array[3, 0] = before
     operations.check(4, 7)
