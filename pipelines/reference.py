@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,6 +26,9 @@ from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.images.pillow import crop
 from pipelines.operations import Mix, Operations
 from pipelines.plan import Rows
+
+if TYPE_CHECKING:
+    import torch
 
 #: ImageNet's channel means and deviations, of pixels scaled to 0-1: what torchvision's pretrained
 #: weights were trained with.
@@ -100,6 +102,8 @@ def find_cover(
 
 def change(pixels: NDArray[np.uint8], operations: Operations, row: int) -> NDArray[np.uint8]:
     """uint8[S, S, 3]: an image behind the operations of one row, in their order."""
+    import torch  # converting takes decoders from here, and nothing as large
+
     image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     box = operations.boxes[row].tolist()
     drawn, values = operations.codes[row].tolist(), operations.values[row].tolist()
@@ -110,6 +114,7 @@ def change(pixels: NDArray[np.uint8], operations: Operations, row: int) -> NDArr
 
 def _apply(image: Any, code: int, value: float, box: Sequence[int]) -> Any:
     """uint8[3, S, S] behind one operation; see `codes` for what its value is."""
+    import torch
     from torchvision.transforms.v2 import InterpolationMode, functional  # takes seconds to load
 
     bilinear = InterpolationMode.BILINEAR

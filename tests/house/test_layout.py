@@ -210,9 +210,10 @@ def test_imports_are_found_in_every_form(tmp_path: Path):
     ("code", "output"),
     [
         ("import pipelines", ""),
+        ("import pipelines.conversion.run, pipelines.reference", ""),
         ("import sys; sys.argv[1:] = ['--help']; import fastft.cli.main as c; c.main()", "Usage"),
     ],
-    ids=["import pipelines", "fastft --help"],
+    ids=["import pipelines", "conversion", "fastft --help"],
 )
 def test_starting_up_loads_nothing_heavy(code: str, output: str):
     done = subprocess.run(
