@@ -34,6 +34,7 @@ from pipelines.codes import (
     NOTHING,
     SHARPNESS,
 )
+from pipelines.kernels.arguments import check_tensors
 from pipelines.kernels.changing_passes import change_pixels, fill_tables
 
 #: Pixels of one program, 4 of each thread: enough loads to wait for at once, few enough registers
@@ -143,7 +144,7 @@ def change(
     columns = codes.shape[-1] if codes.ndim else 0
     real = torch.float32 if values.dtype == torch.float32 else torch.float64
     other, tables = scratch.other[:batch], scratch.tables[:batch]
-    for name, tensor, dtype, shape in (
+    expected = (
         ("pixels", pixels, torch.uint8, pixels.shape),
         ("codes", codes, torch.int32, (batch, columns)),
         ("values", values, real, (batch, columns)),
@@ -151,12 +152,8 @@ def change(
         ("matrices", matrices, torch.float32, (batch, columns, 6)),
         ("scratch.other", other, torch.uint8, pixels.shape),
         ("scratch.tables", tables, torch.uint8, (batch, 3, _LEVELS)),
-    ):
-        if tensor.dtype != dtype or tensor.shape != shape or tensor.device != pixels.device:
-            found_ = f"{tensor.dtype}{list(tensor.shape)} on {tensor.device}"
-            raise ValueError(f"{name}: {found_}, expected {dtype}{list(shape)} on {pixels.device}")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name}: strides {tensor.stride()}, expected contiguous memory")
+    )
+    check_tensors(expected, pixels.device)
     if not batch or not size:
         return pixels
     if pixels.data_ptr() == other.data_ptr():

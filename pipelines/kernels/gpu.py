@@ -26,6 +26,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 
+from pipelines.kernels.arguments import check_tensors
 from pipelines.kernels.chroma import to_rgb
 from pipelines.kernels.passes import FEW_TAPS, fill_taps, first_pass, second_pass
 
@@ -218,7 +219,7 @@ def render_rows(
         raise ValueError(f"out: on {out.device}, expected {'the CPU' if _INTERPRETED else 'a GPU'}")
     batch, size = out.shape[:2]
     taps = scratch.weights.shape[2]
-    for name, tensor, dtype, shape in (
+    expected = (
         ("data", frames.data, torch.uint8, frames.data.shape),
         ("offsets", frames.offsets, torch.int64, (batch, 3)),
         ("pitches", frames.pitches, torch.int64, (batch, 2)),
@@ -233,12 +234,8 @@ def render_rows(
         ("scratch.between", scratch.between, torch.uint8, scratch.between.shape),
         ("scratch.rgb", scratch.rgb, torch.uint8, scratch.rgb.shape),
         ("out", out, out.dtype, out.shape),
-    ):
-        if tensor.dtype != dtype or tensor.shape != shape or tensor.device != out.device:
-            found = f"{tensor.dtype}{list(tensor.shape)} on {tensor.device}"
-            raise ValueError(f"{name}: {found}, expected {dtype}{list(shape)} on {out.device}")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name}: strides {tensor.stride()}, expected contiguous memory")
+    )
+    check_tensors(expected, out.device)
     if not batch or not size:
         return
     if not fits(scratch, batch, needs):
