@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.added_options import add_options, options_of
 from fastft.config.augment import AUGMENT_FIELDS, make_augment
-from pipelines.augment import POLICIES, USUAL
+from pipelines.augment import POLICIES, USUAL, Augment
 from pipelines.errors import UsageError
 
 _PANEL = "Augmentation"
@@ -96,19 +95,9 @@ def augmentation(
 
 def takes_augment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of augmentation, which it receives as `asked`, an Augment."""
-    own = inspect.signature(command, eval_str=True).parameters
-    mine = [each for name, each in own.items() if name != "asked"]
-    added = inspect.signature(augmentation, eval_str=True).parameters
+    return add_options(command, options_of(augmentation), "asked", _gather)
 
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        asked = {name: given.pop(field) for name, field in AUGMENT_FIELDS.items()}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        command(**given, asked=make_augment(asked))
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [each.replace(kind=keyword) for each in (*mine, *added.values())]
-    del wrapped.__wrapped__  # whose signature would be taken
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
-    return wrapped
+def _gather(taken: dict[str, Any]) -> Augment:
+    given = {name: taken[field] for name, field in AUGMENT_FIELDS.items()}
+    return make_augment({name: value for name, value in given.items() if value is not None})

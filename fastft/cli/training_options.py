@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.added_options import add_options, options_of
 from fastft.cli.augment_options import augmentation
 from fastft.config.checks import defaults
 from fastft.config.recipes import RECIPES, make_config, read_settings
@@ -297,26 +296,14 @@ def takes_training_options(command: Callable[..., None]) -> Callable[..., None]:
     `training` maps each field of `TrainConfig` that was asked for to its value, beside `recipe` and
     `config`, which `make_config` takes apart from them.
     """
-    own = inspect.signature(command, eval_str=True).parameters
-    mine = [each for name, each in own.items() if name != "training"]
-    stubs = (_training, augmentation)
-    known = [inspect.signature(stub, eval_str=True).parameters for stub in stubs]
-    # A command that has an option of its own by some name means something else by it.
-    added = {name: each for part in known for name, each in part.items() if name not in own}
+    return add_options(command, options_of(_training, augmentation), "training", _gather)
 
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        training = {name: given.pop(name) for name in added}
-        # An empty list where it was not given.
-        training["reuse_head"] = tuple(training["reuse_head"] or ()) or None
-        command(**given, training={k: v for k, v in training.items() if v is not None})
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [each.replace(kind=keyword) for each in (*mine, *added.values())]
-    del wrapped.__wrapped__  # whose signature would be taken
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
-    return wrapped
+def _gather(taken: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    # An empty list where it was not given.
+    taken["reuse_head"] = tuple(taken["reuse_head"] or ()) or None
+    return {name: value for name, value in taken.items() if value is not None}
 
 
 def as_config(training: dict[str, Any], out: Path) -> TrainConfig:
