@@ -24,8 +24,7 @@ AUTO_CONTRAST, EQUALIZE = 15, 16
 #: A rectangle becomes the mean colour; see `augment.Operations.boxes`.
 ERASE = 17
 
-#: Those that move pixels by a matrix; those of which each output value depends on one input value
-#: of its channel, and on sums over the image; of these, those that need sums.
+#: Those that move pixels by a matrix.
 GEOMETRIC = (SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE)
 
 #: Their names, for people.

@@ -24,7 +24,7 @@ from pipelines import codes
 from pipelines.augment import BINS, Augment
 from pipelines.order import BLOCK, Floats, Ints, make_key, uniform
 
-#: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 to 3 are
+#: Purposes of the numbers of one (seed, epoch); part of the seed, so never renumber. 1 to 3 are
 #: orders and boxes.
 _OPERATIONS, _MIXES = 4, 5
 #: Draws reserved per sample, and where each setting's begin: never renumber.

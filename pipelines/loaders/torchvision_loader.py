@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pipelines.changing.on_cpu import Changer
     from pipelines.regions import RegionDecoder
 
-#: Bytes behind a batch that whatever executes operations touches, see `changer`.
+#: Bytes behind a batch that whatever executes operations touches, see `changing.on_cpu`.
 _SPARE_BYTES = 16
 #: Mean area from which on photos are decoded in part, px: numba, which that takes, is loaded in the
 #: time in which 20 of them are decoded, and of smaller ones Pillow's own work is most.

@@ -18,10 +18,19 @@ from pipelines.errors import UsageError
 
 PATHS: dict[str, Any] = {"data": Path("d"), "out": Path("o")}
 ASKED = Augment(
-    policy="rand-n1-m5", scale=(0.35, 1.0), ratio=(0.9, 1.1), hflip=0.25, vflip=0.1,
-    color_jitter=(0.4, 0.3, 0.2, 0.1), grayscale=0.05, erase=0.25, mixup=0.2, cutmix=1.0,
-    mix_prob=0.9, mix_switch=0.3,
-)  # fmt: skip
+    policy="rand-n1-m5",
+    scale=(0.35, 1.0),
+    ratio=(0.9, 1.1),
+    hflip=0.25,
+    vflip=0.1,
+    color_jitter=(0.4, 0.3, 0.2, 0.1),
+    grayscale=0.05,
+    erase=0.25,
+    mixup=0.2,
+    cutmix=1.0,
+    mix_prob=0.9,
+    mix_switch=0.3,
+)
 TOML = """
 augment = "rand-n1-m5"
 scale = [0.35, 1]

@@ -44,18 +44,34 @@ def center(image: Image.Image, size: int) -> Image.Image:
 #: View, size, options, and the same by torchvision. Its TenCrop mirrors before it cuts the centre:
 #: that is the mirror image of the centre where what is cut off is an even number of pixels.
 CASES: dict[str, tuple[str, int, dict[str, Any], Views]] = {
-    "upside down": ("eval", 40, {"vflip": True},
-                    lambda image, size: [each := center(image, size), F.vflip(each)]),
-    "four": ("eval", 40, {"flip": True, "vflip": True},
-             lambda image, size: turn([center(image, size)])),
+    "upside down": (
+        "eval",
+        40,
+        {"vflip": True},
+        lambda image, size: [each := center(image, size), F.vflip(each)],
+    ),
+    "four": (
+        "eval",
+        40,
+        {"flip": True, "vflip": True},
+        lambda image, size: turn([center(image, size)]),
+    ),
     "five": ("eval", 40, {"crops": 5}, F.five_crop),
     "five square": ("eval-square", 40, {"crops": 5}, F.five_crop),
     "ten": ("eval-square", 42, {"crops": 5, "flip": True}, F.ten_crop),
-    "ten upside down": ("eval-square", 42, {"crops": 5, "vflip": True},
-                        lambda image, size: F.ten_crop(image, size, vertical_flip=True)),
-    "twenty": ("eval", 40, {"crops": 5, "flip": True, "vflip": True},
-               lambda image, size: turn(F.five_crop(image, size))),
-}  # fmt: skip
+    "ten upside down": (
+        "eval-square",
+        42,
+        {"crops": 5, "vflip": True},
+        lambda image, size: F.ten_crop(image, size, vertical_flip=True),
+    ),
+    "twenty": (
+        "eval",
+        40,
+        {"crops": 5, "flip": True, "vflip": True},
+        lambda image, size: turn(F.five_crop(image, size)),
+    ),
+}
 
 
 def resize(photos: Path, view: str, size: int) -> list[Image.Image]:

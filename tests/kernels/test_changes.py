@@ -29,7 +29,7 @@ from pipelines.codes import (
     SOLARIZE,
     TRANSLATE_X,
     TRANSLATE_Y,
-)  # fmt: skip
+)
 from pipelines.kernels import changes
 from pipelines.operations import Operations, draw_operations
 from pipelines.reference import MEAN, STD

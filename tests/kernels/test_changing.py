@@ -30,7 +30,7 @@ from pipelines.codes import (
     SOLARIZE,
     TRANSLATE_X,
     TRANSLATE_Y,
-)  # fmt: skip
+)
 from pipelines.operations import Operations
 from pipelines.reference import change as define
 
@@ -95,15 +95,21 @@ def make_operations(rows: Sequence[Sequence[tuple[int, float]]], size: int) -> O
 
 
 def run(
-    kernels: ModuleType, device: torch.device, pixels: np.ndarray, operations: Operations,
+    kernels: ModuleType,
+    device: torch.device,
+    pixels: np.ndarray,
+    operations: Operations,
     real: Any = np.float64,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """uint8[B, S, S, 3] of the kernels, with scratch for a row more than there are."""
     count, size = pixels.shape[:2]
     arrays = (
-        pixels.copy(), operations.codes, operations.values.astype(real), operations.boxes,
+        pixels.copy(),
+        operations.codes,
+        operations.values.astype(real),
+        operations.boxes,
         operations.matrices(size).astype(np.float32),
-    )  # fmt: skip
+    )
     given = [torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in arrays]
     scratch = kernels.make_scratch(count + 1, size, device)
     scratch.other.fill_(77)
@@ -288,9 +294,12 @@ def test_nothing_to_do(kernels: ModuleType, device: torch.device) -> None:
     ],
 )
 def test_wrong_arguments_are_named(
-    name: str, change: Callable[[Any], Any], complaint: str, kernels: ModuleType,
+    name: str,
+    change: Callable[[Any], Any],
+    complaint: str,
+    kernels: ModuleType,
     device: torch.device,
-) -> None:  # fmt: skip
+) -> None:
     given = arguments(kernels, device)
     if "4096" in complaint:
         given["pixels"] = given["pixels"][:1, :1, :1]
@@ -322,9 +331,10 @@ def test_the_host_waits_for_nothing(kernels: ModuleType, device: torch.device) -
 
 @pytest.fixture(scope="module")
 def compiled(
-    load_kernels: Callable[..., ModuleType], request: pytest.FixtureRequest,
+    load_kernels: Callable[..., ModuleType],
+    request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[ModuleType, dict[str, str]]:  # fmt: skip
+) -> tuple[ModuleType, dict[str, str]]:
     """`changing`, and the PTX of its kernels for an H200; it needs no GPU."""
     triton = pytest.importorskip("triton")
     if triton.knobs.runtime.interpret:

@@ -112,8 +112,10 @@ def test_shares_are_torchs_probabilities(smoothing: float) -> None:
     assert Loss(label_smoothing=smoothing)(logits, shares).item() == pytest.approx(wanted.item())
     total = Loss(label_smoothing=smoothing, reduction="sum")(logits, shares)
     assert total.item() == pytest.approx(6 * wanted.item())
-    parts = [Loss(label_smoothing=smoothing)(logits[at:to], shares[at:to], 6).item()
-             for at, to in ((0, 4), (4, 4), (4, 6))]  # fmt: skip
+    parts = [
+        Loss(label_smoothing=smoothing)(logits[at:to], shares[at:to], 6).item()
+        for at, to in ((0, 4), (4, 4), (4, 6))
+    ]
     assert parts[1] == 0
     assert sum(parts) == pytest.approx(wanted.item())
 

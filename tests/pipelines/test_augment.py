@@ -19,9 +19,12 @@ COUNT = 20_000
 NAN = math.nan
 #: Every setting that changes pixels, in two forms.
 ALL: dict[str, Any] = {
-    "vflip": 0.5, "policy": "trivial", "color_jitter": (0.4, 0.4, 0.4, 0.1), "grayscale": 0.5,
+    "vflip": 0.5,
+    "policy": "trivial",
+    "color_jitter": (0.4, 0.4, 0.4, 0.1),
+    "grayscale": 0.5,
     "erase": 0.5,
-}  # fmt: skip
+}
 SIDES = (
     np.array([500, 300, 640, 1, 5000, 97, 224, 333], np.int32),
     np.array([375, 400, 427, 1, 20, 61, 224, 500], np.int32),
@@ -91,10 +94,15 @@ def test_limits_themselves_are_taken() -> None:
 @pytest.mark.parametrize(
     ("policy", "count", "strength"),
     [
-        ("none", 0, 0), ("trivial", 0, 0), ("rand", 2, 9), ("rand-n2-m9", 2, 9), ("rand-n8", 8, 9),
-        ("rand-m30", 2, 30), ("rand-n1-m0", 1, 0),
+        ("none", 0, 0),
+        ("trivial", 0, 0),
+        ("rand", 2, 9),
+        ("rand-n2-m9", 2, 9),
+        ("rand-n8", 8, 9),
+        ("rand-m30", 2, 30),
+        ("rand-n1-m0", 1, 0),
     ],
-)  # fmt: skip
+)
 def test_policies_say_how_many_how_strong(policy: str, count: int, strength: int) -> None:
     augment = Augment(policy=policy)
     assert (augment.rand_count, augment.rand_strength) == (count, strength)
@@ -142,18 +150,36 @@ def test_recordio_has_scales_of_its_own(settings: dict[str, Any]) -> None:
 
 def test_operations_say_what_they_do() -> None:
     drawn = [
-        (codes.NOTHING, 0.0), (codes.FLIP_DOWN, 0.0), (codes.SHEAR_X, 0.3),
-        (codes.TRANSLATE_Y, -32.0), (codes.ROTATE, 121.7), (codes.BRIGHTNESS, 1.462),
-        (codes.HUE, -0.0996), (codes.GRAY, 0.0), (codes.POSTERIZE, 4.0), (codes.SOLARIZE, 102.0),
-        (codes.AUTO_CONTRAST, 0.0), (codes.EQUALIZE, 0.0), (codes.ERASE, 0.0),
-    ]  # fmt: skip
+        (codes.NOTHING, 0.0),
+        (codes.FLIP_DOWN, 0.0),
+        (codes.SHEAR_X, 0.3),
+        (codes.TRANSLATE_Y, -32.0),
+        (codes.ROTATE, 121.7),
+        (codes.BRIGHTNESS, 1.462),
+        (codes.HUE, -0.0996),
+        (codes.GRAY, 0.0),
+        (codes.POSTERIZE, 4.0),
+        (codes.SOLARIZE, 102.0),
+        (codes.AUTO_CONTRAST, 0.0),
+        (codes.EQUALIZE, 0.0),
+        (codes.ERASE, 0.0),
+    ]
     code, value = np.array(drawn).T[:, None]
     operations = Operations(code.astype(np.int32), value, np.array([[1, 2, 30, 40]], np.int32))
     assert operations.describe(0) == [
-        "upside down", "shear x 0.30", "translate y -32 px", "rotate 122°", "brightness 1.46",
-        "hue -0.10", "gray", "posterize 4 bits", "solarize 102", "autocontrast", "equalize",
+        "upside down",
+        "shear x 0.30",
+        "translate y -32 px",
+        "rotate 122°",
+        "brightness 1.46",
+        "hue -0.10",
+        "gray",
+        "posterize 4 bits",
+        "solarize 102",
+        "autocontrast",
+        "equalize",
         "erase 30x40",
-    ]  # fmt: skip
+    ]
     assert operations.describe(0) == operations.take(slice(0, 1)).describe(0)
     nothing = Operations(np.zeros((1, 2), np.int32), np.zeros((1, 2)), np.zeros((1, 4), np.int32))
     assert nothing.describe(0) == []
@@ -223,12 +249,25 @@ def test_mirror_images_are_as_many_as_asked() -> None:
 #: of recordio's, how large a photo is resized, and where the output lies in that.
 ORDER, FLIPS = [0, 7, 6, 3, 2, 5, 4, 1], [1, 0, 1, 0, 0, 1, 1, 1]
 CROPS = [
-    [159, 188, 209, 223], [18, 1, 332, 299], [209, 282, 183, 216], [0, 0, 1, 1],
-    [0, 2486, 20, 27], [11, 46, 36, 40], [42, 18, 158, 190], [206, 46, 197, 259],
-]  # fmt: skip
+    [159, 188, 209, 223],
+    [18, 1, 332, 299],
+    [209, 282, 183, 216],
+    [0, 0, 1, 1],
+    [0, 2486, 20, 27],
+    [11, 46, 36, 40],
+    [42, 18, 158, 190],
+    [206, 46, 197, 259],
+]
 RESIZED = [
-    [65, 86], [132, 99], [100, 149], [71, 71], [67, 16750], [95, 151], [107, 107], [130, 87],
-]  # fmt: skip
+    [65, 86],
+    [132, 99],
+    [100, 149],
+    [71, 71],
+    [67, 16750],
+    [95, 151],
+    [107, 107],
+    [130, 87],
+]
 CORNERS = [[1, 21], [21, 9], [25, 40], [1, 4], [1, 8170], [13, 76], [13, 0], [58, 9]]
 
 
@@ -254,13 +293,15 @@ def test_a_seed_keeps_its_operations() -> None:
     here = {"seed": 0, "epoch": 0, "samples": np.arange(3), "size": 224}
     drawn = draw_operations(Augment(**ALL), **here)
     assert drawn.codes.tolist() == [
-        [0, 9, 11, 8, 9, 7, 12, 17], [0, 15, 8, 11, 9, 7, 0, 0], [1, 15, 7, 9, 8, 11, 0, 0],
-    ]  # fmt: skip
+        [0, 9, 11, 8, 9, 7, 12, 17],
+        [0, 15, 8, 11, 9, 7, 0, 0],
+        [1, 15, 7, 9, 8, 11, 0, 0],
+    ]
     assert np.round(drawn.values, 4).tolist() == [
         [0, 1.462, 0.0727, 0.9886, 0.6787, 1.3101, 0, 0],
         [0, 0, 1.143, 0.029, 0.8644, 1.2851, 0, 0],
         [0, 0, 0.8231, 0.6037, 0.8041, -0.0996, 0, 0],
-    ]  # fmt: skip
+    ]
     assert drawn.boxes.tolist() == [[8, 61, 63, 140], [0] * 4, [0] * 4]
     drawn = draw_operations(Augment(policy="rand-n3-m9"), **here)
     assert drawn.codes.tolist() == [[16, 9, 4], [7, 16, 10], [16, 7, 8]]

@@ -22,10 +22,16 @@ COUNT, SIZE, CLASSES = 20_000, 224, 5
 LEAST = 1e-4
 #: MixUp and CutMix that do little, much, all and nothing.
 MIXES = [
-    Mix(0.3), Mix(0.7), Mix(1.0), Mix(0.0), Mix(0.99999998),
-    Mix(1 - 12 / 49, (1, 2, 4, 6)), Mix(1 - 7 / 49, (0, 0, 1, 7)), Mix(0.0, (0, 0, 7, 7)),
+    Mix(0.3),
+    Mix(0.7),
+    Mix(1.0),
+    Mix(0.0),
+    Mix(0.99999998),
+    Mix(1 - 12 / 49, (1, 2, 4, 6)),
+    Mix(1 - 7 / 49, (0, 0, 1, 7)),
+    Mix(0.0, (0, 0, 7, 7)),
     Mix(1.0, (3, 3, 3, 3)),
-]  # fmt: skip
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -1,4 +1,4 @@
-"""What the plan draws beyond crop and mirror, against torchvision's own random transforms."""
+"""The plan's draws beyond crop and mirror, against torchvision's own random transforms."""
 
 import math
 from collections.abc import Callable
@@ -20,21 +20,33 @@ COUNT, SIZE = 20_000, 224
 SAMPLES = np.arange(COUNT)
 #: Seeds are fixed: what passes once passes for ever. Of 1,000 sets of seeds, about 10 would not.
 LEAST = 1e-4
-#: What torchvision's policies call operations, in its order.
+#: Names of operations in torchvision's policies, in its order.
 NAMES = {
-    "Identity": codes.NOTHING, "ShearX": codes.SHEAR_X, "ShearY": codes.SHEAR_Y,
-    "TranslateX": codes.TRANSLATE_X, "TranslateY": codes.TRANSLATE_Y, "Rotate": codes.ROTATE,
-    "Brightness": codes.BRIGHTNESS, "Color": codes.SATURATION, "Contrast": codes.CONTRAST,
-    "Sharpness": codes.SHARPNESS, "Posterize": codes.POSTERIZE, "Solarize": codes.SOLARIZE,
-    "AutoContrast": codes.AUTO_CONTRAST, "Equalize": codes.EQUALIZE,
-}  # fmt: skip
+    "Identity": codes.NOTHING,
+    "ShearX": codes.SHEAR_X,
+    "ShearY": codes.SHEAR_Y,
+    "TranslateX": codes.TRANSLATE_X,
+    "TranslateY": codes.TRANSLATE_Y,
+    "Rotate": codes.ROTATE,
+    "Brightness": codes.BRIGHTNESS,
+    "Color": codes.SATURATION,
+    "Contrast": codes.CONTRAST,
+    "Sharpness": codes.SHARPNESS,
+    "Posterize": codes.POSTERIZE,
+    "Solarize": codes.SOLARIZE,
+    "AutoContrast": codes.AUTO_CONTRAST,
+    "Equalize": codes.EQUALIZE,
+}
 SIGNED = [code for name, code in NAMES.items() if v2.RandAugment._AUGMENTATION_SPACE[name][1]]
 JITTERED = (codes.BRIGHTNESS, codes.CONTRAST, codes.SATURATION, codes.HUE)
 #: Settings, and how many operations each of them makes.
 SETTINGS: list[tuple[dict[str, Any], int]] = [
-    ({"vflip": 0.5}, 1), ({"policy": "trivial"}, 1), ({"color_jitter": (0.4, 0.4, 0.4, 0.1)}, 4),
-    ({"grayscale": 0.5}, 1), ({"erase": 0.5}, 1),
-]  # fmt: skip
+    ({"vflip": 0.5}, 1),
+    ({"policy": "trivial"}, 1),
+    ({"color_jitter": (0.4, 0.4, 0.4, 0.1)}, 4),
+    ({"grayscale": 0.5}, 1),
+    ({"erase": 0.5}, 1),
+]
 
 
 def draw(
@@ -88,7 +100,7 @@ def record_applied(transform: Any) -> np.ndarray:
 
 
 def to_value(name: str, magnitude: float) -> float:
-    """What torchvision hands its functional."""
+    """Arguments that torchvision hands its functional."""
     if name.startswith("Translate"):
         # linspace's 16 px are 15.999999 on a CPU with AVX.
         return math.copysign(int(abs(magnitude) + 1e-4), magnitude)
@@ -185,7 +197,7 @@ def test_trivial_magnitudes_are_uniform() -> None:
     ("count", "strength", "size"), [(1, 0, 224), (2, 9, 1), (2, 15, 97), (3, 30, 64), (8, 1, 224)]
 )
 def test_rand_has_one_magnitude(count: int, strength: int, size: int) -> None:
-    """Of each operation, both signs of it; a translation's depends on the size."""
+    """Each operation has both signs of it; a translation's depends on the size."""
     ours = draw(5000, policy=f"rand-n{count}-m{strength}", size=size)
     assert ours.codes.shape == (5000, count)
     for name, code in NAMES.items():
@@ -329,7 +341,7 @@ def test_epochs_seeds_and_samples_are_independent() -> None:
 
 
 def test_settings_are_independent() -> None:
-    """Of each other, and of the crop and the mirror image."""
+    """They are independent of each other, and of the crop and the mirror image."""
     plan = many(policy="trivial", color_jitter=(0.4,), grayscale=0.3, vflip=0.5, erase=0.5)
     rows = plan.rows(SAMPLES)
     assert rows.operations is not None

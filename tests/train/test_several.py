@@ -75,8 +75,10 @@ def runs(even: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     changed = {"double": True, "config": config}
     mixes = {"augment": "trivial", "erase": 0.3, "mixup": 0.3, "cutmix": 1.0, "mix_prob": 0.8}
     for name, world, more in (
-        ("mixed", 1, {}), ("mixed-changed", 2, {"stop_after": 2}), ("mixed-changed", 3, {}),
-    ):  # fmt: skip
+        ("mixed", 1, {}),
+        ("mixed-changed", 2, {"stop_after": 2}),
+        ("mixed-changed", 3, {}),
+    ):
         mixing = settings(even, out / name, checkpoint_every="1", class_weight="balanced", **mixes)
         jobs.append({"world": world, "double": True, "config": mixing, **more})
     jobs += [
