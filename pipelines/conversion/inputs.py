@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.archive import open_archive
+from pipelines.formats.columns import Columns
 from pipelines.formats.folder import find_clash, read_folder, read_splits, require_folder
 from pipelines.formats.recordio import open_records
 from pipelines.formats.splits import (
@@ -49,6 +50,11 @@ class Listing(Protocol):
     @property
     def labels(self) -> NDArray[np.int64]:
         """int64[N], indices into `classes`."""
+        ...
+
+    @property
+    def columns(self) -> Columns:
+        """What is known of each sample beside its label."""
         ...
 
     @property

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
 from pipelines.formats.archive_member import UnreadableMember, read_member
+from pipelines.formats.columns import NONE, Columns
 from pipelines.formats.folder import (
     IMAGE_SUFFIXES,
     MACOS_FOLDER,
@@ -51,6 +52,7 @@ class ZipFolder:
         labels: int64[N].
         ignored: suffix -> how many files were passed over as no images.
         passed_over: folders beside it that are no split.
+        columns: nothing is known beside the labels.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class ZipFolder:
     _members: tuple[zipfile.ZipInfo, ...] = field(repr=False)
     _file: int = field(repr=False)
     passed_over: tuple[str, ...] = ()
+    columns: Columns = NONE
 
     def __len__(self) -> int:
         return len(self.names)

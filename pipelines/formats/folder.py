@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import DataError
 from pipelines.formats import splits
+from pipelines.formats.columns import NONE, Columns
 from pipelines.formats.splits import Layout, describe_loose_images, read_layout, require_train
 from pipelines.limits import MAX_FILE_BYTES
 
@@ -53,6 +54,7 @@ class Folder:
         labels: int64[N].
         ignored: suffix -> how many files were passed over as no images.
         passed_over: folders beside it that are no split.
+        columns: nothing is known beside the labels.
     """
 
     root: Path
@@ -61,6 +63,7 @@ class Folder:
     labels: NDArray[np.int64]
     ignored: dict[str, int]
     passed_over: tuple[str, ...] = ()
+    columns: Columns = NONE
 
     def __len__(self) -> int:
         return len(self.names)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
+from pipelines.formats.columns import NONE, Columns
 from pipelines.formats.recordio_format import Table, read_table
 from pipelines.limits import MAX_FILE_BYTES
 
@@ -45,6 +46,7 @@ class Records:
         labels: int64[N].
         ignored: what was passed over -> how many.
         passed_over: no folders.
+        columns: nothing is known beside the labels.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Records:
     _skips: NDArray[np.int64] = field(repr=False)
     _file: int = field(repr=False)
     passed_over: tuple[str, ...] = ()
+    columns: Columns = NONE
 
     def __len__(self) -> int:
         return len(self.names)
