@@ -10,14 +10,22 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
+from pipelines.formats.beton_extra import Extra, read_extra
+from pipelines.formats.beton_labels import TYPE_NDARRAY
+from pipelines.formats.beton_tables import (
+    allocated_sizes,
+    check_bounds,
+    read_classes,
+    read_targets,
+)
+from pipelines.formats.columns import Columns
 from pipelines.formats.held_file import HeldFile
 from pipelines.formats.layout import (
     ALLOCATION,
@@ -29,8 +37,6 @@ from pipelines.formats.layout import (
     MAGIC,
     METADATA,
     METADATA_START,
-    MODE_JPG,
-    MODE_RAW,
     TYPE_INT,
     TYPE_RGB,
     VERSION,
@@ -38,8 +44,7 @@ from pipelines.formats.layout import (
     Preparation,
     Stored,
 )
-from pipelines.formats.shards import Shard, read_shard
-from pipelines.limits import MAX_FILE_BYTES, MAX_SIDE_PX, MOST_PIXELS
+from pipelines.formats.shards import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Index:
     Attributes:
         path: the file.
         classes: class names; plain numbers in files that stock FFCV wrote.
-        labels: int64[N].
+        labels: int64[N]; zeros where `columns.task` is another than `classes`.
         widths, heights: int32[N], px.
         modes: uint8[N], MODE_JPG or MODE_RAW.
         pointers, sizes: int64[N], bytes.
@@ -60,6 +65,9 @@ class Index:
         preparation: how the pixels were prepared.
         doubtful: sample -> why its pixels may be wrong.
         odd: sample -> what decoders say of it that costs no pixel.
+        columns: what is known of the samples beside their labels.
+        division: how the data were split in converting, in words; empty: they came so.
+        numbers: int64[N], the samples' numbers in the file; None: these are all, in order.
         file: the file, held open.
     """
 
@@ -78,16 +86,43 @@ class Index:
     preparation: Preparation
     doubtful: Mapping[int, str]
     odd: Mapping[int, str]
-    _extra: _Extra | None = field(repr=False)
+    columns: Columns
+    division: str
+    _extra: Extra | None = field(repr=False)
     file: HeldFile = field(repr=False)
+    numbers: NDArray[np.int64] | None = field(repr=False)
     _checked: NDArray[np.bool_] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
+    def __reduce__(self) -> tuple[object, tuple[Path, NDArray[np.int64] | None]]:
         """A process that is handed an index reads it anew."""
-        return read_index, (self.path,)
+        return _read_some, (self.path, self.numbers)
+
+    def take(self, samples: NDArray[np.int64]) -> Index:
+        """An index of some of the samples, numbered anew in the order given."""
+        numbers = samples if self.numbers is None else self.numbers[samples]
+        places = {int(sample): place for place, sample in enumerate(samples)}
+
+        def keep(remarks: Mapping[int, str]) -> dict[int, str]:
+            return {places[at]: said for at, said in remarks.items() if at in places}
+
+        return replace(
+            self,
+            labels=self.labels[samples],
+            widths=self.widths[samples],
+            heights=self.heights[samples],
+            modes=self.modes[samples],
+            pointers=self.pointers[samples],
+            sizes=self.sizes[samples],
+            checksums=None if self.checksums is None else self.checksums[samples],
+            doubtful=keep(self.doubtful),
+            odd=keep(self.odd),
+            columns=self.columns.take(samples),
+            numbers=numbers,
+            _checked=self._checked[samples],
+        )
 
     @property
     def has_names(self) -> bool:
@@ -97,6 +132,8 @@ class Index:
     def name(self, sample: int) -> str:
         """The source file of a sample, relative to the converted folder."""
         extra = self._extra
+        if self.numbers is not None:
+            sample = int(self.numbers[sample])
         if extra is None:
             return f"sample {sample}"
         # A file that is being destroyed may have lost its names first; an error wants one still.
@@ -184,7 +221,8 @@ class Index:
         if self.checksums is not None:
             return hashlib.sha256(self.checksums.tobytes()).digest()
         state = os.stat(self.path)
-        return f"{state.st_size} {state.st_mtime_ns}".encode()
+        said = f"{state.st_size} {state.st_mtime_ns}".encode()
+        return said if self.numbers is None else said + hashlib.sha256(self.numbers).digest()
 
     def _bytes(self, sample: int) -> bytes:
         with self._named(sample):
@@ -213,18 +251,6 @@ class Index:
         for sample in range(len(self)):
             crc = zlib.crc32(self._bytes(sample))
             yield sample if crc != int(self.checksums[sample]) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Extra:
-    """The places of our extra block's parts in the file, and the checksum of all of it."""
-
-    at: int
-    ends_at: int
-    names_at: int
-    about_at: int
-    end: int
-    crc32: int
 
 
 _REDO = "rerun fastft convert"
@@ -257,11 +283,12 @@ def read_index(path: Path) -> Index:
     descriptors = file.array(DESCRIPTOR, 2, HEADER.itemsize)
     types = [int(t) for t in descriptors["type"]]
     names = [bytes(name).split(b"\0")[0] for name in descriptors["name"]]
-    if int(header["fields"]) != 2 or types != [TYPE_RGB, TYPE_INT]:
+    kinds = ([TYPE_RGB, TYPE_INT], [TYPE_RGB, TYPE_NDARRAY])
+    if int(header["fields"]) != 2 or types not in kinds:
         raise FormatError(
             path,
             f"{int(header['fields'])} fields of types {types}",
-            "an RGBImageField and an IntField",
+            "an RGBImageField and an IntField or NDArrayField",
             "write it with fastft convert",
         )
     if not all(name.isascii() for name in names) or names[0] == names[1]:
@@ -279,31 +306,31 @@ def read_index(path: Path) -> Index:
         raise FormatError(path, "its allocation table ends in the middle", "whole entries", _REDO)
     allocation = file.array(ALLOCATION, (size - table) // ALLOCATION.itemsize, table)
     pointers = metadata["pointer"]
-    sizes = _allocated_sizes(path, pointers, allocation)
-    _check_bounds(path, metadata, sizes, metadata_end, table)
-    extra = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
-    parts: dict[str, Any] = dict.fromkeys(("checksums", "shard", "_extra"))
-    parts |= {"preparation": Preparation(), "doubtful": {}, "odd": {}}
-    classes: tuple[str, ...] = ()
-    if extra["magic"] == MAGIC:
-        if int(extra["version"]) != EXTRA_VERSION:
-            found = f"extra data of version {int(extra['version'])}"
+    sizes = allocated_sizes(path, pointers, allocation)
+    check_bounds(path, metadata, sizes, metadata_end, table)
+    head = np.frombuffer(descriptors["arguments"][0].tobytes(), EXTRA, 1)[0]
+    extra = None
+    if head["magic"] == MAGIC:
+        if int(head["version"]) != EXTRA_VERSION:
+            found = f"extra data of version {int(head['version'])}"
             raise FormatError(path, found, f"version {EXTRA_VERSION}", _REDO)
-        if zlib.crc32(allocation, zlib.crc32(metadata)) != int(extra["tables_crc32"]):
+        if zlib.crc32(allocation, zlib.crc32(metadata)) != int(head["tables_crc32"]):
             raise FormatError(path, "its tables have changed", "their checksum to hold", _REDO)
         if names != list(FIELD_NAMES):
             raise FormatError(path, "its fields' names have changed", "", _REDO)
-        classes, parts = _read_extra(file, extra, samples, metadata_end, table)
-    elif extra["magic"]:  # stock FFCV leaves zeros there
+        extra = read_extra(file, head, samples, metadata_end, table)
+    elif head["magic"]:  # stock FFCV leaves zeros there
         raise FormatError(path, "its extra data are not marked as such", "", _REDO)
-    labels = metadata["label"].astype(np.int64)
-    known = len(classes) if classes else MAX_SIDE_PX
-    if labels.min() < 0 or labels.max() >= known:
-        found = f"labels from {labels.min()} to {labels.max()}"
-        raise FormatError(path, found, f"0 to {known - 1}", _REDO)
+    about = About(classes=()) if extra is None else extra.about
+    if types[1] == TYPE_INT:
+        labels, classes, columns = *read_classes(path, metadata, about), about.columns
+    else:
+        description = descriptors["arguments"][1]
+        classes, columns = read_targets(file, metadata, allocation, description, extra, table)
+        labels = np.zeros(samples, np.int64)
     return Index(
         path=path,
-        classes=classes or tuple(str(label) for label in range(int(labels.max()) + 1)),
+        classes=classes,
         labels=labels,
         widths=metadata["width"].astype(np.int32),
         heights=metadata["height"].astype(np.int32),
@@ -312,10 +339,23 @@ def read_index(path: Path) -> Index:
         sizes=sizes.astype(np.int64),
         page_bytes=page,
         fields=(names[0].decode(), names[1].decode()),
+        checksums=None if extra is None else extra.checksums,
+        shard=None if extra is None else extra.shard,
+        preparation=about.preparation,
+        doubtful=about.doubtful,
+        odd=about.odd,
+        columns=columns,
+        division=about.division,
         file=file,
+        numbers=None,
+        _extra=extra,
         _checked=np.zeros(samples, np.bool_),
-        **parts,
     )
+
+
+def _read_some(path: Path, numbers: NDArray[np.int64] | None) -> Index:
+    index = read_index(path)
+    return index if numbers is None else index.take(numbers)
 
 
 def _open(path: Path) -> HeldFile:
@@ -332,67 +372,3 @@ def _open(path: Path) -> HeldFile:
     except OSError as error:
         found, expected = (error.strerror or type(error).__name__).lower(), "a .beton file"
     raise DataError(path, found, expected, remedy)
-
-
-def _allocated_sizes(path: Path, pointers: NDArray[Any], allocation: NDArray[Any]) -> NDArray[Any]:
-    """uint64[N]: how many bytes the allocation table gives each sample's pointer."""
-    order = np.argsort(allocation["pointer"], kind="stable")
-    starts = allocation["pointer"][order]
-    at = np.minimum(np.searchsorted(starts, pointers), len(starts) - 1)
-    lost = np.flatnonzero(starts[at] != pointers)
-    if lost.size:
-        raise FormatError(path, f"sample {lost[0]} is not in the allocation table", "", _REDO)
-    return allocation["size"][order][at]
-
-
-def _check_bounds(
-    path: Path, metadata: NDArray[Any], sizes: NDArray[Any], start: int, end: int
-) -> None:
-    pointers, modes = metadata["pointer"], metadata["mode"]
-    # Written without a sum of two file values, which could wrap around.
-    outside = (pointers < start) | (pointers > end) | (sizes > np.uint64(end) - pointers)
-    pixels = metadata["height"].astype(np.uint64) * metadata["width"] * np.uint64(3)
-    checks = {
-        "lies outside the file's pages": outside | (sizes == 0),
-        "has no pixels": pixels == 0,
-        # A few bytes of JPEG may stand for any number of pixels, for which room would be made.
-        f"has more than {MOST_PIXELS:,} pixels": (modes == MODE_JPG) & (pixels > MOST_PIXELS * 3),
-        f"has more than {MAX_FILE_BYTES:,} bytes": (modes == MODE_JPG) & (sizes > MAX_FILE_BYTES),
-        f"has a mode other than {MODE_JPG} (jpg) and {MODE_RAW} (raw)": modes > MODE_RAW,
-        "has a raw size that is not height x width x 3": (modes == MODE_RAW) & (sizes != pixels),
-    }
-    for what, wrong in checks.items():
-        if wrong.any():
-            raise FormatError(path, f"sample {int(np.argmax(wrong))} {what}", "", _REDO)
-
-
-def _read_extra(
-    file: HeldFile, extra: Any, samples: int, start: int, end: int
-) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The class names, and the fields of Index that our extra block holds."""
-    path, pointer, names_bytes = file.path, int(extra["pointer"]), int(extra["names_bytes"])
-    ends_at = pointer + 4 * samples
-    names_at = ends_at + 8 * samples
-    about_at = names_at + names_bytes
-    block_end = about_at + int(extra["about_bytes"])
-    if not (start <= pointer and block_end <= end):
-        raise FormatError(path, "its extra data lie outside the file", "", _REDO)
-    name_ends = file.array("<i8", samples, ends_at)
-    # Compared, not subtracted: a difference could wrap around.
-    if name_ends[0] < 0 or (name_ends[1:] < name_ends[:-1]).any() or name_ends[-1] != names_bytes:
-        raise FormatError(path, "its source names are out of order", "", _REDO)
-    try:
-        about = About.decode(file.read(about_at, block_end - about_at), samples)
-        shard = None if about.shard is None else read_shard(about.shard)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError(path, "its class names cannot be read", "", _REDO) from None
-    return about.classes, {
-        "shard": shard,
-        "preparation": about.preparation,
-        "doubtful": about.doubtful,
-        "odd": about.odd,
-        "checksums": file.array("<u4", samples, pointer),
-        "_extra": _Extra(
-            pointer, ends_at, names_at, about_at, block_end, int(extra["block_crc32"])
-        ),
-    }

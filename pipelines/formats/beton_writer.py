@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError
+from pipelines.formats.beton_labels import TYPE_NDARRAY, describe_rows, place_rows
 from pipelines.formats.layout import (
     ALLOCATION,
     DESCRIPTOR,
@@ -102,12 +104,22 @@ class BetonWriter(AtomicFile):
         os.ftruncate(self.descriptor, self._end)
 
     def finish(self, about: About) -> int:
-        """Write the tables and force everything to disk; returns the file's size in bytes."""
+        """Write the tables and force everything to disk; returns the file's size in bytes.
+
+        Args:
+            about: the file's description; its columns are those of the samples that were written.
+        """
         samples = len(self._names)
         metadata, names = self._metadata[:samples], b"".join(self._names)
         allocation = np.empty(samples, ALLOCATION)
         allocation["sample"] = np.arange(samples)
         allocation["pointer"], allocation["size"] = metadata["pointer"], self._sizes[:samples]
+        descriptors = np.zeros(2, DESCRIPTOR)
+        kind, targets = TYPE_INT, about.columns.targets
+        if targets is not None:
+            kind, rows = TYPE_NDARRAY, self._write_rows(targets.astype("<f4"), descriptors[1])
+            about = replace(about, targets_crc32=zlib.crc32(targets.astype("<f4")))
+            allocation = np.concatenate((allocation, rows))
         ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
         words = about.encode()
         block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, words))
@@ -121,11 +133,10 @@ class BetonWriter(AtomicFile):
             self._end,
             len(names),
         )
-        descriptors = np.zeros(2, DESCRIPTOR)
-        for descriptor, kind, name in zip(
-            descriptors, (TYPE_RGB, TYPE_INT), (b"image", b"label"), strict=True
+        for descriptor, type_, name in zip(
+            descriptors, (TYPE_RGB, kind), (b"image", b"label"), strict=True
         ):
-            descriptor["type"] = kind
+            descriptor["type"] = type_
             descriptor["name"][: len(name)] = np.frombuffer(name, np.uint8)
         descriptors["arguments"][0, : EXTRA.itemsize] = extra.view(np.uint8)
         header = np.zeros(1, HEADER)
@@ -135,6 +146,26 @@ class BetonWriter(AtomicFile):
         _write_at(self.descriptor, header.tobytes() + descriptors.tobytes() + metadata.tobytes(), 0)
         os.fsync(self.descriptor)
         return self._end + len(block) + allocation.nbytes
+
+    def _write_rows(
+        self, targets: NDArray[np.float32], descriptor: NDArray[np.void]
+    ) -> NDArray[np.void]:
+        """Write the labels behind the images; returns their part of the allocation table."""
+        samples, values = targets.shape
+        if samples != len(self._names):
+            raise ValueError(f"{samples} rows of labels for {len(self._names)} samples")
+        arguments = describe_rows(values)
+        descriptor["arguments"][: len(arguments)] = arguments
+        places = place_rows(self._end, samples, values, self._page)
+        self._metadata["label"][:samples] = places.astype(np.int64)
+        page_rows = self._page // (4 * values)
+        for first in range(0, samples, page_rows):
+            _write_at(self.descriptor, targets[first : first + page_rows].tobytes(), places[first])
+        self._end = int(places[-1]) + 4 * values
+        allocation = np.empty(samples, ALLOCATION)
+        allocation["sample"], allocation["pointer"] = np.arange(samples), places
+        allocation["size"] = 4 * values
+        return allocation
 
     def _note(self, row: tuple[int, ...], size: int, checksum: int, name: str) -> None:
         sample = len(self._names)

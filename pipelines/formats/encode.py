@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from pipelines.errors import DataError, is_no_files, no_files
-from pipelines.formats.folder import read_bytes
 from pipelines.formats.layout import (
     MODE_JPG,
     MODE_RAW,
@@ -25,6 +24,7 @@ from pipelines.formats.layout import (
     Preparation,
     Stored,
 )
+from pipelines.formats.plain_file import read_bytes
 from pipelines.images.damage import Checker, Verdict
 from pipelines.images.depth import is_deep, scale
 from pipelines.images.jpeg import PROGRESSIVE_FRAMES, JpegHeader, describe, read_header

@@ -11,9 +11,7 @@ labelled, what splits must have in common. `splits` knows which folders are spli
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -26,8 +24,8 @@ from numpy.typing import NDArray
 from pipelines.errors import DataError
 from pipelines.formats import splits
 from pipelines.formats.columns import NONE, Columns
+from pipelines.formats.plain_file import read_bytes
 from pipelines.formats.splits import Layout, describe_loose_images, read_layout, require_train
-from pipelines.limits import MAX_FILE_BYTES
 
 #: torchvision's IMG_EXTENSIONS, and what else Pillow reads that people keep photos in.
 IMAGE_SUFFIXES = frozenset(
@@ -67,6 +65,12 @@ class Folder:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def take(self, samples: NDArray[np.int64]) -> Folder:
+        """Some of the samples, in the order given."""
+        names = tuple(self.names[sample] for sample in samples.tolist())
+        columns = self.columns.take(samples)
+        return replace(self, names=names, labels=self.labels[samples], columns=columns)
 
     def path(self, sample: int) -> str:
         """The file of sample number `sample`."""
@@ -262,43 +266,6 @@ def require_folder(root: Path) -> None:
         raise DataError(root, "is a file", expected, "name its folder instead")
     if not os.access(root, os.R_OK | os.X_OK):
         raise DataError(root, "cannot be read", "read permission", "see its owner and mode")
-
-
-def read_bytes(path: str) -> bytes:
-    """A file's bytes by the fewest system calls: conversion is bound by them without validation.
-
-    Raises:
-        OSError: as the system says; or it is a pipe or a device, or larger than images are.
-    """
-    file, size = open_plain(path)
-    try:
-        data = os.read(file, size + 1)
-        if len(data) == size:
-            return data
-        parts = [data]  # it is being written
-        while len(parts[-1]) and sum(map(len, parts)) <= MAX_FILE_BYTES:
-            parts.append(os.read(file, 1 << 24))
-        return b"".join(parts)
-    finally:
-        os.close(file)
-
-
-def open_plain(path: str) -> tuple[int, int]:
-    """A descriptor of an image file, and its size in bytes.
-
-    Raises:
-        OSError: as the system says; or it is a pipe or a device, or larger than images are.
-    """
-    # Of a pipe that nobody writes to, opening alone would wait for ever.
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    state = os.fstat(file)
-    if stat.S_ISREG(state.st_mode) and state.st_size <= MAX_FILE_BYTES:
-        return file, state.st_size
-    os.close(file)
-    if not stat.S_ISREG(state.st_mode):
-        raise OSError(errno.EINVAL, "is no plain file")
-    found = f"is {state.st_size:,} bytes long, more than {MAX_FILE_BYTES:,}"
-    raise OSError(errno.EFBIG, found)
 
 
 def folders_around(folder: Path) -> frozenset[tuple[int, int]]:

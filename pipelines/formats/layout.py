@@ -1,12 +1,13 @@
 """The byte layout of a `.beton` file: `beton` reads it, `beton_writer` writes it, no one else.
 
-It is FFCV's version 2 with two fields, `image` (RGBImageField) and `label` (IntField), all
-little-endian:
+It is FFCV's version 2 with two fields, `image` (RGBImageField) and `label` (IntField, or where
+samples have several labels or a number NDArrayField, see `beton_labels`), all little-endian:
 
     header          version, fields, page size, samples, where the allocation table starts
     2 descriptors   type, name, 1,024 bytes of arguments that stock FFCV ignores for these types
     metadata        per sample: mode, width, height, data pointer, label
     pages           the samples' bytes; none crosses a multiple of the page size
+    rows            of an NDArrayField: each sample's labels; pages as well
     extra           ours: checksums, source names, and what the file says of itself (`About`)
     allocation      per sample: number, pointer, size; up to the end of the file
 
@@ -16,6 +17,7 @@ Files that stock `ffcv.DatasetWriter` wrote have none and are read all the same.
 
 from __future__ import annotations
 
+import base64
 import enum
 import json
 from collections.abc import Mapping
@@ -24,6 +26,9 @@ from itertools import chain
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.formats.columns import NONE, TASKS, Columns
 
 MODE_JPG, MODE_RAW = 0, 1
 #: FFCV's page size unless a sample needs more.
@@ -45,7 +50,7 @@ HEADER = np.dtype(
     ]
 )
 DESCRIPTOR = np.dtype([("type", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
-# FFCV packs an image's four numbers and aligns the label behind them.
+# FFCV packs an image's four numbers and aligns the label behind them, or the pointer to it.
 METADATA = np.dtype(
     {
         "names": ["mode", "width", "height", "pointer", "label"],
@@ -133,6 +138,9 @@ class About:
         preparation: how its pixels were prepared.
         doubtful: number of a sample -> why its pixels may be wrong, in order.
         odd: number of a sample -> what decoders say of it that costs no pixel.
+        columns: of its samples; their targets are the file's label field.
+        targets_crc32: of these, as they lie in the file; 0 where there are none.
+        division: the split that was made in converting, in words; empty: the data came so.
     """
 
     classes: tuple[str, ...]
@@ -140,6 +148,9 @@ class About:
     preparation: Preparation = Preparation()
     doubtful: Mapping[int, str] = field(default_factory=dict)
     odd: Mapping[int, str] = field(default_factory=dict)
+    columns: Columns = NONE
+    targets_crc32: int = 0
+    division: str = ""
 
     def encode(self) -> bytes:
         """The JSON; what says nothing beside the class names is left out."""
@@ -151,6 +162,13 @@ class About:
         for name in ("doubtful", "odd"):
             if remarks := getattr(self, name):
                 values[name] = list(remarks.items())
+        if self.columns.task != NONE.task:
+            values |= {"task": self.columns.task, "targets_crc32": self.targets_crc32}
+        for name, kind in _STORED_COLUMNS.items():
+            if (column := getattr(self.columns, name)) is not None:
+                values[name] = base64.b64encode(column.astype(kind).tobytes()).decode()
+        if self.division:
+            values["division"] = self.division
         return json.dumps(values).encode()
 
     @classmethod
@@ -175,4 +193,45 @@ class About:
             preparation=Preparation(**values.get("preparation", {})),
             doubtful=dict(remarks[0]),
             odd=dict(remarks[1]),
+            columns=_decode_columns(values, samples),
+            targets_crc32=_number(values.get("targets_crc32", 0)),
+            division=_text(values.get("division", "")),
         )
+
+
+#: Columns in the description, which are small, and what they are stored as.
+_STORED_COLUMNS = {"groups": "<u8", "weights": "<f4"}
+
+
+def _decode_columns(values: Mapping[str, Any], samples: int) -> Columns:
+    """The columns of a description, without targets.
+
+    Raises:
+        ValueError, TypeError: they are not what `About.encode` writes.
+    """
+    task = values.get("task", NONE.task)
+    if task not in TASKS:
+        raise ValueError("no such task")
+    found: dict[str, NDArray[Any] | None] = dict.fromkeys(_STORED_COLUMNS)
+    for name, kind in _STORED_COLUMNS.items():
+        if name in values:
+            column = np.frombuffer(base64.b64decode(values[name], validate=True), kind)
+            if len(column) != samples:
+                raise ValueError("a column of another length")
+            found[name] = column.astype(np.dtype(kind).newbyteorder("="))
+    weights = found["weights"]
+    if weights is not None and not (np.isfinite(weights) & (weights > 0)).all():
+        raise ValueError("weights that are none")
+    return Columns(task=task, groups=found["groups"], weights=weights)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("no whole number")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from copy import copy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,11 @@ from PIL import Image
 
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
+from pipelines.formats.columns import Columns
 from pipelines.formats.encode import EncodePolicy, Encoder, read_stored
-from pipelines.formats.folder import Folder, open_plain, read_bytes, read_folder
+from pipelines.formats.folder import Folder, read_folder
 from pipelines.formats.layout import Depth, Preparation, Stored
+from pipelines.formats.plain_file import open_plain, read_bytes
 from pipelines.images.jpeg import describe, read_header
 from pipelines.images.pillow import TooManyPixels, open_image, too_large
 from pipelines.images.turning import UPRIGHT, orientation_of, read_orientation, turned_size
@@ -61,11 +64,20 @@ class Source(Protocol):
         ...
 
     @property
+    def columns(self) -> Columns:
+        """What is known of each sample beside its label."""
+        ...
+
+    @property
     def preparation(self) -> Preparation:
         """The preparation of the pixels."""
         ...
 
     def __len__(self) -> int: ...
+    def take(self, samples: NDArray[np.int64]) -> Source:
+        """A source of some of the samples, numbered anew in the order given."""
+        ...
+
     def name(self, sample: int) -> str:
         """The name of a sample in an error."""
         ...
@@ -98,6 +110,7 @@ class FolderSource:
         self.path = folder.root
         self.classes = folder.classes
         self.labels = folder.labels
+        self.columns = folder.columns
         self._folder = folder
         self.preparation = preparation
         self._encoder = Encoder(EncodePolicy(verify=False, **asdict(preparation)))
@@ -109,6 +122,14 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self._folder)
+
+    def take(self, samples: NDArray[np.int64]) -> FolderSource:
+        """A source of some of the samples, numbered anew in the order given."""
+        taken = copy(self)
+        taken._folder = self._folder.take(samples)
+        taken.labels, taken.columns = taken._folder.labels, taken._folder.columns
+        taken.widths, taken.heights = self.widths[samples], self.heights[samples]
+        return taken
 
     def name(self, sample: int) -> str:
         """The sample's file, relative to the folder."""
