@@ -6,6 +6,7 @@ bytes as they are; what the bytes mean is the encoder's business.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.archive import open_archive
-from pipelines.formats.columns import Columns
+from pipelines.formats.columns import UNNAMED, ColumnNames, Columns
 from pipelines.formats.folder import find_clash, read_folder, read_splits, require_folder
 from pipelines.formats.recordio import open_records
 from pipelines.formats.splits import (
@@ -86,7 +87,13 @@ class Listing(Protocol):
 
 
 @contextmanager
-def open_listings(src: Path, classes: tuple[str, ...] = ()) -> Iterator[dict[str, Listing]]:
+def open_listings(
+    src: Path,
+    classes: tuple[str, ...] = (),
+    *,
+    names: ColumnNames = UNNAMED,
+    image_root: Path | None = None,
+) -> Iterator[dict[str, Listing]]:
     """The listings of a data set: split -> listing, or '' -> the only one; all of one class list.
 
     Args:
@@ -130,6 +137,24 @@ def open_listings(src: Path, classes: tuple[str, ...] = ()) -> Iterator[dict[str
         elif not files:
             listings.update(read_splits(src) or {"": read_folder(src)})
         yield listings
+
+
+def hash_labels(listing: Listing) -> bytes:
+    """A hash of what a listing says of its samples beside names; empty if names say all.
+
+    Names begin with their class where they come from class folders, zips or RecordIO.
+    """
+    columns, classes = listing.columns, listing.classes
+    names_say_all = columns.is_empty and all(
+        name.startswith(f"{classes[label]}/")
+        for name, label in zip(listing.names, listing.labels.tolist(), strict=True)
+    )
+    if names_say_all:
+        return b""
+    digest = hashlib.sha256(listing.labels.astype("<i8").tobytes())
+    for column in (columns.targets, columns.groups, columns.weights):
+        digest.update(b"-" if column is None else column.tobytes())
+    return digest.digest()
 
 
 def _split_records(root: Path) -> dict[str, Path]:

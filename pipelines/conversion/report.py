@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pipelines.conversion.inputs import Listing, describe_remarks
 from pipelines.conversion.journal import Entry
 from pipelines.errors import DataError, UsageError
@@ -62,6 +64,7 @@ class Tally:
     Attributes:
         report: of them.
         kept: its label -> whole images.
+        whole: bool[N], which samples of the part are whole.
         first_bad: label -> the first broken one.
         doubtful: number among the whole images -> why its pixels may be wrong.
         odd: number among the whole images -> what is odd about it.
@@ -84,7 +87,8 @@ class Tally:
         self.first_bad: dict[int, Quarantined] = {}
         self.doubtful: dict[int, str] = {}
         self.odd: dict[int, str] = {}
-        self.sample = part.start
+        self.whole = np.zeros(len(part), np.bool_)
+        self._start = self.sample = part.start
         self._images = 0
         self._listing, self._allowed = listing, allowed_bad(max_bad, len(part))
 
@@ -104,6 +108,7 @@ class Tally:
                 raise _too_many_bad(self._listing, report, self._allowed)
         else:
             self.kept[label] += 1
+            self.whole[self.sample - self._start] = True
             for note in (note for note in Note if note in entry.note):
                 report.notes[note] += 1
                 report.first.setdefault(note, name)
@@ -128,9 +133,10 @@ class Tally:
         Raises:
             DataError: a class has lost its last image.
         """
-        if whole:
+        if whole and self._listing.columns.task == "classes":
             for label, name in enumerate(self._listing.classes):
-                if not self.kept[label]:
+                # A fold may have no image of a small class to begin with.
+                if not self.kept[label] and label in self.first_bad:
                     where = self._listing.where(name)
                     raise _all_bad(where, self.first_bad[label], "replace them")
         elif not self.kept:

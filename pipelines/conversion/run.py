@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -23,12 +23,15 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.conversion.inputs import Listing, open_listings
+from pipelines.conversion.division import divide_listings
+from pipelines.conversion.inputs import Listing, hash_labels, open_listings
 from pipelines.conversion.journal import Entry, Journal, left_bytes, open_journaled
 from pipelines.conversion.outputs import name_outputs, publish, require_space, writing
 from pipelines.conversion.report import Report, Tally, allowed_bad
 from pipelines.errors import DataError, UsageError, is_no_files
 from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.columns import UNNAMED, ColumnNames
+from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.formats.layout import About, Depth
 from pipelines.formats.shards import Shard, cut_listings, parse_shard
@@ -61,6 +64,9 @@ class ConvertConfig:
         max_pixels: an image of more counts as broken.
         resume: continue from what a killed conversion of the same images, by the same options, has
             left; its bytes are checked, so that the output is the same.
+        names: columns of a table or packed data set.
+        image_root: the folder that a table's paths are relative to; None: the table's own.
+        division: the split to make of data that come without.
     """
 
     src: Path
@@ -79,6 +85,9 @@ class ConvertConfig:
     shard: str = ""
     max_pixels: int = MAX_PIXELS
     resume: bool = False
+    names: ColumnNames = UNNAMED
+    image_root: Path | None = None
+    division: Division = UNDIVIDED
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -114,10 +123,19 @@ class ConvertConfig:
         )
 
 
-def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[Report]:
+def convert(
+    config: ConvertConfig,
+    on_progress: Progress | None = None,
+    listings: AbstractContextManager[dict[str, Listing]] | None = None,
+) -> list[Report]:
     """Convert a data set to one `.beton`, or its splits to one each; or a shard of them.
 
     All outputs appear together at the end, or none does.
+
+    Args:
+        config: what to convert, and how.
+        on_progress: called now and then.
+        listings: the samples, where they are opened elsewhere; None: of `config.src`.
 
     Raises:
         DataError: `src` is not as it should be, too many images are broken, a class loses its
@@ -126,17 +144,22 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
             more shards than images; what is to be resumed is another conversion.
     """
     reports: list[Report] = []
-    with open_listings(config.src, config.classes) as listings, ExitStack() as stack:
-        outputs = name_outputs(config.src, config.out, listings, parse_shard(config.shard))
-        shards = _cut(config, listings)
-        parts = {split: range(len(listing)) for split, listing in listings.items()}
+    if listings is None:
+        listings = open_listings(
+            config.src, config.classes, names=config.names, image_root=config.image_root
+        )
+    with listings as opened, ExitStack() as stack:
+        splits, said = divide_listings(config.src, opened, config.division)
+        outputs = name_outputs(config.src, config.out, splits, parse_shard(config.shard))
+        shards = _cut(config, splits)
+        parts = {split: range(len(listing)) for split, listing in splits.items()}
         parts.update((split, shard.part) for split, shard in shards.items())
-        sizes = {split: _sizes(listings[split], part) for split, part in parts.items()}
+        sizes = {split: _sizes(splits[split], part) for split, part in parts.items()}
         if config.mode == "passthrough" and not config.max_side:
             needed = sum(int(each.sum()) for each in sizes.values())
             require_space(config.out, needed - sum(map(left_bytes, outputs.values())))
         writers = []
-        for split, listing in listings.items():
+        for split, listing in splits.items():
             part = parts[split]
             writer, journal = stack.enter_context(
                 open_journaled(
@@ -149,6 +172,7 @@ def convert(config: ConvertConfig, on_progress: Progress | None = None) -> list[
             work = _Work(split, listing, part, sizes[split], shards.get(split), writer, journal)
             reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
+        reports[0].remarks = (*said, *reports[0].remarks)
         named = ((report.quarantined, report.doubtful) for report in reports)
         publish((writer, *lists) for writer, lists in zip(writers, named, strict=True))
     return reports
@@ -177,7 +201,8 @@ def _cut(config: ConvertConfig, listings: Mapping[str, Listing]) -> dict[str, Sh
         return {}
     names = {split: listing.names for split, listing in listings.items()}
     sizes = {split: _sizes(each, range(len(each))) for split, each in listings.items()}
-    return cut_listings(*asked, names, sizes, asdict(config.policy))
+    said = {split: hash_labels(listing) for split, listing in listings.items()}
+    return cut_listings(*asked, names, sizes, said, asdict(config.policy))
 
 
 def _sizes(listing: Listing, part: range) -> NDArray[np.int64]:
@@ -190,7 +215,7 @@ def _identify(
 ) -> bytes:
     """The identity of a conversion, as far as it can be seen without reading the images."""
     settings = asdict(config.policy), listing.classes, part.start, part.stop
-    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest = hashlib.sha256(json.dumps(settings).encode() + hash_labels(listing))
     if config.policy.max_side:
         digest.update(_SHRINKING)
     for sample, size in zip(part, sizes.tolist(), strict=True):  # a name begins with its class
@@ -246,6 +271,8 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
                 preparation=config.policy.preparation,
                 doubtful=tally.doubtful,
                 odd=tally.odd,
+                columns=listing.columns.take(np.flatnonzero(tally.whole) + part.start),
+                division=str(config.division),
             )
         )
     report.images = len(writer)

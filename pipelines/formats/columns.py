@@ -19,7 +19,7 @@ Task = Literal["classes", "labels", "number"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Columns:
     """The columns of N samples.
 
@@ -37,6 +37,11 @@ class Columns:
     targets: NDArray[np.float32] | None = None
     groups: NDArray[np.uint64] | None = None
     weights: NDArray[np.float32] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the labels say all."""
+        return self.targets is None and self.groups is None and self.weights is None
 
     def take(self, samples: NDArray[np.int64]) -> Columns:
         """The columns of some samples."""
@@ -69,6 +74,10 @@ class ColumnNames:
     weight: str = ""
     group: str = ""
     task: Task | Literal[""] = ""
+
+
+#: Nothing is named.
+UNNAMED = ColumnNames()
 
 
 def hash_words(words: Sequence[str], salt: str = "") -> NDArray[np.uint64]:

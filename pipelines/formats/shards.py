@@ -114,6 +114,7 @@ def cut_listings(
     of: int,
     names: Mapping[str, tuple[str, ...]],
     sizes: Mapping[str, NDArray[np.int64]],
+    labels: Mapping[str, bytes],
     policy: Mapping[str, Any],
 ) -> dict[str, Shard]:
     """The part of each split that shard `index` of `of` is.
@@ -122,6 +123,7 @@ def cut_listings(
         index, of: as asked for.
         names: split -> its samples' names, in order.
         sizes: split -> int64[N], its samples' sizes, bytes.
+        labels: split -> a hash of what is known of them beside their names; empty: nothing is.
         policy: how images are stored.
 
     Raises:
@@ -140,7 +142,7 @@ def cut_listings(
         # A name may hold anything but NUL. Lone surrogates stand for bytes that are no UTF-8.
         text = "\0".join((split, str(len(names[split])), *names[split], ""))
         digest.update(text.encode("utf-8", "surrogatepass"))
-        digest.update(sizes[split].astype("<i8").tobytes())
+        digest.update(sizes[split].astype("<i8").tobytes() + labels[split])
     shards = {}
     for split in names:
         starts = cut(sizes[split], of)
