@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from fastft.cli.split_options import takes_division
 from fastft.config.checks import defaults
 from fastft.config.commands import EvaluateConfig, PredictConfig
 from fastft.system.progress import make_console
 from pipelines.errors import DataError, one_line
+from pipelines.formats.division import Division
 
 _EVALUATE = defaults(EvaluateConfig)
 _PREDICT = defaults(PredictConfig)
@@ -20,7 +22,9 @@ _VFLIP = "Average with the image upside down, too; with --flip all four."
 _CROPS = "1 or 5: average the crops at the centre and the four corners; five times the time."
 
 
+@takes_division
 def evaluate(
+    *,
     run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")],
     data: Annotated[
         Path,
@@ -67,12 +71,15 @@ def evaluate(
     amp: Annotated[
         str | None, typer.Option(help="auto, bf16, fp16 or off.", show_default=_AS_TRAINED)
     ] = _EVALUATE.amp,
+    division: Division | None,
 ) -> None:
     """Judge a trained run by labelled images.
 
     Prints accuracy with its 95% interval, mean loss, macro F1, precision and recall of the hardest
     classes and the most frequent mistakes. Writes all of it, a table of every image, the confusion
     matrix and the images of the highest loss into a folder. The data must have the run's classes.
+    Data without splits are divided as the run's own were (--split train takes the other side); to
+    judge by all of them, pass --val-split 0.
 
     Example: fastft evaluate run --data data
     """
@@ -81,6 +88,7 @@ def evaluate(
         data=data,
         out=out,
         split=split,
+        division=division,
         flip=flip,
         vflip=vflip,
         crops=crops,

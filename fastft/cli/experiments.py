@@ -20,8 +20,12 @@ def compare(
     *,
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     seeds: Annotated[
-        int, typer.Option(help="Runs of each; the intervals come from them.")
-    ] = _SEEDS,
+        int | None,
+        typer.Option(
+            help="Runs of each; the intervals come from them.",
+            show_default=f"{_SEEDS}; with --folds 1 on each",
+        ),
+    ] = None,
     scratch_lr: Annotated[
         float | None,
         typer.Option(help="Learning rate from scratch.", show_default="the recipe's, or --lr"),
@@ -38,8 +42,17 @@ def compare(
     says by how much fine-tuning is more accurate, with a 95% interval of the paired differences. To
     be fair, give each the rate that sweep finds best for it.
 
+    With --folds each trains once for every fold, which is evaluated on: cross-validation. The
+    intervals then are of the folds, which share training images and so are a little too narrow.
+
     Example: fastft compare --data data --weights source --out compared --epochs 5
+
+    Example: fastft compare --data photos --folds 5 --weights source --out compared
     """
+    if training.get("fold") is not None:
+        raise UsageError("--fold", "given", "nothing: compare takes all folds in turn")
+    if seeds is None:
+        seeds = 1 if training.get("folds") else _SEEDS
     require("--seeds", seeds, 1, 1000)
     from fastft.experiments.compare import PICTURE
     from fastft.experiments.compare import compare as run

@@ -10,6 +10,7 @@ import typer
 
 from fastft.cli.added_options import add_options, options_of
 from fastft.cli.augment_options import augmentation
+from fastft.cli.split_options import splitting
 from fastft.config.checks import defaults
 from fastft.config.recipes import RECIPES, make_config, read_settings
 from fastft.config.train import TrainConfig
@@ -296,7 +297,7 @@ def takes_training_options(command: Callable[..., None]) -> Callable[..., None]:
     `training` maps each field of `TrainConfig` that was asked for to its value, beside `recipe` and
     `config`, which `make_config` takes apart from them.
     """
-    return add_options(command, options_of(_training, augmentation), "training", _gather)
+    return add_options(command, options_of(_training, splitting, augmentation), "training", _gather)
 
 
 def _gather(taken: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastft.config.checks import choose, require
 from fastft.config.train import MODEL_PX, Amp, StoreKind
 from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
+from pipelines.formats.division import Division
 from pipelines.formats.splits import split_of
 from pipelines.plan import DECODES, Decode
 
@@ -32,6 +33,8 @@ class EvaluateConfig:
         data: a folder with splits, a `.beton` or a class folder.
         out: the folder for findings; None takes `evaluation` in the run folder, or here.
         split: of `data`; None takes test or val.
+        division: of data without splits; what is set apart is evaluated on, or with `split` the
+            other side. None: as the run's own data were divided, if they were.
         flip: average the probabilities of each image and its mirror image.
         vflip: average those of the image upside down, too; with `flip` all four.
         crops: 1; 5 averages the crops at the centre and the four corners.
@@ -44,6 +47,7 @@ class EvaluateConfig:
     data: Path
     out: Path | None = None
     split: str | None = None
+    division: Division | None = None
     flip: bool = False
     vflip: bool = False
     crops: int = 1

@@ -11,8 +11,10 @@ from typing import Any, Literal, get_args
 
 from fastft.config.augment import AUGMENT_FIELDS, check_view, make_augment
 from fastft.config.checks import choose, defaults, require
+from fastft.config.division import DIVISION_FIELDS, make_division
 from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
+from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.layout import Depth
 from pipelines.plan import DECODES, Decode
 
@@ -39,6 +41,8 @@ class TrainConfig:
     Attributes:
         data: a folder with `train` and `test` or `val`, each a `.beton` or a class folder.
         out: the run folder to make.
+        val_split, folds, fold, group_by, split_seed: how data without a split to evaluate on are
+            divided, see `pipelines.formats.division.Division`.
         recipe: where the other values come from, see `recipes`; by itself it does nothing.
         arch: a classification model of torchvision's by name; `auto` takes the one that `weights`
             says it is of, else resnet18.
@@ -110,6 +114,11 @@ class TrainConfig:
 
     data: Path
     out: Path
+    val_split: float = UNDIVIDED.val_split
+    folds: int = UNDIVIDED.folds
+    fold: int = UNDIVIDED.fold
+    group_by: str = UNDIVIDED.group_by
+    split_seed: int = UNDIVIDED.seed
     recipe: str = "standard"
     arch: str = "auto"
     weights: str = "imagenet"
@@ -207,6 +216,7 @@ class TrainConfig:
 
     def _check_pairs(self) -> None:
         """Refuse options that do not go together."""
+        _ = self.division
         if self.store_options and (self.stock or self.loader not in ("auto", "resident")):
             options = ", ".join(f"--{name.replace('_', '-')}" for name in self.store_options)
             what = "--stock" if self.stock else f"--loader {self.loader}"
@@ -249,6 +259,15 @@ class TrainConfig:
         check_view(asked, self.view)
         if asked.mixes and self.batch_size == 1:
             raise UsageError("--mixup and --cutmix", "--batch-size 1", "2 or more images to mix")
+
+    @property
+    def division(self) -> Division:
+        """The split to make of data that come without.
+
+        Raises:
+            UsageError: settings out of range.
+        """
+        return make_division({name: getattr(self, name) for name in DIVISION_FIELDS})
 
     @property
     def augmentation(self) -> Augment:

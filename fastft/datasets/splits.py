@@ -30,6 +30,8 @@ from pipelines.resident.store import StoreFormat, lay_out
 
 #: Libraries beside torch that a loader needs.
 _NEEDS = {"ffcv": "ffcv", "dali": "nvidia.dali"}
+#: What else can be done with data that have no split to evaluate on.
+_DIVIDE = "pass --val-split 0.2 to set a fifth of each class apart"
 #: How much of the free memory pixels may take without being asked for: others want some, too.
 _RESIDENT_SHARE = 0.5
 
@@ -40,6 +42,8 @@ def find_splits(data: Path) -> tuple[Path, Path]:
     Raises:
         DataError: it is no folder or lacks one of them.
     """
+    if data.is_file() and data.suffix == ".beton":
+        raise DataError(data, "is one .beton", "a split to evaluate on", _DIVIDE)
     if not data.is_dir():
         found = "is a file" if data.exists() else "no such folder"
         raise DataError(data, found, "a folder with train and test or val", "see fastft convert")
@@ -48,6 +52,8 @@ def find_splits(data: Path) -> tuple[Path, Path]:
     if "train" not in present or evaluation is None:
         found = f"has {', '.join(present)}" if present else "has neither train nor test nor val"
         remedy = _find_level(data) or "see fastft convert"
+        if training_split(data) != data or (not present and find_layout(data).splits == {}):
+            remedy = _find_level(data) or (_DIVIDE if list_folders(data) or present else remedy)
         if shards := sorted(find_shards(data).keys() & set(SPLITS) - present.keys()):
             found += f" but shards of {', '.join(shards)}"
             remedy = f"run fastft merge {data}"

@@ -19,7 +19,10 @@ from rich.console import Console
 
 from fastft.config.checks import plain
 from fastft.config.commands import EvaluateConfig
+from fastft.config.division import make_division
+from fastft.config.recipes import as_settings, read_plain
 from fastft.config.train import Amp
+from fastft.datasets.division import find_undivided, has_splits, take_side
 from fastft.datasets.splits import evaluation_split, fastest_loader, usable_loaders
 from fastft.evaluate.plots import SHOWN_PX, draw_confusion, draw_top_losses
 from fastft.evaluate.predict import cut_image, open_run, write_bytes, write_csv, write_text
@@ -28,11 +31,13 @@ from fastft.evaluate.scores import Findings, Ints, judge
 from fastft.evaluate.section import accuracy_line, enumerate_names, print_evaluation
 from fastft.model.classifier import restore_model
 from fastft.runs.checkpoint import Checkpoint
+from fastft.runs.folder import CONFIG
 from fastft.system.environment import environment, pick_amp, pick_device
 from fastft.system.output_folder import output_folder
 from fastft.system.progress import image_progress
 from fastft.train.evaluate import Outputs, evaluate
 from pipelines.errors import DataError, UsageError, one_line
+from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.layout import Preparation
 from pipelines.formats.source import Source, open_source
 from pipelines.loaders import SCALING, Loader, make_loader
@@ -73,8 +78,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
     out = find_out(config)
     checkpoint, path = open_run(config.run)
     classes = checkpoint.classes
-    split = evaluation_split(config.data, config.split, classes)
-    source = open_labelled(split, classes, checkpoint.prepared)
+    source = _open_data(config, checkpoint, console)
     if source.preparation != checkpoint.prepared:
         console.print(
             f"{source.path} was converted with {source.preparation}, and the data that {path} "
@@ -133,6 +137,35 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
     print_evaluation(found, console)
     console.print(", ".join(str(out / name) for name in FILES), markup=False)
     return findings
+
+
+def _open_data(config: EvaluateConfig, checkpoint: Checkpoint, console: Console) -> Source:
+    """The images to judge by: of data without splits, what is set apart.
+
+    Raises:
+        As `evaluation_split`, `open_labelled` and `divide_source`.
+    """
+    classes, division = checkpoint.classes, config.division
+    if division is None:
+        division = _read_division(config.run)
+        if division and has_splits(config.data):
+            division = UNDIVIDED
+    if not division:
+        path = evaluation_split(config.data, config.split, classes)
+        return open_labelled(path, classes, checkpoint.prepared)
+    path = find_undivided(config.data, division)
+    source = take_side(open_labelled(path, classes, checkpoint.prepared), division, config.split)
+    side = "what is set apart" if config.split is None else f"the split {config.split}"
+    console.print(f"{path} divided by {division}: {side}", markup=False)
+    return source
+
+
+def _read_division(run: Path) -> Division:
+    """The division of a run's own data, as far as its folder is at hand."""
+    path = run / CONFIG
+    if not path.is_file():  # a checkpoint alone
+        return UNDIVIDED
+    return make_division(as_settings(read_plain(path), path))
 
 
 def find_out(config: EvaluateConfig) -> Path:

@@ -42,11 +42,12 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One run: its seed, its epochs, and how long it trained and evaluated."""
+    """One run: its seed and fold, its epochs, and how long it trained and evaluated."""
 
     seed: int
     epochs: tuple[EpochMetrics, ...]
     seconds: float
+    fold: int | None = None
 
     @property
     def accuracy(self) -> float:

@@ -7,9 +7,10 @@ what differs, `plots` shows it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 
 from rich.console import Console
 
@@ -18,19 +19,25 @@ from fastft.experiments.results import Run, Variant
 from fastft.runs.folder import LAST
 from fastft.system.progress import image_progress
 from fastft.train.distributed import require_alone
-from fastft.train.inputs import check_store_file, open_inputs, open_sources, resolve_inputs
+from fastft.train.inputs import (
+    Inputs,
+    check_store_file,
+    open_inputs,
+    open_sources,
+    resolve_inputs,
+)
 from fastft.train.run import build, fit, resolve_rates
 
 
 def run_variants(
     configs: Mapping[str, TrainConfig], seeds: int, console: Console
 ) -> tuple[Variant, ...]:
-    """Train every config with the same seeds.
+    """Train every config with the same seeds, on each fold if they ask for folds.
 
     Args:
         configs: name -> config; they differ in nothing that loaders depend on. `out` is the folder
-            below which each run gets its own, named by its seed.
-        seeds: runs of each, the first with the config's own seed.
+            below which each run gets its own, named by its seed and fold.
+        seeds: runs of each on the same data, the first with the config's own seed.
         console: where a line per run goes.
 
     Raises:
@@ -39,31 +46,26 @@ def run_variants(
     require_alone("runs that are compared")
     first = next(iter(configs.values()))
     check_store_file(first)
-    sources = open_sources(first)
+    folds: Sequence[int | None] = range(first.folds) if first.folds else (None,)
+    data = {fold: open_sources(on_fold(first, fold)) for fold in folds}
+    sources = data[folds[0]]
     filled = {name: resolve_rates(resolve_inputs(each, sources)) for name, each in configs.items()}
-    first = next(iter(filled.values()))
     found: dict[str, list[Run]] = {name: [] for name in filled}
     # Wrong weights or heads are found before anything is trained.
     for each in filled.values():
         build(each, sources[0].classes)
-    images = len(sources[0]) * first.epochs * seeds * len(filled)
-    with open_inputs(first, sources) as inputs, _progress(console, images) as advance:
-        # Seed by seed, so that whatever else the machine does meets all variants alike.
-        for seed in range(first.seed, first.seed + seeds):
-            for name, each in filled.items():
-                config = replace(each, seed=seed, out=each.out / f"seed-{seed}")
-                built = build(config, inputs.classes)
-                started = time.perf_counter()
-                result = fit(config, inputs, built, Console(quiet=True))
-                run = Run(seed=seed, epochs=result.epochs, seconds=time.perf_counter() - started)
-                found[name].append(run)
-                (config.out / LAST).unlink()  # nobody continues it, and BEST is enough to use
-                advance(len(inputs.train.source) * config.epochs)
-                console.print(
-                    f"{name}, seed {seed}: accuracy {run.accuracy:.3f} after {len(run.epochs)} "
-                    f"epochs, {run.seconds:.1f} s; {config.out}",
-                    markup=False,
-                )
+    images = sum(len(train) for train, _ in data.values()) * first.epochs * seeds * len(filled)
+    with _progress(console, images) as advance:
+        for fold, sources in data.items():
+            first = on_fold(next(iter(filled.values())), fold)
+            with open_inputs(first, sources) as inputs:
+                # Seed by seed, so that whatever else the machine does meets all variants alike.
+                for seed, (name, each) in product(
+                    range(first.seed, first.seed + seeds), filled.items()
+                ):
+                    run = _run(name, replace(on_fold(each, fold), seed=seed), inputs, console)
+                    found[name].append(run)
+                    advance(len(inputs.train.source) * first.epochs)
     return tuple(
         Variant(
             name=name,
@@ -73,6 +75,31 @@ def run_variants(
         )
         for name, each in filled.items()
     )
+
+
+def on_fold(config: TrainConfig, fold: int | None) -> TrainConfig:
+    """The config of one fold; None: there are none."""
+    return config if fold is None else replace(config, fold=fold)
+
+
+def _run(name: str, config: TrainConfig, inputs: Inputs, console: Console) -> Run:
+    """Train once, into a folder of its own."""
+    fold = config.fold if config.folds else None
+    own = f"seed-{config.seed}" if fold is None else f"fold-{fold}-seed-{config.seed}"
+    config = replace(config, out=config.out / own)
+    built = build(config, inputs.classes)
+    started = time.perf_counter()
+    result = fit(config, inputs, built, Console(quiet=True))
+    seconds = time.perf_counter() - started
+    run = Run(seed=config.seed, fold=fold, epochs=result.epochs, seconds=seconds)
+    (config.out / LAST).unlink()  # nobody continues it, and BEST is enough to use
+    where = "" if fold is None else f"fold {fold}, "
+    console.print(
+        f"{name}, {where}seed {config.seed}: accuracy {run.accuracy:.3f} after {len(run.epochs)} "
+        f"epochs, {run.seconds:.1f} s; {config.out}",
+        markup=False,
+    )
+    return run
 
 
 @contextmanager

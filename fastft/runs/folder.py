@@ -23,7 +23,7 @@ CURVES, SUMMARY = "curves.png", "summary.json"
 #: What `--lr-find` leaves there begins so; a run that follows keeps it.
 LR_FIND = "lr_find."
 #: Patterns of what lies in a folder of many runs: one that was begun, one that has got somewhere.
-MANY_BEGUN, MANY_KEEP = f"*/seed-*/{CONFIG}", f"*/seed-*/{BEST}"
+MANY_BEGUN, MANY_KEEP = f"*/*seed-*/{CONFIG}", f"*/*seed-*/{BEST}"
 
 
 def check_folder(out: Path, overwrite: bool, marker: str = CONFIG) -> None:

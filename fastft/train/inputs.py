@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from fastft.config.train import LOADER_CHOICES, TrainConfig
+from fastft.datasets.division import open_sides
 from fastft.datasets.splits import fastest_loader, find_splits, pick_batch_size
 from fastft.system.environment import pick_amp, pick_device
 from fastft.train.distributed import ALONE, World
@@ -49,6 +50,10 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
         DataError: they cannot be read, or differ in their classes or in how they are prepared.
         UsageError: a `.beton` is prepared otherwise than was asked for.
     """
+    if config.division:
+        return open_sides(
+            config.data, config.division, apply_exif=config.apply_exif, depth=config.depth
+        )
     train_path, eval_path = find_splits(config.data)
     train = open_source(train_path, apply_exif=config.apply_exif, depth=config.depth)
     return train, open_like(train, eval_path)

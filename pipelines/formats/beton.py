@@ -147,6 +147,21 @@ class Index:
         except DataError:
             return f"sample {sample}"
 
+    def names(self) -> list[str]:
+        """The source files of all samples; see `name`.
+
+        Raises:
+            DataError: the file has changed or cannot be read.
+        """
+        extra = self._extra
+        numbers = np.arange(len(self)) if self.numbers is None else self.numbers
+        if extra is None:
+            return [f"sample {number}" for number in numbers]
+        ends = self.file.array("<i8", (extra.names_at - extra.ends_at) // 8, extra.ends_at)
+        text = self.file.read(extra.names_at, extra.about_at - extra.names_at)
+        places = [0, *ends.tolist()]
+        return [os.fsdecode(text[places[n] : places[n + 1]]) for n in numbers.tolist()]
+
     def stored(self, sample: int) -> Stored:
         """A sample's bytes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict
 from functools import partial
@@ -82,6 +83,10 @@ class Source(Protocol):
         """The name of a sample in an error."""
         ...
 
+    def names(self) -> Sequence[str]:
+        """The names of all samples."""
+        ...
+
     def stored(self, sample: int) -> Stored:
         """A sample's bytes."""
         ...
@@ -134,6 +139,10 @@ class FolderSource:
     def name(self, sample: int) -> str:
         """The sample's file, relative to the folder."""
         return self._folder.names[sample]
+
+    def names(self) -> Sequence[str]:
+        """The files of all samples."""
+        return self._folder.names
 
     def stored(self, sample: int) -> Stored:
         """Read and encode the sample's file.
