@@ -12,7 +12,8 @@ from typing import Any
 import typer
 
 from fastft.cli.bench import bench
-from fastft.cli.data import convert, inspect, merge, synth
+from fastft.cli.convert import convert, merge
+from fastft.cli.data import inspect, synth
 from fastft.cli.doctor import doctor
 from fastft.cli.evaluate import evaluate, predict
 from fastft.cli.experiments import compare, sweep

@@ -32,6 +32,7 @@ from pipelines.conversion.outputs import (
 from pipelines.errors import DataError, FormatError, UsageError
 from pipelines.formats.beton import Index, read_index
 from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.columns import Columns, Task, join_columns
 from pipelines.formats.layout import About, Preparation, Stored
 from pipelines.formats.shards import Quarantined, Shard, find_shards, shard_number, shard_path
 from pipelines.workers import in_order
@@ -67,6 +68,8 @@ class _Piece:
         shard: what it says of itself.
         classes: class names.
         preparation: how its pixels were prepared.
+        task: of its labels.
+        division: how the data were split in converting.
         counts: int64[C], images of each class.
         sample_bytes: of all its samples.
         fingerprint: of its samples.
@@ -76,6 +79,8 @@ class _Piece:
     shard: Shard
     classes: tuple[str, ...]
     preparation: Preparation
+    task: Task
+    division: str
     counts: NDArray[np.int64]
     sample_bytes: int
     fingerprint: bytes
@@ -180,6 +185,8 @@ def _read_piece(path: Path) -> _Piece:
         index.shard,
         index.classes,
         index.preparation,
+        index.columns.task,
+        index.division,
         np.bincount(index.labels, minlength=len(index.classes)),
         int(index.sizes.sum()),
         index.fingerprint(),
@@ -257,6 +264,9 @@ def _check_same(piece: _Piece, first: _Piece) -> None:
         if values[0] != values[1]:
             said = f"was converted with {option} {values[0]}"
             raise DataError(piece.path, said, f"{values[1]} as {name}", _ANEW)
+    if (piece.task, piece.division) != (first.task, first.division):
+        found = f"was split by {piece.division or 'nothing'}, for the task {piece.task}"
+        raise DataError(piece.path, found, f"as {name} was", _ANEW)
     if (shard.listing, shard.splits) != (wanted.listing, wanted.splits):
         raise DataError(
             piece.path, "is of other images or sizes of them", f"those of {name}", _ANEW
@@ -265,6 +275,8 @@ def _check_same(piece: _Piece, first: _Piece) -> None:
 
 def _check_classes(out: Path, pieces: Sequence[_Piece]) -> None:
     """Raise DataError if a class has no image in any shard."""
+    if pieces[0].task != "classes":
+        return
     totals = np.sum([piece.counts for piece in pieces], axis=0)
     for name, total in zip(pieces[0].classes, totals, strict=True):
         if not total:
@@ -281,6 +293,7 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
     started = time.perf_counter()
     total = sum(int(piece.counts.sum()) for piece in pieces)
     done_bytes, doubtful, odd = 0, dict[int, str](), dict[int, str]()
+    columns: list[Columns] = []
     named: list[Quarantined] = []
     with ThreadPoolExecutor(1, thread_name_prefix="merge") as executor:
         for piece in pieces:
@@ -288,6 +301,7 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
             doubtful |= {before + sample: why for sample, why in index.doubtful.items()}
             named += [Quarantined(index.name(each), why) for each, why in index.doubtful.items()]
             odd |= {before + sample: why for sample, why in index.odd.items()}
+            columns.append(index.columns)
             tasks = (partial(_read, index, samples) for samples in _strides(index.sizes))
             for rows in in_order(executor, tasks, _AHEAD):
                 with writing(writer.path):
@@ -303,6 +317,8 @@ def _write(writer: BetonWriter, pieces: Sequence[_Piece], on_progress: Progress 
                 preparation=pieces[0].preparation,
                 doubtful=doubtful,
                 odd=odd,
+                columns=join_columns(columns),
+                division=pieces[0].division,
             )
         )
     bad = tuple(bad for piece in pieces for bad in piece.shard.quarantined)

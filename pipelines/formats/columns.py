@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Number = TypeVar("_Number", np.float32, np.uint64)
 
 #: What a model is to learn: one class of each image, any number of labels, or a number.
 Task = Literal["classes", "labels", "number"]
@@ -42,6 +44,10 @@ class Columns:
     def is_empty(self) -> bool:
         """Whether the labels say all."""
         return self.targets is None and self.groups is None and self.weights is None
+
+    def answers(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float32]:
+        """What a model is to say of each sample: its label of int64[N], else `targets`."""
+        return labels if self.targets is None else self.targets
 
     def take(self, samples: NDArray[np.int64]) -> Columns:
         """The columns of some samples."""
@@ -78,6 +84,23 @@ class ColumnNames:
 
 #: Nothing is named.
 UNNAMED = ColumnNames()
+
+
+def join_columns(parts: Sequence[Columns]) -> Columns:
+    """The columns of several data sets of one kind, one behind the other."""
+    first = parts[0]
+    return Columns(
+        task=first.task,
+        targets=_join([part.targets for part in parts]),
+        groups=_join([part.groups for part in parts]),
+        weights=_join([part.weights for part in parts]),
+    )
+
+
+def _join(columns: Sequence[NDArray[_Number] | None]) -> NDArray[_Number] | None:
+    """All of a column; None where a part has none."""
+    present = [column for column in columns if column is not None]
+    return np.concatenate(present) if len(present) == len(columns) else None
 
 
 def hash_words(words: Sequence[str], salt: str = "") -> NDArray[np.uint64]:
