@@ -115,7 +115,7 @@ def to_device(
     device: torch.device,
     changes: Iterator[Change] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Move batches of uint8[B, S, S, 3] pixels and int64[B] labels, in host memory, to `device`.
+    """Move batches of uint8[B, S, S, 3] pixels and their labels, in host memory, to `device`.
 
     On a GPU the copy runs on a stream of its own beside the caller's kernels, which wait for it on
     the device; the host waits only for a pinned slot whose last copy has not ended. There,

@@ -3,7 +3,7 @@
 Each image is mixed with the one before it in the global batch, the first with the last; of several
 ranks each is given that one, too, so that the mixes are the same for any number of them. Labels
 become shares of the classes, as torchvision's own MixUp and CutMix give them, which torch's
-cross-entropy takes.
+cross-entropy takes; rows of several labels, and numbers, are mixed by the same shares.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ def mix_batch(
 
     Args:
         images: float[b, 3, S, S], whose memory is nobody else's.
-        labels: int64[b].
+        labels: int64[b]; of other tasks float32[b, C].
         how: of the batch.
         classes: C.
         wraps: the first image's partner is the last one; else the first is only a partner.
 
     Returns:
-        [B, 3, S, S], and float32[B, C] targets that add up to 1; B is b, or b - 1.
+        [B, 3, S, S], and float32[B, C] targets, of classes such that add up to 1; B is b, or b - 1.
     """
-    targets = functional.one_hot(labels, classes).to(torch.float32)
+    targets = labels
+    if labels.ndim == 1:
+        targets = functional.one_hot(labels, classes).to(torch.float32)
     first = 0 if wraps or not len(images) else 1
     if how.share == 1 or not len(images):
         return images[first:], targets[first:]

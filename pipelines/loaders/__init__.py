@@ -83,7 +83,7 @@ _NOT_NEEDED = {
     "pipelines": _CROPS,
     "train": "give view='train'",
     "is_training": "give view='train' or view='eval'",
-    "target_transform": "labels are the class numbers, int64",
+    "target_transform": "labels are the class numbers, int64, or of other tasks float32[B, C]",
     "mean": "normalize=False gives uint8 images",
     "std": "normalize=False gives uint8 images",
     "pin_memory": "leave it out: for device='cuda' it is done",
@@ -145,7 +145,8 @@ def make_loader(
             stays twice the output, which is faster for photos of some megapixels and gives other
             pixels; of `ffcv`, `torchvision`, and `resident` with `store_side`.
         augment: what a training view does beyond its usual crop and mirror: `Augment(policy=
-            "trivial", erase=0.25, mixup=0.2)`. With `mixup` or `cutmix` labels are float32[B, C].
+            "trivial", erase=0.25, mixup=0.2)`. With `mixup` or `cutmix` labels are float32[B, C],
+            as those of data of several labels or a number are in any case.
         transform: a function of your own, of uint8 images [B, 3, S, S] on `device`, before they are
             normalized; it gives the same. What it draws of torch's random numbers is a function of
             (seed, epoch, batch, rank), so a run resumes exactly; other numbers of processes draw

@@ -40,8 +40,8 @@ class Loader(ABC):
     """Batches of one view of one source, as a plain iterable.
 
     Yields `(images, labels)`: images [B, 3, S, S] channels_last on `device`, normalized
-    float32, bfloat16 or float16, or uint8 with `normalize=False`; labels int64[B] on `device`, or
-    where steps are mixed float32[B, C], the shares of the classes.
+    float32, bfloat16 or float16, or uint8 with `normalize=False`; labels int64[B] on `device`,
+    or float32[B, C]: where steps are mixed the shares of the classes, and of other tasks targets.
     The data are a function of (seed, epoch, S): call `set_epoch` before each epoch. Leaving an
     epoch early is fine; the next one starts from its beginning. `set_size` changes S between
     epochs, and neither order nor flips, nor the train view's boxes.
@@ -117,7 +117,7 @@ class Loader(ABC):
         #: Rows of this rank's batches at most.
         self._most_rows = -(-batch_size // world) + self._brings_partners
         self._cut_at = "center"
-        self._labels = torch.from_numpy(source.labels)
+        self._labels = torch.from_numpy(source.columns.answers(source.labels))
         self._normalizer = make_normalizer(size, self.device, self._given)
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0

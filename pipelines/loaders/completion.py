@@ -85,7 +85,7 @@ class Completion:
         if not augment.mixes:
             return
         expected, found = "", ""
-        if self._classes < 2:
+        if self._classes < 2 and source.columns.task == "classes":
             found, expected = "one class", "two or more, to mix them"
         elif batch_size < 2:
             found, expected = "batches of 1", "batches of 2 or more, to mix them"

@@ -146,16 +146,17 @@ class StockLoader(Loader):
 class _StockDataset(Dataset[Any]):
     def __init__(self, source: Source, transform: transforms.Transform) -> None:
         self._source, self._transform = source, transform
+        self._answers = source.columns.answers(source.labels)
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, sample: int) -> tuple[torch.Tensor, int] | FastftError:
+    def __getitem__(self, sample: int) -> tuple[torch.Tensor, Any] | FastftError:
         try:
             image = decode(
                 self._source.stored(sample), f"{self._source.path}: {self._source.name(sample)}"
             )
-            return self._transform(image), int(self._source.labels[sample])
+            return self._transform(image), self._answers[sample]
         except FastftError as error:
             return error
         except MemoryError:
@@ -168,7 +169,7 @@ class _Collate:
     def __init__(self, source: Source) -> None:
         self._source = source
 
-    def __call__(self, items: list[Any]) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
+    def __call__(self, items: list[Any]) -> tuple[torch.Tensor, NDArray[Any]] | FastftError:
         for item in items:
             if isinstance(item, FastftError):
                 return item
@@ -178,4 +179,4 @@ class _Collate:
             return error
         except MemoryError:
             return out_of_memory(self._source)
-        return images, np.array([label for _, label in items], np.int64)
+        return images, np.stack([answer for _, answer in items])

@@ -110,6 +110,7 @@ class _PlanDataset(Dataset[Any]):
 
     def __init__(self, source: Source, workers: int) -> None:
         self._source, self._workers = source, workers
+        self._answers = source.columns.answers(source.labels)
         areas = source.widths.astype(np.int64) * source.heights
         self._in_part = bool(areas.mean() >= _LARGE_PX)
         self._local = threading.local()
@@ -117,7 +118,7 @@ class _PlanDataset(Dataset[Any]):
     def __reduce__(self) -> tuple[type[_PlanDataset], tuple[Source, int]]:
         return type(self), (self._source, self._workers)
 
-    def __getitem__(self, item: Rows) -> tuple[torch.Tensor, NDArray[np.int64]] | FastftError:
+    def __getitem__(self, item: Rows) -> tuple[torch.Tensor, NDArray[Any]] | FastftError:
         # Errors travel as values: DataLoader would rebuild an exception from its text alone.
         try:
             pixels, labels = self.render(item)
@@ -127,8 +128,8 @@ class _PlanDataset(Dataset[Any]):
         except MemoryError:
             return out_of_memory(self._source)
 
-    def render(self, rows: Rows) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        """uint8[B, S, S, 3] and int64[B].
+    def render(self, rows: Rows) -> tuple[torch.Tensor, NDArray[Any]]:
+        """uint8[B, S, S, 3], and int64[B] or float32[B, C].
 
         Raises:
             DataError: a sample is broken.
@@ -141,7 +142,7 @@ class _PlanDataset(Dataset[Any]):
         if rows.operations is not None:
             flat = pixels.reshape(len(rows), rows.size, rows.size * 3)
             self._changer().run(rows.operations, flat, flat)
-        return torch.from_numpy(pixels), self._source.labels[rows.samples]
+        return torch.from_numpy(pixels), self._answers[rows.samples]
 
     def _render(self, rows: Rows, row: int) -> Any:
         """A Pillow image of the output size."""
