@@ -49,10 +49,6 @@ class Columns:
         """What a model is to say of each sample: its label of int64[N], else `targets`."""
         return labels if self.targets is None else self.targets
 
-    def answers(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float32]:
-        """What a model is to say of each sample: its label of int64[N], else `targets`."""
-        return labels if self.targets is None else self.targets
-
     def take(self, samples: NDArray[np.int64]) -> Columns:
         """The columns of some samples."""
         return Columns(
