@@ -64,22 +64,27 @@ import numba.typed
 import numpy as np
 numba.typed.Dict = dict  # as in ffcv_loader: two numbers' own dict is compiled for 5 s
 from ffcv.fields.basics import IntDecoder
+from ffcv.fields.ndarray import NDArrayDecoder, NDArrayField
 from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline import Compiler
+from ffcv.reader import Reader
 side, compiled, out, *files = sys.argv[1:]
 side, found = int(side), {}
 Compiler.set_enabled(compiled == "True")
 for at in range(len(files) // 2):
     path, os_cache = files[2 * at : 2 * at + 2]
     decoder = CenterCropRGBImageDecoder((side, side), 1) if side else SimpleRGBImageDecoder()
+    has_rows = isinstance(Reader(path).handlers["label"], NDArrayField)
     batches = Loader(
         path, batch_size=7, num_workers=1, order=OrderOption.SEQUENTIAL,
         os_cache=os_cache == "True", drop_last=False,
-        pipelines={"image": [decoder], "label": [IntDecoder()]},
+        pipelines={"image": [decoder], "label": [(NDArrayDecoder if has_rows else IntDecoder)()]},
     )
     images, labels = zip(*[(image.copy(), label.copy()) for image, label in batches])
-    found |= {f"images{at}": np.concatenate(images), f"labels{at}": np.concatenate(labels).ravel()}
+    labels = np.concatenate(labels)
+    labels = labels if has_rows else labels.ravel()
+    found |= {f"images{at}": np.concatenate(images), f"labels{at}": labels}
 np.savez(out, **found)
 os._exit(0)
 """
