@@ -92,6 +92,33 @@ def share_of(begin: int, size: int, rank: int, world: int) -> Ints:
     return np.arange(first, first + share + (rank < more), dtype=np.int64)
 
 
+def shares_of(
+    order: Ints,
+    batch_size: int,
+    rank: int,
+    world: int,
+    start: int,
+    drop_last: bool,
+    partners: bool,
+) -> Iterator[Ints]:
+    """One rank's part of an order, a batch at a time; see `plan.Plan.shares`."""
+    count = len(order)
+    end = count - (count - start) % batch_size if drop_last else count
+    # Small shares, computed many at a time, cost little more than a large one.
+    group = max(1, BLOCK // -(-batch_size // world)) * batch_size
+    for first in range(start, end, group):
+        batches = range(first, min(first + group, end), batch_size)
+        sizes = [min(batch_size, end - at) for at in batches]
+        places = [share_of(at, n, rank, world) for at, n in zip(batches, sizes, strict=True)]
+        if partners:
+            places = [
+                np.append((own[:1] - at - 1) % n + at, own)
+                for own, at, n in zip(places, batches, sizes, strict=True)
+            ]
+        taken = order[np.concatenate(places)]
+        yield from np.split(taken, np.cumsum([len(each) for each in places[:-1]]))
+
+
 @dataclass(frozen=True, slots=True)
 class ComputedOrder(ABC):
     """An order over `count` samples that is computed where it is asked for.

@@ -7,6 +7,9 @@ Here and in `operations` augmentation is drawn; loaders execute rows and draw no
 - Box and flip of a sample are functions of (seed, epoch, sample) alone: its draws are numbers
   `sample * 64 + k` of one SplitMix64 stream, which can be computed anywhere without the others.
   Removing a sample, resuming, or asking for one rank's samples shifts nothing.
+- Where samples come more than once (`sampling`), the order's numbers are visits: of N samples,
+  `sample + N * n` is a further one of a sample, with draws of its own. What takes samples refuses
+  such a number, as it is N or more; `Plan.samples` has them.
 
 Views (S the output side):
 
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,7 +39,8 @@ from numpy.typing import NDArray
 from pipelines.augment import RATIO, SCALE, USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.operations import Mix, Operations, draw_mix, draw_operations
-from pipelines.order import BLOCK, Floats, Ints, make_key, make_order, share_of, uniform
+from pipelines.order import BLOCK, Floats, Ints, make_key, make_order, shares_of, uniform
+from pipelines.sampling import Frequencies, find_samples
 
 VIEWS = ("train", "recordio", "eval", "eval-square", "native")
 #: Views that visit the samples in another order each epoch.
@@ -53,13 +58,15 @@ _EVALUATING = ("eval", "eval-square")
 _TRIES = 10
 #: ImageRecordIter's min_random_scale and max_random_scale in the tutorial's older draft.
 _JITTER = (0.75, 1.5)
-#: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 and 3 are
-#: orders, 4 and 5 operations and mixes.
+#: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1, 3 and 7
+#: are orders, 4 and 5 operations and mixes.
 _BOX = 2
 #: Factors by which an inverse DCT can shrink; times as large as the output that a crop then stays.
 _SHRINKS, _SPARE = (2, 4, 8), 2
 #: Draws reserved per sample: 10 tries of 4 numbers, then the flip.
 _DRAWS, _FLIP_DRAW = 64, 63
+#: float64[B] in [0, 1): a draw of each sample, by number.
+_uniform = partial(uniform, of=_DRAWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +126,13 @@ class Plan:
         view: one of VIEWS.
         size: output side S, px.
         seed, epoch: what the randomness is a function of.
-        order: int64[N], the samples in the order in which they come; beyond `order.WHOLE_LIMIT`
-            samples computed where it is asked for, see `make_order`.
+        order: int64[N], the samples in the order in which they come, or their visits; beyond
+            `order.WHOLE_LIMIT` samples computed where it is asked for, see `make_order`.
         widths, heights: int32[N] by sample, px.
         decode: one of DECODES.
         augment: what else is drawn.
         place: one of PLACES, where evaluation's views cut.
+        repeats: whether samples come more than once, or never.
     """
 
     view: str
@@ -137,23 +145,28 @@ class Plan:
     decode: Decode = "exact"
     augment: Augment = USUAL
     place: str = "center"
+    repeats: bool = False
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def rows(self, samples: Ints) -> Rows:
-        """The rows of any samples, in the order given."""
-        samples = np.asarray(samples)  # of an order that is computed, too
-        count = len(samples)
+    def samples(self, visits: Ints) -> Ints:
+        """int64[B]: the samples that are visited; where each comes once, they are the same."""
+        return find_samples(visits, len(self.widths)) if self.repeats else visits
+
+    def rows(self, visits: Ints) -> Rows:
+        """The rows of any visits, in the order given; a sample is one of its visits."""
+        visits = np.asarray(visits)  # of an order that is computed, too
+        samples, count = self.samples(visits), len(visits)
         crops = np.empty((count, 4), np.int32)
         resized, corners = np.full((count, 2), self.size, np.int32), np.zeros((count, 2), np.int32)
         flips = np.zeros(count, np.bool_)
         key = make_key(self.seed, self.epoch, _BOX)
         for start in range(0, count, BLOCK):
             part = slice(start, start + BLOCK)
-            chosen = samples[part]
-            height = self.heights[chosen].astype(np.float64)
-            width = self.widths[chosen].astype(np.float64)
+            chosen = visits[part]
+            height = self.heights[samples[part]].astype(np.float64)
+            width = self.widths[samples[part]].astype(np.float64)
             if self.view == "train":
                 crops[part] = _random_resized_crops(key, chosen, height, width, self.augment)
             elif self.view == "native":
@@ -166,7 +179,7 @@ class Plan:
         shrinks = np.ones(count, np.int32)
         if self.decode == "scaled":
             shrinks = find_shrinks(crops[:, 2:], resized)
-        operations = self.operations(samples)
+        operations = self.operations(visits)
         return Rows(samples, crops, resized, corners, flips, shrinks, self.size, operations)
 
     def mix(self, batch: int) -> Mix | None:
@@ -199,7 +212,7 @@ class Plan:
         drop_last: bool = False,
         partners: bool = False,
     ) -> Iterator[Ints]:
-        """The samples of one rank, a batch at a time.
+        """The samples of one rank, or its visits, a batch at a time.
 
         Args:
             batch_size: samples per global batch, over all ranks.
@@ -211,28 +224,14 @@ class Plan:
             partners: begin each share with the sample before it in the global batch, of the batch's
                 first one that is the last one.
         """
-        count = len(self.order)
-        end = count - (count - start) % batch_size if drop_last else count
-        # Small shares, computed many at a time, cost little more than a large one.
-        group = max(1, BLOCK // -(-batch_size // world)) * batch_size
-        for first in range(start, end, group):
-            batches = range(first, min(first + group, end), batch_size)
-            sizes = [min(batch_size, end - at) for at in batches]
-            places = [share_of(at, n, rank, world) for at, n in zip(batches, sizes, strict=True)]
-            if partners:
-                places = [
-                    np.append((own[:1] - at - 1) % n + at, own)
-                    for own, at, n in zip(places, batches, sizes, strict=True)
-                ]
-            samples = self.order[np.concatenate(places)]
-            yield from np.split(samples, np.cumsum([len(each) for each in places[:-1]]))
+        return shares_of(self.order, batch_size, rank, world, start, drop_last, partners)
 
-    def operations(self, samples: Ints) -> Operations | None:
-        """The operations of any samples beyond crop and mirror; None: there are none."""
+    def operations(self, visits: Ints) -> Operations | None:
+        """The operations of any visits beyond crop and mirror; None: there are none."""
         if not self.augment.changes_pixels:
             return None
         here = {"seed": self.seed, "epoch": self.epoch, "size": self.size}
-        return draw_operations(self.augment, samples=samples, **here)
+        return draw_operations(self.augment, samples=visits, **here)
 
     def _native_crops(self, key: np.uint64, samples: Ints, height: Floats, width: Floats) -> Floats:
         crop_h, crop_w = np.minimum(height, self.size), np.minimum(width, self.size)
@@ -281,10 +280,12 @@ def make_plan(
     decode: Decode = "exact",
     augment: Augment = USUAL,
     place: str = "center",
+    frequencies: Frequencies | None = None,
 ) -> Plan:
     """Plan one epoch over samples of the given dimensions.
 
-    Training views visit the samples in random order, the others in file order, each once.
+    Training views visit the samples in random order, the others in file order, each once unless
+    frequencies say otherwise.
 
     Args:
         widths, heights: int32[N], px.
@@ -295,6 +296,7 @@ def make_plan(
             twice the output.
         augment: what else is drawn, of a training view.
         place: one of PLACES, of evaluation's views.
+        frequencies: of the samples, of a training view; None: each comes once.
 
     Raises:
         UsageError: an unknown view, place or way to decode, a size, seed or epoch out of range, or
@@ -306,12 +308,19 @@ def make_plan(
         raise UsageError("decode", repr(decode), f"one of {', '.join(DECODES)}")
     check_place(place, view)
     _require_drawn(augment, view)
+    if frequencies is not None and (view not in SHUFFLED or len(frequencies) != len(widths)):
+        found = f"frequencies of {len(frequencies)} samples with view {view!r}"
+        raise UsageError("sampler", found, f"those of {len(widths)}, a training view")
     if not 1 <= size <= 8192:
         raise UsageError("size", str(size), "1 to 8192 px")
     if seed < 0 or epoch < 0:
         raise UsageError("seed and epoch", f"{seed} and {epoch}", "numbers from 0 on")
-    order = make_order(len(widths), seed=seed, epoch=epoch, shuffled=view in SHUFFLED)
-    return Plan(view, size, seed, epoch, order, widths, heights, decode, augment, place)
+    if frequencies is None:
+        order = make_order(len(widths), seed=seed, epoch=epoch, shuffled=view in SHUFFLED)
+    else:
+        order = frequencies.draw(seed=seed, epoch=epoch)
+    sides, repeats = (widths, heights), frequencies is not None
+    return Plan(view, size, seed, epoch, order, *sides, decode, augment, place, repeats)
 
 
 def check_place(place: str, view: str) -> None:
@@ -388,8 +397,3 @@ def _central_crops(height: Floats, width: Floats, limits: tuple[float, float]) -
     crop_h = np.where(ratio < low, np.maximum(np.rint(width / low), 1), height)
     top, left = np.floor((height - crop_h) / 2), np.floor((width - crop_w) / 2)
     return np.stack((top, left, crop_h, crop_w), axis=1)
-
-
-def _uniform(key: np.uint64, samples: Ints, draw: int) -> Floats:
-    """float64[B] in [0, 1): draw number `draw` of each sample."""
-    return uniform(key, samples, draw, _DRAWS)

@@ -15,6 +15,7 @@ from pipelines.formats.source import Source, open_source, require_prepared
 from pipelines.loaders.base import Loader
 from pipelines.loaders.completion import Transform
 from pipelines.plan import Decode
+from pipelines.sampling import Sampler
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,6 @@ _CROPS = "view decides: 'train' and 'recordio' crop and flip, 'eval' and 'eval-s
 #: Arguments that have no counterpart, and why.
 _NOT_NEEDED = {
     "shuffle": _PLAN,
-    "sampler": _PLAN,
     "batch_sampler": _PLAN,
     "order": _PLAN,
     "generator": _PLAN,
@@ -120,6 +120,7 @@ def make_loader(
     decode: Decode = "exact",
     augment: Augment = USUAL,
     transform: Transform | None = None,
+    sampler: Sampler = "shuffle",
     apply_exif: bool | None = None,
     depth: Depth | None = None,
     **options: Any,
@@ -151,6 +152,10 @@ def make_loader(
             normalized; it gives the same. What it draws of torch's random numbers is a function of
             (seed, epoch, batch, rank), so a run resumes exactly; other numbers of processes draw
             otherwise, and no check of pixels knows it.
+        sampler: how often a training view shows each sample; an epoch keeps its length. `shuffle`:
+            once. `balanced`: so that each class comes as often as every other. `sqrt`: between the
+            two. `weights`: as the data set's column of weights says. A sample that comes again has
+            other crops, flips and operations.
         apply_exif: whether images of a class folder are turned upright as their EXIF says; None:
             no. A `.beton` has been prepared by `fastft convert`; what is given must be what it has.
         depth: what becomes of more than 8 bits per channel, likewise: `clip` (default) or `scale`.
@@ -164,8 +169,8 @@ def make_loader(
     Raises:
         UsageError: an unknown loader, view or argument, a library that is not installed, arguments
             out of range, a `.beton` that is prepared otherwise, `drop_last` with fewer samples than
-            one batch, or pixels that fit into no memory.
-        DataError: the data cannot be read.
+            one batch, a sampler that the data do not suit, or pixels that fit into no memory.
+        DataError: the data cannot be read, or hold weights that are none.
     """
     if name not in LOADERS:
         raise UsageError("loader", repr(name), f"one of {', '.join(LOADERS)}")
@@ -197,6 +202,7 @@ def make_loader(
         decode=decode,
         augment=augment,
         transform=transform,
+        sampler=sampler,
         **options,
     )
     assert isinstance(made, Loader)

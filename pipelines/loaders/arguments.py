@@ -8,8 +8,25 @@ import torch
 
 from pipelines.errors import UsageError
 from pipelines.formats.source import Source
-from pipelines.plan import DECODES, Decode
+from pipelines.plan import DECODES, SHUFFLED, Decode
+from pipelines.sampling import Frequencies, Sampler, find_frequencies, require_sampler
 
+#: Arguments of `Loader` that are attributes of the same name.
+ARGUMENTS = (
+    "view",
+    "size",
+    "batch_size",
+    "seed",
+    "device",
+    "dtype",
+    "workers",
+    "rank",
+    "world",
+    "drop_last",
+    "decode",
+    "augment",
+    "sampler",
+)
 _SCALING = "take loader 'ffcv' or 'torchvision', or 'resident' with store_side"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -53,6 +70,30 @@ def check_kind(
         raise UsageError(loader, f"decode {decode!r}", f"decode {known}", remedy)
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError("dtype", str(dtype), "float32, bfloat16 or float16")
+
+
+def frequencies_of(source: Source, view: str, sampler: Sampler) -> Frequencies | None:
+    """The frequencies of a source's samples; None: each comes once.
+
+    Raises:
+        UsageError: as `find_frequencies`, or a sampler for a view that visits each sample once.
+        DataError: as `find_frequencies`.
+    """
+    require_sampler(sampler)
+    if sampler == "shuffle":
+        return None
+    if view not in SHUFFLED:
+        views = " or ".join(map(repr, SHUFFLED))
+        raise UsageError("sampler", f"{sampler!r} with view {view!r}", f"view {views}")
+    columns = source.columns
+    return find_frequencies(
+        sampler,
+        source.labels,
+        task=columns.task,
+        targets=columns.targets,
+        weights=columns.weights,
+        where=source.path,
+    )
 
 
 def check_state(state: Mapping[str, int], seed: int, batch_size: int, samples: int) -> None:

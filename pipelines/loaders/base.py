@@ -28,10 +28,17 @@ from pipelines.augment import USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.forks import here, keep_for_good, require_main_guard
 from pipelines.formats.source import Source
-from pipelines.loaders.arguments import check_batches, check_kind, check_state
+from pipelines.loaders.arguments import (
+    ARGUMENTS,
+    check_batches,
+    check_kind,
+    check_state,
+    frequencies_of,
+)
 from pipelines.loaders.completion import Completion, Transform, make_changes, make_normalizer
-from pipelines.loaders.crossing import keep_track, receive, refuse_parents_gpu
+from pipelines.loaders.crossing import begin_anew, keep_track, receive
 from pipelines.plan import Decode, Plan, check_place, make_plan
+from pipelines.sampling import Sampler
 from pipelines.transfer import to_device
 from pipelines.workers import cpu_count
 
@@ -49,7 +56,9 @@ class Loader(ABC):
     Attributes:
         name: what `make_loader` calls its kind.
         source: the samples.
-        view, batch_size, seed, rank, world, drop_last, decode, augment: as given to `make_loader`.
+        view, batch_size, seed, rank, world, drop_last, decode, augment, sampler: as given to
+            `make_loader`.
+        frequencies: how often samples come; None: each once.
         size: S, px, as given there or to `set_size`.
         device: where batches arrive.
         dtype: of normalized images; None for uint8.
@@ -81,13 +90,14 @@ class Loader(ABC):
         decode: Decode = "exact",
         augment: Augment = USUAL,
         transform: Transform | None = None,
+        sampler: Sampler = "shuffle",
         begins: bool = True,
     ) -> None:
         """Make a loader; see `make_loader`.
 
         Args:
             source, view, size, batch_size, seed, device, dtype, normalize: see there.
-            workers, rank, world, drop_last, decode, augment, transform: see there.
+            workers, rank, world, drop_last, decode, augment, transform, sampler: see there.
             begins: whether to take threads, processes and memory now, or with the first iteration:
                 so does what came from another process.
 
@@ -102,6 +112,7 @@ class Loader(ABC):
         self.device = torch.device(device)
         self.workers, self.augment = workers or cpu_count(), augment
         self.dtype = (dtype or torch.float32) if normalize else None
+        self.sampler, self.frequencies = sampler, frequencies_of(source, view, sampler)
         self._completion = Completion(
             source,
             augment,
@@ -155,7 +166,7 @@ class Loader(ABC):
         """Let iterations give these samples alone, in this order, until `set_epoch`.
 
         They come as the current epoch shows them: boxes and flips are functions of (seed, epoch,
-        sample), whatever else is asked for.
+        sample), whatever else is asked for. Visits of `plan.order` are taken, too.
         """
         self.set_epoch(self._plan.epoch)
         self._selected, self._plan = samples, replace(self._plan, order=samples)
@@ -301,36 +312,14 @@ class Loader(ABC):
             UsageError: this is a fork, and the loader's GPU is its parent's.
             As the subclass's `__init__`.
         """
-        if self._home is here():
-            return
-        if self._home is not None:
-            refuse_parents_gpu(self._title, self.device)
-            # As in a DataLoader's workers: the threads of the parent's OpenMP are not here, and
-            # torch would wait for them for ever.
-            torch.set_num_threads(1)
-        self._running = None
-        self._normalizer = make_normalizer(self.size, self.device, self._given)
-        self._begin()
-        self._home = here()
+        if self._home is not here():
+            begin_anew(self)
 
     def _arguments(self) -> dict[str, Any]:
         """The arguments from which another process makes the same loader, beside the source."""
-        return {
-            "view": self.view,
-            "size": self.size,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "device": self.device,
-            "dtype": self.dtype,
-            "normalize": self.dtype is not None,
-            "workers": self.workers,
-            "rank": self.rank,
-            "world": self.world,
-            "drop_last": self.drop_last,
-            "decode": self.decode,
-            "augment": self.augment,
-            "transform": self._completion.transform,
-        }
+        own = {name: getattr(self, name) for name in ARGUMENTS}
+        normalize, transform = self.dtype is not None, self._completion.transform
+        return {**own, "normalize": normalize, "transform": transform}
 
     @property
     def _brings_partners(self) -> bool:
@@ -379,10 +368,11 @@ class Loader(ABC):
             decode=decode,
             augment=self.augment,
             place=self._cut_at,
+            frequencies=self.frequencies,
         )
 
     def _shares(self, plan: Plan, start: int) -> Iterator[NDArray[np.int64]]:
-        """This rank's samples, a batch at a time."""
+        """This rank's samples, or their visits, a batch at a time."""
         return plan.shares(
             self.batch_size,
             rank=self.rank,

@@ -41,7 +41,7 @@ def make_changes(
         return None
     from pipelines.changing.on_gpu import GpuChanger  # Triton takes a second to load
 
-    operations = (plan.operations(samples) for samples in shares)
+    operations = (plan.operations(visits) for visits in shares)
     return GpuChanger(device).over(operations, plan.size)
 
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
-from pipelines.forks import in_every_fork
+from pipelines.forks import here, in_every_fork
 from pipelines.formats.source import Source
+from pipelines.loaders.completion import make_normalizer
 
 #: All loaders that somebody has.
 _living: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -45,7 +46,24 @@ def receive(
     return loader
 
 
-def refuse_parents_gpu(loader: str, device: torch.device) -> None:
+def begin_anew(loader: Any) -> None:
+    """Let a loader that was inherited, or is new in this process, begin here.
+
+    Raises:
+        UsageError: it was inherited, and its GPU is the parent's.
+    """
+    if loader._home is not None:
+        _refuse_parents_gpu(loader._title, loader.device)
+        # As in a DataLoader's workers: the threads of the parent's OpenMP are not here, and torch
+        # would wait for them for ever.
+        torch.set_num_threads(1)
+    loader._running = None
+    loader._normalizer = make_normalizer(loader.size, loader.device, loader._given)
+    loader._begin()
+    loader._home = here()
+
+
+def _refuse_parents_gpu(loader: str, device: torch.device) -> None:
     """Refuse to begin anew in a fork of a process that uses the loader's GPU.
 
     Raises:

@@ -118,12 +118,12 @@ class FfcvLoader(Loader):
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Images [B, S, S, 3] in host memory, and labels."""
         shares = list(self._shares(plan, start))
-        self._decoder.plan, self._order.samples = plan, np.concatenate([*shares, plan.order[:0]])
-        batches = _start(self._driver) if len(self._order.samples) else None
+        self._decoder.plan, self._order.visits = plan, np.concatenate([*shares, plan.order[:0]])
+        batches = _start(self._driver) if len(self._order.visits) else None
         try:
-            for samples in shares:
-                labels = self._labels[torch.from_numpy(samples)]
-                if batches is None or not len(samples):
+            for visits in shares:
+                labels = self._labels[torch.from_numpy(plan.samples(visits))]
+                if batches is None or not len(visits):
                     # a rank's share of a last batch that is smaller than the world
                     dtype = torch.uint8 if self.device.type == "cuda" else self._given
                     empty = torch.empty((0, self.size, self.size, 3), dtype=dtype or torch.uint8)
@@ -219,17 +219,20 @@ def _together(rows: list[int], sizes: NDArray[np.int64]) -> Iterator[slice]:
 
 
 class _PlanOrder(TraversalOrder):  # type: ignore[misc]
-    """One rank's samples in the plan's order; FFCV calls what it is given for its loader."""
+    """One rank's visits in the plan's order; FFCV calls what it is given for its loader.
 
-    def __init__(self, samples: NDArray[np.int64]) -> None:
-        self.samples = samples
+    FFCV takes them for samples, and hands them on to our operation alone.
+    """
+
+    def __init__(self, visits: NDArray[np.int64]) -> None:
+        self.visits = visits
 
     def __call__(self, loader: Any) -> _PlanOrder:
         return self
 
     def sample_order(self, epoch: int) -> NDArray[np.int64]:
         """FFCV's count of epochs is not asked: the plan knows its own."""
-        return self.samples
+        return self.visits
 
 
 class _PlanDecoder(Operation):  # type: ignore[misc]

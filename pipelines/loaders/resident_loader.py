@@ -186,7 +186,8 @@ class ResidentLoader(Loader):
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         shares = list(self._shares(plan, start))
         filler: Filler = self._executor.filler
-        filler.run_ahead(np.concatenate([*shares, *self._beyond(filler), plan.order[:0]]))
+        coming = np.concatenate([*shares, *self._beyond(filler), plan.order[:0]])
+        filler.run_ahead(plan.samples(coming))
         try:
             yield from self._executor.run(plan, shares, self._labels)
         finally:
@@ -199,8 +200,8 @@ class ResidentLoader(Loader):
     def _held(self) -> NDArray[np.bool_]:
         """The samples that can ever be asked of this rank."""
         held = np.zeros(len(self.source), np.bool_)
-        for samples in self._shares(self._plan, 0):
-            held[samples] = True
+        for visits in self._shares(self._plan, 0):
+            held[self._plan.samples(visits)] = True
         return held
 
     def _beyond(self, filler: Filler) -> Iterator[NDArray[np.int64]]:
@@ -279,14 +280,14 @@ class _CpuExecutor(Renderer):
     def run(
         self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of these samples, in host memory."""
+        """Batches of these visits, in host memory."""
         waiting: deque[Rendering] = deque()
         coming = iter(shares)
         try:
-            for samples in shares:
+            for visits in shares:
                 for ahead in islice(coming, _AHEAD + 1 - len(waiting)):
                     waiting.append(self.submit(plan.rows(ahead), plan))
-                images = waiting.popleft().result()
+                images, samples = waiting.popleft().result(), plan.samples(visits)
                 yield images.permute(0, 3, 1, 2), labels[torch.from_numpy(samples)]
         finally:
             for rendering in waiting:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchvision.transforms import v2 as transforms
 
 from pipelines.augment import USUAL, Augment
@@ -105,7 +105,8 @@ class StockLoader(Loader):
         return DataLoader(
             _StockDataset(self.source, stock_transform(self.view, size, self.augment)),
             batch_size=self.batch_size,
-            shuffle=self.view == "train",
+            shuffle=self.view == "train" and self.frequencies is None,
+            sampler=self._sampler(),
             generator=self._order,
             drop_last=self.drop_last,
             num_workers=self.workers,
@@ -114,6 +115,13 @@ class StockLoader(Loader):
             collate_fn=_Collate(self.source),
             worker_init_fn=live_for_parent,
         )
+
+    def _sampler(self) -> WeightedRandomSampler | None:
+        """A sampler of torch's of the same frequencies, which draws with replacement."""
+        if self.frequencies is None:
+            return None
+        weights = self.frequencies.expected.tolist()
+        return WeightedRandomSampler(weights, len(weights), generator=self._order)
 
     def _change_size(self, size: int) -> None:
         """Worker processes have their transforms for good: the next epoch starts others."""

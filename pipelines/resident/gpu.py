@@ -118,13 +118,13 @@ class GpuExecutor:
     def run(
         self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of these samples, on the GPU."""
+        """Batches of these visits, on the GPU."""
         waiting: deque[_Batch] = deque()
         coming = iter(shares)
         try:
             for _ in shares:
-                for samples in islice(coming, _AHEAD + 1 - len(waiting)):
-                    waiting.append(self._start(plan, samples, labels))
+                for visits in islice(coming, _AHEAD + 1 - len(waiting)):
+                    waiting.append(self._start(plan, visits, labels))
                 yield self._finish(waiting.popleft(), plan.size)
         finally:
             futures = [future for batch in waiting for future in batch.futures]
@@ -147,10 +147,11 @@ class GpuExecutor:
                 # next asks the driver for it, once.
                 torch.cuda.empty_cache()
 
-    def _start(self, plan: Plan, samples: NDArray[np.int64], labels: torch.Tensor) -> _Batch:
+    def _start(self, plan: Plan, visits: NDArray[np.int64], labels: torch.Tensor) -> _Batch:
         """Set threads to work on a batch."""
         layout = self._layout
-        rows = plan.rows(samples)
+        rows = plan.rows(visits)
+        samples = rows.samples
         geometry, down_first = make_geometry(rows, plan)
         windows = gpu.find_windows(geometry, rows.flips, down_first, plan.size)
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)

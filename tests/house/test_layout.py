@@ -31,7 +31,7 @@ LAYERS = (
         "pipelines.vision",
     ),
     ("pipelines.augment",),
-    ("pipelines.operations",),
+    ("pipelines.operations", "pipelines.sampling"),
     (
         "pipelines.findings",
         "pipelines.plan",
@@ -41,7 +41,7 @@ LAYERS = (
     ("pipelines.forks", "pipelines.images"),
     ("pipelines.compiling",),
     ("pipelines.formats",),
-    ("pipelines.conversion", "pipelines.decoder", "pipelines.encode", "pipelines.reference"),
+    ("pipelines.conversion", "pipelines.decoder", "pipelines.reference"),
     ("pipelines.changing", "pipelines.regions"),
     ("pipelines.row_worker",),
     ("pipelines.rendering",),

@@ -272,7 +272,7 @@ def test_an_unknown_loader_and_a_missing_library(
         ("drop_lst", "no such argument; write drop_last"),
         ("stor_file", "no such argument; write store_file"),
         ("shuffle", "no such argument; view='train' shuffles by the seed, view='eval' keeps"),
-        ("sampler", "no such argument; view='train' shuffles by the seed"),
+        ("batch_sampler", "no such argument; view='train' shuffles by the seed"),
         ("transforms", "no such argument; transform takes a function of uint8 batches"),
         ("pin_memory", "no such argument; leave it out: for device='cuda' it is done"),
         ("persistent_workers", "no such argument; leave it out: workers live until close"),

@@ -272,7 +272,7 @@ def test_any_world_mixes_alike(count: int, world: int) -> None:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_partners_come_before_a_share(drop_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.plan.BLOCK", 10)  # several groups of batches
+    monkeypatch.setattr("pipelines.order.BLOCK", 10)  # several groups of batches
     plan = make_mixing_plan(47)
     for size, world, start in ((8, 1, 0), (8, 3, 16), (1, 1, 0), (1, 2, 0), (5, 7, 0), (99, 2, 0)):
         here = {"start": start, "drop_last": drop_last}

@@ -120,7 +120,7 @@ def test_shares_are_array_splits(
 ) -> None:
     # Of an order that is computed, and of an array.
     monkeypatch.setattr(orders, "WHOLE_LIMIT", limit)
-    monkeypatch.setattr("pipelines.plan.BLOCK", 100)  # several groups of batches, some of one
+    monkeypatch.setattr("pipelines.order.BLOCK", 100)  # several groups of batches, some of one
     for count in (0, 1, 5, 64, 999, 1000):
         plan = uniform(count, epoch=1)
         whole = np.asarray(plan.order)
