@@ -175,6 +175,17 @@ def _training(
             _LEARNING,
         ),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        _option(
+            "How often an epoch shows each image: shuffle (once), balanced (rare classes as often "
+            "as common ones), sqrt (half-way there, which repeats rare images less), or weights "
+            "(as the data's column says). Repeated images are cropped anew; an epoch keeps its "
+            "length; evaluation shows each image once.",
+            _TRAIN.sampler,
+            _LEARNING,
+        ),
+    ] = None,
     ema: Annotated[
         float | None,
         _option(

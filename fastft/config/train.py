@@ -17,6 +17,7 @@ from pipelines.errors import UsageError
 from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.layout import Depth
 from pipelines.plan import DECODES, Decode
+from pipelines.sampling import SAMPLERS, Sampler
 
 How = Literal["off", "default", "graph"]
 Compile = Literal["auto", "off", "default", "graph"]
@@ -93,6 +94,9 @@ class TrainConfig:
         label_smoothing: share of the target that goes to all classes alike.
         class_weight: how much a class's loss counts: empty, `balanced`, or like `hotdog=6,*=0.5`,
             where the star is every other class.
+        sampler: how often an epoch shows each image, see `pipelines.sampling`: `shuffle` once;
+            `balanced` so that all classes come alike, `sqrt` half-way there, `weights` as the data
+            say. Evaluation shows each once.
         ema: decay per step of an average of the weights, which is then what is evaluated; 0: none.
         patience: stop after so many epochs without a better accuracy; 0: never.
         amp: `auto` takes bfloat16 where the device computes in it, else float16 on a GPU, else
@@ -162,6 +166,7 @@ class TrainConfig:
     loss: LossReduction = "mean"
     label_smoothing: float = 0.0
     class_weight: str = ""
+    sampler: Sampler = "shuffle"
     ema: float = 0.0
     patience: int = 0
     amp: Amp = "auto"
@@ -189,6 +194,7 @@ class TrainConfig:
         choose("--amp", self.amp, get_args(Amp))
         choose("--compile", self.compile, get_args(Compile))
         choose("--schedule", self.schedule, get_args(Schedule))
+        choose("--sampler", self.sampler, SAMPLERS)
         require("--store-side", self.store_side, 0, 65535)
         require("--size", self.size, *MODEL_PX)
         require("--epochs", self.epochs, 1, 100_000)
@@ -228,6 +234,9 @@ class TrainConfig:
             raise UsageError("--stock", f"--loader {self.loader}", "--loader torchvision")
         if self.stock and self.view != "train":
             raise UsageError("--stock", f"--view {self.view}", "--view train")
+        if self.class_weight == "balanced" and self.sampler in ("balanced", "sqrt"):
+            found = f"with --sampler {self.sampler}: classes would be evened out twice"
+            raise UsageError("--class-weight balanced", found, "one of them", "leave one out")
         if self.weights == "none" and self.freeze:
             raise UsageError(
                 "--freeze",

@@ -170,6 +170,7 @@ def _make_loader(
         world=world.size,
         decode=config.decode,
         augment=config.augmentation if is_training else USUAL,
+        sampler=config.sampler if is_training else "shuffle",
         **options,
     )
 

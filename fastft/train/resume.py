@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from fastft.config.checks import defaults
 from fastft.config.recipes import as_settings, read_plain, without_place
 from fastft.config.train import TrainConfig
 from fastft.model.classifier import require_arch
@@ -215,10 +216,12 @@ def _share(content: Mapping[str, Any], world: World) -> dict[str, Any]:
 
 def _require_same(given: Mapping[str, Any], saved: Mapping[str, Any], arch: str, out: Path) -> None:
     """Refuse settings that would make it another run."""
+    usual = defaults(TrainConfig)
     for name, value in given.items():
         if name in _FREE or (name in _FILLED_IN and value == _FILLED_IN[name]):
             continue
-        begun = arch if name == "arch" and arch else saved.get(name)
+        # What an earlier version did not know was as it is usually now.
+        begun = arch if name == "arch" and arch else saved.get(name, getattr(usual, name, None))
         same = list(value) == list(begun or ()) if isinstance(value, tuple) else value == begun
         if not same:
             remedy = "leave it out, or train anew into another --out"

@@ -15,6 +15,7 @@ from rich.console import Console
 from fastft.config.augment import describe
 from fastft.config.recipes import read_plain
 from fastft.config.train import TrainConfig
+from fastft.datasets.imbalance import describe_imbalance
 from fastft.datasets.large_photos import advise
 from fastft.datasets.splits import describe_folders_beside
 from fastft.model.classifier import BuiltModel, build_model, set_training
@@ -333,6 +334,7 @@ def _announce(
     ]
     if asked := describe(config.augmentation):
         lines.append(f"augmentation: {asked}")
+    lines += describe_imbalance(inputs.train, config.class_weight)
     if idle > 0:
         lines.append(f"{idle} more GPUs are here: --nproc gpu takes all of them")
     if state.epoch or state.consumed:
