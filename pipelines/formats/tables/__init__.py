@@ -1,0 +1,1 @@
+"""Tables that say which images there are: CSV, TSV, JSON Lines and Parquet."""
