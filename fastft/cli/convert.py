@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
+from fastft.cli.column_options import Columns, takes_columns
 from fastft.cli.split_options import takes_division
 from fastft.config.checks import defaults
 from fastft.system.progress import make_console
 from pipelines.conversion.run import ConvertConfig
 from pipelines.conversion.run import convert as run_convert
-from pipelines.errors import UsageError, one_line
-from pipelines.formats.columns import TASKS, ColumnNames
+from pipelines.errors import one_line
 from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.encode import Mode
 from pipelines.formats.layout import Depth
 
 if TYPE_CHECKING:
-    from pipelines.formats.columns import Task
     from pipelines.formats.shards import Quarantined
 
 _CONVERT = defaults(ConvertConfig)
-_TABLES = "Tables and packed data"
 
 
-def _column(text: str, usual: str) -> Any:
-    return typer.Option(help=f"The column {text}.", show_default=usual, rich_help_panel=_TABLES)
-
-
+@takes_columns
 @takes_division
 def convert(
     *,
@@ -105,41 +100,8 @@ def convert(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what a killed conversion has left.")
     ] = _CONVERT.resume,
-    image_column: Annotated[
-        str, _column("of the images, or of the paths to them", "path, file, image, ...")
-    ] = "",
-    label_column: Annotated[
-        str,
-        _column(
-            "of the labels; several, with commas between, are labels that are 0 or 1",
-            "label, class, target, ...",
-        ),
-    ] = "",
-    split_column: Annotated[str, _column("that says train, val or test", "split, set, ...")] = "",
-    weight_column: Annotated[
-        str, _column("of weights, for train --sampler weights", "weight, sample_weight")
-    ] = "",
-    group_column: Annotated[
-        str, _column("of groups that a split keeps together", "group, patient, subject, ...")
-    ] = "",
-    image_root: Annotated[
-        Path | None,
-        typer.Option(
-            help="The folder that a table's paths are relative to.",
-            show_default="the table's own",
-            rich_help_panel=_TABLES,
-        ),
-    ] = None,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="What the labels are: classes (one each), labels (any number each, such as "
-            "'cat;dog') or number (to be predicted).",
-            show_default="classes; labels of lists",
-            rich_help_panel=_TABLES,
-        ),
-    ] = "",
     division: Division | None,
+    columns: Columns,
 ) -> None:
     """Turn images, however they are packed, into one .beton file per split.
 
@@ -170,8 +132,6 @@ def convert(
     from fastft.cli.tables import conversion_table, preparation_lines, print_remarks
     from fastft.system.progress import image_progress
 
-    if task and task not in TASKS:
-        raise UsageError("--task", repr(task), f"one of {', '.join(TASKS)}")
     config = ConvertConfig(
         src=src,
         out=out,
@@ -189,15 +149,8 @@ def convert(
         classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
         shard=shard,
         resume=resume,
-        names=ColumnNames(
-            image=image_column,
-            label=label_column,
-            split=split_column,
-            weight=weight_column,
-            group=group_column,
-            task=task,
-        ),
-        image_root=image_root,
+        names=columns.names,
+        image_root=columns.image_root,
         division=division or UNDIVIDED,
     )
     console = make_console()

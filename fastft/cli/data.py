@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from fastft.cli.column_options import Columns, takes_columns
 from fastft.config.checks import defaults
 from fastft.datasets.synth import SynthConfig, write_synth
 from fastft.system.progress import make_console
 from pipelines.errors import UsageError
+from pipelines.formats.source import PACKED
 
 _SYNTH = defaults(SynthConfig)
 
@@ -65,20 +67,42 @@ def synth(
     )
 
 
+@takes_columns
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .beton file, fastft's or stock FFCV's.")],
+    *,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A .beton file, fastft's or stock FFCV's; or what convert takes: a folder, zip, "
+            "table, tar, Hugging Face data set or RecordIO."
+        ),
+    ],
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check every sample's checksum.")
+        bool, typer.Option("--verify", help="Check every sample's checksum, of a .beton.")
     ] = False,
+    columns: Columns,
 ) -> None:
     """Show what a .beton holds: header, classes with counts, a histogram of sizes.
 
+    Of data that are not converted yet: samples, classes with counts, columns, split by split.
+
     Example: fastft inspect data/train.beton --verify
+
+    Example: fastft inspect labels.csv --label-column species
     """
     from fastft.datasets.inspect import describe
     from fastft.system.progress import image_progress
 
     console = make_console()
+    is_unconverted = file.is_dir() and not any(file.glob("*.beton"))
+    if is_unconverted or file.suffix.lower() in PACKED:
+        if verify:
+            found = f"given for {file}, which has no checksums"
+            raise UsageError("--verify", found, "a .beton", "fastft convert checks all images")
+        from fastft.datasets.inspect_listings import describe_listings
+
+        describe_listings(file, console, names=columns.names, image_root=columns.image_root)
+        return
     with image_progress(console, "checking") as update:
         describe(
             file,

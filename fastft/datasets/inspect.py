@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fastft.config.train import TrainConfig
 from fastft.datasets.large_photos import advise
 from pipelines.errors import DataError, one_line
 from pipelines.formats.beton import Index, read_index
+from pipelines.formats.columns import Columns
 from pipelines.formats.layout import MODE_RAW, Preparation
 from pipelines.resident.store import KINDS, StoreFormat, lay_out
 
@@ -75,7 +76,7 @@ def describe(
     """
     index = read_index(path)
     console.print(_header(index))
-    console.print(_classes(index))
+    console.print(class_table(index.classes, index.columns.count(index.labels, len(index.classes))))
     console.print(_sizes(index))
     if advice := advise(index, defaults(TrainConfig).size):
         console.print(advice, markup=False)
@@ -135,6 +136,9 @@ def _header(index: Index) -> Table:
         rows["turned by EXIF"] = "yes, photos stand upright"
     if index.preparation.depth != Preparation().depth:
         rows["depth"] = f"{index.preparation.depth} (more than 8 bits mapped to 0-255)"
+    rows |= describe_columns(index.columns)
+    if index.division:
+        rows["split by"] = escape(one_line(index.division))
     if index.shard is not None:
         shard = index.shard
         part = f"images {shard.start + 1:,} to {shard.stop:,} of {shard.samples:,}"
@@ -146,16 +150,38 @@ def _header(index: Index) -> Table:
     return table
 
 
-def _classes(index: Index) -> Table:
+def describe_columns(columns: Columns) -> dict[str, str]:
+    """Rows on what is known of samples beside one class each."""
+    rows, targets = {}, columns.targets
+    if targets is not None and columns.task == "labels":
+        none = int((~targets.any(axis=1)).sum())
+        each = targets.sum(axis=1).mean()
+        rows["labels"] = f"any number of each image, {each:.1f} on average; {none:,} images of none"
+    elif targets is not None:
+        low, high, mean = targets.min(), targets.max(), targets.mean(dtype=np.float64)
+        rows["labels"] = f"a number, {low:g} to {high:g}, {mean:g} on average"
+    if columns.groups is not None:
+        rows["groups"] = f"{len(np.unique(columns.groups)):,}"
+    if columns.weights is not None:
+        rows["weights"] = f"{columns.weights.min():g} to {columns.weights.max():g}"
+    return rows
+
+
+def class_table(classes: Sequence[str], counts: NDArray[np.int64]) -> Table:
+    """A table of classes with their images.
+
+    Args:
+        classes: their names.
+        counts: int64[C], images of each.
+    """
     table = Table("label", "class", "images")
-    counts = np.bincount(index.labels, minlength=len(index.classes))
     picked = pick_classes(counts, _CLASSES, _FIRST, _RAREST)
     for label in picked.first:
-        table.add_row(str(label), escape(one_line(index.classes[label])), f"{counts[label]:,}")
+        table.add_row(str(label), escape(one_line(classes[label])), f"{counts[label]:,}")
     if picked.rarest:
         table.add_row("", "rarest:", "")
     for label in picked.rarest:
-        table.add_row(str(label), escape(one_line(index.classes[label])), f"{counts[label]:,}")
+        table.add_row(str(label), escape(one_line(classes[label])), f"{counts[label]:,}")
     if picked.more:
         table.add_row("", f"and {picked.more:,} more", "")
     return table

@@ -1,4 +1,4 @@
-"""The inputs of a conversion: class folders, a zip of them, or RecordIO.
+"""The inputs of a conversion: class folders, zips, RecordIO, tables, tars, Hugging Face data sets.
 
 A listing says which samples there are, what they are called and labelled, and hands out their
 bytes as they are; what the bytes mean is the encoder's business.
@@ -11,8 +11,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.formats.archive import open_archive
 from pipelines.formats.columns import UNNAMED, ColumnNames, Columns
 from pipelines.formats.folder import find_clash, read_folder, read_splits, require_folder
+from pipelines.formats.packed.webdataset import is_tars, open_tars
 from pipelines.formats.recordio import open_records
 from pipelines.formats.splits import (
     Layout,
@@ -30,7 +32,16 @@ from pipelines.formats.splits import (
     require_train,
     split_of,
 )
+from pipelines.formats.tables.manifest import open_manifest
+from pipelines.formats.tables.opening import TABLE_SUFFIXES
 
+#: The ways in which data are packed.
+Kind = Literal["folder", "zip", "records", "table", "tars", "arrow"]
+_KINDS: dict[str, Kind] = {
+    ".zip": "zip",
+    ".rec": "records",
+    **dict.fromkeys(TABLE_SUFFIXES, "table"),
+}
 #: What may stand between a data set's name and its split in the name of a `.rec`.
 _SEPARATORS = "[-_. ]"
 
@@ -97,46 +108,85 @@ def open_listings(
     """The listings of a data set: split -> listing, or '' -> the only one; all of one class list.
 
     Args:
-        src: a folder of class folders, a zip of them, or a `.rec`; or what holds one of each
-            split.
-        classes: what the labels of RecordIO mean; default: their numbers.
+        src: a folder of class folders, a zip of them, or a `.rec`, or what holds one of each
+            split; a table; tars, or arrow or parquet files with images, or a folder of them.
+        classes: what labels that are numbers mean; default: their numbers.
+        names: of columns, where there are any.
+        image_root: the folder that a table's paths are relative to; None: the table's own.
 
     Raises:
         DataError: it is none of these, or something in it is wrong.
         UsageError: `classes` are given for what has class names of its own, or cannot be told apart
-            everywhere.
+            everywhere; names or a root for what has no columns.
     """
+    kind = find_kind(src)
+    _refuse_unheard(src, kind, classes, names, image_root)
+    if not src.is_dir() and src.exists() and not src.is_file():
+        # Of a pipe the reader would wait for a writer.
+        raise DataError(src, "is no plain file", f"a {src.suffix}")
     with ExitStack() as stack:
-        kind = "" if src.is_dir() else src.suffix.lower()
-        files = _split_records(src) if src.is_dir() else {}
-        if kind == ".rec":
-            files = {"": src}
-        if classes and not files:
-            raise UsageError(
-                "--classes",
-                f"given for {src}",
-                "RecordIO, whose labels are numbers",
-                "leave it out: class folders are named already",
-            )
-        for file in (src,) if kind == ".zip" else files.values():
-            if file.exists() and not file.is_file():  # of a pipe the reader would wait for a writer
-                raise DataError(file, "is no plain file", f"a {file.suffix}")
-        if clash := find_clash(classes):
-            raise UsageError(
-                "--classes",
-                f"{clash}, one name on other file systems",
-                "names that differ in more than case or Unicode form",
-                "rename one",
-            )
         listings: dict[str, Listing] = {}
-        for split, file in files.items():
-            listings[split] = stack.enter_context(open_records(file, classes))
-            classes = listings[split].classes
-        if kind == ".zip":
+        if kind == "zip":
             listings.update(stack.enter_context(open_archive(src)))
-        elif not files:
+        elif kind == "table":
+            listings.update(
+                stack.enter_context(open_manifest(src, names, classes, root=image_root))
+            )
+        elif kind == "tars":
+            listings.update(stack.enter_context(open_tars(src, names, classes)))
+        elif kind == "records":
+            files = _split_records(src) if src.is_dir() else {"": src}
+            for split, file in files.items():
+                if file.exists() and not file.is_file():
+                    raise DataError(file, "is no plain file", f"a {file.suffix}")
+                listings[split] = stack.enter_context(open_records(file, classes))
+                classes = listings[split].classes
+        else:
             listings.update(read_splits(src) or {"": read_folder(src)})
         yield listings
+
+
+def find_kind(src: Path) -> Kind:
+    """The way in which data are packed, by names alone; `folder` where it is none of the others."""
+    if src.is_dir():
+        require_folder(src)
+        if is_tars(src):
+            return "tars"
+        return "records" if _split_records(src) else "folder"
+    suffix = src.suffix.lower()
+    if is_tars(src):
+        return "tars"
+    return _KINDS.get(suffix, "folder")
+
+
+def _refuse_unheard(
+    src: Path,
+    kind: Kind,
+    classes: tuple[str, ...],
+    names: ColumnNames,
+    image_root: Path | None,
+) -> None:
+    """Refuse arguments that data of this kind would not hear."""
+    if classes and kind in ("folder", "zip"):
+        raise UsageError(
+            "--classes",
+            f"given for {src}",
+            "labels that are numbers",
+            "leave it out: class folders are named already",
+        )
+    if clash := find_clash(classes):
+        raise UsageError(
+            "--classes",
+            f"{clash}, one name on other file systems",
+            "names that differ in more than case or Unicode form",
+            "rename one",
+        )
+    if names != UNNAMED and kind in ("folder", "zip", "records"):
+        given = (field.name for field in fields(names) if getattr(names, field.name))
+        options = " ".join("--task" if name == "task" else f"--{name}-column" for name in given)
+        raise UsageError(options, f"given for {src}", "a table, or data with columns")
+    if image_root is not None and kind != "table":
+        raise UsageError("--image-root", f"given for {src}", "a table of paths")
 
 
 def hash_labels(listing: Listing) -> bytes:
@@ -193,6 +243,6 @@ def _last_word(name: str) -> str:
 def describe_remarks(listing: Listing) -> tuple[str, ...]:
     """Lines on what may be meant otherwise: a class alone, folders that belong to no split."""
     lines = [describe_passed_over(listing.passed_over)]
-    if len(listing.classes) == 1:
+    if len(listing.classes) == 1 and listing.columns.task == "classes":
         lines.append(describe_lone_class(listing.names, listing.where))
     return tuple(filter(None, lines))

@@ -20,7 +20,7 @@ class Report:
     """The report of one conversion.
 
     Attributes:
-        kept: label -> whole images.
+        kept: label -> whole images that have it.
         resumed: images, whole and broken, that an earlier process had done.
         notes: how many images each note was made of.
         first: note -> the first of these images.
@@ -107,7 +107,7 @@ class Tally:
             if len(report.quarantined) > self._allowed:
                 raise _too_many_bad(self._listing, report, self._allowed)
         else:
-            self.kept[label] += 1
+            self.kept.update(self._listing.columns.labels_of(self.sample, label))
             self.whole[self.sample - self._start] = True
             for note in (note for note in Note if note in entry.note):
                 report.notes[note] += 1

@@ -65,10 +65,12 @@ def read_description(path: Path, arguments: NDArray[np.uint8]) -> tuple[np.dtype
 def place_rows(start: int, samples: int, values: int, page_bytes: int) -> NDArray[np.uint64]:
     """uint64[N]: the places of rows of float32 from `start` on, none of which crosses a page."""
     row = 4 * values
-    start = -(-start // page_bytes) * page_bytes
-    pages, places = np.divmod(np.arange(samples), page_bytes // row)
-    offsets: NDArray[np.uint64] = (start + pages * page_bytes + places * row).astype(np.uint64)
-    return offsets
+    start = -(-start // 4) * 4
+    next_page = -(-start // page_bytes) * page_bytes
+    here = min((next_page - start) // row, samples)
+    pages, places = np.divmod(np.arange(samples - here), page_bytes // row)
+    behind = next_page + pages * page_bytes + places * row
+    return np.concatenate((start + row * np.arange(here), behind)).astype(np.uint64)
 
 
 def read_rows(

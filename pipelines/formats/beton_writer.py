@@ -158,9 +158,9 @@ class BetonWriter(AtomicFile):
         descriptor["arguments"][: len(arguments)] = arguments
         places = place_rows(self._end, samples, values, self._page)
         self._metadata["label"][:samples] = places.astype(np.int64)
-        page_rows = self._page // (4 * values)
-        for first in range(0, samples, page_rows):
-            _write_at(self.descriptor, targets[first : first + page_rows].tobytes(), places[first])
+        gaps = np.flatnonzero(np.diff(places.astype(np.int64)) != 4 * values) + 1
+        for rows, place in zip(np.split(targets, gaps), places[np.r_[0, gaps]], strict=True):
+            _write_at(self.descriptor, rows.tobytes(), int(place))
         self._end = int(places[-1]) + 4 * values
         allocation = np.empty(samples, ALLOCATION)
         allocation["sample"], allocation["pointer"] = np.arange(samples), places

@@ -49,6 +49,20 @@ class Columns:
         """What a model is to say of each sample: its label of int64[N], else `targets`."""
         return labels if self.targets is None else self.targets
 
+    def labels_of(self, sample: int, label: int) -> list[int]:
+        """The labels that a sample has; `label` where these columns say nothing of it."""
+        if self.targets is None or self.task == "number":
+            return [label]
+        found: list[int] = np.flatnonzero(self.targets[sample]).tolist()
+        return found
+
+    def count(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+        """int64[C]: samples of each class, or with each label; of a number, all."""
+        if self.targets is None or self.task == "number":
+            return np.bincount(labels, minlength=classes)
+        counts: NDArray[np.int64] = np.count_nonzero(self.targets, axis=0)
+        return counts
+
     def take(self, samples: NDArray[np.int64]) -> Columns:
         """The columns of some samples."""
         return Columns(

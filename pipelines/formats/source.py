@@ -29,6 +29,8 @@ from pipelines.images.unreadable import explain
 from pipelines.limits import MAX_PIXELS
 from pipelines.workers import make_threads
 
+#: Suffixes of what `fastft convert` reads beside class folders.
+PACKED = frozenset((".zip", ".rec", ".tar", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
 #: Enough of a file to hold the frame header of most JPEGs, EXIF thumbnail included.
 _HEAD_BYTES = 1 << 16
 _JPEG = b"\xff\xd8\xff"
@@ -203,7 +205,7 @@ def open_source(
     if path.is_dir():
         preparation = Preparation(apply_exif=bool(apply_exif), depth=depth or _DEFAULT.depth)
         return FolderSource(read_folder(path, classes), preparation)
-    if path.suffix.lower() in (".zip", ".rec"):
+    if path.suffix.lower() in PACKED:
         found, remedy = f"is a {path.suffix.lower()}", f"fastft convert {path} data"
         raise DataError(path, found, "a .beton file or a class folder", f"first run {remedy}")
     index = read_index(path)

@@ -125,10 +125,12 @@ def test_stock_ffcvs_rows_are_read(
 
 
 def test_rows_never_cross_a_page() -> None:
-    places = place_rows(100, 50, 5, 64)
-    assert places[0] == 128
-    assert (places // 64 == (places + 19) // 64).all()
-    assert (np.diff(places.astype(np.int64)) >= 20).all()
+    for start, first in ((0, 0), (1, 4), (64, 64), (100, 100), (110, 128), (108, 108), (109, 128)):
+        for samples in (1, 2, 50):
+            places = place_rows(start, samples, 5, 64)
+            assert places[0] == first
+            assert (places // 64 == (places + 19) // 64).all()
+            assert (np.diff(places.astype(np.int64)) >= 20).all()
 
 
 def overwrite(path: Path, at: int, data: bytes) -> None:
