@@ -1,0 +1,1 @@
+"""Data on an address: object stores and web servers, as inputs, outputs and training data."""
