@@ -1,0 +1,1 @@
+"""Data sets as other libraries pack them: WebDataset's tars, Hugging Face's Arrow and Parquet."""
