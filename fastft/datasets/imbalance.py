@@ -82,13 +82,13 @@ def advise(source: Source) -> str:
     if not rare.size:
         return ""
     rare = rare[np.argsort(counts[rare], kind="stable")]
-    said = [f"{_name(source, each)} with {counts[each]:,}" for each in rare[:_NAMED].tolist()]
+    said = [f"{_name(source, each)} ({counts[each]:,})" for each in rare[:_NAMED].tolist()]
     more = f" and {len(rare) - _NAMED:,} more" if len(rare) > _NAMED else ""
     plural = "" if len(rare) == 1 else "es" if what == "class" else "s"
+    common = _name(source, int(counts.argmax()))
     return (
-        f"rare {what}{plural}: {', '.join(said)}{more} images, beside {most:,} of "
-        f"{_name(source, int(counts.argmax()))}; --sampler balanced shows them more often, "
-        "--class-weight balanced lets them count more"
+        f"rare {what}{plural}: {', '.join(said)}{more}, beside {common} ({most:,}); --sampler "
+        "balanced shows them more often, --class-weight balanced lets them count more"
     )
 
 
