@@ -32,21 +32,79 @@ def test_sides_are_the_same_everywhere() -> None:
     # Kept: whoever changes them moves everybody's photos.
     assert hash_words(["ants/1.jpg"], "fastft split 0").tolist() == [13547947213408786986]
     names, labels, classes = photos(12, 8)
-    assert divided(names, labels, classes, val_split=0.3).val.tolist() == [3, 7, 15]
+    assert divided(names, labels, classes, val_split=0.3).val.tolist() == [3, 6, 7, 12, 15]
 
 
-def test_shares_are_those_of_fair_dice() -> None:
+def test_large_classes_are_divided_by_dice_alone() -> None:
     names, labels, classes = photos(3000, 3000, 3000)
     for seed in range(3):
         val = divided(names, labels, classes, val_split=0.2, seed=seed).val
         counts = np.bincount(labels[val])
         assert (abs(counts - 600) < 4.5 * (3000 * 0.2 * 0.8) ** 0.5).all()
+        assert (counts != 600).any()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.34, 0.5, 0.9])
+def test_each_class_has_about_its_share(share: float) -> None:
+    names, labels, classes = photos(2, 5, 11, 40, 100, 300)
+    for seed in range(20):
+        val = divided(names, labels, classes, val_split=share, seed=seed).val
+        for label, count in enumerate((2, 5, 11, 40, 100, 300)):
+            apart = int((labels[val] == label).sum())
+            assert 1 <= apart <= count - 1
+            assert abs(apart - share * count) <= max(0.25 * share * count, 0.99)
+
+
+@pytest.mark.parametrize("groups", [5, 7, 12, 60])
+def test_groups_have_about_their_share(groups: int) -> None:
+    names = [f"c0/p{n % groups}_{n:03d}.jpg" for n in range(600)]
+    for seed in range(20):
+        found = divided(
+            names, np.zeros(600, np.int64), ["c0"], val_split=0.3, group_by="p[0-9]+", seed=seed
+        )
+        assert abs(len(found.val) - 180) <= max(45, 600 / groups / 2)
+
+
+def test_few_photos_move_where_dice_fell_badly() -> None:
+    moved = []
+    for seed in range(60):
+        names, labels, classes = photos(60)
+        before = {names[i] for i in divided(names, labels, classes, val_split=0.2, seed=seed).val}
+        more, more_labels, _ = photos(66)
+        found = divided(more, more_labels, classes, val_split=0.2, seed=seed)
+        after = {more[i] for i in found.val} & set(names)
+        moved.append(len(before ^ after))
+    assert np.median(moved) == 0
+    assert max(moved) <= 3
+
+
+def test_folds_are_equal_parts_of_each_class() -> None:
+    names, labels, classes = photos(71, 50, 3)
+    for fold in range(5):
+        val = divided(names, labels, classes, folds=5, fold=fold).val
+        assert np.bincount(labels[val], minlength=3).tolist() in (
+            [[a, 10, c] for a in (14, 15) for c in (0, 1)]
+        )
+
+
+def test_folds_of_groups_are_about_equal() -> None:
+    names = [f"c0/p{n * n % 41}_{n:03d}.jpg" for n in range(600)]
+    patients = np.array([n * n % 41 for n in range(600)])
+    sizes, seen = [], []
+    for fold in range(4):
+        val = divided(
+            names, np.zeros(600, np.int64), ["c0"], folds=4, fold=fold, group_by="p[0-9]+"
+        ).val
+        sizes.append(len(val))
+        seen += np.unique(patients[val]).tolist()
+    assert sorted(seen) == np.unique(patients).tolist()
+    assert max(sizes) - min(sizes) <= 30
 
 
 def test_photos_added_later_move_none() -> None:
-    names, labels, classes = photos(40, 30)
+    names, labels, classes = photos(900, 600)
     before = {names[i] for i in divided(names, labels, classes, val_split=0.25).val}
-    more, more_labels, _ = photos(90, 75)
+    more, more_labels, _ = photos(1100, 1500)
     after = {more[i] for i in divided(more, more_labels, classes, val_split=0.25).val}
     assert before == after & set(names)
     assert after - set(names)
@@ -124,16 +182,13 @@ def test_a_fold_may_lack_a_small_class() -> None:
         ({"val_split": 0.2, "group_by": "zebra"}, "'zebra' matches no name"),
         ({"val_split": 0.2, "group_by": "jpg"}, "all 20 samples are one group"),
         ({"val_split": 0.2, "seed": -1}, "--split-seed: -1"),
-        ({"val_split": 1e-9, "task": "labels"}, "leaves none of 20 samples"),
+        ({"folds": 30}, "20 samples, expected 30 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(asked: dict[str, Any], words: str) -> None:
     names, labels, classes = photos(10, 10)
-    columns = NONE
-    if asked.pop("task", ""):
-        columns = Columns(task="labels", targets=np.ones((20, 1), np.float32))
     with pytest.raises((UsageError, DataError)) as caught:
-        divided(names, labels, classes, columns, **asked)
+        divided(names, labels, classes, **asked)
     assert words in str(caught.value)
 
 
