@@ -1,4 +1,4 @@
-"""Writes one table in every format, each by the library that people write it with."""
+"""Writes one table in every format, each by the library that people write it with, and lists it."""
 
 import csv
 import json
@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pipelines.errors import FastftError
+from pipelines.formats.columns import UNNAMED, ColumnNames
+from pipelines.formats.tables.manifest import Manifest, open_manifest
 
 Rows = Sequence[dict[str, Any]]
 
@@ -81,3 +85,25 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Rows], Path]]] = {
     "parquet, large strings": (".parquet", _write_large_strings),
     "parquet of pandas": (".parquet", _write_by_pandas),
 }
+
+Listings = dict[str, Manifest]
+
+
+def read(path: Path, names: ColumnNames = UNNAMED, **options: Any) -> Listings:
+    with open_manifest(path, names, **options) as listings:
+        return dict(listings)
+
+
+def read_text(folder: Path, text: str, names: ColumnNames = UNNAMED, **options: Any) -> Listings:
+    """The listings of a CSV with this text, commas without spaces."""
+    path = folder / "x.csv"
+    path.write_text(text)
+    return read(path, names, **options)
+
+
+def failure(path: Path, names: ColumnNames = UNNAMED, **options: Any) -> str:
+    """What a table is refused with: one line."""
+    with pytest.raises(FastftError) as caught:
+        read(path, names, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

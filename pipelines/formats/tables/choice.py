@@ -77,7 +77,9 @@ def choose_columns(path: Path, columns: Sequence[str], names: ColumnNames) -> Ch
             several have.
     """
     labels = _name_labels(path, columns, names.label)
-    found = {role: _choose(path, columns, names, role) for role in _ROLES if role != "label"}
+    found: dict[Role, str] = {
+        role: _choose(path, columns, names, role) for role in _ROLES if role != "label"
+    }
     if not found["image"]:
         raise _missing(path, columns, "image")
     if not labels and names.label != NO_COLUMN:
@@ -85,15 +87,12 @@ def choose_columns(path: Path, columns: Sequence[str], names: ColumnNames) -> Ch
         labels = (guessed,) if guessed else ()
     if not labels and names.task != "labels":
         raise _missing(path, columns, "label")
-    for role, name in found.items():
-        if name and (name in labels or name in [found[other] for other in found if other != role]):
-            raise UsageError(
-                f"--{role}-column",
-                f"{name!r}, which is another column, too",
-                "a column for each",
-                _list(columns),
-            )
-    used = {*found.values(), *labels}
+    used = [name for name in (*found.values(), *labels) if name]
+    for role in _ROLES:  # what is guessed is guessed once
+        chosen = labels if role == "label" else (found[role],)
+        if getattr(names, role) and any(used.count(name) > 1 for name in chosen):
+            said = f"{','.join(chosen)!r}, which is used twice"
+            raise UsageError(f"--{role}-column", said, "a column for each", _list(columns))
     return Choice(
         image=found["image"],
         labels=labels,

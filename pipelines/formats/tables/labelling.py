@@ -6,18 +6,21 @@ names are sorted as torchvision sorts folders.
 
 Several labels of an image are a list, or text with the first of `;`, `|` and `,` between them that
 occurs in any cell of the column, else spaces; an empty cell is none of them. Or each label has a
-column of 0 and 1, in the table's order or that of `--label-column a,b,c`.
+column of 0 and 1, in the table's order or that of `--label-column a,b,c`. Lists of 0 and 1 are not
+known here: see `values.unfold_flags`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, UsageError
+from pipelines.formats.beton_labels import MOST_LABELS
 from pipelines.formats.columns import Task
 from pipelines.formats.folder import require_classes
 from pipelines.formats.tables.table import MOST_CELLS, SPLIT_UP, Coded
@@ -54,7 +57,12 @@ class Labelling:
 
 
 def read_labelling(
-    columns: Sequence[Coded], task: Task | str, given: tuple[str, ...], context: Context
+    columns: Sequence[Coded],
+    task: Task | Literal[""],
+    given: tuple[str, ...],
+    context: Context,
+    *,
+    by_flags: bool = False,
 ) -> Labelling:
     """What label columns say.
 
@@ -64,14 +72,16 @@ def read_labelling(
             list, else classes.
         given: the classes that `--classes` gives; empty: none.
         context: the table.
+        by_flags: one column, too, is of 0 and 1 and named like a label.
 
     Raises:
         DataError: a cell does not fit the task, or a split does not fit the training split.
         UsageError: `given` or several columns do not fit the task.
     """
+    by_flags = by_flags or len(columns) > 1
     if not task:
-        task = "labels" if len(columns) > 1 or holds_lists(columns[0]) else "classes"
-    if given and (task == "number" or len(columns) > 1):
+        task = "labels" if by_flags or holds_lists(columns[0]) else "classes"
+    if given and (task == "number" or by_flags):
         found = f"given for {context.path}"
         what = "numbers" if task == "number" else "columns, whose names are classes"
         raise UsageError("--classes", found, "labels that are class numbers", f"it has {what}")
@@ -82,7 +92,7 @@ def read_labelling(
         labels = np.zeros(len(numbers), np.int64)
         names = (columns[0].name,)
         return Labelling(task="number", classes=names, labels=labels, targets=numbers[:, None])
-    if len(columns) > 1:
+    if by_flags:
         return _label_by_flags(columns, task, context)
     reader = _label_several if task == "labels" else _label_one
     return reader(columns[0], given, context)
@@ -149,7 +159,7 @@ def _label_several(column: Coded, given: tuple[str, ...], context: Context) -> L
     return Labelling(task="labels", classes=classes, labels=labels, targets=targets)
 
 
-def _label_by_flags(columns: Sequence[Coded], task: Task | str, context: Context) -> Labelling:
+def _label_by_flags(columns: Sequence[Coded], task: Task, context: Context) -> Labelling:
     """Several labels for each row, or one, by columns of 0 and 1."""
     classes = tuple(column.name for column in columns)
     require_classes(context.path, classes, None)
@@ -241,6 +251,9 @@ def _require_no_gap(naming: _Naming, found: Sequence[str], where: str, remedy: s
 
 
 def _require_few(rows: int, labels: int, context: Context) -> None:
+    if labels > MOST_LABELS:
+        expected = f"at most {MOST_LABELS:,}"
+        raise DataError(context.path, f"{labels:,} labels", expected, "see --label-column")
     if rows * labels > MOST_CELLS:
         found = f"{rows:,} rows of {labels:,} labels"
         raise DataError(context.path, found, f"at most {MOST_CELLS:,} targets", SPLIT_UP)

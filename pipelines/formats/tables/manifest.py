@@ -15,19 +15,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, UsageError
-from pipelines.formats.columns import ColumnNames, Columns, hash_words
+from pipelines.formats.columns import ColumnNames, Columns, Task, hash_words
 from pipelines.formats.plain_file import read_bytes
 from pipelines.formats.splits import SPLITS, split_of
 from pipelines.formats.tables.choice import NO_COLUMN, choose_columns
-from pipelines.formats.tables.labelling import find_flags, read_labelling
+from pipelines.formats.tables.labelling import Labelling, find_flags, read_labelling
 from pipelines.formats.tables.opening import open_table
 from pipelines.formats.tables.table import Coded, Table
-from pipelines.formats.tables.values import Context, is_unicode, read_numbers, read_text
+from pipelines.formats.tables.values import (
+    Context,
+    is_unicode,
+    read_numbers,
+    read_text,
+    unfold_flags,
+)
 
 #: Paths that are checked at once.
 _PATHS = 1 << 14
@@ -112,7 +119,8 @@ def open_manifest(
     if root is not None and not root.is_dir():
         raise UsageError("--image-root", str(root), "a folder", "check the path")
     with open_table(path) as table:
-        yield _list(table, names, classes, path.parent if root is None else root)
+        listings = _list(table, names, classes, path.parent if root is None else root)
+    yield listings
 
 
 def _list(
@@ -130,10 +138,11 @@ def _list(
     context = Context(path=table.path, place=table.place, splits=splits)
     _require_unique(paths, context)
     label_columns = [found[name] for name in labels]
-    if not choice.labels:
-        label_columns = find_flags(label_columns, context)
-    task = names.task or ("" if choice.labels else "labels")
-    labelling = read_labelling(label_columns, task, classes, context)
+    if choice.labels:
+        labelling = _label(label_columns, names.task, classes, context)
+    else:
+        flags = find_flags(label_columns, context)
+        labelling = read_labelling(flags, "labels", classes, context, by_flags=True)
     weights = groups = None
     if choice.weight:
         weights = read_numbers(found[choice.weight], context, positive=True)
@@ -154,6 +163,19 @@ def _list(
         )
         for split, rows in splits.items()
     }
+
+
+def _label(
+    columns: list[Coded], task: Task | Literal[""], classes: tuple[str, ...], context: Context
+) -> Labelling:
+    """What label columns say, lists of 0 and 1 among them."""
+    if len(columns) == 1 and task in ("", "labels"):
+        columns[0], width = unfold_flags(columns[0])
+        if width and len(classes) not in (0, width):
+            found = f"lists of {width} in {columns[0].name!r}"
+            raise DataError(context.path, found, f"{len(classes)}, as --classes says")
+        classes = classes or tuple(map(str, range(width)))
+    return read_labelling(columns, task, classes, context)
 
 
 def _normalize(paths: list[str], table: Table, column: str) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -130,6 +131,22 @@ def holds_lists(column: Coded) -> bool:
     return any(isinstance(each, tuple) or _parse_list(each) is not None for each in column.values)
 
 
+def unfold_flags(column: Coded) -> tuple[Coded, int]:
+    """A column of lists of 0 and 1 as the numbers of those that are 1, and how long each list is.
+
+    All cells have to be such lists of one length, 2 or more. Any other column is given back as it
+    is, with 0.
+    """
+    cells = [each if isinstance(each, tuple) else _parse_list(each) for each in column.values]
+    width = len(cells[0]) if cells and cells[0] is not None else 0
+    lists = [cell for cell in cells if cell is not None and len(cell) == width]
+    if width < 2 or len(lists) < len(cells) or not all(set(cell) <= {"0", "1"} for cell in lists):
+        return column, 0
+    texts = [str(number) for number in range(width)]
+    numbers = (tuple(compress(texts, (flag == "1" for flag in cell))) for cell in lists)
+    return Coded(column.name, tuple(numbers), column.codes), width
+
+
 def read_several(column: Coded, context: Context) -> list[tuple[str, ...]]:
     """The labels in each value, each once.
 
@@ -152,7 +169,12 @@ def read_several(column: Coded, context: Context) -> list[tuple[str, ...]]:
             parts = listed
         else:
             parts = value.split(separator)  # by None at spaces
-        words = tuple(dict.fromkeys(filter(None, (part.strip() for part in parts))))
+        stripped = [part.strip() for part in parts]
+        if any(stripped.count(flag) > 1 for flag in "01"):
+            what, expected = f"{column.name!r} is {value!r}"[:80], "the numbers of its labels"
+            remedy = "write as many of 0 and 1 in each row, as JSON, or a column for each label"
+            context.refuse(column.row(code), what, expected, remedy)
+        words = tuple(dict.fromkeys(filter(None, stripped)))
         if not all(map(is_unicode, words)):
             what = f"{column.name!r} is {value!r}"[:80]
             context.refuse(column.row(code), what, "Unicode text")
