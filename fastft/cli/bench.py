@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.addresses import find_here
 from fastft.cli.augment_options import takes_augment_options
 from fastft.config.bench import CONTENDERS, BenchConfig
 from fastft.config.checks import defaults
@@ -72,7 +73,7 @@ def bench(
     Example: fastft bench photos/train --loaders torchvision,resident --workers 1,2,4 --seconds 2
     """
     options: dict[str, Any] = {
-        "data": data,
+        "data": find_here(data, out.parent),
         "out": out,
         "loaders": tuple(filter(None, loaders.split(","))),
         "workers": _read_counts(workers),

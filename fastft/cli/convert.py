@@ -21,6 +21,7 @@ from pipelines.formats.encode import Mode
 from pipelines.formats.layout import Depth
 
 if TYPE_CHECKING:
+    from pipelines.conversion.report import Report
     from pipelines.formats.shards import Quarantined
 
 _CONVERT = defaults(ConvertConfig)
@@ -116,6 +117,10 @@ def convert(
 
     Example: fastft convert labels.csv data --label-column species --image-root photos
 
+    SRC, OUT or both may be addresses: s3://, gs://, hf://, https://.
+
+    Example: fastft convert s3://bucket/photos s3://bucket/data
+
     Example: fastft convert hotdog_train.rec train.beton --classes not-hotdog,hotdog
 
     Many jobs, on as many machines, share a large conversion: each takes one part of the images by
@@ -130,7 +135,6 @@ def convert(
     Example: fastft convert photos data --resume
     """
     from fastft.cli.tables import conversion_table, preparation_lines, print_remarks
-    from fastft.system.progress import image_progress
 
     config = ConvertConfig(
         src=src,
@@ -154,10 +158,7 @@ def convert(
         division=division or UNDIVIDED,
     )
     console = make_console()
-    with image_progress(console, "converting") as update:
-        reports = run_convert(
-            config, lambda split, done, n, size: update(split or src.name, done, n, size)
-        )
+    reports = _run(config, console)
     console.print(conversion_table(reports))
     for report in reports:
         _print_named("left out", report.quarantined, console)
@@ -203,6 +204,24 @@ def merge(
     for report in reports:
         _print_named("left out", report.quarantined, console)
         _print_named("doubtful", report.doubtful, console)
+
+
+def _run(config: ConvertConfig, console: Console) -> list[Report]:
+    """Convert with progress, from or to an address if there is one."""
+    from fastft.system.progress import image_progress
+    from pipelines.remote.address import remote_address
+
+    def tell(split: str, done: int, count: int, size: int) -> None:
+        update(split or config.src.name, done, count, size)
+
+    if remote_address(config.src) is None and remote_address(config.out) is None:
+        with image_progress(console, "converting") as update:
+            return run_convert(config, tell)
+    from fastft.cli.fetch import byte_progress
+    from pipelines.remote.conversion import convert_remote
+
+    with byte_progress(console) as on_bytes, image_progress(console, "converting") as update:
+        return convert_remote(config, tell, on_bytes)
 
 
 def _print_named(what: str, images: Sequence[Quarantined], console: Console) -> None:

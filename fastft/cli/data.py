@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fastft.cli.addresses import find_here
 from fastft.cli.column_options import Columns, takes_columns
 from fastft.config.checks import defaults
 from fastft.datasets.synth import SynthConfig, write_synth
@@ -94,6 +95,7 @@ def inspect(
     from fastft.system.progress import image_progress
 
     console = make_console()
+    file = find_here(file, Path.cwd())
     is_unconverted = file.is_dir() and not any(file.glob("*.beton"))
     if is_unconverted or file.suffix.lower() in PACKED:
         if verify:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fastft.cli.addresses import find_here
 from fastft.cli.split_options import takes_division
 from fastft.config.checks import defaults
 from fastft.config.commands import EvaluateConfig, PredictConfig
@@ -85,7 +86,7 @@ def evaluate(
     """
     config = EvaluateConfig(
         run=run,
-        data=data,
+        data=find_here(data, run.parent),
         out=out,
         split=split,
         division=division,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.addresses import find_here
 from fastft.cli.training_options import takes_training_options
 from fastft.config.checks import require
 from fastft.system.progress import make_console
@@ -62,6 +63,7 @@ def compare(
     recipe, file = training.pop("recipe", None), training.pop("config", None)
     console = make_console()
     rates = {name: lr for name, lr in {SCRATCH: scratch_lr, FROZEN: frozen_lr}.items() if lr}
+    _fetch(training, out)
     found = run(training, console, out=out, seeds=seeds, rates=rates, recipe=recipe, file=file)
     print_comparison(found, console)
     console.print(f"{out / PICTURE}", markup=False)
@@ -88,11 +90,18 @@ def sweep(
 
     recipe, file = training.pop("recipe", None), training.pop("config", None)
     console = make_console()
+    _fetch(training, out)
     found = run(
         training, console, out=out, rates=_parse_rates(lr), seeds=seeds, recipe=recipe, file=file
     )
     print_sweep(found, console)
     console.print(f"{out / PICTURE}", markup=False)
+
+
+def _fetch(training: dict[str, Any], out: Path) -> None:
+    """Copy data on an address, if these are such."""
+    if "data" in training:
+        training["data"] = find_here(training["data"], out.parent)
 
 
 def _parse_rates(text: str) -> list[float]:

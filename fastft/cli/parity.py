@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.addresses import find_here
 from fastft.cli.augment_options import takes_augment_options
 from fastft.config.checks import defaults
 from fastft.config.commands import AccuracyConfig, ParityConfig
@@ -139,7 +140,7 @@ def parity(
     Example: fastft parity data --accuracy
     """
     common: dict[str, Any] = {
-        "data": data,
+        "data": find_here(data, out.parent),
         "out": out,
         "loaders": tuple(filter(None, loaders.split(","))),
         "seed": seed,

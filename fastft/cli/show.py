@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.addresses import find_here
 from fastft.cli.augment_options import takes_augment_options
 from fastft.config.augment import name_options
 from fastft.config.checks import defaults
@@ -95,7 +96,7 @@ def show(
         options = ", ".join(name_options(asked))
         raise UsageError(options, "given without --augmented", "with --augmented")
     config = ShowConfig(
-        data=data,
+        data=find_here(data, out.parent),
         out=out,
         classes=tuple(filter(None, classes.split(","))),
         n=n,
