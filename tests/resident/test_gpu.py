@@ -69,6 +69,17 @@ def test_batches_of_a_gpu_are_the_references(
         assert np.array_equal(pixels_of(loader), wanted_of(loader))
 
 
+@pytest.mark.parametrize("place", ["gpu", "ram"])
+def test_a_gpu_shows_samples_again(place: str, executor: Any, tiny: Path) -> None:
+    with executor(tiny, place, size=9, batch_size=3, sampler="balanced", seed=3) as loader:
+        visits = loader.plan.order
+        assert visits.max() >= len(visits)  # a sample comes twice
+        assert np.array_equal(pixels_of(loader), wanted_of(loader))
+        labels = torch.cat([labels for _, labels in loader])
+        samples = loader.plan.samples(visits)
+        assert labels.tolist() == loader.source.labels[samples].tolist()
+
+
 @pytest.mark.parametrize(("view", "place", "first"), [("train", "gpu", 0), ("eval", "ram", 1)])
 def test_odd_images(view: str, place: str, first: int, executor: Any, odd_beton: Path) -> None:
     with executor(odd_beton, place, view=view, size=16) as loader:
