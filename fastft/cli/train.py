@@ -126,7 +126,8 @@ def train(
     if result.costs_s:
         console.print(describe(result.costs_s), markup=False)
     console.print(
-        f"best accuracy {result.best_accuracy:.3f} in {result.seconds:.1f} s; "
+        f"best {result.last.measures.score.name} {result.best_score:.3f} in "
+        f"{result.seconds:.1f} s; "
         f"{find_best(result.out)}, {result.out}/curves.png",
         markup=False,
     )

@@ -8,7 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from rich.console import Console
 
-from fastft.experiments.results import CONFIDENCE, Comparison, Interval, LrFinding, Sweep, Variant
+from fastft.experiments.results import (
+    CONFIDENCE,
+    Comparison,
+    Interval,
+    LrFinding,
+    Sweep,
+    Variant,
+    score_of,
+)
 from fastft.results.charts import Bar, Line, line_panel, span_panel
 from fastft.results.numbers import (
     write_accuracy,
@@ -57,14 +65,14 @@ def experiments_section(
     blocks: list[Block] = []
     lead, keys = [], []
     for name, each in found:
-        table = variant_table(each, of_source(name, names, "Variants"))
+        score, table = score_of(each.variants), variant_table(each, of_source(name, names, "Variants"))
         if isinstance(each, Comparison):
             lead += [of_source(name, names, f"{line}.") for line in conclusions(each)]
             keys += [
                 Key(
                     write_points(gain.mean),
                     "points",
-                    of_source(name, names, f"accuracy, fine-tuned against {other}"),
+                    of_source(name, names, f"{score.name}, fine-tuned against {other}"),
                 )
                 for other, gain in each.gains.items()
             ]
@@ -79,7 +87,7 @@ def experiments_section(
                 )
                 for start, lr in each.best.items()
             ]
-            title = of_source(name, names, "Accuracy by learning rate")
+            title = of_source(name, names, f"{score.title} by learning rate")
             blocks.append(Exhibit(title, (sweep_panel(each),), table))
     return Section("experiments", "Experiments", tuple(lead), tuple(blocks), tuple(keys))
 
@@ -116,7 +124,7 @@ def variant_table(found: Comparison | Sweep, title: str) -> Table:
 
     columns: list[Column[Variant]] = [
         Column("", name),
-        Column("accuracy", lambda each: each.accuracy.mean, write_accuracy),
+        Column(score_of(found.variants).name, lambda each: each.accuracy.mean, write_accuracy),
         Column("95% interval", _bounds),
     ]
     if isinstance(found, Comparison):
@@ -151,15 +159,15 @@ def comparison_panels(found: Comparison) -> tuple[str, tuple[Panel, ...]]:
         )
         for at, each in enumerate(found.variants)
     ]
-    config = found.config
+    config, score = found.config, score_of(found.variants)
     heading = (
         f"{config.get('epochs')} epochs at {config.get('size')} px, "
         f"{len(found.variants[0].runs)} seeds, recipe {config.get('recipe')}"
     )
     return heading, (
-        _curves("Evaluation accuracy", found.variants, lambda row: row.eval_accuracy),
+        _curves(f"Evaluation {score.name}", found.variants, lambda row: row.score),
         _curves("Evaluation loss", found.variants, lambda row: row.eval_loss, from_zero=True),
-        span_panel("Last epoch: each seed, mean and 95% interval", ends, x_label="accuracy"),
+        span_panel("Last epoch: each seed, mean and 95% interval", ends, x_label=score.name),
     )
 
 
@@ -178,7 +186,7 @@ def sweep_panel(found: Sweep) -> Panel:
         )
     seeds = len(found.variants[0].runs)
     return line_panel(
-        f"Accuracy after {found.config.get('epochs')} epochs, {seeds} seed"
+        f"{score_of(found.variants).title} after {found.config.get('epochs')} epochs, {seeds} seed"
         f"{'s' if seeds > 1 else ''} each",
         lines,
         x_label="learning rate",
@@ -239,7 +247,8 @@ def _points(curve: Sequence[float]) -> tuple[tuple[float, float | None], ...]:
 
 
 def _bounds(each: Variant) -> str:
-    """The interval of an accuracy, cut where none can lie."""
+    """The interval of a score, cut where none can lie."""
     low, high = each.accuracy.low, each.accuracy.high
     known = low is not None and high is not None
-    return write_span(max(0.0, low or 0.0), min(1.0, high or 0.0)) if known else "one seed"
+    least = score_of([each]).least
+    return write_span(max(least, low or 0.0), min(1.0, high or 0.0)) if known else "one seed"

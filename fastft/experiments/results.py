@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastft.runs.measures import Measure
 from fastft.runs.metrics import EpochMetrics
 from fastft.system import students_t
 from pipelines.errors import DataError
@@ -51,8 +52,8 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy after the last epoch: no epoch is picked by its score."""
-        return self.epochs[-1].eval_accuracy
+        """Accuracy, or the task's score, after the last epoch: no epoch is picked by it."""
+        return self.epochs[-1].score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +85,11 @@ class Variant:
     def seconds(self) -> float:
         """Mean seconds of a run."""
         return float(np.mean([run.seconds for run in self.runs]))
+
+
+def score_of(variants: Sequence[Variant]) -> Measure:
+    """The measure that the variants are compared by."""
+    return variants[0].runs[0].epochs[-1].measures.score
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -203,7 +209,14 @@ class LrFinding:
 def as_json(found: Comparison | Sweep) -> dict[str, Any]:
     """All that was found as JSON values, with each variant's accuracies beside its runs."""
     rows = [
-        {**asdict(each), "accuracies": each.accuracies, "accuracy": asdict(each.accuracy)}
+        {
+            **asdict(each),
+            "runs": [
+                {**asdict(run), "epochs": [row.pack() for row in run.epochs]} for run in each.runs
+            ],
+            "accuracies": each.accuracies,
+            "accuracy": asdict(each.accuracy),
+        }
         for each in found.variants
     ]
     return asdict(found) | {"variants": rows}

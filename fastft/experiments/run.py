@@ -95,8 +95,8 @@ def _run(name: str, config: TrainConfig, inputs: Inputs, console: Console) -> Ru
     (config.out / LAST).unlink()  # nobody continues it, and BEST is enough to use
     where = "" if fold is None else f"fold {fold}, "
     console.print(
-        f"{name}, {where}seed {config.seed}: accuracy {run.accuracy:.3f} after {len(run.epochs)} "
-        f"epochs, {run.seconds:.1f} s; {config.out}",
+        f"{name}, {where}seed {config.seed}: {run.epochs[-1].measures.score.name} "
+        f"{run.accuracy:.3f} after {len(run.epochs)} epochs, {run.seconds:.1f} s; {config.out}",
         markup=False,
     )
     return run

@@ -23,6 +23,7 @@ from fastft.config.checks import plain
 from fastft.config.commands import AccuracyConfig
 from fastft.config.train import Amp, TrainConfig
 from fastft.datasets.splits import find_splits, pick_batch_size, require_two_classes, usable_loaders
+from fastft.model.tasks import require_same_task
 from fastft.parity.equivalence import AccuracyResult, judge
 from fastft.system.environment import environment, pick_amp, pick_device
 from fastft.system.output_folder import output_folder
@@ -67,6 +68,7 @@ def run_accuracy(config: AccuracyConfig, console: Console) -> AccuracyResult:
     train_path, eval_path = find_splits(config.data)
     train_source = open_source(train_path)
     eval_source = open_like(train_source, eval_path)
+    require_same_task(train_source, "classes", "parity --accuracy compares them")
     require_two_classes(train_source)
     config = _resolve(config, train_source)
     with output_folder(config.out):
@@ -222,7 +224,7 @@ class _Runs:
                 each = replace(settings, seed=seed)
                 model, rows = self._run(each, inputs, f"{name}, seed {seed}")
                 losses.append(rows.losses)
-                accuracies[name].append(100 * rows.epochs[-1].eval_accuracy)
+                accuracies[name].append(100 * rows.epochs[-1].score)
                 for other in evaluations if number < _CROSSED else ():
                     if other != name:
                         accuracies[other].append(self._accuracy(model, evaluations[other]))
@@ -264,7 +266,7 @@ class _Runs:
         """Accuracy on the evaluation split, in points."""
         result = evaluate(model, loader, device=self.device, amp_dtype=self.amp_dtype)
         self._advance(result.samples)
-        return 100 * result.accuracy
+        return 100 * result.score
 
 
 def _resolve(config: AccuracyConfig, source: Source) -> AccuracyConfig:

@@ -80,8 +80,12 @@ def _scalars(row: StepMetrics | EpochMetrics) -> Iterator[tuple[str, float, int]
         yield "step/img_per_s", row.img_per_s, row.step
         return
     at = row.epoch + 1
-    for name in ("loss", "accuracy"):
-        yield f"{name}/train", getattr(row, f"train_{name}"), at
-        yield f"{name}/eval", getattr(row, f"eval_{name}"), at
+    measures = row.measures
+    yield "loss/train", row.train_loss, at
+    yield "loss/eval", row.eval_loss, at
+    yield f"{measures.training.key}/train", row.training_score, at
+    yield f"{measures.score.key}/eval", row.score, at
+    for measure, value in row.others:
+        yield f"{measure.key}/eval", value, at
     yield "epoch/img_per_s", row.img_per_s, at
     yield "epoch/wait_share", row.wait_s / row.train_s, at

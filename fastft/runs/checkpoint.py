@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from fastft.config.train import MODEL_PX, EvalView
 from fastft.runs.checked import STRICT, Count, checked
 from fastft.runs.folder import find_lasts, remove_leavings
+from fastft.runs.meaning import Meaning, read_meaning
 from fastft.runs.sound import find_odd_tensor
 from fastft.runs.tensor_file import read_tensors, write_tensors
 from fastft.runs.torch_file import FORMAT, MOST_LETTERS, convert_checkpoint, read_torch_file
@@ -48,7 +49,7 @@ class Checkpoint:
         size: side of the images it was trained on, px.
         view: how images are cut for evaluation, a view of `pipelines.plan`.
         epoch: epochs behind it.
-        accuracy: of the evaluation split after that epoch, 0 to 1.
+        accuracy: of the evaluation split after that epoch, 0 to 1; of other tasks 0, see `score`.
         config: the run's settings, as JSON values.
         optimizer: what it remembers, see `pack_optimizer`; empty in one that is not meant to be
             continued, as is `scaler`.
@@ -57,6 +58,7 @@ class Checkpoint:
         progress: where the run stands, as JSON values; None in one that is not to be continued.
         preparation: how images are prepared for it, `Preparation`'s values by field; None in one of
             an older version, or for the default.
+        meaning: what its outputs mean, `Meaning`'s values by field; None in one of classes.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -73,11 +75,22 @@ class Checkpoint:
     ema: Mapping[str, torch.Tensor] | None = None
     progress: Mapping[str, Any] | None = None
     preparation: Mapping[str, Any] | None = None
+    meaning: Mapping[str, Any] | None = None
 
     @property
     def prepared(self) -> Preparation:
         """The preparation that images need for it."""
         return Preparation(**(self.preparation or {}))
+
+    @property
+    def outputs(self) -> Meaning:
+        """The meaning of its outputs."""
+        return read_meaning(self.meaning, len(self.classes))
+
+    @property
+    def score(self) -> float:
+        """The score of the evaluation split after its last epoch, see `measures`."""
+        return self.accuracy if self.meaning is None else self.outputs.score
 
     @property
     def decode(self) -> Decode:
@@ -109,6 +122,8 @@ def save_checkpoint(
         for part, prefix in _PREFIXES.items()
         for name, tensor in (parts.pop(part) or {}).items()
     }
+    if parts["meaning"] is None:  # of classes there is nothing to say
+        del parts["meaning"]
     text = json.dumps({"version": _VERSIONS[-1], **parts})
     try:
         with AtomicFile(path) as target:
@@ -213,6 +228,7 @@ def _unpack(tensors: Mapping[str, torch.Tensor], text: str) -> Checkpoint:
         parts[part][name.removeprefix(_PREFIXES[part])] = tensor
     checkpoint = checked(Checkpoint, {**parts, "ema": parts["ema"] or None})
     Preparation(**(checkpoint.preparation or {}))
+    read_meaning(checkpoint.meaning, len(checkpoint.classes))
     return checkpoint
 
 

@@ -1,4 +1,4 @@
-"""The charts of runs: loss, accuracy and where the time went, in a picture and in a page."""
+"""The charts of runs: loss, score and where the time went, in a picture and in a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Of = Callable[[EpochMetrics], float | None]
 
 
 def draw_curves(metrics: Path, out: Path) -> None:
-    """Draw loss, accuracy and throughput of a run from its `metrics.jsonl` to a PNG.
+    """Draw loss, score and throughput of a run from its `metrics.jsonl` to a PNG.
 
     Nothing is drawn before the first epoch has ended.
     """
@@ -29,24 +29,27 @@ def draw_curves(metrics: Path, out: Path) -> None:
 
 
 def run_panels(steps: Sequence[StepMetrics], epochs: Sequence[EpochMetrics]) -> tuple[Panel, ...]:
-    """One run's loss by step and epoch, its accuracy, and where each epoch's time went."""
-    best = max((each.eval_accuracy for each in epochs), default=float("nan"))
+    """One run's loss by step and epoch, its score, and where each epoch's time went."""
+    best = max((each.score for each in epochs), default=float("nan"))
     losses = [
         Line("steps", thin_losses(steps), is_faint=True),
         _line("training", epochs, lambda each: each.train_loss),
         _line("evaluation", epochs, lambda each: each.eval_loss),
     ]
-    accuracies = [
-        _line("training", epochs, lambda each: each.train_accuracy),
-        _line("evaluation", epochs, lambda each: each.eval_accuracy),
-    ]
     rate = float(np.median([each.img_per_s for each in epochs])) if epochs else 0.0
     panels = [line_panel("Loss", losses, x_label="epoch")]
     if epochs:
+        measures, names = epochs[0].measures, ["training", "evaluation"]
+        if measures.training != measures.score:
+            names = [f"training, {measures.training.name}", f"evaluation, {measures.score.name}"]
+        scores = [
+            _line(names[0], epochs, lambda each: each.training_score),
+            _line(names[1], epochs, lambda each: each.score),
+        ]
         panels += [
             line_panel(
-                f"Accuracy (best evaluation {best:.3f})",
-                accuracies,
+                f"{measures.score.title} (best evaluation {best:.3f})",
+                scores,
                 x_label="epoch",
                 from_zero=False,
             ),
@@ -65,11 +68,16 @@ def comparison_panels(runs: Sequence[tuple[str, Run]]) -> tuple[Panel, ...]:
         lines = [_line(name, run.epochs, of) for name, run in runs]
         return line_panel(title, lines, x_label="epoch", y_tick=tick, from_zero=from_zero)
 
+    tasks = {run.measures.task for _, run in runs if run.epochs}
+    names = ("training score", "evaluation score")
+    if len(tasks) == 1:
+        measures = next(run.measures for _, run in runs if run.epochs)
+        names = (f"training {measures.training.name}", f"evaluation {measures.score.name}")
     return (
         panel("Training loss", lambda each: each.train_loss, from_zero=True),
         panel("Evaluation loss", lambda each: each.eval_loss, from_zero=True),
-        panel("Training accuracy", lambda each: each.train_accuracy),
-        panel("Evaluation accuracy", lambda each: each.eval_accuracy),
+        panel(names[0][0].upper() + names[0][1:], lambda each: each.training_score),
+        panel(names[1][0].upper() + names[1][1:], lambda each: each.score),
         panel("Training images/s", lambda each: each.img_per_s, from_zero=True),
         panel("Share of steps spent waiting", wait_share, write_share_tick, from_zero=True),
     )

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from fastft.results.read import check_line, read_bytes
 from fastft.runs.checked import STRICT, Count
+from fastft.runs.measures import MEASURES, Measure, Measures
 from pipelines.errors import DataError, FormatError
 
 T = TypeVar("T")
@@ -38,19 +39,71 @@ class StepMetrics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochMetrics:
-    """One epoch: training on images of `size` px, then evaluation of the whole other split."""
+    """One epoch: training on images of `size` px, then evaluation of the whole other split.
+
+    Of the measures those of one task are there, see `measures`; a row on disk has no others.
+    """
 
     __pydantic_config__: ClassVar = STRICT
     epoch: Count
     size: Count
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None = None
+    train_exact: float | None = None
+    train_r2: float | None = None
     eval_loss: float
-    eval_accuracy: float
+    eval_accuracy: float | None = None
+    eval_map: float | None = None
+    eval_f1: float | None = None
+    eval_r2: float | None = None
+    eval_mae: float | None = None
+    eval_rmse: float | None = None
     img_per_s: float
     wait_s: float
     train_s: float
     eval_s: float
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say.
+
+        Raises:
+            ValueError: it has all measures of no task.
+        """
+        if self._find_measures() is None:
+            raise ValueError("the measures of a task, such as train_accuracy and eval_accuracy")
+
+    @property
+    def measures(self) -> Measures:
+        """Its measures, by what they are called."""
+        found = self._find_measures()
+        assert found is not None, "checked in the beginning"
+        return found
+
+    @property
+    def score(self) -> float:
+        """Of the evaluation split, by which an epoch is the best."""
+        return float(getattr(self, f"eval_{self.measures.score.key}"))
+
+    @property
+    def training_score(self) -> float:
+        """Of the training steps."""
+        return float(getattr(self, f"train_{self.measures.training.key}"))
+
+    @property
+    def others(self) -> list[tuple[Measure, float]]:
+        """Further measures of the evaluation split."""
+        others = self.measures.others
+        return [(each, float(getattr(self, f"eval_{each.key}"))) for each in others]
+
+    def pack(self) -> dict[str, Any]:
+        """The row as JSON values, without the measures that it does not have."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def _find_measures(self) -> Measures | None:
+        for each in MEASURES.values():
+            if all(getattr(self, name) is not None for name in each.fields):
+                return each
+        return None
 
 
 class MetricsFile:
@@ -103,7 +156,8 @@ class MetricsFile:
         """
         kind = "step" if isinstance(row, StepMetrics) else "epoch"
         try:
-            self._file.write(json.dumps({"kind": kind, **asdict(row)}) + "\n")
+            values = row.pack() if isinstance(row, EpochMetrics) else asdict(row)
+            self._file.write(json.dumps({"kind": kind, **values}) + "\n")
             self._file.flush()
         except OSError as error:
             found = f"cannot be written: {error.strerror or error}"

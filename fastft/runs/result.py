@@ -13,6 +13,7 @@ from typing import Any
 from fastft.results.numbers import is_known, mean
 from fastft.results.read import check, parse_object, read_bytes
 from fastft.runs.folder import CONFIG, METRICS, SUMMARY
+from fastft.runs.measures import MEASURES, Measures
 from fastft.runs.metrics import EpochMetrics, StepMetrics, read_metrics
 
 #: Points of the line of losses by step: more than a chart has pixels show nothing.
@@ -62,9 +63,14 @@ class Run:
 
     @property
     def best(self) -> EpochMetrics | None:
-        """The epoch with the best accuracy, of equals the first."""
-        known = [each for each in self.epochs if is_known(each.eval_accuracy)]
-        return max(known, key=lambda each: each.eval_accuracy, default=None)
+        """The epoch with the best score, of equals the first."""
+        known = [each for each in self.epochs if is_known(each.score)]
+        return max(known, key=lambda each: each.score, default=None)
+
+    @property
+    def measures(self) -> Measures:
+        """What its epochs are measured by; of a run without any: by what classes are."""
+        return self.epochs[0].measures if self.epochs else MEASURES["classes"]
 
     @property
     def bound(self) -> Bound:

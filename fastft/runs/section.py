@@ -28,6 +28,7 @@ from fastft.results.tables import (
     of_source,
 )
 from fastft.runs.curves import comparison_panels, run_panels
+from fastft.runs.measures import Measure, score_name
 from fastft.runs.metrics import EpochMetrics
 from fastft.runs.result import Run, wait_share
 
@@ -64,10 +65,11 @@ def runs_section(runs: Sequence[Named]) -> Section | None:
 
 
 def _keys(runs: Sequence[Named], names: Sequence[str]) -> Iterable[Key]:
-    scored = [(name, run, run.best.eval_accuracy) for name, run in runs if run.best is not None]
+    scored = [(name, run, run.best.score) for name, run in runs if run.best is not None]
     if scored:
-        name, run, accuracy = max(scored, key=lambda each: each[2])
-        yield Key(write_accuracy(accuracy), "", of_source(name, names, "best accuracy"))
+        name, run, score = max(scored, key=lambda each: each[2])
+        what = of_source(name, names, f"best {run.measures.score.name}")
+        yield Key(write_accuracy(score), "", what)
         if run.wait_share is not None:
             what = of_source(name, names, "of training steps spent waiting for input")
             yield Key(write_share(run.wait_share), "", what)
@@ -89,8 +91,8 @@ def _overview(runs: Sequence[Named]) -> Table:
             Column("epochs", lambda named: len(named[1].epochs)),
             Column("steps", lambda named: len(named[1].steps)),
             Column(
-                "best accuracy",
-                lambda named: each.eval_accuracy if (each := best(named)) else None,
+                f"best {_score_name(runs)}",
+                lambda named: each.score if (each := best(named)) else None,
                 write_accuracy,
             ),
             Column("at epoch", lambda named: each.epoch + 1 if (each := best(named)) else None),
@@ -111,6 +113,11 @@ def _overview(runs: Sequence[Named]) -> Table:
 
 def _epoch_table(runs: Sequence[Named]) -> Table:
     rows = [(name, each) for name, run in runs for each in run.epochs]
+    score = _score_name(runs)
+    training = score
+    if score != "score" and rows:
+        training = rows[0][1].measures.training.name
+    others = {each.key: each for _, row in rows for each in row.measures.others}
     return make_table(
         "Epochs",
         rows,
@@ -120,13 +127,28 @@ def _epoch_table(runs: Sequence[Named]) -> Table:
             Column("size, px", lambda row: row[1].size),
             Column("training loss", lambda row: row[1].train_loss, write_measure),
             Column("evaluation loss", lambda row: row[1].eval_loss, write_measure),
-            Column("training accuracy", lambda row: row[1].train_accuracy, write_accuracy),
-            Column("evaluation accuracy", lambda row: row[1].eval_accuracy, write_accuracy),
+            Column(f"training {training}", lambda row: row[1].training_score, write_accuracy),
+            Column(f"evaluation {score}", lambda row: row[1].score, write_accuracy),
+            *(_other_column(each) for each in others.values()),
             Column("images/s", lambda row: row[1].img_per_s, write_rate),
             Column("waiting", lambda row: wait_share(row[1]), write_share),
             Column("training took", lambda row: row[1].train_s, write_seconds),
             Column("evaluation took", lambda row: row[1].eval_s, write_seconds),
         ),
+    )
+
+
+def _score_name(runs: Sequence[Named]) -> str:
+    return score_name([run.measures.task for _, run in runs if run.epochs] or ["classes"])
+
+
+def _other_column(measure: Measure) -> Column[tuple[str, EpochMetrics]]:
+    """One more measure of the evaluation; empty in rows of other tasks."""
+    name = f"eval_{measure.key}"
+    return Column(
+        f"evaluation {measure.name}",
+        lambda row: getattr(row[1], name),
+        lambda value: "" if value is None else measure.write(value),
     )
 
 

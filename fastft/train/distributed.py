@@ -73,6 +73,22 @@ class World:
         """The sums of all processes' numbers, added in the order of ranks: the same everywhere."""
         return [sum(column) for column in zip(*self.gather(values), strict=True)]
 
+    def join(self, rows: torch.Tensor, columns: int) -> torch.Tensor:
+        """The rows of all processes, one rank's behind the other's.
+
+        Args:
+            rows: [n, columns] on `device`, of one dtype everywhere; n may differ, and be 0.
+            columns: the same in each.
+        """
+        if self.size == 1:
+            return rows
+        counts = [int(count) for (count,) in self.gather([len(rows)])]
+        mine = rows.new_zeros(max(counts), columns)
+        mine[: len(rows)] = rows.reshape(len(rows), columns)
+        all_ = rows.new_empty(self.size, *mine.shape)
+        distributed.all_gather(list(all_), mine)
+        return torch.cat([each[:count] for each, count in zip(all_, counts, strict=True)])
+
     def least(self, value: float) -> float:
         """The least of all processes' numbers: the same everywhere."""
         return min(other for (other,) in self.gather([value]))

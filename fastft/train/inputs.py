@@ -12,6 +12,7 @@ import torch
 from fastft.config.train import LOADER_CHOICES, TrainConfig
 from fastft.datasets.division import open_sides
 from fastft.datasets.splits import fastest_loader, find_splits, pick_batch_size
+from fastft.model.tasks import find_goal, require_same_task, require_variety
 from fastft.system.environment import pick_amp, pick_device
 from fastft.train.distributed import ALONE, World
 from pipelines.augment import USUAL
@@ -47,27 +48,38 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
     """The training and the evaluation split.
 
     Raises:
-        DataError: they cannot be read, or differ in their classes or in how they are prepared.
-        UsageError: a `.beton` is prepared otherwise than was asked for.
+        DataError: they cannot be read, differ in their task, their classes or in how they are
+            prepared, or hold nothing to learn or to judge by.
+        UsageError: a `.beton` is prepared otherwise than was asked for, or settings of the loss
+            that do not suit the data.
     """
     if config.division:
-        return open_sides(
+        train, evaluation = open_sides(
             config.data, config.division, apply_exif=config.apply_exif, depth=config.depth
         )
-    train_path, eval_path = find_splits(config.data)
-    train = open_source(train_path, apply_exif=config.apply_exif, depth=config.depth)
-    return train, open_like(train, eval_path)
+    else:
+        train_path, eval_path = find_splits(config.data)
+        train = open_source(train_path, apply_exif=config.apply_exif, depth=config.depth)
+        evaluation = open_like(train, eval_path)
+    # Settings that the task does not take are refused before anything is opened.
+    find_goal(train).make_loss(config, train, torch.device("cpu"))
+    require_variety(evaluation)
+    return train, evaluation
 
 
 def open_like(train: Source, path: Path) -> Source:
     """The evaluation split of a training split: a class folder is prepared alike.
 
     Raises:
-        DataError: it cannot be read, has other classes, or is a `.beton` that is prepared
-            otherwise.
+        DataError: it cannot be read, is of another task, has other classes, or is a `.beton` that
+            is prepared otherwise.
     """
     how = asdict(train.preparation) if path.is_dir() else {}
+    task = train.columns.task
+    if path.is_dir() and task != "classes":
+        require_same_task(open_source(path), task, f"{train.path} does")
     evaluation = open_source(path, train.classes, **how)
+    require_same_task(evaluation, task, f"{train.path} does")
     if evaluation.preparation != train.preparation:
         raise DataError(
             path,

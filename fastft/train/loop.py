@@ -14,7 +14,6 @@ from torch import nn
 from fastft.config.checks import plain
 from fastft.config.train import TrainConfig
 from fastft.model.classifier import BuiltModel, freeze, load_state, set_training
-from fastft.model.loss import Loss, class_weights
 from fastft.model.optim import (
     WeightAverage,
     make_optimizer,
@@ -23,6 +22,7 @@ from fastft.model.optim import (
     unpack_optimizer,
 )
 from fastft.model.sync_bn import synchronize_batch_norm
+from fastft.model.tasks import find_goal
 from fastft.runs.checkpoint import Checkpoint
 from fastft.runs.folder import LAST
 from fastft.runs.metrics import Waits
@@ -53,6 +53,7 @@ class Trainer:
     Attributes:
         step: one training step.
         optimizer: of all parameters, the frozen ones included.
+        goal: its task.
         loss: what is minimized.
         frozen: modules that stay in eval mode.
         state: where the run stands, as of the last checkpoint.
@@ -83,12 +84,9 @@ class Trainer:
         self._device, self._world = inputs.device, inputs.world
         self._stop, self._costs = stop or StopSignals(), costs or Costs()
         self._model: nn.Module = built.model.to(self._device)
-        weights = class_weights(config.class_weight, inputs.classes, inputs.train.source.labels)
-        self.loss = Loss(
-            reduction=config.loss,
-            label_smoothing=config.label_smoothing,
-            class_weights=None if weights is None else torch.from_numpy(weights).to(self._device),
-        )
+        self.goal = find_goal(inputs.train.source)
+        self.loss = self.goal.make_loss(config, inputs.train.source, self._device)
+        self._meaning = self.goal.meaning
         with self._costs.of("rehearsal"):
             micro_batch = self._find_micro_batch()
         if config.sync_bn and self._world.size > 1:
@@ -178,6 +176,7 @@ class Trainer:
         if self._average is not None and checkpoint.ema is not None:
             self._average.restore(checkpoint.ema, state.averaged)
         self.state = replace(state, how=self.state.how)
+        self._meaning = checkpoint.outputs
         self._compiling.restore(state.compiled)
         self._last_good = f"; {path} is that {state}"
 
@@ -235,6 +234,9 @@ class Trainer:
                 log.sums.seconds = trained_s + ended.seconds_since(began)
                 eval_s = Mark(self._device).seconds_since(ended)
             row = log.epoch_metrics(result, config.epoch_size(epoch), eval_s)
+            self._meaning = replace(
+                self._meaning, score=row.score, thresholds=result.thresholds
+            )
             recorder.write(row)
             state.finish_epoch(row, epochs=config.epochs, patience=config.patience)
             with self._costs.of("checkpoints"):
@@ -333,6 +335,7 @@ class Trainer:
             device=self._device,
             amp_dtype=self._inputs.amp_dtype,
             world=self._world,
+            goal=self.goal,
         )
         log.flush()
         asked = self._world.gather([self._stop.requested])
@@ -370,13 +373,14 @@ class Trainer:
             size=config.size,
             view=config.eval_view,
             epoch=state.epoch,
-            accuracy=state.rows[-1].eval_accuracy if state.rows else 0.0,
+            accuracy=(state.rows[-1].eval_accuracy or 0.0) if state.rows else 0.0,
             optimizer=pack_optimizer(self.optimizer),
             scaler=self.step.scaler.state_dict(),
             config=plain(config),
             ema=None if self._average is None else self._average.model.state_dict(),
             progress=state.pack(),
             preparation=asdict(self._inputs.train.source.preparation),
+            meaning=self._meaning.pack(),
         )
 
     def _find_micro_batch(self) -> int:

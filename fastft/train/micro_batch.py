@@ -129,7 +129,7 @@ def rehearse(
             )
             noise = torch.randn(images, 3, size, size, device=device)
             noise = noise.to(memory_format=torch.channels_last)
-            labels = torch.randint(classes, (images,), device=device)
+            labels = loss.make_labels(images, classes, device)
             for _ in range(pieces):
                 with torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
                     value = loss(model(noise), labels, images)

@@ -22,7 +22,7 @@ class TrainResult:
     Attributes:
         out: the run folder.
         epochs: one row for each epoch that was trained.
-        best_accuracy: of the evaluation split, 0 to 1.
+        best_score: of the evaluation split, see `runs.measures`.
         seconds: all of the run.
         bottleneck: where its time went, if that was asked for.
         costs_s: seconds by what they went for, see `costs`.
@@ -30,7 +30,7 @@ class TrainResult:
 
     out: Path
     epochs: tuple[EpochMetrics, ...]
-    best_accuracy: float
+    best_score: float
     seconds: float
     bottleneck: Bottleneck | None = None
     costs_s: Mapping[str, float] = field(default_factory=dict)
@@ -58,10 +58,13 @@ def tell_epoch(
         loaders: by what they are for.
     """
     size = f"{row.size} px  " if config.start_size else ""
+    measures = row.measures
+    evaluated = [(measures.score, row.score), *row.others]
+    told = " ".join(f"{each.name} {each.write(value)}" for each, value in evaluated)
     console.print(
         f"epoch {row.epoch + 1}/{config.epochs}  {size}"
-        f"train loss {row.train_loss:.3f} accuracy {row.train_accuracy:.3f}  "
-        f"eval loss {row.eval_loss:.3f} accuracy {row.eval_accuracy:.3f}  "
+        f"train loss {row.train_loss:.3f} {measures.training.name} {row.training_score:.3f}  "
+        f"eval loss {row.eval_loss:.3f} {told}  "
         f"{row.img_per_s:.0f} img/s, {row.wait_s / row.train_s:.0%} waiting for input  "
         f"{row.train_s + row.eval_s:.1f} s"
     )
@@ -71,6 +74,6 @@ def tell_epoch(
                 console.print(f"{name}: {remark}", markup=False)
     if state.is_done and state.epoch < config.epochs:
         console.print(
-            f"stopped: no better accuracy than epoch {state.best_epoch + 1}'s in "
+            f"stopped: no better {measures.score.name} than epoch {state.best_epoch + 1}'s in "
             f"{config.patience} epochs"
         )

@@ -167,7 +167,7 @@ def _run(
         )
     if beside:
         console.print(beside, markup=False)
-    if len(sources[0].classes) == 1:
+    if len(sources[0].classes) == 1 and sources[0].columns.task == "classes":
         lone = one_line(sources[0].classes[0])
         remedy = "put the images of each class into a folder of its own"
         console.print(f"only one class, {lone}: nothing to tell apart; {remedy}", markup=False)
@@ -309,7 +309,7 @@ def _summary(result: TrainResult) -> dict[str, Any]:
     found = result.bottleneck
     return {
         "epochs": len(result.epochs),
-        "best_accuracy": result.best_accuracy,
+        result.last.measures.best_key: result.best_score,
         "seconds": round(result.seconds, 3),
         "costs_s": dict(result.costs_s),
         "bottleneck": None if found is None else {**asdict(found), "verdict": str(found)},
@@ -328,9 +328,9 @@ def _announce(
     on = f"{inputs.device.type}" if world.size == 1 else f"{world.size} x {inputs.device.type}"
     lines = [
         f"{len(inputs.train.source):,} training and {len(inputs.evaluation.source):,} evaluation "
-        f"images, {len(inputs.classes)} classes; {name} loader at {size} px, {on}, {amp}"
-        f"; {built.arch}, batch {config.batch_size}, {config.epochs} epochs, {config.optimizer}, "
-        f"lr {config.lr:g} (output layer x{config.head_lr_factor:g})"
+        f"images, {trainer.goal.measures.count(inputs.classes)}; {name} loader at {size} px, {on}, "
+        f"{amp}; {built.arch}, batch {config.batch_size}, {config.epochs} epochs, "
+        f"{config.optimizer}, lr {config.lr:g} (output layer x{config.head_lr_factor:g})"
     ]
     if asked := describe(config.augmentation):
         lines.append(f"augmentation: {asked}")
@@ -353,6 +353,7 @@ def _announce(
             f"frozen{until}: {config.freeze}; {learning:,} of "
             f"{sum(p.numel() for p in parameters):,} weights learn"
         )
+    lines.append(trainer.goal.remark(inputs.train.source))
     lines.append(advise(inputs.train.source, config.size))
     for line in filter(None, lines):
         console.print(line, markup=False)

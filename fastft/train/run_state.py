@@ -39,7 +39,7 @@ class RunState:
         consumed: how many of its samples have been trained on, by all processes together.
         sums: of its steps.
         rows: the epochs that are over.
-        best: accuracy and negative loss of the best of them.
+        best: score and negative loss of the best of them.
         best_epoch: which one that is.
         averaged: steps that the weights' average has seen.
         metrics_bytes: how much of `metrics.jsonl` belongs to this state.
@@ -75,19 +75,20 @@ class RunState:
         Args:
             row: what came of the epoch.
             epochs: how many there are at most.
-            patience: end after so many without a better accuracy; 0: never.
+            patience: end after so many without a better score; 0: never.
         """
         self.rows.append(row)
-        # Of epochs with the same accuracy the one with the lower loss.
-        if (row.eval_accuracy, -row.eval_loss) > self.best:
-            self.best, self.best_epoch = (row.eval_accuracy, -row.eval_loss), self.epoch
+        # Of epochs with the same score the one with the lower loss. Any is better than none.
+        if len(self.rows) == 1 or (row.score, -row.eval_loss) > self.best:
+            self.best, self.best_epoch = (row.score, -row.eval_loss), self.epoch
         out_of_patience = patience > 0 and self.epoch - self.best_epoch >= patience
         self.epoch, self.consumed, self.sums = self.epoch + 1, 0, Sums()
         self.is_done = out_of_patience or self.epoch == epochs
 
     def pack(self) -> dict[str, Any]:
         """The state as JSON values."""
-        packed: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        rows = [row.pack() for row in self.rows]
+        packed: dict[str, Any] = json.loads(json.dumps({**asdict(self), "rows": rows}))
         return packed
 
 
@@ -139,10 +140,13 @@ def identify(source: Source) -> dict[str, Any]:
     else:
         for sample in range(len(source)):
             digest.update(source.name(sample).encode("utf-8", "surrogateescape") + b"\0")
+    labels = source.columns.answers(source.labels).tobytes()
+    if source.columns.task != "classes":  # the same bytes may mean something else
+        labels += source.columns.task.encode()
     return {
         "images": len(source),
         "classes": list(source.classes),
-        "labels": hashlib.sha256(source.labels.tobytes()).hexdigest(),
+        "labels": hashlib.sha256(labels).hexdigest(),
         "content": digest.hexdigest(),
     }
 

@@ -21,7 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from fastft.config.train import How
-from fastft.model.loss import Loss, count_right
+from fastft.model.loss import Loss
 from fastft.model.optim import WeightAverage
 from fastft.train.distributed import ALONE, World
 from fastft.train.step_graph import Capture, StepGraph
@@ -170,7 +170,7 @@ class TrainStep:
         Args:
             images: [b, 3, S, S] on the device, channels_last, normalized: this process's share; b
                 may be 0.
-            labels: int64[b] on the device, or of mixed images float32[b, C] shares.
+            labels: int64[b] on the device, or of mixed images and other tasks float32[b, C].
             count: images of the global batch; None: as many in every process as here.
             step: the step's number in the run, for what the network draws; None lets it draw on.
 
@@ -246,7 +246,7 @@ class TrainStep:
                     logits = self._forward(piece, model)
                     loss = self._loss(logits, answers, count)
                 self.scaler.scale(loss * self._world.size).backward()  # type: ignore[no-untyped-call]
-            results.append((loss.detach(), count_right(logits.detach(), answers)))
+            results.append((loss.detach(), self._loss.count_right(logits.detach(), answers)))
         self.scaler.step(self._optimizer)
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

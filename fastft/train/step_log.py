@@ -15,6 +15,7 @@ import torch
 
 from fastft.model.loss import Loss
 from fastft.runs.checked import STRICT, Count
+from fastft.runs.measures import MEASURES
 from fastft.runs.metrics import EpochMetrics, StepMetrics
 from fastft.train.distributed import World
 from fastft.train.evaluate import Evaluation
@@ -209,13 +210,16 @@ class StepLog:
             where = f"step {self.first + sums.steps - 1}"
             found = f"evaluation loss {result.loss} after it"
             raise DataError(where, found, "a number", "lower --lr")
+        measures, train_loss = MEASURES[self.loss.task], sums.loss / sums.samples
+        training = self.loss.training_score(train_loss, sums.right / sums.samples)
+        evaluated = {measures.score.key: result.score, **result.others}
         return EpochMetrics(
             epoch=self.epoch,
             size=size,
-            train_loss=sums.loss / sums.samples,
-            train_accuracy=sums.right / sums.samples,
+            train_loss=train_loss,
             eval_loss=result.loss,
-            eval_accuracy=result.accuracy,
+            **{f"train_{measures.training.key}": training},
+            **{f"eval_{key}": value for key, value in evaluated.items()},
             img_per_s=round(sums.samples / sums.seconds, 1),
             wait_s=round(sums.wait_s, 4),
             train_s=round(sums.seconds, 4),

@@ -60,7 +60,7 @@ def test_the_report_is_complete(
     labels = torch.from_numpy(wanted.outputs.labels)
     assert sorted(path.name for path in (run / "evaluation").iterdir()) == sorted(FILES)
 
-    assert content["accuracy"] == findings.accuracy == wanted.accuracy
+    assert content["accuracy"] == findings.accuracy == wanted.score
     assert content["interval"] == list(wilson_interval(content["right"], 6))
     assert content["loss"] == pytest.approx(wanted.loss, rel=1e-6)
     assert content["plain_accuracy"] is None

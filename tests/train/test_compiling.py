@@ -219,7 +219,7 @@ def test_a_compiled_run_trains_and_resumes(
     save_checkpoint(
         out / "last.safetensors", SimpleNamespace(**{**vars_of(last), "progress": older})
     )  # type: ignore[arg-type]
-    assert resume(out, {}, quiet).best_accuracy >= 0
+    assert resume(out, {}, quiet).best_score >= 0
 
 
 @pytest.mark.usefixtures("shallow")

@@ -64,7 +64,7 @@ def test_kept_outputs_are_the_models_own(trained: Checkpoint, data: Path) -> Non
     np.testing.assert_array_equal(kept.outputs.labels, labels.numpy())
     assert kept.outputs.plain is None
     findings = judge(kept.outputs.logits, kept.outputs.labels)
-    assert findings.accuracy == kept.accuracy
+    assert findings.accuracy == kept.score
     assert findings.loss == pytest.approx(kept.loss, rel=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_flip_averages_probabilities(trained: Checkpoint, data: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(kept.outputs.plain), logits, atol=1e-4, rtol=0)
     assert (wanted - logits.softmax(1)).abs().max() > 0.01  # so that the two can be told apart
     assert kept.loss == pytest.approx(functional.nll_loss(wanted.log(), labels).item(), rel=1e-4)
-    assert kept.accuracy == (wanted.argmax(1) == labels).sum().item() / 6
+    assert kept.score == (wanted.argmax(1) == labels).sum().item() / 6
 
 
 def test_flip_keeps_the_loss_of_tiny_probabilities_finite() -> None:

@@ -151,9 +151,9 @@ def test_evaluation_is_counted_by_hand(finished: Path, data: Path) -> None:
     logits = model(torch.cat([images for images, _ in batches]))
     labels = torch.cat([labels for _, labels in batches])
     assert result.samples == 6
-    assert result.accuracy == (logits.argmax(1) == labels).sum().item() / 6
+    assert result.score == (logits.argmax(1) == labels).sum().item() / 6
     assert result.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert result.accuracy == pytest.approx(checkpoint.accuracy)
+    assert result.score == pytest.approx(checkpoint.accuracy)
 
 
 def test_a_failed_start_leaves_nothing(data: Path, tmp_path: Path) -> None:
