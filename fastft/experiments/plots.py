@@ -65,7 +65,10 @@ def experiments_section(
     blocks: list[Block] = []
     lead, keys = [], []
     for name, each in found:
-        score, table = score_of(each.variants), variant_table(each, of_source(name, names, "Variants"))
+        score, table = (
+            score_of(each.variants),
+            variant_table(each, of_source(name, names, "Variants")),
+        )
         if isinstance(each, Comparison):
             lead += [of_source(name, names, f"{line}.") for line in conclusions(each)]
             keys += [

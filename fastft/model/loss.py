@@ -141,7 +141,7 @@ class LabelLoss(Loss):
 
 
 class NumberLoss(Loss):
-    """Squared error of outputs float[b, 1] and numbers float[b, 1], in deviations of the numbers."""
+    """Squared error of outputs float[b, 1] and numbers float[b, 1], in deviations from the mean."""
 
     task = "number"
 
@@ -228,7 +228,9 @@ def label_weights(
         return None
     if asked == "balanced":
         have = targets.sum(0, dtype=np.float64)
-        return ((len(targets) - have) / np.maximum(have, 1)).clip(*_BALANCED).astype(np.float32)
+        ratios = (len(targets) - have) / np.maximum(have, 1)
+        clipped: NDArray[np.float32] = np.clip(ratios, *_BALANCED).astype(np.float32)
+        return clipped
     return _read_weights(asked, labels)
 
 

@@ -234,9 +234,7 @@ class Trainer:
                 log.sums.seconds = trained_s + ended.seconds_since(began)
                 eval_s = Mark(self._device).seconds_since(ended)
             row = log.epoch_metrics(result, config.epoch_size(epoch), eval_s)
-            self._meaning = replace(
-                self._meaning, score=row.score, thresholds=result.thresholds
-            )
+            self._meaning = replace(self._meaning, score=row.score, thresholds=result.thresholds)
             recorder.write(row)
             state.finish_epoch(row, epochs=config.epochs, patience=config.patience)
             with self._costs.of("checkpoints"):
