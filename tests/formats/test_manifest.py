@@ -23,6 +23,7 @@ from tables import (
 from pipelines.errors import DataError
 from pipelines.formats.columns import ColumnNames, hash_words
 from pipelines.formats.folder import read_folder
+from pipelines.formats.tables import manifest
 
 
 def describe(listings: Listings) -> Any:
@@ -113,6 +114,36 @@ def test_paths_are_relative_to_a_root(folder: Path, tmp_path: Path) -> None:
     assert listing.names == ("a/0.jpg", "b/1.jpg", "../images/a/2.jpg")
     assert [listing.read(i) for i in range(3)] == [b"photo 0", b"photo 1", b"photo 2"]
     assert "--image-root: " in failure(path, root=folder / "a" / "0.jpg")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a//b", "a/b"),
+        ("a/./b", "a/b"),
+        ("./b", "b"),
+        ("a/c/../b", "a/b"),
+        ("../b", "../b"),
+        ("a/b/", "a/b"),
+        ("a/b/.", "a/b"),
+        ("a/c/..", "a"),
+        (".", "."),
+        ("..", ".."),
+        ("//a/b", "/a/b"),
+        ("/a//b", "/a/b"),
+        ("a\\b", "a/b"),
+        (".a/.b", ".a/.b"),
+        ("a b/ c ", "a b/ c "),
+        ("c:/a.jpg", "c:/a.jpg"),
+    ],
+)
+def test_a_path_is_normalized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str
+) -> None:
+    monkeypatch.setattr(manifest, "_PATHS", 2)  # each among others that are as they should be
+    rows = [{"path": each, "label": "x"} for each in ("1", "2", path, "3", "4")]
+    listing = read(write_csv(tmp_path / "x.csv", rows))[""]
+    assert listing.names == ("1", "2", name, "3", "4")
 
 
 def test_what_cannot_be_read_is_an_error_later(folder: Path) -> None:

@@ -50,6 +50,15 @@ def test_every_format_says_the_same(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
+def test_pieces_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for module in (delimited, json_lines, parquet):
+        monkeypatch.setattr(module, "_ROWS", 2)
+    monkeypatch.setattr(delimited, "_BLOCK_BYTES", 30)
+    monkeypatch.setattr(text, "_BLOCK_BYTES", 70)
+    test_every_format_says_the_same(tmp_path, kind)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
 def test_only_columns_that_are_asked_for(tmp_path: Path, kind: str) -> None:
     suffix, write = WRITERS[kind]
     texts, columns = read(write(tmp_path / f"x{suffix}", ROWS), "label")
@@ -87,6 +96,21 @@ def test_a_row_is_placed_by_its_line(tmp_path: Path) -> None:
     path.write_bytes(b'\n{"path":1}\n \n{"path":2}')
     with open_table(path) as table:
         assert [table.place(row) for row in range(2)] == ["line 2", "line 4"]
+
+
+@pytest.mark.parametrize("block", range(3, 9))
+@pytest.mark.parametrize(
+    ("content", "is_bare"),
+    [(b"\r\n\r\n\xc3\xa9\r\n\r\n", False), (b"a\rb\n", True), (b"\r\r\n", True), (b"\n\r", True)],
+)
+def test_bare_returns_are_found_across_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, content: bytes, is_bare: bool
+) -> None:
+    monkeypatch.setattr(text, "_BLOCK_BYTES", block)
+    (tmp_path / "x.csv").write_bytes(content)
+    with (tmp_path / "x.csv").open("rb") as file:
+        found = text.check_text(tmp_path / "x.csv", file)
+    assert found.has_bare_returns is is_bare
 
 
 CELLS = some.text(some.sampled_from("ab é\t;.|'"), max_size=4)

@@ -76,6 +76,10 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Rows], Path]]] = {
     "csv of Excel": (".CSV", lambda p, rows: write_csv(p, rows, encoding="utf-8-sig")),
     "csv, lines of old": (".csv", lambda p, rows: write_csv(p, rows, lineterminator="\r")),
     "csv, empty lines": (".csv", lambda p, rows: write_csv(p, rows, lineterminator="\r\n\n")),
+    "csv, quoted, empty lines": (
+        ".csv",
+        lambda p, rows: write_csv(p, rows, lineterminator="\n\n", quoting=csv.QUOTE_ALL),
+    ),
     "csv of pandas": (".csv", _write_by_pandas),
     "tsv": (".tsv", lambda p, rows: write_csv(p, rows, delimiter="\t")),
     "jsonl": (".jsonl", write_json_lines),
