@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipelines.errors import UsageError
 
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", re.DOTALL)
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/(.*))?", re.DOTALL)
 _EXAMPLE = "an address such as s3://bucket/photos"
 
 
@@ -65,9 +65,10 @@ def remote_address(path: Path | str) -> str | None:
     found = _ADDRESS.fullmatch(str(path))
     if found is None or _is_here(path):
         return None
-    name, rest = found[1].lower(), found[2]
+    name, rest = found[1].lower(), found[2] or ""
     if name not in SCHEMES:
-        if _is_here(f"{found[1]}:"):  # a folder of this machine, in which something is to be made
+        # A file's name may end in a colon, as may that of a folder in which something is to be.
+        if found[2] is None or _is_here(f"{found[1]}:"):
             return None
         remedy = "name a local path by its absolute path"
         raise UsageError(path, f"begins with {found[1]}", _NAMED, remedy)
@@ -88,7 +89,7 @@ def show(path: Path | str) -> str:
     if found is None or found[1].lower() not in SCHEMES:
         return text
     name = found[1].lower()
-    rest = found[2].lstrip("/")
+    rest = (found[2] or "").lstrip("/")
     holder, slash, key = rest.partition("/")
     if SCHEMES[name].is_web:
         key = re.split("[?#]", key, maxsplit=1)[0]

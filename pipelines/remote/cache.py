@@ -143,15 +143,13 @@ def _find_betons(store: Store, address: str) -> list[Found]:
         for name in _SPLITS:
             with suppress(Missing):
                 files.append(store.stat(join(address, name)))
-        listed = files
     else:
         listed = store.children(address)
         files = [each for each in listed if name_of(each.address).lower().endswith(".beton")]
         files = sorted((each for each in files if not each.is_folder), key=lambda f: f.address)
     if not files:
-        found = "holds no .beton" if listed or store.scheme.is_web else "is empty"
         remedy = f"run fastft convert {show(address)} data first, then name data"
-        raise DataError(show(address), found, "train.beton and val.beton", remedy)
+        raise DataError(show(address), "holds no .beton", "train.beton and val.beton", remedy)
     return files
 
 

@@ -74,13 +74,13 @@ def convert_remote(
         raise UsageError("--image-root", show(root), "a local folder", "copy it first")
     if src is None and out is None:
         return convert(config, on_progress)
+    stores = {end: Store(end, patience) for end in (src, out) if end is not None}
     if out is not None:
-        target = Store(out, patience)
-        require_writable(target, out)
+        require_writable(stores[out], out)
     with _working((work or _usual_work()) / _name(config), config) as folder, _naming() as names:
         given = Input(src=config.src)
         if src is not None:
-            given = open_input(src, folder, on_bytes, store=Store(src, patience))
+            given = open_input(src, folder, on_bytes, store=stores[src])
             names[given.src] = show(src)
         with _open(config, given) as listings:
             if given.listings is not None and not config.workers:
@@ -88,7 +88,7 @@ def convert_remote(
             here = replace(config, src=given.src)
             if out is None:
                 return convert(here, on_progress, nullcontext(listings))
-            plan = _plan(here, out, folder / "out", listings, target)
+            plan = _plan(here, out, folder / "out", listings, stores[out])
             here = replace(here, out=plan.out)
             names.update((file, show(address)) for file, address in plan.addresses.items())
             reports = _finished(here, listings, plan) if config.resume else None
@@ -98,7 +98,7 @@ def convert_remote(
                 text = {"conversion": _identify(here, listings)}
                 write_whole(plan.folder / _FINISHED, json.dumps(text) + "\n")
         for report in reports:
-            _upload(report, plan.addresses[report.out], on_bytes, target)
+            _upload(report, plan.addresses[report.out], on_bytes, stores[out])
             report.out = Path(plan.addresses[report.out])
     return reports
 
@@ -161,6 +161,9 @@ def _working(folder: Path, config: ConvertConfig) -> Iterator[Path]:
         try:
             yield folder
         except StoreError as error:
+            if not any(path.is_file() for path in folder.rglob("*")):
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             remedy = f"{error.remedy}; " if error.remedy else ""
             remedy += f"what has come so far is kept in {folder}, for the same command --resume"
             raise StoreError(error.where, error.found, error.expected, remedy) from error

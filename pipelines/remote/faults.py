@@ -52,6 +52,7 @@ _LOGINS = {
     "gcs": "run gcloud auth application-default login",
     "hf": "run hf auth login",
 }
+_DENIED = "check the address and what your login may do"
 _MOST_CHARACTERS = 300
 
 
@@ -80,11 +81,10 @@ def explain(address: str, error: Exception) -> tuple[StoreError, bool]:
     status, code = next(filter(any, map(_status, chain)), (0, ""))
     if names & _NO_LOGIN:
         return Denied(where, "no login was found", "", _LOGINS.get(protocol, "")), False
-    if status in (401, 403) or (not status and isinstance(error, PermissionError)):
+    if status in (401, 403):
         found = f"access is denied{f' ({code})' if code and not code.isdigit() else ''}"
-        remedy = "check the address and what your login may do"
-        return Denied(where, found, "", remedy), False
-    if status in (404, 410) or (not status and isinstance(error, FileNotFoundError)):
+        return Denied(where, found, "", _DENIED), False
+    if status in (404, 410):
         found = "no such bucket" if code == "NoSuchBucket" else "no such file or folder"
         return Missing(where, found, "", "check the address"), False
     if status:
@@ -104,6 +104,11 @@ def explain(address: str, error: Exception) -> tuple[StoreError, bool]:
         found = "no answer in time" if slow else "the connection failed"
         remedy = "check the address and the connection, then try it again"
         return StoreError(where, f"{found} ({_said(error)})", "", remedy), True
+    if isinstance(error, PermissionError):
+        return Denied(where, "access is denied", "", _DENIED), False
+    # Last: fsspec says so, too, where a web server did not answer at all.
+    if isinstance(error, FileNotFoundError):
+        return Missing(where, "no such file or folder", "", "check the address"), False
     return StoreError(where, _said(error), "", "check the address"), False
 
 
