@@ -42,11 +42,15 @@ def find_splits(data: Path) -> tuple[Path, Path]:
     Raises:
         DataError: it is no folder or lacks one of them.
     """
-    if data.is_file() and data.suffix == ".beton":
-        raise DataError(data, "is one .beton", "a split to evaluate on", _DIVIDE)
     if not data.is_dir():
         found = "is a file" if data.exists() else "no such folder"
-        raise DataError(data, found, "a folder with train and test or val", "see fastft convert")
+        remedy = "see fastft convert"
+        if data.suffix == ".beton" and data.exists():
+            around = present_splits(data.parent).values()
+            remedy = (
+                f"name {data.parent} instead" if len(around) > 1 and data in around else _DIVIDE
+            )
+        raise DataError(data, found, "a folder with train and test or val", remedy)
     present = present_splits(data)
     evaluation = next((present[split] for split in EVAL_SPLITS if split in present), None)
     if "train" not in present or evaluation is None:

@@ -22,6 +22,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.formats.archive import open_archive
 from pipelines.formats.columns import UNNAMED, ColumnNames, Columns
 from pipelines.formats.folder import find_clash, read_folder, read_splits, require_folder
+from pipelines.formats.packed.huggingface import is_arrow_folder, is_image_parquet, open_arrow
 from pipelines.formats.packed.webdataset import is_tars, open_tars
 from pipelines.formats.recordio import open_records
 from pipelines.formats.splits import (
@@ -134,6 +135,8 @@ def open_listings(
             )
         elif kind == "tars":
             listings.update(stack.enter_context(open_tars(src, names, classes)))
+        elif kind == "arrow":
+            listings.update(stack.enter_context(open_arrow(src, names, classes)))
         elif kind == "records":
             files = _split_records(src) if src.is_dir() else {"": src}
             for split, file in files.items():
@@ -150,10 +153,14 @@ def find_kind(src: Path) -> Kind:
     """The way in which data are packed, by names alone; `folder` where it is none of the others."""
     if src.is_dir():
         require_folder(src)
+        if is_arrow_folder(src) or is_image_parquet(src):
+            return "arrow"
         if is_tars(src):
             return "tars"
         return "records" if _split_records(src) else "folder"
     suffix = src.suffix.lower()
+    if suffix == ".parquet" and is_image_parquet(src):
+        return "arrow"
     if is_tars(src):
         return "tars"
     return _KINDS.get(suffix, "folder")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastft.cli import data as cli_data
+from fastft.cli import convert as cli_convert
 from fastft.system.signals import Stopped
 
 Run = Callable[..., tuple[int, str, str]]
@@ -222,7 +222,7 @@ def test_a_bug_keeps_its_traceback(fastft: Run, monkeypatch: pytest.MonkeyPatch)
     def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli_data, "run_convert", bug)
+    monkeypatch.setattr(cli_convert, "run_convert", bug)
     with pytest.raises(ZeroDivisionError):
         fastft("convert", "a", "b")
 
@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line(fastft: Run, monkeypatch: pytest.MonkeyPatch) -
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "run/metrics.jsonl")
 
-    monkeypatch.setattr(cli_data, "run_convert", full)
+    monkeypatch.setattr(cli_convert, "run_convert", full)
     status, _, err = fastft("convert", "a", "b")
     assert (status, err) == (1, "run/metrics.jsonl: No space left on device\n")
 
@@ -240,7 +240,7 @@ def test_ctrl_c_is_one_line(fastft: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_data, "run_convert", interrupted)
+    monkeypatch.setattr(cli_convert, "run_convert", interrupted)
     status, _, err = fastft("convert", "a", "b")
     assert (status, err) == (130, "fastft: interrupted\n")
 

@@ -1,8 +1,6 @@
 import io
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -10,7 +8,7 @@ from rich.table import Table
 from runs import Command
 
 from fastft.cli.tables import conversion_table
-from fastft.datasets.inspect import Picked, _classes, pick_classes
+from fastft.datasets.inspect import Picked, class_table, pick_classes
 from pipelines.conversion.report import Report
 
 
@@ -56,8 +54,8 @@ def test_converting_shows_classes_of_each_split(
 def test_inspecting_66000_classes_shows_first_and_rarest() -> None:
     labels = np.repeat(np.arange(66_000), 3)
     labels = np.delete(labels, [3 * 40_000, 3 * 50_000, 3 * 50_000 + 1])
-    index: Any = SimpleNamespace(labels=labels, classes=tuple(f"n{k:05}" for k in range(66_000)))
-    rows = [[cell.strip() for cell in line.split("│")] for line in text_of(_classes(index))]
+    table = class_table(tuple(f"n{k:05}" for k in range(66_000)), np.bincount(labels))
+    rows = [[cell.strip() for cell in line.split("│")] for line in text_of(table)]
     assert len(rows) < 50
     assert rows[:2] == [["0", "n00000", "3"], ["1", "n00001", "3"]]
     assert rows[20:23] == [["rarest:"], ["50000", "n50000", "1"], ["40000", "n40000", "2"]]

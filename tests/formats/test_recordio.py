@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from records import JPEG, MAGIC, MAGIC_BYTES, frame, pack, part, write_photos, write_rec
+from runs import Command
 
-from fastft.cli import data as cli_data
 from pipelines.conversion.inputs import open_listings
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, FastftError, UsageError
@@ -329,16 +329,14 @@ def test_class_names_are_checked(classes: tuple[str, ...]) -> None:
         ConvertConfig(src=Path("x.rec"), out=Path("x.beton"), classes=classes)
 
 
-def test_the_command_names_classes(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_names_classes(photos: Path, tmp_path: Path, fastft: Command) -> None:
     rec = tmp_path / "x_test.rec"
     write_photos(photos / "test", rec)
-    cli_data.convert(src=rec, out=tmp_path, classes="a, b,c")
+    assert fastft("convert", rec, tmp_path, "--classes", "a, b,c")[0] == 0
     assert read_index(tmp_path / "x_test.beton").classes == ("a", "b", "c")
-    cli_data.convert(src=rec, out=tmp_path)
+    status, out, _ = fastft("convert", rec, tmp_path)
     assert read_index(tmp_path / "x_test.beton").classes == ("0", "1", "2")
-    assert "x_test.beton" in capsys.readouterr().out
+    assert (status, "x_test.beton" in out) == (0, True)
 
 
 @pytest.mark.parametrize("name", ["x.rec", "x.zip"])
