@@ -40,12 +40,14 @@ def naming(
             "label, class, target, ...",
         ),
     ] = "",
-    split_column: Annotated[str, _column("that says train, val or test", "split, set, ...")] = "",
+    split_column: Annotated[
+        str, _column("that says train, val or test; - is none", "split, set, ...")
+    ] = "",
     weight_column: Annotated[
-        str, _column("of weights, for train --sampler weights", "weight, sample_weight")
+        str, _column("of weights, for train --sampler weights; - is none", "weight, sample_weight")
     ] = "",
     group_column: Annotated[
-        str, _column("of groups that a split keeps together", "group, patient, subject, ...")
+        str, _column("of groups that a split keeps together; - is none", "group, patient, ...")
     ] = "",
     image_root: Annotated[
         Path | None,

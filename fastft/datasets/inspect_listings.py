@@ -1,4 +1,4 @@
-"""Tables of data that are not converted yet: `fastft inspect` of folders, tables and packed data."""
+"""Tables of data that are not converted yet: `fastft inspect` of all that `convert` takes."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Listing(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name of each sample: its class, `/`, and a name that is unique within it."""
+        """The unique name of each sample: in folders its class, `/`, and a path below that."""
         ...
 
     @property
@@ -251,5 +251,5 @@ def describe_remarks(listing: Listing) -> tuple[str, ...]:
     """Lines on what may be meant otherwise: a class alone, folders that belong to no split."""
     lines = [describe_passed_over(listing.passed_over)]
     if len(listing.classes) == 1 and listing.columns.task == "classes":
-        lines.append(describe_lone_class(listing.names, listing.where))
+        lines.append(describe_lone_class(listing.classes[0], listing.names, listing.where))
     return tuple(filter(None, lines))

@@ -172,17 +172,17 @@ def describe_passed_over(names: Sequence[str]) -> str:
     return f"passed over beside the splits: {enumerate_some(names)} (not called train, val or test)"
 
 
-def describe_lone_class(names: Sequence[str], where: Callable[[str], object]) -> str:
+def describe_lone_class(lone: str, names: Sequence[str], where: Callable[[str], object]) -> str:
     """A line on a data set of one class, which teaches a classifier nothing.
 
     Args:
-        names: of its samples, each the class, `/`, and more.
+        lone: the class.
+        names: of its samples; in folders each is the class, `/`, and more.
         where: what to call the class.
     """
-    lone = names[0].split("/")[0]
     said = f"only one class, {lone}: a classifier needs two or more"
     paths = [name.split("/", 2) for name in names]
-    if all(len(path) == 3 for path in paths):
+    if all(len(path) == 3 and path[0] == lone for path in paths):
         below = sorted({path[1] for path in paths})
         return f"{said}; if its folders {enumerate_some(below)} are the classes, name {where(lone)}"
     return f"{said}; add one, or name the folder that holds them all"
