@@ -20,6 +20,10 @@ _PREDICT = defaults(PredictConfig)
 #: What None stands for in the help.
 _AS_TRAINED = "as trained"
 _VFLIP = "Average with the image upside down, too; with --flip all four."
+_THRESHOLD = (
+    "Of several labels: tell one from this probability on; best: from each one's own, at which F1 "
+    "was highest on the run's evaluation split."
+)
 _CROPS = "1 or 5: average the crops at the centre and the four corners; five times the time."
 
 
@@ -52,6 +56,7 @@ def evaluate(
     vflip: Annotated[bool, typer.Option("--vflip", help=_VFLIP)] = _EVALUATE.vflip,
     crops: Annotated[int, typer.Option(help=_CROPS)] = _EVALUATE.crops,
     n: Annotated[int, typer.Option(help="Images in top_losses.png.")] = _EVALUATE.n,
+    threshold: Annotated[str, typer.Option(help=_THRESHOLD, show_default="0.5")] = "",
     loader: Annotated[
         str | None,
         typer.Option(
@@ -79,6 +84,7 @@ def evaluate(
     Prints accuracy with its 95% interval, mean loss, macro F1, precision and recall of the hardest
     classes and the most frequent mistakes. Writes all of it, a table of every image, the confusion
     matrix and the images of the highest loss into a folder. The data must have the run's classes.
+    Of several labels it tells mAP and each label's average precision, of a number MAE, RMSE and R2.
     Data without splits are divided as the run's own were (--split train takes the other side); to
     judge by all of them, pass --val-split 0.
 
@@ -94,6 +100,7 @@ def evaluate(
         vflip=vflip,
         crops=crops,
         n=n,
+        threshold=threshold,
         loader=loader,
         batch_size=batch_size,
         workers=workers,
@@ -126,6 +133,7 @@ def predict(
     top: Annotated[
         int, typer.Option(help="Print so many of the likeliest classes.")
     ] = _PREDICT.top,
+    threshold: Annotated[str, typer.Option(help=_THRESHOLD, show_default="0.5")] = "",
     flip: Annotated[
         bool,
         typer.Option("--flip", help="Average each image's probabilities with its mirror image's."),
@@ -135,7 +143,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = _PREDICT.batch_size,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PREDICT.device,
 ) -> None:
-    """Print class and probability of images.
+    """Print class and probability of images, their labels, or their numbers: what the run learnt.
 
     Images are prepared as in evaluation. If an image's folder has the name of a class, the
     share of right answers is printed, too. A broken one of many images is named and left out;
@@ -150,6 +158,7 @@ def predict(
         csv=csv,
         json=json,
         top=top,
+        threshold=threshold,
         flip=flip,
         vflip=vflip,
         crops=crops,

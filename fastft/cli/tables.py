@@ -16,7 +16,7 @@ from pipelines.errors import one_line
 from pipelines.formats.layout import Note, Preparation
 
 if TYPE_CHECKING:  # fastft.evaluate.predict loads torch, which fastft convert does without
-    from fastft.evaluate.predict import Prediction
+    from fastft.evaluate.predictions import Told
     from pipelines.conversion.merge import Merged
     from pipelines.conversion.report import Report
 
@@ -150,28 +150,24 @@ def _by_output(reports: Sequence[_Made], rows: Mapping[str, Callable[[_Made], st
     return table
 
 
-def print_predictions(predictions: Sequence[Prediction], console: Console, *, top: int = 1) -> None:
+def print_predictions(predictions: Sequence[Told], console: Console, *, top: int = 1) -> None:
     """A table of predictions with the `top` likeliest classes; of a single image as sentences."""
     if len(predictions) == 1:
-        for label, probability in predictions[0].best(top):
-            console.print(f"With prob={probability:.3f}, {one_line(label)}", markup=False)
+        for sentence in predictions[0].sentences(top):
+            console.print(one_line(sentence), markup=False)
         return
-    ranks = min(top, len(predictions[0].classes))
-    names = ("class", "probability")
-    table = Table("image", *(names if ranks == 1 else map(str, range(1, ranks + 1))))
+    table = Table("image", *map(escape, map(one_line, predictions[0].cells(top))))
     for row in predictions[:_ROWS]:
-        best = [(escape(one_line(label)), f"{share:.3f}") for label, share in row.best(ranks)]
-        wrong = row.truth is not None and row.truth != row.label
         table.add_row(
             escape(one_line(str(row.path))),
-            *(best[0] if ranks == 1 else (f"{label} {share}" for label, share in best)),
-            style="red" if wrong else "",
+            *(escape(one_line(cell)) for cell in row.cells(top).values()),
+            style="" if row.is_right is not False else "red",
         )
     console.print(table)
     if len(predictions) > _ROWS:
         console.print(f"and {len(predictions) - _ROWS:,} more; --csv FILE keeps all")
-    known = [row for row in predictions if row.truth is not None]
+    known = [row.is_right for row in predictions if row.is_right is not None]
     if known:
-        right = sum(row.truth == row.label for row in known)
+        right = sum(known)
         share = right / len(known)
         console.print(f"{right:,} of {len(known):,} agree with their folder's name ({share:.1%})")

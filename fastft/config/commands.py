@@ -39,6 +39,8 @@ class EvaluateConfig:
         vflip: average those of the image upside down, too; with `flip` all four.
         crops: 1; 5 averages the crops at the centre and the four corners.
         n: images in the picture of the highest losses.
+        threshold: of several labels, the probability from which on one is told: a number, or `best`
+            for each label's own of the run's evaluation; empty is 0.5.
         loader, batch_size, workers, device, amp: as in `fastft train`; None takes what the
             checkpoint was trained with, as far as this machine has it, else what suits it.
     """
@@ -52,6 +54,7 @@ class EvaluateConfig:
     vflip: bool = False
     crops: int = 1
     n: int = 24
+    threshold: str = ""
     loader: str | None = None
     batch_size: int | None = None
     workers: int | None = None
@@ -68,7 +71,25 @@ class EvaluateConfig:
         if self.workers is not None:
             require("--workers", self.workers, 0, 1024)
         require("--n", self.n, 1, 200)
+        read_threshold(self.threshold)
         choose("--crops", str(self.crops), _CROPS)
+
+
+def read_threshold(text: str) -> float | None:
+    """Reads `--threshold`: a probability, empty one half; None: each label's own.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text == "best":
+        return None
+    try:
+        value = float(text or 0.5)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError("--threshold", repr(text), "a probability such as 0.3, or best")
+    return value
 
 
 #: What stands for standard output where a file is asked for.
@@ -86,6 +107,7 @@ class PredictConfig:
         csv: a file for all predictions, or `-`.
         json: a file for all predictions with the probabilities of all classes, or `-`.
         top: classes to tell of each image, the likeliest first.
+        threshold: see EvaluateConfig.
         flip: average the probabilities of each image and its mirror image.
         vflip: average those of the image upside down, too; with `flip` all four.
         crops: 1; 5 averages the crops at the centre and the four corners.
@@ -99,6 +121,7 @@ class PredictConfig:
     csv: Path | None = None
     json: Path | None = None
     top: int = 1
+    threshold: str = ""
     flip: bool = False
     vflip: bool = False
     crops: int = 1
@@ -107,6 +130,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require("--top", self.top, 1, 100)
+        read_threshold(self.threshold)
         choose("--crops", str(self.crops), _CROPS)
         require("--batch-size", self.batch_size, 1, 1 << 20)
         if self.csv == self.json == STDOUT:

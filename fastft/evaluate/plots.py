@@ -40,7 +40,7 @@ class Shown:
 
     image: Image.Image
     predicted: str
-    probability: float
+    probability: float | None
     truth: str | None
 
 
@@ -195,7 +195,9 @@ def draw_sheet(shown: Sequence[Shown]) -> bytes:
             known, right = item.truth is not None, item.truth == item.predicted
             color = (GREEN if right else RED) if known else GREY
             # In full: two names that begin alike must not become one.
-            title = f"{one_line(item.predicted)} {item.probability:.2f}"
+            title = "\n".join(map(one_line, item.predicted.split("\n")))
+            if item.probability is not None:
+                title = f"{one_line(item.predicted)} {item.probability:.2f}"
             if item.truth is not None and not right:
                 title += f"\n(is {one_line(item.truth)})"
             axes.imshow(item.image)

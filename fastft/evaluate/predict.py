@@ -1,4 +1,4 @@
-"""Prediction: image files in, class and probability out, preprocessed as in evaluation."""
+"""Prediction: image files in, what the model says of each out, preprocessed as in evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from itertools import chain, dropwhile, islice
 from pathlib import Path
@@ -22,7 +22,9 @@ from PIL import Image
 from torch import nn
 
 from fastft.config.commands import STDOUT, PredictConfig
+from fastft.evaluate.predictions import Prediction, Teller, Told
 from fastft.model.classifier import restore_model
+from fastft.model.tasks import Goal, goal_of
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint
 from fastft.runs.folder import find_best
 from fastft.system.environment import pick_device
@@ -38,39 +40,13 @@ from pipelines.reference import cut, normalize
 from pipelines.workers import in_order, make_threads
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The prediction for one image.
-
-    Attributes:
-        path: the file.
-        label: the class of the highest probability.
-        probability: that class's.
-        truth: the name of the file's folder, if that is one of the classes.
-        classes: all class names.
-        probabilities: float32[C], one for each of them.
-    """
-
-    path: Path
-    label: str
-    probability: float
-    truth: str | None
-    classes: tuple[str, ...] = field(repr=False)
-    probabilities: NDArray[np.float32] = field(repr=False, compare=False)
-
-    def best(self, count: int) -> list[tuple[str, float]]:
-        """The `count` likeliest classes with their probabilities, the likeliest first."""
-        order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [(self.classes[i], float(self.probabilities[i])) for i in order]
-
-
 def predict(
     config: PredictConfig,
     *,
     on_progress: Callable[[int, int], None] | None = None,
     on_broken: Callable[[DataError], None] | None = None,
-) -> list[Prediction]:
-    """Classify images; draws the sheet and writes the CSV and the JSON if asked to.
+) -> list[Told]:
+    """Predict what images show; draws the sheet and writes the CSV and the JSON if asked to.
 
     Args:
         config: what to do.
@@ -79,7 +55,8 @@ def predict(
             Without it, of a single image and if nothing is left, the first such error is raised.
 
     Raises:
-        UsageError: an output that cannot be a file, or no such device.
+        UsageError: an output that cannot be a file, no such device, or an option that says nothing
+            of the run's task.
         DataError: the run or an image cannot be read, there are no images, an output cannot be
             written, or its outputs are not finite.
     """
@@ -88,10 +65,12 @@ def predict(
             raise UsageError(option, f"{out} is a folder", "a file to write", "name a file in it")
     device = pick_device(config.device)
     checkpoint, checkpoint_path = open_run(config.run)
+    teller = Teller(checkpoint, checkpoint_path, config)
+    goal = goal_of(checkpoint.outputs)
     model = restore_model(checkpoint, checkpoint_path).to(device)
     paths = list_images(config.images)
     broken: list[DataError] = []
-    predictions: list[Prediction] = []
+    predictions: list[Told] = []
     for batch in _batches(paths, checkpoint, config):
         for crops in batch.values():
             if isinstance(crops, DataError):
@@ -101,9 +80,9 @@ def predict(
                 broken.append(crops)
         whole = {path: crops for path, crops in batch.items() if not isinstance(crops, DataError)}
         if whole:
-            rows = _probabilities(model, np.stack(list(whole.values()), 1), device, config)
+            rows = _run(model, np.stack(list(whole.values()), 1), device, config, goal)
             for path, row in zip(whole, rows, strict=True):
-                predictions.append(_prediction(paths[path], row, checkpoint, checkpoint_path))
+                predictions.append(teller.tell(paths[path], row))
         if on_progress is not None and len(paths) > config.batch_size:
             on_progress(len(predictions) + len(broken), len(paths))
     if not predictions:
@@ -316,57 +295,33 @@ def _cut(
 
 
 @torch.inference_mode()
-def _probabilities(
-    model: nn.Module, crops: NDArray[np.uint8], device: torch.device, config: PredictConfig
-) -> Any:
-    """float32[B, C] of uint8[crops, B, S, S, 3]."""
+def _run(
+    model: nn.Module,
+    crops: NDArray[np.uint8],
+    device: torch.device,
+    config: PredictConfig,
+    goal: Goal,
+) -> NDArray[Any]:
+    """Probabilities [B, C], or numbers [B, 1], of uint8[crops, B, S, S, 3]."""
     outputs = []
     for pixels in crops:
         images = torch.from_numpy(normalize(pixels)).permute(0, 3, 1, 2).to(device)
-        logits, _ = classify(model, images, None, flip=config.flip, vflip=config.vflip)
+        logits, _ = classify(model, images, None, flip=config.flip, vflip=config.vflip, goal=goal)
         outputs.append(logits)
-    return average(outputs).softmax(1).cpu().numpy()
+    return goal.read(average(outputs, goal))
 
 
-def _prediction(
-    path: Path, row: NDArray[np.float32], checkpoint: Checkpoint, checkpoint_path: Path
-) -> Prediction:
-    if not np.isfinite(row).all():
-        found = f"its output for {path} is not finite"
-        raise DataError(checkpoint_path, found, "finite weights", "take another checkpoint")
-    classes, best = checkpoint.classes, int(row.argmax())
-    truth = path.absolute().parent.name
-    return Prediction(
-        path, classes[best], float(row[best]), truth if truth in classes else None, classes, row
-    )
-
-
-def _write_outputs(
-    config: PredictConfig, predictions: list[Prediction], checkpoint: Checkpoint
-) -> None:
+def _write_outputs(config: PredictConfig, predictions: list[Told], checkpoint: Checkpoint) -> None:
     if config.csv is not None:
-        head = ["path", "label", "probability", "truth"]
-        rows = ([p.path, p.label, p.probability, p.truth] for p in predictions)
-        write_csv(config.csv, chain([head], rows))
+        write_csv(config.csv, chain([predictions[0].head], (each.row for each in predictions)))
     if config.json is not None:
-        items = (json.dumps(_plain(prediction)) for prediction in predictions)
+        items = (json.dumps(each.plain) for each in predictions)
         write_text(config.json, chain(["[\n", next(items)], (f",\n{i}" for i in items), ["\n]\n"]))
     if config.sheet is not None:
         _draw_sheet(config.sheet, predictions, checkpoint)
 
 
-def _plain(each: Prediction) -> dict[str, Any]:
-    probabilities = dict(zip(each.classes, map(float, each.probabilities), strict=True))
-    return {
-        "path": str(each.path),
-        "label": each.label,
-        "probability": each.probability,
-        "truth": each.truth,
-        "probabilities": probabilities,
-    }
-
-
-def _draw_sheet(out: Path, predictions: list[Prediction], checkpoint: Checkpoint) -> None:
+def _draw_sheet(out: Path, predictions: list[Told], checkpoint: Checkpoint) -> None:
     from fastft.evaluate.plots import (  # matplotlib takes 0.7 s
         SHEET_IMAGES,
         SHOWN_PX,
@@ -379,5 +334,9 @@ def _draw_sheet(out: Path, predictions: list[Prediction], checkpoint: Checkpoint
     for each in (predictions[at * len(predictions) // count] for at in range(count)):
         stored = read_stored(str(each.path), encoder, 0)
         pixels = cut_image(stored, checkpoint.view, SHOWN_PX, str(each.path))
-        shown.append(Shown(Image.fromarray(pixels), each.label, each.probability, each.truth))
+        image = Image.fromarray(pixels)
+        if isinstance(each, Prediction):
+            shown.append(Shown(image, each.label, each.probability, each.truth))
+        else:
+            shown.append(Shown(image, each.caption, None, None))
     write_bytes(out, [draw_sheet(shown)])

@@ -15,7 +15,8 @@ from runs import Command, batches_of
 
 from fastft.cli.tables import print_predictions
 from fastft.config.commands import EvaluateConfig, PredictConfig
-from fastft.evaluate.predict import Prediction, list_images, predict
+from fastft.evaluate.predict import list_images, predict
+from fastft.evaluate.predictions import Prediction
 from fastft.evaluate.run import run_evaluate
 from fastft.model.classifier import restore_model
 from fastft.runs.checkpoint import Checkpoint, save_checkpoint
@@ -32,7 +33,7 @@ def broken(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def predicted(run: Path, *images: Path, **options: Any) -> list[Prediction]:
+def predicted(run: Path, *images: Path, **options: Any) -> list[Any]:
     return predict(PredictConfig(run=run, images=images, **options))
 
 

@@ -101,7 +101,7 @@ def judged(run: Path, data: Path, **options: Any) -> tuple[Findings, dict[str, A
     return findings, json.loads((run / "evaluation" / "evaluation.json").read_text())
 
 
-def predicted(run: Path, *images: Path, **options: Any) -> list[prediction.Prediction]:
+def predicted(run: Path, *images: Path, **options: Any) -> list[Any]:
     return prediction.predict(PredictConfig(run=run, images=images, **options))
 
 
