@@ -332,6 +332,9 @@ def _announce(
         f"{amp}; {built.arch}, batch {config.batch_size}, {config.epochs} epochs, "
         f"{config.optimizer}, lr {config.lr:g} (output layer x{config.head_lr_factor:g})"
     ]
+    if config.division:
+        own = (len(inputs.train.source), len(inputs.evaluation.source))
+        lines.append(f"split by {config.division}: {own[1] / sum(own):.1%} are set apart")
     if asked := describe(config.augmentation):
         lines.append(f"augmentation: {asked}")
     lines += describe_imbalance(inputs.train, config.class_weight)
