@@ -222,6 +222,30 @@ def test_names_tell_splits(tmp_path: Path, names: list[str], splits: dict[str, i
     assert {split: len(each) for split, each in found.items()} == expected
 
 
+@pytest.mark.parametrize(
+    ("names", "are_tars"),
+    [
+        (["x.tar"], True),
+        (["x.tgz"], True),
+        (["train/0.tar", "val/0.tar"], True),
+        (["train/0.tar", "notes/readme.txt"], True),
+        (["cats/1.jpg", "dogs/1.jpg", "pets.tar", "pets.tar.gz"], False),
+        (["train/cats/1.jpg", "train/pets.tar"], False),
+        (["cats/1.tar"], False),
+        (["x.txt"], False),
+    ],
+)
+def test_tars_beside_folders_are_not_meant(
+    tmp_path: Path, names: list[str], are_tars: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert is_tars(tmp_path) is are_tars
+    assert is_tars(tmp_path / "any.tar.zst")
+    assert not is_tars(tmp_path / "any.zip")
+
+
 def test_shards_are_ordered_by_their_numbers(tmp_path: Path) -> None:
     for number in (10, 9, 100, 1):
         write_tar(tmp_path / f"x-{number}.tar", [("a.png", b"%d" % number), ("a.cls", b"0")])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -145,7 +145,8 @@ class ParquetFile:
             meta = opened.metadata
             groups = [meta.row_group(group) for group in range(meta.num_row_groups)]
             rows = [group.num_rows for group in groups]
-            self._bytes = [_column_bytes(group) for group in groups]
+            # Not of single columns: of a damaged description pyarrow's accessor ends the process.
+            self._bytes = [group.total_byte_size for group in groups]
             self.count = meta.num_rows
         if min(rows, default=0) < 0 or sum(rows) != self.count:
             raise FormatError(file.path, "its row groups have other rows than it", "", _REDO)
@@ -171,7 +172,7 @@ class ParquetFile:
         """int64[N]: of each row group the mean of its images; single ones are not known."""
         sizes = np.zeros(self.count, np.int64)
         for group, (start, stop) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
-            sizes[start:stop] = self._mean_bytes(name, group)
+            sizes[start:stop] = self._mean_bytes(group)
         return sizes
 
     def read(self, name: str, row: int) -> object:
@@ -186,7 +187,7 @@ class ParquetFile:
 
     def images(self, name: str, group: int) -> Iterator[Any]:
         """A row group's column, some rows at a time."""
-        rows = max(1, min(_MOST_IMAGES, _IMAGES_BYTES // max(1, self._mean_bytes(name, group))))
+        rows = max(1, min(_MOST_IMAGES, _IMAGES_BYTES // max(1, self._mean_bytes(group))))
         with ExitStack() as stack:
             opened = self._open(stack)
             for batch in opened.iter_batches(
@@ -202,16 +203,7 @@ class ParquetFile:
             source = stack.enter_context(self._arrow.OSFile(f"/proc/self/fd/{descriptor}"))
         return self._parquet.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
-    def _mean_bytes(self, name: str, group: int) -> int:
-        """The mean bytes of a column's values, as the file says."""
-        said = min(self._bytes[group].get(name.split(".")[0], 0), self.file.size)
-        return int(said // max(1, self._starts[group + 1] - self._starts[group]))
-
-
-def _column_bytes(group: Any) -> dict[str, int]:
-    """Column -> its bytes in a row group, as its description says; a struct's parts together."""
-    found: Counter[str] = Counter()
-    for place in range(group.num_columns):
-        leaf = group.column(place)
-        found[leaf.path_in_schema.split(".")[0]] += max(0, leaf.total_uncompressed_size)
-    return dict(found)
+    def _mean_bytes(self, group: int) -> int:
+        """The mean bytes of a row group's rows, as the file says; images are most of them."""
+        said = max(0, min(int(self._bytes[group]), self.file.size))
+        return said // max(1, int(self._starts[group + 1] - self._starts[group]))

@@ -168,8 +168,8 @@ def find_shards(src: Path, suffix: str, *, alone: bool = True) -> Found:
     return Found({split: named[name] for split, name in splits.items()}, others)
 
 
-def list_shards(folder: Path, suffix: str) -> tuple[Path, ...]:
-    """The files in a folder that end so, in order of the numbers in their names.
+def list_shards(folder: Path, suffix: str | tuple[str, ...]) -> tuple[Path, ...]:
+    """The files in a folder whose names end so, in order of the numbers in their names.
 
     Raises:
         DataError: it cannot be listed.

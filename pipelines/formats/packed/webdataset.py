@@ -119,12 +119,15 @@ class _Images:
 
 
 def is_tars(src: Path) -> bool:
-    """Whether a file is a tar by its name, or a folder or one of its folders holds such files."""
+    """Whether a file is a tar by its name, or a folder holds tars alone, itself or for each split.
+
+    Tars beside folders are not meant: they are what these were unpacked from.
+    """
+    names = (SUFFIX, *_COMPRESSED)
     if not src.is_dir():
-        return src.name.lower().endswith((SUFFIX, *_COMPRESSED))
-    return any(
-        list_shards(folder, each) for each in (SUFFIX, *_COMPRESSED) for folder in _around(src)
-    )
+        return src.name.lower().endswith(names)
+    folders = _around(src) if list_folders(src) else [src]
+    return any(list_shards(folder, names) and not list_folders(folder) for folder in folders)
 
 
 @contextmanager
@@ -164,12 +167,7 @@ def _refuse_compressed(src: Path) -> None:
     """Raise FormatError if a tar is compressed by its name, or one in a folder is."""
     files = [src] if src.name.lower().endswith(_COMPRESSED) else []
     if src.is_dir():
-        files = [
-            file
-            for each in _COMPRESSED
-            for folder in _around(src)
-            for file in list_shards(folder, each)
-        ]
+        files = [file for folder in _around(src) for file in list_shards(folder, _COMPRESSED)]
     for file in files:
         expected = "a plain .tar, whose images are read by position"
         raise FormatError(file, "is compressed", expected, "decompress it")
