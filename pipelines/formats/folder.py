@@ -25,7 +25,13 @@ from pipelines.errors import DataError
 from pipelines.formats import splits
 from pipelines.formats.columns import NONE, Columns
 from pipelines.formats.plain_file import read_bytes
-from pipelines.formats.splits import Layout, describe_loose_images, read_layout, require_train
+from pipelines.formats.splits import (
+    Layout,
+    describe_loose_images,
+    enumerate_some,
+    read_layout,
+    require_train,
+)
 
 #: torchvision's IMG_EXTENSIONS, and what else Pillow reads that people keep photos in.
 IMAGE_SUFFIXES = frozenset(
@@ -187,10 +193,17 @@ def find_clash(names: Iterable[str]) -> str:
     return ""
 
 
-def require_classes(where: object, found: tuple[str, ...], classes: tuple[str, ...] | None) -> None:
+def require_classes(
+    where: object,
+    found: tuple[str, ...],
+    classes: tuple[str, ...] | None,
+    *,
+    may_lack: bool = False,
+) -> None:
     """Raise DataError unless class names can be told apart wherever the data may be copied.
 
-    And unless a split's classes are those of the training split, if given.
+    And unless a split's classes are those of the training split, if given; or with `may_lack`, some
+    of them: an empty folder is a mistake, a table of few rows need not have one of each class.
     """
     if clash := find_clash((*(classes or ()), *found)):
         raise DataError(
@@ -199,10 +212,11 @@ def require_classes(where: object, found: tuple[str, ...], classes: tuple[str, .
             "names that differ in more than case or Unicode form",
             "rename one, or move its images to the other",
         )
-    if classes is not None and found != classes:
+    fits = classes is None or (set(found) <= {*classes} if may_lack else found == classes)
+    if classes is not None and not fits:
         raise DataError(
             where,
-            f"has {_difference(found, classes)}",
+            f"has {_difference(found, classes, may_lack=may_lack)}",
             "the same classes in every split",
             "rename, add or remove classes until they agree",
         )
@@ -353,10 +367,11 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _difference(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+def _difference(found: tuple[str, ...], wanted: tuple[str, ...], *, may_lack: bool) -> str:
     extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
-    lists = {"no class": missing, "the additional class": extra}
-    return " and ".join(f"{what} {', '.join(names)}" for what, names in lists.items() if names)
+    lists = {"no class": [] if may_lack else missing, "the additional class": extra}
+    said = {what: enumerate_some(names) for what, names in lists.items() if names}
+    return " and ".join(f"{what} {names}" for what, names in said.items())
 
 
 def _layout_hint(root: Path) -> str:

@@ -256,6 +256,13 @@ def test_columns_of_0_and_1_are_labels(tmp_path: Path) -> None:
     assert (listing.classes, listing.columns.targets.tolist()) == (("cat",), [[0], [1]])  # type: ignore[union-attr]
 
 
+def test_a_split_may_lack_classes_of_train(tmp_path: Path) -> None:
+    text = "path,label,split\n1,b,train\n2,a,train\n3,b,val\n"
+    listings = read_text(tmp_path, text)
+    assert listings["val"].classes == listings["train"].classes == ("a", "b")
+    assert listings["val"].labels.tolist() == [1]
+
+
 def test_one_of_several_columns_is_a_class(tmp_path: Path) -> None:
     names = ColumnNames(label="b, a", task="classes")
     listing = read_text(tmp_path, "path,a,b\n1,1,0\n2,0,1\n3,1,0\n", names)[""]

@@ -59,12 +59,6 @@ BAD: dict[str, tuple[str, ColumnNames, tuple[str, ...], str]] = {
         (),
         "split test: has the additional class d, expected the same classes in every split",
     ),
-    "class of train alone": (
-        "path,label,split\na,b,train\nc,b,test\nc2,d,train\n",
-        UNNAMED,
-        (),
-        "split test: has no class d, expected the same classes in every split",
-    ),
     "alike": ("path,label\na,b\nc,B\n", UNNAMED, (), "has the classes 'B' and 'b', one name on"),
     "a gap": (
         "path,label\na,0\nb,2\n",

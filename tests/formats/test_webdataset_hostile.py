@@ -206,7 +206,7 @@ def test_unclear_folders_are_refused(tmp_path: Path, files: list[str], said: str
 def test_splits_have_the_classes_of_train(tmp_path: Path) -> None:
     write_tar(tmp_path / "train.tar", PAIRS)
     write_tar(tmp_path / "val.tar", PAIRS[:2])
-    with open_tars(tmp_path, UNNAMED) as listings:
+    with open_tars(tmp_path, NO_NAMES) as listings:
         assert listings["val"].classes == listings["train"].classes
     write_tar(tmp_path / "val.tar", [*PAIRS, ("c.png", b""), ("c.cls", b"2")])
     assert "split val: has the additional class 2" in failure(tmp_path)

@@ -23,6 +23,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton_labels import MOST_LABELS
 from pipelines.formats.columns import Task
 from pipelines.formats.folder import require_classes
+from pipelines.formats.splits import EVAL_SPLITS
 from pipelines.formats.tables.table import MOST_CELLS, SPLIT_UP, Coded
 from pipelines.formats.tables.values import (
     Context,
@@ -125,8 +126,9 @@ def _label_one(column: Coded, given: tuple[str, ...], context: Context) -> Label
         found = naming.order({naming.names[words[code]] for code in np.unique(column.codes[rows])})
         if classes is None:
             _require_no_gap(naming, found, context.where(split), "add rows, or renumber them")
-        require_classes(context.where(split), found, classes)
-        classes = found
+        may_lack = split in EVAL_SPLITS
+        require_classes(context.where(split), found, classes, may_lack=may_lack)
+        classes = classes or found
     numbers = {name: label for label, name in enumerate(classes or ())}
     labels = np.array([numbers[naming.names[word]] for word in words], np.int64)
     return Labelling(task="classes", classes=classes or (), labels=labels[column.codes])
@@ -176,7 +178,8 @@ def _label_by_flags(columns: Sequence[Coded], task: Task, context: Context) -> L
     labels = targets.argmax(1).astype(np.int64)
     for split, rows in context.splits.items():
         present = tuple(classes[label] for label in np.unique(labels[rows]))
-        require_classes(context.where(split), present, classes)
+        may_lack = split in EVAL_SPLITS
+        require_classes(context.where(split), present, classes, may_lack=may_lack)
     return Labelling(task="classes", classes=classes, labels=labels)
 
 
