@@ -17,6 +17,7 @@ from fastft.cli.data import inspect, synth
 from fastft.cli.doctor import doctor
 from fastft.cli.evaluate import evaluate, predict
 from fastft.cli.experiments import compare, sweep
+from fastft.cli.export_data import export_data
 from fastft.cli.fetch import fetch
 from fastft.cli.parity import parity
 from fastft.cli.report import report
@@ -67,6 +68,7 @@ for command in (
     fetch,
     convert,
     merge,
+    export_data,
     inspect,
     show,
     train,
