@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from fastft.cli.bench import bench
+from fastft.cli.check import check
 from fastft.cli.convert import convert, merge
 from fastft.cli.data import inspect, synth
 from fastft.cli.doctor import doctor
@@ -71,6 +72,7 @@ for command in (
     export_data,
     inspect,
     show,
+    check,
     train,
     evaluate,
     predict,
