@@ -71,7 +71,8 @@ def remote_address(path: Path | str) -> str | None:
         if found[2] is None or _is_here(f"{found[1]}:"):
             return None
         remedy = "name a local path by its absolute path"
-        raise UsageError(path, f"begins with {found[1]}", _NAMED, remedy)
+        where = f"{found[1]}://{rest.lstrip('/').rpartition('@')[2]}"
+        raise UsageError(where, f"begins with {found[1]}", _NAMED, remedy)
     scheme = SCHEMES[name]
     if scheme.holder:
         rest = rest.removeprefix("/")

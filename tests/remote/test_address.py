@@ -47,7 +47,8 @@ def test_a_file_by_that_name_stays_local(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("ftp://host/x.zip", "begins with ftp, expected s3://"),
+        ("ftp://host/x.zip", "ftp://host/x.zip: begins with ftp, expected s3://"),
+        ("ftp://me:SECRET@host/x", "ftp://host/x: begins with ftp"),
         ("s4://bucket/x", "begins with s4"),
         ("s3://", "names no bucket"),
         ("s3:///key", "names no bucket"),
