@@ -200,7 +200,12 @@ def write_csv(out: Path, rows: Iterable[Sequence[object]]) -> None:
     Raises:
         DataError: `out` cannot be written.
     """
-    write_text(out, map(_csv_line, rows))
+    write_text(out, csv_lines(rows))
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The lines of a CSV file."""
+    return map(_csv_line, rows)
 
 
 def _csv_line(row: Sequence[object]) -> str:

@@ -281,7 +281,8 @@ class Teller:
         if not np.isfinite(row).all():
             found = f"its output for {path} is not finite"
             raise DataError(self._path, found, "finite weights", "take another checkpoint")
-        return _MAKERS[self._checkpoint.outputs.task](self, path, row)
+        told: Told = _MAKERS[self._checkpoint.outputs.task](self, path, row)
+        return told
 
     def of_classes(self, path: Path, row: NDArray[Any]) -> Told:
         """The class of an image."""

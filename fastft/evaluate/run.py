@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 
 from fastft.config.checks import plain
@@ -24,19 +21,28 @@ from fastft.config.recipes import as_settings, read_plain
 from fastft.config.train import Amp
 from fastft.datasets.division import find_undivided, has_splits, take_side
 from fastft.datasets.splits import evaluation_split, fastest_loader, usable_loaders
-from fastft.evaluate.plots import SHOWN_PX, draw_confusion, draw_top_losses
-from fastft.evaluate.predict import cut_image, open_run, write_bytes, write_csv, write_text
-from fastft.evaluate.result import FORMAT, ClassRow, ConfusedRow, Evaluation, SampleRow
-from fastft.evaluate.scores import Findings, Ints, judge
-from fastft.evaluate.section import accuracy_line, enumerate_names, print_evaluation
+from fastft.evaluate.class_report import report_classes
+from fastft.evaluate.evaluated import FINDINGS, Evaluated, Report
+from fastft.evaluate.label_report import report_labels
+from fastft.evaluate.label_result import LABEL_FORMAT
+from fastft.evaluate.number_report import report_numbers
+from fastft.evaluate.number_result import NUMBER_FORMAT
+from fastft.evaluate.predict import open_run, write_bytes, write_text
+from fastft.evaluate.predictions import find_thresholds
+from fastft.evaluate.result import FORMAT
+from fastft.evaluate.scores import Ints
+from fastft.evaluate.section import enumerate_names
 from fastft.model.classifier import restore_model
+from fastft.model.tasks import goal_of, require_same_task, require_variety
 from fastft.runs.checkpoint import Checkpoint
 from fastft.runs.folder import CONFIG
+from fastft.runs.measures import MEASURES
 from fastft.system.environment import environment, pick_amp, pick_device
 from fastft.system.output_folder import output_folder
 from fastft.system.progress import image_progress
 from fastft.train.evaluate import Outputs, evaluate
-from pipelines.errors import DataError, UsageError, one_line
+from pipelines.errors import DataError, UsageError
+from pipelines.formats.columns import Task
 from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.layout import Preparation
 from pipelines.formats.source import Source, open_source
@@ -44,10 +50,21 @@ from pipelines.loaders import SCALING, Loader, make_loader
 from pipelines.plan import PLACES
 from pipelines.workers import cpu_count
 
-_TOLD = ("arch", "size", "view", "epoch", "accuracy")
+_TOLD = ("arch", "size", "view", "epoch")
+#: The name of a checkpoint's score.
+_SCORES: Mapping[Task, tuple[str, ...]] = {
+    "classes": ("accuracy",),
+    "labels": ("score",),
+    "number": ("score",),
+}
 _BATCH, _LABELS = 128, "take data that are labelled alike"
-#: The first tells that a folder is ours, so it is written before the others.
-FILES = ("evaluation.json", "predictions.csv", "confusion.png", "top_losses.png")
+REPORTS: Mapping[Task, Callable[[Evaluated], Report]] = {
+    "classes": report_classes,
+    "labels": report_labels,
+    "number": report_numbers,
+}
+#: Pictures of one task's reports alone.
+_PICTURES = {"confusion.png", "labels.png", "scatter.png"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +82,11 @@ class _Setting:
         return str(self.amp_dtype or torch.float32).removeprefix("torch.")
 
 
-def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
+def run_evaluate(config: EvaluateConfig, console: Console) -> Any:
     """Evaluate and report; writes four files into the output folder.
+
+    Returns:
+        What the outputs say, `Findings` of the task.
 
     Raises:
         UsageError: a folder that holds something else, a split that is not there, settings that do
@@ -77,7 +97,8 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
     started = time.perf_counter()
     out = find_out(config)
     checkpoint, path = open_run(config.run)
-    classes = checkpoint.classes
+    meaning = checkpoint.outputs
+    find_thresholds(checkpoint, path, config.threshold)  # what is wrong with it is said at once
     source = _open_data(config, checkpoint, console)
     if source.preparation != checkpoint.prepared:
         console.print(
@@ -101,42 +122,47 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Findings:
                     vflip=config.vflip,
                     crops=others,
                     keep=True,
+                    goal=goal_of(meaning),
                 )
             order = loader.plan.order
         assert evaluation.outputs is not None
-        findings = _judge(evaluation.outputs, source, order, path)
-        rows = _sample_rows(findings, classes, [source.name(int(sample)) for sample in order])
-        worst = findings.samples.worst(config.n)
-        found = Evaluation(
-            config=plain(config),
-            checkpoint={"path": str(path), **{k: getattr(checkpoint, k) for k in _TOLD}},
-            data=str(source.path),
-            loader=setting.loader,
-            batch_size=setting.batch_size,
-            device=str(setting.device),
-            dtype=setting.dtype,
-            environment=environment(),
-            seconds=time.perf_counter() - started,
-            top_losses=tuple(rows[at] for at in worst),
-            **_figures(findings, classes),
+        _require_finite(evaluation.outputs, source, order, path)
+        told = {"path": str(path), **{name: getattr(checkpoint, name) for name in _TOLD}}
+        told |= {name: getattr(checkpoint, name) for name in _SCORES[meaning.task]}
+        how = {
+            "config": plain(config),
+            "checkpoint": told,
+            "data": str(source.path),
+            "loader": setting.loader,
+            "batch_size": setting.batch_size,
+            "device": str(setting.device),
+            "dtype": setting.dtype,
+            "environment": environment(),
+        }
+        report = REPORTS[meaning.task](
+            Evaluated(config, checkpoint, path, source, order, evaluation.outputs, how, started)
         )
-        title = f"{one_line(source.path.name)}: {accuracy_line(found)}"
-        confusion = draw_confusion(findings.matrix, classes, title)
-        images = [_see(source, int(order[at]), checkpoint.view) for at in worst]
-        top_losses = draw_top_losses(list(zip(images, (rows[at] for at in worst), strict=True)))
-        write_text(out / FILES[0], [_to_json(asdict(found))])
-        write_csv(out / FILES[1], chain([[f.name for f in fields(SampleRow)]], map(astuple, rows)))
-        write_bytes(out / FILES[2], [confusion])
-        write_bytes(out / FILES[3], [top_losses])
+        _write(report, out)
     console.print(
         f"{path} (epoch {checkpoint.epoch}) on {source.path}: {len(source):,} images, "
-        f"{len(classes):,} classes; {setting.loader} loader at {checkpoint.size} px, "
-        f"{setting.device}, {setting.dtype}",
+        f"{MEASURES[meaning.task].count(checkpoint.classes)}; {setting.loader} loader at "
+        f"{checkpoint.size} px, {setting.device}, {setting.dtype}",
         markup=False,
     )
-    print_evaluation(found, console)
-    console.print(", ".join(str(out / name) for name in FILES), markup=False)
-    return findings
+    report.show(console)
+    console.print(", ".join(str(out / name) for name in report.files), markup=False)
+    return report.findings
+
+
+def _write(report: Report, out: Path) -> None:
+    """Write all files of a report, and remove those of an earlier one of another task."""
+    for name, content in report.files.items():
+        if isinstance(content, bytes):
+            write_bytes(out / name, [content])
+        else:
+            write_text(out / name, content)
+    for name in _PICTURES - report.files.keys():
+        (out / name).unlink(missing_ok=True)
 
 
 def _open_data(config: EvaluateConfig, checkpoint: Checkpoint, console: Console) -> Source:
@@ -152,9 +178,10 @@ def _open_data(config: EvaluateConfig, checkpoint: Checkpoint, console: Console)
             division = UNDIVIDED
     if not division:
         path = evaluation_split(config.data, config.split, classes)
-        return open_labelled(path, classes, checkpoint.prepared)
+        return open_labelled(path, classes, checkpoint.prepared, checkpoint.outputs.task)
     path = find_undivided(config.data, division)
-    source = take_side(open_labelled(path, classes, checkpoint.prepared), division, config.split)
+    whole = open_labelled(path, classes, checkpoint.prepared, checkpoint.outputs.task)
+    source = take_side(whole, division, config.split)
     side = "what is set apart" if config.split is None else f"the split {config.split}"
     console.print(f"{path} divided by {division}: {side}", markup=False)
     return source
@@ -175,23 +202,28 @@ def find_out(config: EvaluateConfig) -> Path:
         UsageError: it holds something else.
     """
     out = config.out or Path(config.run if config.run.is_dir() else ".", "evaluation")
-    if out.is_dir() and any(out.iterdir()) and not _is_ours(out / FILES[0]):
+    if out.is_dir() and any(out.iterdir()) and not _is_ours(out / FINDINGS):
         found = f"{out} holds other files"
         raise UsageError("--out", found, "a new folder or an earlier evaluation", "name another")
     return out
 
 
-def open_labelled(path: Path, classes: tuple[str, ...], preparation: Preparation) -> Source:
+def open_labelled(
+    path: Path, classes: tuple[str, ...], preparation: Preparation, task: Task = "classes"
+) -> Source:
     """Open data that have just these classes, and images of each.
 
     Args:
         path: a `.beton` or a class folder.
         classes: of the model.
         preparation: how to prepare the images of a folder.
+        task: of the model, and so of the data.
 
     Raises:
         DataError: they have not, or cannot be read.
     """
+    if path.is_dir() and task != "classes":
+        require_same_task(open_source(path), task, "the run learnt")
     # Names first: the images of a large folder take a while to open.
     if path.is_dir():
         folders = (entry.name for entry in path.iterdir() if entry.is_dir())
@@ -200,7 +232,11 @@ def open_labelled(path: Path, classes: tuple[str, ...], preparation: Preparation
     # Classes are given to a folder alone, as it may hold one that is called like a split.
     how: dict[str, Any] = {"classes": classes, **asdict(preparation)} if path.is_dir() else {}
     source = open_source(path, **how)
+    require_same_task(source, task, "the run learnt")
     _require_classes(path, source.classes, classes)
+    require_variety(source)
+    if task != "classes":
+        return source
     counts = np.bincount(source.labels, minlength=len(classes))
     if not counts.all():
         missing = [name for name, count in zip(classes, counts, strict=True) if not count]
@@ -214,7 +250,8 @@ def _is_ours(path: Path) -> bool:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    formats = (FORMAT, LABEL_FORMAT, NUMBER_FORMAT)
+    return isinstance(content, dict) and content.get("format") in formats
 
 
 def _require_classes(path: Path, found: tuple[str, ...], wanted: tuple[str, ...]) -> None:
@@ -310,8 +347,8 @@ def _passes(
     return [read(at) for at in range(crops)]
 
 
-def _judge(outputs: Outputs, source: Source, order: Ints, path: Path) -> Findings:
-    """Judge the outputs, if they can be.
+def _require_finite(outputs: Outputs, source: Source, order: Ints, path: Path) -> None:
+    """Refuse outputs that cannot be judged.
 
     Raises:
         DataError: they are not finite.
@@ -323,58 +360,3 @@ def _judge(outputs: Outputs, source: Source, order: Ints, path: Path) -> Finding
             f"its outputs for {len(bad):,} of {len(order):,} images, first {name}, are not finite"
         )
         raise DataError(path, found, "", "take another checkpoint, or try --amp off")
-    return judge(outputs.logits, outputs.labels, outputs.plain)
-
-
-def _sample_rows(
-    findings: Findings, classes: tuple[str, ...], names: Sequence[str]
-) -> list[SampleRow]:
-    samples = findings.samples
-    return [
-        SampleRow(name, classes[truth], classes[predicted], *map(float, numbers))
-        for name, truth, predicted, *numbers in zip(
-            names,
-            samples.labels,
-            samples.predicted,
-            samples.probability,
-            samples.truth_probability,
-            samples.losses,
-            strict=True,
-        )
-    ]
-
-
-def _figures(findings: Findings, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The figures as plain numbers, none rounded."""
-    scores = findings.scores
-    columns = (scores.precision, scores.recall, scores.f1, scores.support, scores.predicted)
-    return {
-        "samples": len(findings.samples),
-        "right": findings.samples.right,
-        "accuracy": findings.accuracy,
-        "interval": findings.interval,
-        "plain_accuracy": findings.plain_accuracy,
-        "loss": findings.loss,
-        "macro_f1": scores.macro_f1,
-        "classes": tuple(
-            ClassRow(name, *row)
-            for name, *row in zip(classes, *(each.tolist() for each in columns), strict=True)
-        ),
-        "confused": tuple(
-            ConfusedRow(classes[pair.truth], classes[pair.predicted], pair.count, pair.share)
-            for pair in findings.pairs
-        ),
-        "confusion": tuple(map(tuple, findings.matrix.tolist())),
-    }
-
-
-def _see(source: Source, sample: int, view: str) -> Image.Image:
-    """The part of a sample that the model sees, large enough to be looked at."""
-    name = f"{source.path}: {source.name(sample)}"
-    return Image.fromarray(cut_image(source.stored(sample), view, SHOWN_PX, name))
-
-
-def _to_json(content: dict[str, Any]) -> str:
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    # A row of the confusion matrix is a line. Line breaks are never part of a string in JSON.
-    return re.sub(r"\[\n[\d\s,]+\]", lambda row: "".join(row[0].split()), text)

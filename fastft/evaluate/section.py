@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -139,9 +140,14 @@ def _name_views(found: Evaluation) -> str:
     """The views that were averaged, in words; empty if there was one."""
     if found.plain_accuracy is None:
         return ""
+    return f"{name_views(found.config)}; accuracy of the images alone {found.plain_accuracy:.4f}"
+
+
+def name_views(config: Mapping[str, Any]) -> str:
+    """The views that an evaluation of these settings averaged, in words."""
     # The config of an evaluation from before there were other views names none of them.
-    flip, vflip = (found.config.get(name) is True for name in ("flip", "vflip"))
-    crops = 5 if found.config.get("crops") == 5 else 1
+    flip, vflip = (config.get(name) is True for name in ("flip", "vflip"))
+    crops = 5 if config.get("crops") == 5 else 1
     if crops == 1 and not vflip:
         views = "each image and its mirror image"
     else:
@@ -149,7 +155,7 @@ def _name_views(found: Evaluation) -> str:
         parts += [_TURNED[flip, vflip]] if flip or vflip else []
         count = crops * (1 + flip) * (1 + vflip)
         views = f"{count} views of each image: {', each '.join(parts)}"
-    return f"averaged over {views}; accuracy of the images alone {found.plain_accuracy:.4f}"
+    return f"averaged over {views}"
 
 
 def _matrix(found: Evaluation, title: str) -> Table:

@@ -15,6 +15,10 @@ from typing import Any
 from fastft.bench.plots import bench_section
 from fastft.bench.result import Bench
 from fastft.bench.suites import read_suite, suites_section
+from fastft.evaluate.label_result import LABEL_FORMAT, LabelEvaluation
+from fastft.evaluate.label_section import label_section
+from fastft.evaluate.number_result import NUMBER_FORMAT, NumberEvaluation
+from fastft.evaluate.number_section import number_section
 from fastft.evaluate.result import FORMAT, Evaluation
 from fastft.evaluate.section import evaluation_section
 from fastft.experiments.plots import experiments_section
@@ -52,6 +56,8 @@ SECTIONS: Mapping[str, Callable[[Sequence[Any]], Section | None]] = {
     "run": runs_section,
     "experiment": experiments_section,
     "evaluation": evaluation_section,
+    "labels": label_section,
+    "number": number_section,
 }
 
 
@@ -171,6 +177,8 @@ def _read_file(path: Path, name: str, suite: str | None = None) -> Source | None
     kinds: tuple[tuple[bool, str, type, str], ...] = (
         (found.get("kind") == "fastft bench", "bench", Bench, ""),
         (found.get("format") == FORMAT, "evaluation", Evaluation, "top_losses.png"),
+        (found.get("format") == LABEL_FORMAT, "labels", LabelEvaluation, "top_losses.png"),
+        (found.get("format") == NUMBER_FORMAT, "number", NumberEvaluation, "scatter.png"),
         (names >= {"variants", "gains"}, "experiment", Comparison, ""),
         (names >= {"variants", "best"}, "experiment", Sweep, ""),
         (names >= {"rows", "verdicts", "worst"}, "pixels", Pixels, "pixels.png"),
@@ -184,7 +192,11 @@ def _read_file(path: Path, name: str, suite: str | None = None) -> Source | None
     return None
 
 
-_TITLES = {"top_losses.png": "Highest losses", "pixels.png": "Where the pixels differ most"}
+_TITLES = {
+    "top_losses.png": "Highest losses",
+    "scatter.png": "What was predicted against the truth",
+    "pixels.png": "Where the pixels differ most",
+}
 
 
 def _machine(found: Mapping[str, Any]) -> dict[str, str]:

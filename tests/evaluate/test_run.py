@@ -14,9 +14,10 @@ from rich.console import Console
 from runs import ARCH, Command, batches_of
 
 from fastft.config.commands import EvaluateConfig
+from fastft.evaluate.class_report import FILES
 from fastft.evaluate.plots import draw_top_losses
 from fastft.evaluate.result import SampleRow
-from fastft.evaluate.run import FILES, run_evaluate
+from fastft.evaluate.run import run_evaluate
 from fastft.evaluate.scores import Findings, wilson_interval
 from fastft.model.classifier import restore_model
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -105,7 +106,8 @@ def test_the_pictures_of_top_losses_are_the_samples(
     shown: list[tuple[Image.Image, SampleRow]] = []
     real = draw_top_losses
     monkeypatch.setattr(
-        "fastft.evaluate.run.draw_top_losses", lambda each: [shown.extend(each), real(each)][1]
+        "fastft.evaluate.class_report.draw_top_losses",
+        lambda each: [shown.extend(each), real(each)][1],
     )
     judged(run, data, n=4)
     assert len(shown) == 4

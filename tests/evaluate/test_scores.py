@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
 
+from fastft.evaluate.class_report import figures
 from fastft.evaluate.plots import Shown, draw_confusion, draw_sheet, draw_top_losses, shorten
 from fastft.evaluate.result import Evaluation, SampleRow
-from fastft.evaluate.run import _figures
 from fastft.evaluate.scores import (
     class_scores,
     confused_pairs,
@@ -155,8 +155,8 @@ def printed(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -
     console = Console(file=io.StringIO(), width=200)
     made = {"config": {}, "checkpoint": {}, "environment": {}, "seconds": 1.0, "top_losses": ()}
     how = {"data": "d", "loader": "ffcv", "batch_size": 8, "device": "cpu", "dtype": "float32"}
-    figures = _figures(judge(outputs(predicted, len(names)), labels), names)
-    print_evaluation(Evaluation(**made, **how, **figures), console)
+    numbers = figures(judge(outputs(predicted, len(names)), labels), names)
+    print_evaluation(Evaluation(**made, **how, **numbers), console)
     file: Any = console.file
     return str(file.getvalue())
 
