@@ -196,7 +196,11 @@ def _training(
     ] = None,
     patience: Annotated[
         int | None,
-        _option("Stop after so many epochs without a better accuracy.", "never", _LEARNING),
+        _option(
+            "Stop after so many epochs without a better accuracy (of labels mAP, of a number R2).",
+            "never",
+            _LEARNING,
+        ),
     ] = None,
     loader: Annotated[
         str | None,

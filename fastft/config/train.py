@@ -98,7 +98,7 @@ class TrainConfig:
             `balanced` so that all classes come alike, `sqrt` half-way there, `weights` as the data
             say. Evaluation shows each once.
         ema: decay per step of an average of the weights, which is then what is evaluated; 0: none.
-        patience: stop after so many epochs without a better accuracy; 0: never.
+        patience: stop after so many epochs without a better score, see `runs.measures`; 0: never.
         amp: `auto` takes bfloat16 where the device computes in it, else float16 on a GPU, else
             float32.
         compile: how full batches are computed: `off` as torch does; `default` by `torch.compile`,

@@ -211,13 +211,14 @@ class NumberGoal(Goal):
 
     def make_loss(self, config: TrainConfig, source: Source, device: torch.device) -> Loss:
         """See `Goal`."""
-        for option, value in (
-            ("--class-weight", config.class_weight),
-            ("--label-smoothing", config.label_smoothing),
+        for option, value, remedy in (
+            ("--class-weight", config.class_weight, "leave it out"),
+            # A recipe may have asked for it.
+            ("--label-smoothing", config.label_smoothing, "pass --label-smoothing 0"),
         ):
             if value:
                 found = f"{value}, and {source.path} holds a number for each image"
-                raise UsageError(option, found, "classes or labels", "leave it out")
+                raise UsageError(option, found, "classes or labels", remedy)
         return NumberLoss(
             reduction=config.loss, mean=self.meaning.mean, deviation=self.meaning.deviation
         )
