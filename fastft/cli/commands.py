@@ -14,11 +14,10 @@ import typer
 from fastft.cli.bench import bench
 from fastft.cli.check import check
 from fastft.cli.convert import convert, merge
-from fastft.cli.data import inspect, synth
+from fastft.cli.data import export_data, inspect, synth
 from fastft.cli.doctor import doctor
 from fastft.cli.evaluate import evaluate, predict
 from fastft.cli.experiments import compare, sweep
-from fastft.cli.export_data import export_data
 from fastft.cli.fetch import fetch
 from fastft.cli.parity import parity
 from fastft.cli.report import report

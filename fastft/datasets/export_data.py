@@ -37,8 +37,8 @@ WRITER = "fastft export-data"
 TABLE, IMAGES = "labels.jsonl", "images"
 #: Images per task: long enough to hide what handing it over costs.
 _TASK_IMAGES = 32
-#: zlib's level: of 300 synthetic photos the files are 2 % larger than by the usual 6, in half the
-#: time (one core of a 2-core VM).
+#: zlib's level. MB and CPU seconds of 60 photos of hymenoptera, on a 2-core VM: 21.7 and 1.5 by
+#: level 1, 21.4 and 1.8 by 3, 20.5 and 4.4 by 6, which is usual.
 _PNG_LEVEL = 3
 
 #: Called with a split's name, images done, in all, and bytes written.

@@ -95,6 +95,7 @@ def test_temporary_files_are_private_and_cannot_be_guessed(
     went(1, "convert", photos / "test", tmp_path / "a", "--shard", "1/1")
     went(1, "merge", tmp_path / "a")
     went(1, "synth", tmp_path / "synth", "--classes", 2, "--per-class", 2, "--size", "40x40")
+    went(1, "export-data", data, tmp_path / "exported")
     went(1, "show", data, "--out", tmp_path / "sheet.png")
     outputs = [f"--{kind}={tmp_path / kind}" for kind in ("csv", "json", "sheet")]
     went(3, "predict", run, photos / "test", *outputs)
@@ -202,6 +203,7 @@ def test_no_other_place_makes_any() -> None:
                 assert text.endswith(", 384)"), where  # 0o600
                 seen.add(file.name)
     assert seen == {
-        "atomic.py", "contact_sheet.py", "dali_decoding.py", "fetch.py", "isolated.py",
-        "models.py", "part.py", "pixels.py", "shared_file.py", "stock.py", "synth.py",
+        "atomic.py", "contact_sheet.py", "dali_decoding.py", "export_data.py", "fetch.py",
+        "isolated.py", "models.py", "part.py", "pixels.py", "shared_file.py", "stock.py",
+        "synth.py",
     }  # fmt: skip
