@@ -236,7 +236,7 @@ def draw_curves() -> Iterator[Callable[[Path, Path], None]]:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations leave empty pictures: drawing takes longer than they do."""
     for draw in ("draw_confusion", "draw_top_losses"):
-        monkeypatch.setattr(f"fastft.evaluate.run.{draw}", lambda *_: b"")
+        monkeypatch.setattr(f"fastft.evaluate.class_report.{draw}", lambda *_: b"")
 
 
 @pytest.fixture
