@@ -245,7 +245,7 @@ class Loader(ABC):
         self._require_open()
         require_main_guard()
         self._begin_here()
-        home = here()
+        home, find_home = here(), here  # a name of its own: modules' go when the interpreter ends
         if self._running is not None:
             self._running.close()  # an iteration that was left without being dropped ends here
         plan, start = self._plan, self._start
@@ -264,7 +264,7 @@ class Loader(ABC):
                     found = "an iteration that began before this process was forked"
                     raise UsageError(self._title, found, "one of its own", "call iter(loader) here")
         finally:
-            if home is here():
+            if home is find_home():
                 batches.close()
 
     @property
@@ -285,9 +285,8 @@ class Loader(ABC):
         if self._closed:
             return
         self._closed = True
+        self._end_iteration()
         if self._home is here():
-            if self._running is not None:
-                self._running.close()
             self._end()
 
     def __enter__(self) -> Loader:
@@ -325,6 +324,11 @@ class Loader(ABC):
     def _brings_partners(self) -> bool:
         """Whether a share begins with another rank's sample, for the next one to be mixed with."""
         return self.augment.mixes and self.world > 1
+
+    def _end_iteration(self) -> None:
+        """End what is under way, unless it is the parent's."""
+        if self._home is here() and self._running is not None:
+            self._running.close()
 
     def _leave_behind(self) -> None:
         """In a process that was just forked: never end anything of the parent's.

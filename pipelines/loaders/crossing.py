@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,18 @@ _living: weakref.WeakSet[Any] = weakref.WeakSet()
 def keep_track(loader: Any) -> None:
     """Have a loader leave behind what is the parent's, in every process that is forked."""
     _living.add(loader)
+
+
+@atexit.register
+def _end_iterations() -> None:
+    """End what is under way while there are modules still.
+
+    Iterators that a program's main module holds outlive them where somebody keeps that module, as
+    dill does, which torch imports if it is there.
+    """
+    for loader in list(_living):
+        with suppress(ValueError):  # of a thread that is in the midst of it
+            loader._end_iteration()
 
 
 @in_every_fork
