@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
-from fastft.cli.column_options import Columns, takes_columns
-from fastft.cli.split_options import takes_division
+from fastft.cli.data_options import Columns, takes_columns, takes_division
 from fastft.config.checks import defaults
 from fastft.system.progress import make_console
 from pipelines.conversion.run import ConvertConfig

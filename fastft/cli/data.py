@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fastft.cli.addresses import find_here
-from fastft.cli.column_options import Columns, takes_columns
+from fastft.cli.data_options import Columns, takes_columns
 from fastft.config.checks import defaults
 from fastft.datasets.synth import SynthConfig, write_synth
 from fastft.system.progress import make_console

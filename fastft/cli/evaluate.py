@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fastft.cli.addresses import find_here
-from fastft.cli.split_options import takes_division
+from fastft.cli.data_options import takes_division
 from fastft.config.checks import defaults
 from fastft.config.commands import EvaluateConfig, PredictConfig
 from fastft.system.progress import make_console

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fastft.cli.addresses import find_here
 from fastft.cli.training_options import RUN, SPEED, as_config, as_given, takes_training_options
 from fastft.system.progress import make_console
 from fastft.system.signals import StopSignals
@@ -94,6 +96,8 @@ def train(
         return
     end_with_launcher()
     console = make_console()
+    if config is not None:
+        config = replace(config, data=find_here(config.data, config.out.parent))
     if lr_find:
         from fastft.experiments.lr_find import find_lr
 

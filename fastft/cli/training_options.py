@@ -10,7 +10,7 @@ import typer
 
 from fastft.cli.added_options import add_options, options_of
 from fastft.cli.augment_options import augmentation
-from fastft.cli.split_options import splitting
+from fastft.cli.data_options import splitting
 from fastft.config.checks import defaults
 from fastft.config.recipes import RECIPES, make_config, read_settings
 from fastft.config.train import TrainConfig
