@@ -154,7 +154,6 @@ class StockLoader(Loader):
 class _StockDataset(Dataset[Any]):
     def __init__(self, source: Source, transform: transforms.Transform) -> None:
         self._source, self._transform = source, transform
-        self._answers = source.columns.answers(source.labels)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -164,7 +163,8 @@ class _StockDataset(Dataset[Any]):
             image = decode(
                 self._source.stored(sample), f"{self._source.path}: {self._source.name(sample)}"
             )
-            return self._transform(image), self._answers[sample]
+            answers = self._source.columns.answers(self._source.labels)
+            return self._transform(image), answers[sample]
         except FastftError as error:
             return error
         except MemoryError:

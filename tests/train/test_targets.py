@@ -172,13 +172,14 @@ def test_a_stopped_run_resumes_exactly(
     assert [row.score for row in wanted[1]] == [row.score for row in found[1]]
 
 
-def test_two_processes_train_and_judge_as_one(data: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_train_and_judge_as_one(tmp_path: Path) -> None:
     jobs = []
     for task in TASKS:
+        few = write_splits(tmp_path / "data" / task, task, 27, 11)
         for world in (1, 2):
             settings = {
-                **SMALL, "data": str(data[task]), "out": str(tmp_path / f"{task}-{world}"),
-                "batch_size": 10, "sync_bn": True, "workers": 1, "optimizer": "sgd",
+                **SMALL, "data": str(few), "out": str(tmp_path / f"{task}-{world}"),
+                "batch_size": 10, "sync_bn": True, "workers": 1, "optimizer": "sgd", "lr": 0.001,
                 "schedule": "constant", "checkpoint_every": "0",
             }  # fmt: skip
             jobs.append({"world": world, "double": True, "config": settings})
