@@ -33,6 +33,7 @@ from pipelines.remote.address import join, name_of, remote_address, show
 from pipelines.remote.cache import held
 from pipelines.remote.faults import Missing, StoreError
 from pipelines.remote.fetching import OnBytes, say_nothing
+from pipelines.remote.rows import read_rows
 from pipelines.remote.source import Input, open_input
 from pipelines.remote.store import PATIENT, Patience, Store
 from pipelines.remote.uploading import require_replaceable, require_writable, upload_file
@@ -82,8 +83,9 @@ def convert_remote(
         if src is not None:
             given = open_input(src, folder, on_bytes, store=stores[src])
             names[given.src] = show(src)
-        with _open(config, given) as listings:
-            if given.listings is not None and not config.workers:
+        with _open(config, given, stores.get(src or "")) as listings:
+            is_read_there = given.listings is not None or bool(given.beside)
+            if is_read_there and not config.workers:
                 config = replace(config, workers=max(_READERS, cpu_count()))
             here = replace(config, src=given.src)
             if out is None:
@@ -174,8 +176,8 @@ def _working(folder: Path, config: ConvertConfig) -> Iterator[Path]:
 
 
 @contextmanager
-def _open(config: ConvertConfig, given: Input) -> Iterator[dict[str, Listing]]:
-    """The listings of the input."""
+def _open(config: ConvertConfig, given: Input, store: Store | None) -> Iterator[dict[str, Listing]]:
+    """The listings of the input; a table's images are read from its store, if it is of one."""
     opened: AbstractContextManager[dict[str, Listing]]
     if given.listings is None:
         opened = open_listings(
@@ -187,6 +189,8 @@ def _open(config: ConvertConfig, given: Input) -> Iterator[dict[str, Listing]]:
             raise UsageError("--classes", found, expected, "leave it out")
         opened = nullcontext(dict(given.listings))
     with opened as listings:
+        if store is not None and given.beside:
+            listings = read_rows(listings, given.beside, store)
         yield listings
 
 

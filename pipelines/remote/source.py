@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pipelines.conversion.inputs import find_kind
 from pipelines.errors import DataError
 from pipelines.formats.folder import MAX_DEPTH, suffix
 from pipelines.remote.address import beside, join, name_of, show
@@ -36,10 +37,13 @@ class Input:
     Attributes:
         src: a path here: fetched, or an empty folder of the same name.
         listings: the samples, where they are read from where they lie; None: open `src`.
+        beside: the address of the folder that `src` lay in, if it is a table, whose images lie
+            there; else empty.
     """
 
     src: Path
     listings: dict[str, RemoteFolder] | None = None
+    beside: str = ""
 
 
 def open_input(
@@ -65,7 +69,9 @@ def open_input(
         if name.lower().endswith(".rec"):
             files += _beside(store, address)
         names = [name, *(Path(name).with_suffix(".idx").name for _ in files[1:])]
-        return Input(src=copy_files(store, files, work / "file", on_bytes, names)[0])
+        src = copy_files(store, files, work / "file", on_bytes, names)[0]
+        is_table = find_kind(src) == "table"
+        return Input(src=src, beside=address.rpartition("/")[0] if is_table else "")
     files = _find(store, address)
     below = [each.address[len(address.rstrip("/")) + 1 :] for each in files]
     sizes = (each.size or 0 for each in files)

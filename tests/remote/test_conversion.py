@@ -52,6 +52,27 @@ def test_remote_class_folders_convert_alike(
     assert names(work) == []
 
 
+def test_a_remote_table_finds_its_images(holder: str, photos: Path, work: Path, tmp_path: Path):
+    files = sorted(path.relative_to(photos) for path in (photos / "train").rglob("*.jpg"))
+    text = "file,class,set\n" + "".join(
+        f"p/{file},{file.parts[1]},{'val' if n % 5 == 0 else 'train'}\n"
+        for n, file in enumerate(files)
+    )
+    shutil.copytree(photos, tmp_path / "here" / "p")
+    (tmp_path / "here" / "t.csv").write_text(text)
+    put_tree(photos, f"{holder}/d/p")
+    put_bytes(f"{holder}/d/t.csv", text.encode())
+    run(tmp_path / "here" / "t.csv", tmp_path / "local", work)
+    run(f"{holder}/d/t.csv", tmp_path / "out", work)
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+    put_bytes(f"{holder}/d/t.csv", text.replace("p/", "gone/", 1).encode())
+    (report, _) = run(f"{holder}/d/t.csv", tmp_path / "less", work, max_bad="1")
+    assert [bad.name for bad in report.quarantined] == [] or report.split == "val"
+    put_bytes(f"{holder}/d/t.csv", text.replace("p/", "../p/", 1).encode())
+    with pytest.raises(DataError, match="is no path below the table's folder"):
+        run(f"{holder}/d/t.csv", tmp_path / "out", work)
+
+
 def test_a_remote_zip_converts_alike(
     holder: str, photos: Path, data: Path, work: Path, tmp_path: Path
 ):
