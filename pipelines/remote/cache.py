@@ -53,10 +53,11 @@ def localize(
     store = store or Store(address)
     is_one = name_of(address).lower().endswith(".beton")
     folder = beside / FOLDER / copy_name(address)
+    # Looked for first: where there is nothing, no folder is left.
+    files = [store.stat(address)] if is_one else _find_betons(store, address)
+    if is_one and files[0].is_folder:
+        raise DataError(show(address), "is a folder", "a .beton or a folder of such", "")
     with held(folder, waits=True):
-        files = [store.stat(address)] if is_one else _find_betons(store, address)
-        if is_one and files[0].is_folder:
-            raise DataError(show(address), "is a folder", "a .beton or a folder of such", "")
         copies = copy_files(store, files, folder, on_bytes)
         wanted = {copy.name for copy in copies}
         for stale in folder.glob("*.beton"):
