@@ -9,7 +9,7 @@ from rich.console import Console
 from fastft.evaluate.label_result import LabelEvaluation, LabelRow
 from fastft.evaluate.section import enumerate_names, name_views
 from fastft.results.charts import Bar, bar_panel
-from fastft.results.numbers import write_accuracy, write_measure
+from fastft.results.numbers import is_known, write_accuracy, write_measure
 from fastft.results.tables import (
     Block,
     Column,
@@ -63,7 +63,7 @@ def label_section(
         hardest = [
             Bar(each.name, each.average_precision or 0.0, write_accuracy(each.average_precision))
             for each in _hardest_first(found)[:_BARS]
-            if each.average_precision is not None
+            if is_known(each.average_precision)
         ]
         panels = (bar_panel("Average precision by label", hardest),) if hardest else ()
         blocks.append(Exhibit(table.title, panels, table) if panels else table)

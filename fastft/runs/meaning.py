@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -33,6 +33,10 @@ class Meaning:
     ] = ()
     mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     deviation: Annotated[float, Field(allow_inf_nan=False, gt=0)] = 1.0
+
+    def after(self, score: float, thresholds: tuple[float, ...]) -> Meaning:
+        """The same after an evaluation."""
+        return replace(self, score=score, thresholds=thresholds)
 
     def pack(self) -> dict[str, Any] | None:
         """The meaning as JSON values; None for classes, of which there is nothing to say."""

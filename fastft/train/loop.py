@@ -176,7 +176,7 @@ class Trainer:
         if self._average is not None and checkpoint.ema is not None:
             self._average.restore(checkpoint.ema, state.averaged)
         self.state = replace(state, how=self.state.how)
-        self._meaning = checkpoint.outputs
+        self._meaning = self._meaning.after(checkpoint.score, checkpoint.outputs.thresholds)
         self._compiling.restore(state.compiled)
         self._last_good = f"; {path} is that {state}"
 
@@ -234,7 +234,7 @@ class Trainer:
                 log.sums.seconds = trained_s + ended.seconds_since(began)
                 eval_s = Mark(self._device).seconds_since(ended)
             row = log.epoch_metrics(result, config.epoch_size(epoch), eval_s)
-            self._meaning = replace(self._meaning, score=row.score, thresholds=result.thresholds)
+            self._meaning = self._meaning.after(row.score, result.thresholds)
             recorder.write(row)
             state.finish_epoch(row, epochs=config.epochs, patience=config.patience)
             with self._costs.of("checkpoints"):
