@@ -138,7 +138,7 @@ def make_sheet(config: ShowConfig) -> Sheet:
             "take fewer images or --classes",
         )
     left_out = 0 if config.classes else len(source.classes) - len(choices)
-    note = f"{_count(len(source), 'image')}, {_count(len(source.classes), 'class', 'classes')}"
+    note = f"{_count(len(source), 'image')}, {_count_classes(source)}"
     if left_out:
         note += f", {left_out:,} of them not shown"
     samples = np.concatenate([choice.samples for choice in choices])
@@ -171,7 +171,9 @@ def find_split(data: Path, split: str | None) -> Path:
 
 
 def choose(source: Source, classes: Sequence[str], n: int) -> list[Choice]:
-    """The first `n` images of each class, but of the last class the last `n`.
+    """The first `n` images of each class or label, but of the last the last `n`.
+
+    Of a number from the least to the most, evenly.
 
     Args:
         source: the samples.
@@ -190,16 +192,37 @@ def choose(source: Source, classes: Sequence[str], n: int) -> list[Choice]:
         labels = list(range(min(len(source.classes), MOST_CLASSES)))
     choices = []
     for label in labels:
-        samples = np.flatnonzero(source.labels == label)
+        samples = _samples_of(source, label)
         is_last = len(labels) > 1 and label == labels[-1]
         which = "last" if is_last else "first"
         taken = samples[-n:] if is_last else samples[:n]
+        if source.columns.task == "number" and len(samples) > n:
+            which, taken = "", samples[np.linspace(0, len(samples) - 1, n).round().astype(np.int64)]
         if len(taken) == len(samples):
             which = ""
         choices.append(Choice(source.classes[label], taken, len(samples), which))
     if not any(choice.total for choice in choices):
         raise UsageError("--classes", f"no image of {_list([c.name for c in choices])}", "some")
     return choices
+
+
+def _samples_of(source: Source, label: int) -> Samples:
+    """The samples of a class, those that have a label, or all by their number."""
+    columns = source.columns
+    if columns.targets is None:
+        return np.flatnonzero(source.labels == label)
+    if columns.task == "labels":
+        return np.flatnonzero(columns.targets[:, label])
+    return np.argsort(columns.targets[:, 0], kind="stable")
+
+
+def _count_classes(source: Source) -> str:
+    """What is known of each image, in words."""
+    task, names = source.columns.task, source.classes
+    if task == "number":
+        return f"the number {names[0]}"
+    many = task == "labels"
+    return _count(len(names), "label" if many else "class", "labels" if many else "classes")
 
 
 def fit(image: Image.Image, width_px: int, height_px: int) -> Image.Image:
@@ -277,8 +300,11 @@ def _originals(source: Source, samples: Samples, width_px: int, height_px: int) 
 
     def make(sample: int) -> Cell:
         image = decode(source.stored(sample), f"{source.path}: {source.name(sample)}")
-        lines = source.name(sample).rpartition("/")[2], _size(image.width, image.height)
-        return Cell(np.asarray(fit(image, width_px, height_px)), lines)
+        lines = [source.name(sample).rpartition("/")[2], _size(image.width, image.height)]
+        columns = source.columns
+        if columns.targets is not None and columns.task == "number":
+            lines.append(f"{source.classes[0]} {columns.targets[sample, 0]:g}")
+        return Cell(np.asarray(fit(image, width_px, height_px)), tuple(lines))
 
     with make_threads() as executor:
         return list(executor.map(make, samples.tolist()))
