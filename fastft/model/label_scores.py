@@ -11,7 +11,9 @@ Definitions are the textbook's, in float64:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +79,7 @@ def average_precisions(outputs: NDArray[np.float32], has: Bools) -> Floats:
         outputs: float32[N, C].
         has: bool[N, C].
     """
-    return np.array([_average_precision(*pair) for pair in zip(outputs.T, has.T, strict=True)])
+    return np.array([_average_precision(*pair) for pair in _columns(outputs, has)])
 
 
 def mean_average_precision(precisions: Floats) -> float:
@@ -104,13 +106,17 @@ def best_thresholds(probabilities: Floats, has: Bools) -> Floats:
         probabilities: float64[N, C].
         has: bool[N, C].
     """
-    pairs = zip(probabilities.T, has.T, strict=True)
-    return np.array([_best_threshold(column, true) for column, true in pairs])
+    return np.array([_best_threshold(*pair) for pair in _columns(probabilities, has)])
+
+
+def _columns(scores: NDArray[Any], has: Bools) -> Iterator[tuple[NDArray[Any], Bools]]:
+    """Each label's scores and truth, in memory of one piece, which is sorted faster."""
+    return zip(np.ascontiguousarray(scores.T), np.ascontiguousarray(has.T), strict=True)
 
 
 def _steps(scores: NDArray[np.floating], has: Bools) -> tuple[Floats, Ints, Ints]:
     """Distinct scores from the highest down; how many samples reach each, and have the label."""
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores)  # samples of equal scores count together, in whatever order
     ordered = scores[order].astype(np.float64)
     ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
     return ordered[ends], ends + 1, np.cumsum(has[order], dtype=np.int64)[ends]
