@@ -14,11 +14,13 @@ from processes import run_program
 from rich.console import Console
 from targets import LABELS, write_splits, write_targets
 
+from fastft.config.commands import AccuracyConfig
 from fastft.config.train import TrainConfig
 from fastft.experiments.compare import compare
 from fastft.model.classifier import restore_model
 from fastft.model.label_scores import average_precisions, best_thresholds, sigmoid
 from fastft.model.tasks import goal_of
+from fastft.parity.models import run_accuracy
 from fastft.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastft.runs.measures import MEASURES
 from fastft.runs.metrics import EpochMetrics, read_metrics
@@ -301,3 +303,8 @@ def test_what_makes_no_sense_is_refused(
 def no_model(classes: tuple[str, ...], weights: str, **options: Any) -> Any:
     """Stands for a model where what is wrong is refused before any is built."""
     raise AssertionError("a model was built")
+
+
+def test_parity_of_accuracies_refuses_other_tasks(data: dict[str, Path]) -> None:
+    with pytest.raises(FastftError, match="holds a number for each image, expected one class"):
+        run_accuracy(AccuracyConfig(data=data["number"]), QUIET)
