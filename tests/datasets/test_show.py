@@ -22,6 +22,7 @@ from fastft.datasets.contact_sheet import Lettering, draw_sheet
 from fastft.datasets.show import EPOCHS, Cell, Sheet, choose, fit, make_sheet
 from pipelines.augment import Augment
 from pipelines.errors import DataError, UsageError
+from pipelines.formats.columns import NONE
 from pipelines.formats.encode import decode
 from pipelines.formats.source import open_source
 from pipelines.loaders import make_loader
@@ -43,7 +44,7 @@ def cells_of(sheet: Sheet) -> list[Cell]:
 
 def picks(labels: list[int], count: int, classes: str, n: int) -> dict[str, tuple[list[int], str]]:
     names = tuple("abcdefghij"[:count])
-    source: Any = SimpleNamespace(labels=np.array(labels), classes=names)
+    source: Any = SimpleNamespace(labels=np.array(labels), classes=names, columns=NONE)
     return {c.name: (c.samples.tolist(), c.which) for c in choose(source, tuple(classes), n)}
 
 
