@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastft.check.hashes import CHROMA_PX, LUMA_PX, Prints, make_prints
 from fastft.check.look import DIGEST_BYTES, SIDE_PX, Look, look_at
 from fastft.check.parts import Part, Parts
-from pipelines.errors import DataError
+from pipelines.errors import DataError, is_no_files
 from pipelines.workers import cpu_count, in_order, make_threads
 
 #: Images of a task: few enough for an even finish, and to move the bar.
@@ -109,6 +109,8 @@ def _look_at_some(part: Part, start: int, verify: bool) -> tuple[list[Look], Pri
         try:
             looks.append(look_at(part.read(sample), verify=verify))
         except DataError as error:  # the file is gone, or no longer what was written
+            if is_no_files(error):
+                raise
             looks.append(Look(broken=error.found))
     nothing = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
     pictures = [nothing if look.picture is None else look.picture for look in looks]

@@ -15,8 +15,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN_OR_BENCH...",
-            help="Folders of fastft train, bench, compare, sweep, parity or evaluate, or their "
-            "JSON files; JSON of the benchmark suites.",
+            help="Folders of fastft train, bench, compare, sweep, parity, evaluate or check, or "
+            "their JSON files; JSON of the benchmark suites.",
         ),
     ],
     out: Annotated[
@@ -29,7 +29,7 @@ def report(
     """Write one HTML page of what other commands measured; it needs no other file and no network.
 
     Throughput, what each stage allows, how cost grows, parity, the curves of trainings,
-    evaluations, machines: whatever the sources hold. Sources are recognized by their content.
+    evaluations, data, machines: whatever the sources hold. Sources are recognized by their content.
     Several of a kind are shown side by side: the curves of runs in one chart, with the settings
     that differ. Below each chart are its figures.
 

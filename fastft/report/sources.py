@@ -15,6 +15,9 @@ from typing import Any
 from fastft.bench.plots import bench_section
 from fastft.bench.result import Bench
 from fastft.bench.suites import read_suite, suites_section
+from fastft.check.result import FORMAT as CHECK_FORMAT
+from fastft.check.result import Check
+from fastft.check.section import check_section
 from fastft.evaluate.label_result import LABEL_FORMAT, LabelEvaluation
 from fastft.evaluate.label_section import label_section
 from fastft.evaluate.number_result import NUMBER_FORMAT, NumberEvaluation
@@ -37,7 +40,7 @@ from pipelines.errors import DataError, UsageError, one_line
 #: Where `fastft evaluate` leaves what it finds of a run.
 _OF_RUN = "evaluation"
 _EXPECTED = (
-    "a folder or JSON of fastft train, bench, compare, sweep, parity or evaluate, or of the "
+    "a folder or JSON of fastft train, bench, compare, sweep, parity, evaluate or check, or of the "
     "benchmark suites"
 )
 #: JSON files of a folder that are looked into.
@@ -56,6 +59,7 @@ SECTIONS: Mapping[str, Callable[[Sequence[Any]], Section | None]] = {
     "run": runs_section,
     "experiment": experiments_section,
     "evaluation": evaluation_section,
+    "check": check_section,
     "labels": label_section,
     "number": number_section,
 }
@@ -177,6 +181,7 @@ def _read_file(path: Path, name: str, suite: str | None = None) -> Source | None
     kinds: tuple[tuple[bool, str, type, str], ...] = (
         (found.get("kind") == "fastft bench", "bench", Bench, ""),
         (found.get("format") == FORMAT, "evaluation", Evaluation, "top_losses.png"),
+        (found.get("format") == CHECK_FORMAT, "check", Check, "leaks.png"),
         (found.get("format") == LABEL_FORMAT, "labels", LabelEvaluation, "top_losses.png"),
         (found.get("format") == NUMBER_FORMAT, "number", NumberEvaluation, "scatter.png"),
         (names >= {"variants", "gains"}, "experiment", Comparison, ""),
@@ -193,6 +198,7 @@ def _read_file(path: Path, name: str, suite: str | None = None) -> Source | None
 
 
 _TITLES = {
+    "leaks.png": "Copies across splits",
     "top_losses.png": "Highest losses",
     "scatter.png": "What was predicted against the truth",
     "pixels.png": "Where the pixels differ most",
