@@ -13,10 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastft.config.check import CheckConfig
+from fastft.datasets.division import divide_source
 from fastft.datasets.splits import present_splits
-from pipelines.conversion.inputs import Listing, open_listings
+from pipelines.conversion.division import divide_listings
+from pipelines.conversion.inputs import Listing, find_kind, open_listings, refuse_unheard
 from pipelines.errors import DataError
 from pipelines.formats.beton import Index, read_index
+from pipelines.formats.division import SIDES, describe_division
 from pipelines.formats.folder import find_layout, read_folder
 from pipelines.formats.layout import Stored
 from pipelines.formats.splits import describe_passed_over
@@ -66,17 +70,29 @@ class Parts:
 
 
 @contextmanager
-def open_parts(data: Path) -> Iterator[Parts]:
+def open_parts(config: CheckConfig) -> Iterator[Parts]:
     """Open each split of a data set.
 
     Raises:
         DataError: there is no such thing, or it is no data set.
+        UsageError: columns or a division that do not fit it.
     """
-    kind = "" if data.is_dir() else data.suffix.lower()
-    if kind in (".zip", ".rec") and data.exists():
-        with open_listings(data) as listings:
-            yield _together([_of_listing(split, data, each) for split, each in listings.items()])
+    data, division = config.data, config.division
+    if division and data.suffix == ".beton":
+        index = read_index(data)
+        divided = divide_source(index, division)
+        sides = {side: index.take(getattr(divided, side)) for side in SIDES}
+        said = describe_division(divided, division)
+        yield _together([_of_index(side, each) for side, each in sides.items()], said)
         return
+    if division or (data.exists() and find_kind(data) != "folder"):
+        how = {"names": config.names, "image_root": config.image_root}
+        with open_listings(data, **how) as listings:  # type: ignore[arg-type]
+            splits, remarks = divide_listings(data, listings, division)
+            parts = [_of_listing(split, data, each) for split, each in splits.items()]
+            yield _together(parts, "; ".join(remarks))
+        return
+    refuse_unheard(data, "folder", config.names, config.image_root)
     remark = ""
     if data.is_dir():
         present = present_splits(data)

@@ -41,7 +41,7 @@ def run_check(config: CheckConfig, console: Console) -> Check:
     """
     started = time.perf_counter()
     _require_room(config.out)
-    with open_parts(config.data) as parts, output_folder(config.out):
+    with open_parts(config) as parts, output_folder(config.out):
         with image_progress(console, "looking at") as update:
             found = scan(parts, verify=not config.quick, workers=config.workers, on_progress=update)
         # A picture of one colour is like any other of it.

@@ -7,19 +7,25 @@ from typing import Annotated
 
 import typer
 
+from fastft.cli.addresses import find_here
+from fastft.cli.data_options import Columns, takes_columns, takes_division
 from fastft.config.check import CheckConfig
 from fastft.config.checks import defaults
 from fastft.system.progress import make_console
+from pipelines.formats.division import UNDIVIDED, Division
 
 _CHECK = defaults(CheckConfig)
 
 
+@takes_division
+@takes_columns
 def check(
     *,
     data: Annotated[
         Path,
         typer.Argument(
-            help="A folder with splits, class folders, a .beton, a zip of class folders or a .rec."
+            help="A folder with splits, class folders, a .beton, or what else convert reads: zips, "
+            "tables, tars, Hugging Face data sets, RecordIO."
         ),
     ],
     out: Annotated[
@@ -59,6 +65,8 @@ def check(
     workers: Annotated[
         int, typer.Option(help="Decoding threads; 0 takes every CPU.")
     ] = _CHECK.workers,
+    columns: Columns,
+    division: Division | None,
 ) -> None:
     """Look at a data set before training: copies, leaks, broken and odd images, classes.
 
@@ -76,12 +84,17 @@ def check(
 
     Example: fastft check photos
 
+    Of data without splits, --val-split and --folds show what would lie on both sides, as train
+    and convert would divide them; --group-by keeps together what belongs together.
+
     Example: fastft check data --strict --quick
+
+    Example: fastft check photos --val-split 0.2 --group-by 'patient[0-9]+' --strict
 
     Example: fastft check data/train.beton --out looked-at --threshold 4
     """
     config = CheckConfig(
-        data=data,
+        data=find_here(data, out.parent),
         out=out,
         threshold=threshold,
         size=size,
@@ -89,6 +102,9 @@ def check(
         strict=strict,
         max_sheet=max_sheet,
         workers=workers,
+        names=columns.names,
+        image_root=columns.image_root,
+        division=division or UNDIVIDED,
     )
     from fastft.check.run import run_check
 

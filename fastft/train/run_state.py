@@ -143,6 +143,8 @@ def identify(source: Source) -> dict[str, Any]:
     labels = source.columns.answers(source.labels).tobytes()
     if source.columns.task != "classes":  # the same bytes may mean something else
         labels += source.columns.task.encode()
+    if source.columns.weights is not None:  # by which an order may be drawn
+        labels += source.columns.weights.tobytes()
     return {
         "images": len(source),
         "classes": list(source.classes),

@@ -121,7 +121,8 @@ def open_listings(
             everywhere; names or a root for what has no columns.
     """
     kind = find_kind(src)
-    _refuse_unheard(src, kind, classes, names, image_root)
+    _refuse_classes(src, kind, classes)
+    refuse_unheard(src, kind, names, image_root)
     if not src.is_dir() and src.exists() and not src.is_file():
         # Of a pipe the reader would wait for a writer.
         raise DataError(src, "is no plain file", f"a {src.suffix}")
@@ -166,14 +167,8 @@ def find_kind(src: Path) -> Kind:
     return _KINDS.get(suffix, "folder")
 
 
-def _refuse_unheard(
-    src: Path,
-    kind: Kind,
-    classes: tuple[str, ...],
-    names: ColumnNames,
-    image_root: Path | None,
-) -> None:
-    """Refuse arguments that data of this kind would not hear."""
+def _refuse_classes(src: Path, kind: Kind, classes: tuple[str, ...]) -> None:
+    """Refuse names of classes that have some, or that cannot be told apart."""
     if classes and kind in ("folder", "zip"):
         raise UsageError(
             "--classes",
@@ -188,6 +183,14 @@ def _refuse_unheard(
             "names that differ in more than case or Unicode form",
             "rename one",
         )
+
+
+def refuse_unheard(src: Path, kind: Kind, names: ColumnNames, image_root: Path | None) -> None:
+    """Refuse names of columns, or a root of paths, for data that have none.
+
+    Raises:
+        UsageError: they are given.
+    """
     if names != UNNAMED and kind in ("folder", "zip", "records"):
         given = (field.name for field in fields(names) if getattr(names, field.name))
         options = " ".join("--task" if name == "task" else f"--{name}-column" for name in given)

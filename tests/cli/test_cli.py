@@ -45,7 +45,17 @@ def test_the_main_job(fastft: Run, tmp_path: Path) -> None:
 
 
 def test_help_teaches(fastft: Run) -> None:
-    for command in ("synth", "convert", "merge", "inspect", "train", "predict", "parity"):
+    for command in (
+        "synth",
+        "convert",
+        "merge",
+        "inspect",
+        "check",
+        "export-data",
+        "train",
+        "predict",
+        "parity",
+    ):
         status, text, _ = fastft(command, "--help")
         assert status == 0
         assert f"$ fastft {command}" in text

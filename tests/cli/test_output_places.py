@@ -10,8 +10,8 @@ from commands import Case, begin, content_of
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
-WRITING = ("synth", "fetch", "show", "train", "evaluate", "predict", "parity", "report", "compare",
-           "sweep", "bench")  # fmt: skip
+WRITING = ("synth", "fetch", "show", "check", "train", "evaluate", "predict", "parity", "report",
+           "compare", "sweep", "bench")  # fmt: skip
 #: Of capset(2), version 3.
 _CAPABILITIES = 0x20080522
 

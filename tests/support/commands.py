@@ -124,6 +124,7 @@ def make_cases(photos: Path, data: Path, run: Path, url: str) -> dict[str, Case]
         Case("fetch", ("fetch", url, "OUT"), "fetched", ("photos/.fastft-fetch.json",)),
         Case("inspect", ("inspect", str(data / "train.beton"), "--verify")),
         Case("show", ("show", str(data), "--out", "OUT"), "sheet.png"),
+        Case("check", ("check", str(data), "--out", "OUT"), "checked", ("check.json",)),
         Case("train", ("train", *training, "--weights", "none", "--out", "OUT"), "run",
              ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png",
               "summary.json")),
