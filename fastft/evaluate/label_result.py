@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from fastft.evaluate.result import Setting
 
 LABEL_FORMAT: Final = "fastft-label-evaluation"
 
@@ -54,13 +56,10 @@ class LabelRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelEvaluation:
+class LabelEvaluation(Setting):
     """The content of an `evaluation.json` of several labels, no figure rounded.
 
     Attributes:
-        config, checkpoint, data, loader, batch_size, device, dtype: how it was made.
-        environment: see `system.environment`.
-        seconds: how long it took.
         samples, exact: how many, and of how many of them each label was told right.
         mean_average_precision: over labels that some sample has.
         plain_mean_average_precision: of the images alone, if other views were averaged in.
@@ -75,15 +74,6 @@ class LabelEvaluation:
 
     format: Literal["fastft-label-evaluation"] = LABEL_FORMAT
     version: Literal[1] = 1
-    config: dict[str, Any]
-    checkpoint: dict[str, Any]
-    data: str
-    loader: str
-    batch_size: int
-    device: str
-    dtype: str
-    environment: dict[str, Any]
-    seconds: float
     samples: int
     exact: int
     mean_average_precision: float

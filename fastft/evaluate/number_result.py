@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
+
+from fastft.evaluate.result import Setting
 
 NUMBER_FORMAT: Final = "fastft-number-evaluation"
 
@@ -19,13 +21,10 @@ class NumberSample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NumberEvaluation:
+class NumberEvaluation(Setting):
     """The content of an `evaluation.json` of a number, no figure rounded.
 
     Attributes:
-        config, checkpoint, data, loader, batch_size, device, dtype: how it was made.
-        environment: see `system.environment`.
-        seconds: how long it took.
         number: what the number is.
         samples: how many.
         mae, rmse: mean and root mean square of the errors, in the number's unit.
@@ -40,15 +39,6 @@ class NumberEvaluation:
 
     format: Literal["fastft-number-evaluation"] = NUMBER_FORMAT
     version: Literal[1] = 1
-    config: dict[str, Any]
-    checkpoint: dict[str, Any]
-    data: str
-    loader: str
-    batch_size: int
-    device: str
-    dtype: str
-    environment: dict[str, Any]
-    seconds: float
     number: str
     samples: int
     mae: float

@@ -51,13 +51,31 @@ class ConfusedRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
-    """The content of an `evaluation.json`, no figure rounded.
+class Setting:
+    """The circumstances of an evaluation, whatever the model tells.
 
     Attributes:
         config, checkpoint, data, loader, batch_size, device, dtype: how it was made.
         environment: see `system.environment`.
         seconds: how long it took.
+    """
+
+    config: dict[str, Any]
+    checkpoint: dict[str, Any]
+    data: str
+    loader: str
+    batch_size: int
+    device: str
+    dtype: str
+    environment: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation(Setting):
+    """The content of an `evaluation.json`, no figure rounded.
+
+    Attributes:
         samples, right: how many, and how many of them were predicted right.
         accuracy, interval: their share, and Wilson's 95% interval of it.
         plain_accuracy: of the images alone, if mirrored ones or other crops were averaged in.
@@ -71,15 +89,6 @@ class Evaluation:
 
     format: Literal["fastft-evaluation"] = FORMAT
     version: Literal[1] = 1
-    config: dict[str, Any]
-    checkpoint: dict[str, Any]
-    data: str
-    loader: str
-    batch_size: int
-    device: str
-    dtype: str
-    environment: dict[str, Any]
-    seconds: float
     samples: int
     right: int
     accuracy: float
