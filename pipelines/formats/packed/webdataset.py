@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError, UsageError
+from pipelines.formats.class_tree import ClassTree, read_trees
 from pipelines.formats.columns import NONE, ColumnNames, Columns
 from pipelines.formats.folder import list_folders, require_classes
-from pipelines.formats.packed.class_tree import ClassTree, read_trees
 from pipelines.formats.packed.rows import (
     Cells,
     make_cells,

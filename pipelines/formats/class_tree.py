@@ -1,6 +1,6 @@
 """Class folders in an archive, by the names of its members: the same samples as of it unpacked.
 
-The rules are `folder`'s and `splits`'s; `archive` has the same for zips.
+The rules are `folder`'s and `splits`'s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from pipelines.formats.folder import (
 )
 from pipelines.formats.splits import Layout, read_layout, require_no_splits, require_train, split_of
 
-_REDO = "make the archive anew"
 #: A folder: what it holds by name, folders and numbers of members.
 _Node: TypeAlias = "dict[str, _Node | int]"
 
@@ -53,44 +52,53 @@ class ClassTree:
     passed_over: tuple[str, ...] = ()
 
 
-def read_trees(where: object, names: Iterable[str]) -> dict[str, ClassTree]:
+def read_trees(where: object, names: Iterable[str], kind: str = "archive") -> dict[str, ClassTree]:
     """Split -> the samples of its class folders; or '' -> those of the only ones.
 
     The class folders, or the splits, are at the top, or below a folder that is alone there.
 
     Args:
         where: the archive, as errors name it.
-        names: of its files, each relative and plain.
+        names: of its members, each relative and plain; what ends in `/` is a folder.
+        kind: what to call an archive in advice.
 
     Raises:
         FormatError: a name is there twice.
         DataError: its folders are not as `folder.read_folder` wants them.
     """
-    top, prefix = _unwrap(where, _plant(where, names))
+    top, prefix = _unwrap(where, _plant(where, names, _redo(kind)))
     folders = _folders(top)
-    layout = _find_layout(f"{where}: {prefix}" if prefix else where, folders)
-    require_train(where, layout)
+    place = f"{where}: {prefix}" if prefix else where
+    layout = _find_layout(place, folders)
+    require_train(place, layout, f"make a {kind} of {layout.first} to take it alone")
     trees: dict[str, ClassTree] = {}
     for split, name in layout.splits.items():
         classes = trees["train"].classes if trees else None
         passed_over = () if trees else layout.passed_over
-        trees[split] = _list(where, f"{prefix}{name}/", folders[name], classes, passed_over)
-    return trees or {"": _list(where, prefix, top, None, ())}
+        trees[split] = _list(where, kind, f"{prefix}{name}/", folders[name], classes, passed_over)
+    return trees or {"": _list(where, kind, prefix, top, None, ())}
 
 
-def _plant(where: object, names: Iterable[str]) -> _Node:
+def _redo(kind: str) -> str:
+    return f"make the {kind} anew"
+
+
+def _plant(where: object, names: Iterable[str], redo: str) -> _Node:
+    """All folders and members by name; what macOS adds is left out."""
     tree: _Node = {}
     for number, name in enumerate(names):
         *above, last = name.split("/")
         node = tree
-        for part in above:
+        for depth, part in enumerate(above, 1):
             below = node.setdefault(part, {})
             if isinstance(below, int):
-                raise FormatError(f"{where}: {name}", "lies in a file", "a folder", _REDO)
+                found = f"lies in {'/'.join(above[:depth])}, which is a file"
+                raise FormatError(f"{where}: {name}", found, "a folder", redo)
             node = below
         if last in node:
-            raise FormatError(f"{where}: {name}", "is there twice", "each name once", _REDO)
-        node[last] = number
+            raise FormatError(f"{where}: {name}", "is there twice", "each name once", redo)
+        if last:
+            node[last] = number
     tree.pop(MACOS_FOLDER, None)
     return tree
 
@@ -133,6 +141,7 @@ def _has_images(node: _Node) -> bool:
 
 def _list(
     where: object,
+    kind: str,
     prefix: str,
     node: _Node,
     classes: tuple[str, ...] | None,
@@ -142,9 +151,12 @@ def _list(
     folders = _folders(node)
     found = tuple(sorted(folders))
     if not found:
-        raise DataError(place, "holds no class folders", "one folder of images per class", _REDO)
+        is_flat = _has_images(node)
+        remedy = "put the images into one folder per class" if is_flat else _redo(kind)
+        raise DataError(place, "holds no class folders", "one folder of images per class", remedy)
     if classes is None:
-        require_no_splits(place, _find_layout(place, folders), "make it of what is in it")
+        advice = f"make the {kind} of what is in it"
+        require_no_splits(place, _find_layout(place, folders), advice)
     require_classes(place, found, classes)
     ignored: Counter[str] = Counter()
     members: dict[str, int] = {}
