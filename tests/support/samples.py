@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.formats.columns import NONE, Columns
 from pipelines.formats.layout import MODE_JPG, MODE_RAW, Stored
 from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.resident.store import Layout, PixelWriter, StoreFormat, lay_out
@@ -26,6 +27,7 @@ class Samples:
     samples: list[Stored]
     path: Path = Path("set.beton")
     classes: tuple[str, ...] = ("all",)
+    columns: Columns = NONE
 
     @property
     def labels(self) -> np.ndarray:

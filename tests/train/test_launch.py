@@ -103,7 +103,7 @@ def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
 #: Ends as a command does that had an error, alone and joined to others; says how far the
 #: interpreter's own end came.
 _LEAVES = """
-import atexit, os
+import atexit, os, sys, types
 from torch import distributed
 from fastft.cli.main import _leave
 
@@ -115,7 +115,9 @@ forked = os.fork()
 if forked:
     _, status = os.waitpid(forked, 0)
     os.write(1, b"%d, " % os.waitstatus_to_exitcode(status))
-kept = Object()
+# In a module of its own: some libraries keep the main one for good.
+sys.modules["kept"] = types.ModuleType("kept")
+sys.modules["kept"].object = Object()
 atexit.register(os.write, 1, b"closed ")
 if not forked:
     store = distributed.HashStore()
