@@ -80,6 +80,7 @@ def test_data_with_splits_are_not_divided(data: Path) -> None:
         open_sources(config_of(data))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluation_takes_what_was_set_apart(
     whole: Path, data: Path, tmp_path: Path, fastft: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,7 +123,8 @@ class Delimited:
             block = rest + (read or b"\n")
             cut = block.rfind(b"\n") + 1
             block, rest = block[:cut], block[cut:]
-            block = block.replace(b"\r\n", b"\n")
+            if b"\r" in block:
+                block = block.replace(b"\r\n", b"\n")
             while b"\n\n" in block:
                 block = block.replace(b"\n\n", b"\n")
             block = block.removeprefix(b"\n")

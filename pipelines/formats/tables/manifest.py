@@ -38,9 +38,7 @@ from pipelines.formats.tables.values import (
 
 #: Paths that are checked at once.
 _PATHS = 1 << 14
-#: What paths have, with a newline before and behind each, that are not as
-#: `posixpath.normpath` makes them, or are none; and hidden files.
-_ODD = ("\\", "\0", "//", "/.", "\n.", "/\n", "\n\n")
+_SLASH, _NEWLINE, _DOT = b"/\n."
 _URL = re.compile("[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -187,10 +185,21 @@ def _normalize(paths: list[str], table: Table, column: str) -> None:
     for start in range(0, len(paths), _PATHS):
         some = paths[start : start + _PATHS]
         text = "\n".join(("", *some, ""))
-        if is_unicode(text) and not any(odd in text for odd in _ODD):
+        if is_unicode(text) and not _may_be_odd(text):
             continue
         for row, path in enumerate(some, start):
             paths[row] = _normalize_path(path, row, table, column)
+
+
+def _may_be_odd(text: str) -> bool:
+    """Whether any of some paths, with a newline before and behind each, may have to be changed."""
+    octets = np.frombuffer(text.encode(), np.uint8)
+    here, behind = octets[:-1], octets[1:]
+    # Of two that follow each other the first is looked for first: few are followed by such.
+    breaks = np.flatnonzero((here == _SLASH) | (here == _NEWLINE))
+    follow = behind[breaks]
+    odd = (follow == _DOT) | (follow == _NEWLINE) | ((follow == _SLASH) & (here[breaks] == _SLASH))
+    return bool(odd.any()) or "\\" in text or "\0" in text
 
 
 def _normalize_path(path: str, row: int, table: Table, column: str) -> str:
@@ -235,7 +244,10 @@ def _read_splits(column: Coded | None, rows: int, table: Table) -> dict[str, NDA
 
 def _require_unique(names: list[str], context: Context) -> None:
     """Raise DataError if two rows name the same image: in two splits it is a leak."""
-    if len(set(names)) == len(names):
+    # Hashes first: a set of a million names takes 0.33 s, sorting their hashes 0.15 s (2 GHz Xeon).
+    hashes = np.fromiter(map(hash, names), np.int64, len(names))
+    hashes.sort()
+    if (hashes[1:] != hashes[:-1]).all() or len(set(names)) == len(names):
         return
     seen: dict[str, int] = {}
     for row, name in enumerate(names):
