@@ -173,9 +173,7 @@ def _open_data(config: EvaluateConfig, checkpoint: Checkpoint, console: Console)
     """
     classes, division = checkpoint.classes, config.division
     if division is None:
-        division = _read_division(config.run)
-        if division and has_splits(config.data):
-            division = UNDIVIDED
+        division = UNDIVIDED if has_splits(config.data) else _read_division(config.run)
     if not division:
         path = evaluation_split(config.data, config.split, classes)
         return open_labelled(path, classes, checkpoint.prepared, checkpoint.outputs.task)
