@@ -196,6 +196,8 @@ def _versions(torch: dict[str, Any]) -> list[Finding]:
         ("numba", ["numba"], "pip install numba"),
         ("Pillow", ["pillow"], "pip install pillow"),
         ("tensorboard", ["tensorboard"], 'pip install "fastft[tensorboard]"'),
+        ("pyarrow", ["pyarrow"], 'pip install "fastft[data]"'),
+        ("s3fs", ["s3fs"], 'pip install "fastft[s3]"'),
     ):
         if found := next((v for each in packages if (v := _version(each))), None):
             rows.append(_row("versions", name, "ok", found))

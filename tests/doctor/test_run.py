@@ -231,9 +231,21 @@ def test_json_prints_only_the_rows(fastft: Run) -> None:
         "disk, cache folder", "CUDA driver", "NVJPEG engines",
     }  # fmt: skip
     assert found["versions"].keys() == {
-        "fastft", "Python", "torch", "torchvision", "DALI", "ffcv", "numba", "Pillow",
-        "tensorboard", "libjpeg-turbo of Pillow", "libjpeg-turbo of the system", "regions of JPEGs",
-    }  # fmt: skip
+        "fastft",
+        "Python",
+        "torch",
+        "torchvision",
+        "DALI",
+        "ffcv",
+        "numba",
+        "Pillow",
+        "tensorboard",
+        "pyarrow",
+        "s3fs",
+        "libjpeg-turbo of Pillow",
+        "libjpeg-turbo of the system",
+        "regions of JPEGs",
+    }
     assert found["versions"]["torch"]["found"] == "2.9.0, built with CUDA 12.8"
 
 
