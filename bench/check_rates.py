@@ -1,4 +1,4 @@
-"""How well `fastft check` knows copies: 18 kinds of copies of your photos, and all other pairs.
+"""Rates of copies that `fastft check` finds: 18 kinds of copies of your photos, and other pairs.
 
     python -m bench.check_rates PHOTOS --images 400 --threshold 8
 

@@ -1,4 +1,4 @@
-"""How long `fastft check` takes: the whole command on many small photos, made here.
+"""Times `fastft check`: the whole command on many small photos, made here.
 
     python -m bench.check_speed --images 100000 --out FOLDER
 

@@ -1,4 +1,4 @@
-"""How fast tables of many rows are listed: opened, labelled and split, no image looked for.
+"""Rates of listing tables of many rows: opening, labels and splits, without a look at images.
 
     python -m bench.listing --rows 1000000 --out bench/results/listing.json
 

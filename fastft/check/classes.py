@@ -14,9 +14,9 @@ from fastft.check.scan import Scan
 
 #: A class of fewer images than this, or than this share of the median class's, has few.
 _FEW, _FEW_SHARE = 20, 0.1
-#: What is true of this share of a class and of at most this one of all others sets it apart.
+#: A trait of this share of a class and of at most this one of all others sets the class apart.
 _MOST, _HARDLY = 0.9, 0.1
-#: Of fewer images nothing is said.
+#: Images that both a class and the others must have to be compared.
 _ENOUGH = 10
 
 
@@ -51,7 +51,7 @@ def imbalance_of(rows: tuple[ClassRow, ...]) -> float | None:
 
 
 def _unlike(found: Scan, is_own: NDArray[np.bool_]) -> Iterator[str]:
-    """What tells a class's files from all others without looking at what they show."""
+    """Traits of a class's files that set them apart from all others, whatever they show."""
     own, others = is_own & found.whole, ~is_own & found.whole
     if own.sum() < _ENOUGH or others.sum() < _ENOUGH:
         return

@@ -1,4 +1,4 @@
-"""What a photo is known again by: a hash of 64 bits and a thumbnail, and how far two are apart.
+"""Prints of photos: a hash of 64 bits and a thumbnail each, and the distance between two.
 
 The hash is the signs of 64 low frequencies of the luma's cosine transform. A mirror image's has
 the other sign at each odd frequency across: one number by which the hashes of all mirror images
@@ -39,7 +39,7 @@ MIRRORED = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(n
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """What N photos are known again by.
+    """Hashes and thumbnails by which N photos are recognized.
 
     Attributes:
         hashes: uint64[N].
@@ -69,7 +69,7 @@ def make_prints(pictures: NDArray[np.uint8]) -> Prints:
 def measure(
     prints: Prints, first: NDArray[np.int64], second: NDArray[np.int64], *, mirrored: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """How far pairs of thumbnails are apart.
+    """Distances between the thumbnails of pairs.
 
     Args:
         prints: of all photos.

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 FORMAT: Final = "fastft-check"
 Kind = Literal["broken", "doubtful", "tiny", "huge", "long", "turned", "gray", "deep", "constant"]
-#: What is said of each kind of images, in the order in which they are told.
+#: Kind of images -> its description, in the order of the report.
 KINDS: dict[Kind, str] = {
     "broken": "cannot be read; fastft convert leaves them out",
     "doubtful": "decode, and yet their pixels may be wrong",

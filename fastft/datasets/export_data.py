@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """What to write where.
+    """Settings of an export.
 
     Attributes:
         file: a `.beton`, or a folder that holds one for each split.

@@ -93,7 +93,7 @@ def advise(source: Source) -> str:
 
 
 def describe_sampler(source: Source, sampler: Sampler, frequencies: Frequencies | None) -> str:
-    """How often images come, in one line.
+    """The frequencies of images, in one line.
 
     Args:
         source: the images.

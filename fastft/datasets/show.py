@@ -217,7 +217,7 @@ def _samples_of(source: Source, label: int) -> Samples:
 
 
 def _count_classes(source: Source) -> str:
-    """What is known of each image, in words."""
+    """The number of classes or labels, or the number's name, in words."""
     task, names = source.columns.task, source.classes
     if task == "number":
         return f"the number {names[0]}"

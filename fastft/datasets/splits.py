@@ -30,7 +30,7 @@ from pipelines.resident.store import StoreFormat, lay_out
 
 #: Libraries beside torch that a loader needs.
 _NEEDS = {"ffcv": "ffcv", "dali": "nvidia.dali"}
-#: What else can be done with data that have no split to evaluate on.
+#: The remedy for data that have no split to evaluate on.
 _DIVIDE = "pass --val-split 0.2 to set a fifth of each class apart"
 #: How much of the free memory pixels may take without being asked for: others want some, too.
 _RESIDENT_SHARE = 0.5

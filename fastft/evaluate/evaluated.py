@@ -23,7 +23,7 @@ from fastft.train.evaluate import Outputs
 from pipelines.errors import one_line
 from pipelines.formats.source import Source
 
-#: Of every report; the first tells that a folder is ours, so it is written before the others.
+#: Files of every report; the first marks a folder as ours, so it is written before the others.
 FINDINGS, PREDICTIONS, WORST = "evaluation.json", "predictions.csv", "top_losses.png"
 
 
@@ -75,7 +75,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is left of an evaluation.
+    """The results of an evaluation.
 
     Attributes:
         findings: all that the outputs say.

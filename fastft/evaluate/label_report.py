@@ -192,6 +192,6 @@ def _sample_rows(
 
 
 def _describe(row: LabelSample) -> tuple[str, str, str, bool]:
-    """What stands around a photo: what was told, what is right, below it, and whether it is."""
+    """A photo's caption: predicted and true labels, the loss, and whether the labels are right."""
     right = not row.missed and not row.added
     return row.predicted or "no label", row.truth or "no label", f"loss {row.loss:.2f}", right

@@ -1,4 +1,4 @@
-"""What was found of several labels, as tables on the terminal and as a section of a page."""
+"""Findings about several labels, as tables on the terminal and as a section of a page."""
 
 from __future__ import annotations
 

@@ -126,5 +126,5 @@ def number_figures(findings: NumberFindings) -> dict[str, Any]:
 
 
 def _describe(row: NumberSample) -> tuple[str, str, str, bool]:
-    """What stands around a photo: what was predicted, what is right, and by how much it is off."""
+    """A photo's caption: the predicted and the true number, and the error; none counts as right."""
     return f"{row.predicted:.5g}", f"{row.truth:.5g}", f"off by {row.error:+.3g}", False

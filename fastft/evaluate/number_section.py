@@ -1,4 +1,4 @@
-"""What was found of a number, as lines and a table on the terminal and as a section of a page."""
+"""Findings about a number, as lines and a table on the terminal and as a section of a page."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _SHOWN_LABELS = 4
 
 
 class Told(Protocol):
-    """What a model says of an image, whatever its task."""
+    """A model's answer for an image, whatever its task."""
 
     @property
     def path(self) -> Path:
@@ -53,15 +53,15 @@ class Told(Protocol):
 
     @property
     def caption(self) -> str:
-        """What stands below its photo."""
+        """The text below its photo."""
         ...
 
     def sentences(self, top: int) -> list[str]:
-        """What is printed of a single image."""
+        """The lines that are printed for a single image."""
         ...
 
     def cells(self, top: int) -> dict[str, str]:
-        """What a table says of it, by the column."""
+        """Its cells in a table, by the column."""
         ...
 
 

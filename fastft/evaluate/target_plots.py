@@ -20,7 +20,7 @@ _MOST_BARS, _NAME = 60, 28
 #: Dots that are told apart; more are drawn fainter.
 _CLEAR_DOTS = 500
 
-#: What stands above a photo, what is right, what stands below, and whether all is right.
+#: The text above a photo, the truth, the text below, and whether all is right.
 Caption = tuple[str, str, str, bool]
 
 

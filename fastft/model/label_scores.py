@@ -27,7 +27,7 @@ HALF = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LabelScores:
-    """What the decisions about each label come to.
+    """Counts of the decisions about each label, and their scores.
 
     Attributes:
         right, predicted, support: int64[C]: samples that were told to have it and do, that were
@@ -60,7 +60,7 @@ class LabelScores:
 
     @property
     def micro_f1(self) -> float:
-        """Of all decisions together."""
+        """F1 of all decisions together."""
         total = int(self.predicted.sum() + self.support.sum())
         return 2 * int(self.right.sum()) / total if total else 0.0
 

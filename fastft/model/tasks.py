@@ -46,7 +46,7 @@ _NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a model's outputs come to.
+    """The measures of a model's outputs.
 
     Attributes:
         score: by which an epoch is the best.
@@ -260,7 +260,7 @@ _GOALS: Mapping[Task, type[Goal]] = {
     "labels": LabelGoal,
     "number": NumberGoal,
 }
-#: Where nothing else is said.
+#: The goal unless another is given.
 OF_CLASSES = ClassGoal(CLASSES)
 
 
@@ -325,7 +325,7 @@ _HOLDS: Mapping[Task, str] = {
 
 
 def describe_targets(task: Task) -> str:
-    """What data of a task hold for each image, in words."""
+    """The targets of each image, in words."""
     return _HOLDS[task]
 
 

@@ -81,12 +81,12 @@ class EpochMetrics:
 
     @property
     def score(self) -> float:
-        """Of the evaluation split, by which an epoch is the best."""
+        """The score of the evaluation split, by which the best epoch is chosen."""
         return float(getattr(self, f"eval_{self.measures.score.key}"))
 
     @property
     def training_score(self) -> float:
-        """Of the training steps."""
+        """The score of the training steps."""
         return float(getattr(self, f"train_{self.measures.training.key}"))
 
     @property

@@ -69,7 +69,7 @@ class Run:
 
     @property
     def measures(self) -> Measures:
-        """What its epochs are measured by; of a run without any: by what classes are."""
+        """The measures of its epochs; those of classes if it has no epochs."""
         return self.epochs[0].measures if self.epochs else MEASURES["classes"]
 
     @property

@@ -220,7 +220,7 @@ def _require_same(given: Mapping[str, Any], saved: Mapping[str, Any], arch: str,
     for name, value in given.items():
         if name in _FREE or (name in _FILLED_IN and value == _FILLED_IN[name]):
             continue
-        # What an earlier version did not know was as it is usually now.
+        # A setting that an earlier version did not know had the value that is now its default.
         begun = arch if name == "arch" and arch else saved.get(name, getattr(usual, name, None))
         same = list(value) == list(begun or ()) if isinstance(value, tuple) else value == begun
         if not same:

@@ -78,7 +78,7 @@ class RunState:
             patience: end after so many without a better score; 0: never.
         """
         self.rows.append(row)
-        # Of epochs with the same score the one with the lower loss. Any is better than none.
+        # The lower loss decides between epochs with the same score. Any is better than none.
         if len(self.rows) == 1 or (row.score, -row.eval_loss) > self.best:
             self.best, self.best_epoch = (row.score, -row.eval_loss), self.epoch
         out_of_patience = patience > 0 and self.epoch - self.best_epoch >= patience
