@@ -58,7 +58,7 @@ _EVALUATING = ("eval", "eval-square")
 _TRIES = 10
 #: ImageRecordIter's min_random_scale and max_random_scale in the tutorial's older draft.
 _JITTER = (0.75, 1.5)
-#: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1, 3 and 7
+#: The purpose of some numbers of one (seed, epoch); part of the seed: never renumber. 1, 3 and 7
 #: are orders, 4 and 5 operations and mixes.
 _BOX = 2
 #: Factors by which an inverse DCT can shrink; times as large as the output that a crop then stays.

@@ -27,7 +27,7 @@ from pipelines.order import Floats, Ints
 #: say.
 Sampler = Literal["shuffle", "balanced", "sqrt", "weights"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
-#: What the numbers of one (seed, epoch) are for; part of the seed, so never renumber. 1 to 6 are
+#: The purpose of some numbers of one (seed, epoch); part of the seed: never renumber. 1 to 6 are
 #: orders, boxes, operations, mixes and a caller's own transforms.
 _VISITS = 7
 #: The largest share of an epoch that one sample may be given by weights: beyond it they are more

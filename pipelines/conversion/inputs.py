@@ -67,7 +67,7 @@ class Listing(Protocol):
 
     @property
     def columns(self) -> Columns:
-        """What is known of each sample beside its label."""
+        """Each sample's columns beside its label."""
         ...
 
     @property
@@ -124,7 +124,7 @@ def open_listings(
     _refuse_classes(src, kind, classes)
     refuse_unheard(src, kind, names, image_root)
     if not src.is_dir() and src.exists() and not src.is_file():
-        # Of a pipe the reader would wait for a writer.
+        # A pipe's reader would wait for a writer.
         raise DataError(src, "is no plain file", f"a {src.suffix}")
     with ExitStack() as stack:
         listings: dict[str, Listing] = {}

@@ -1,7 +1,7 @@
-"""What a data set says of each sample beside one class: several labels, a number, groups, weights.
+"""Columns of a data set beside one class per sample: several labels, a number, groups, weights.
 
 A listing has columns (`conversion.inputs.Listing.columns`), a `.beton` keeps them, and an index
-gives them back (`beton.Index.columns`). Of class folders there is nothing to say: `NONE`.
+gives them back (`beton.Index.columns`). Class folders have none of them: `NONE`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 _Number = TypeVar("_Number", np.float32, np.uint64)
 
-#: What a model is to learn: one class of each image, any number of labels, or a number.
+#: The targets of a model: one class of each image, any number of labels, or a number.
 Task = Literal["classes", "labels", "number"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
@@ -46,7 +46,7 @@ class Columns:
         return self.targets is None and self.groups is None and self.weights is None
 
     def answers(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float32]:
-        """What a model is to say of each sample: its label of int64[N], else `targets`."""
+        """The right answer for each sample: its label of int64[N], else `targets`."""
         return labels if self.targets is None else self.targets
 
     def labels_of(self, sample: int, label: int) -> list[int]:
@@ -73,7 +73,7 @@ class Columns:
         )
 
 
-#: Of samples of which nothing is said.
+#: The columns of samples that have nothing but a label.
 NONE = Columns()
 
 

@@ -23,8 +23,8 @@ from pipelines.formats.columns import Columns, hash_words
 
 #: The sides of a division.
 SIDES = ("train", "val")
-#: How far a class's share may be off the one that was asked for, as a part of it. Of 1,000 photos
-#: and a share of 0.2 dice leave it there once in 600 divisions, of 100 once in 5.
+#: Deviation of a class's share from the one that was asked for, at most, as a part of it. Dice
+#: exceed it once in 600 divisions of 1,000 photos with a share of 0.2, of 100 photos once in 5.
 _OFF = 0.25
 #: Folds at most: more would leave few samples to judge by.
 MOST_FOLDS = 100
@@ -210,7 +210,7 @@ def _take(hashes: NDArray[np.uint64], division: Division) -> slice:
 
 
 def _bounds(count: int, share: float) -> tuple[int, int]:
-    """How many of `count` samples are set apart at least and at most."""
+    """The least and the largest number of `count` samples to set apart."""
     least, most = math.ceil((1 - _OFF) * share * count), math.floor((1 + _OFF) * share * count)
     if least > most:
         least = most = round(share * count)

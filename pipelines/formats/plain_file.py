@@ -34,7 +34,7 @@ def open_plain(path: str) -> tuple[int, int]:
     Raises:
         OSError: as the system says; or it is a pipe or a device, or larger than images are.
     """
-    # Of a pipe that nobody writes to, opening alone would wait for ever.
+    # A pipe that nobody writes to would block a usual open for ever.
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     state = os.fstat(file)
     if stat.S_ISREG(state.st_mode) and state.st_size <= MAX_FILE_BYTES:

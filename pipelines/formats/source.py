@@ -68,7 +68,7 @@ class Source(Protocol):
 
     @property
     def columns(self) -> Columns:
-        """What is known of each sample beside its label."""
+        """Each sample's columns beside its label."""
         ...
 
     @property

@@ -124,7 +124,7 @@ def name_of(address: str) -> str:
         path = unquote(urlsplit(address).path, errors="replace")
     name = path.rstrip("/").rpartition("/")[2]
     name = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
-    # Of 255 bytes that file systems take, some are for what is written beside it.
+    # File systems take names of 255 bytes; some are left for the files written beside it.
     return name.encode("utf-8", "replace")[-180:].decode("utf-8", "ignore").lstrip(".-")
 
 

@@ -155,7 +155,7 @@ def _find_betons(store: Store, address: str) -> list[Found]:
 
 
 def _version(found: Found) -> str:
-    """What is noted of a copy; empty where a store has nothing that tells versions apart."""
+    """The noted version of a copy; empty where a store has nothing that tells versions apart."""
     return f"{found.size} {found.version}" if found.version and found.size is not None else ""
 
 

@@ -176,7 +176,7 @@ def check_file(
 
 
 def _make(kind: Kind, value: str) -> _Hash | None:
-    """What hashes so; None where this machine cannot."""
+    """A new hash of this kind; None where this machine cannot compute it."""
     if kind in ("md5", "sha256"):
         return hashlib.new(kind, usedforsecurity=False)
     if kind == "crc32":

@@ -42,7 +42,7 @@ from pipelines.workers import cpu_count
 #: Threads where images are read one by one from where they lie: an object takes 30 ms to come,
 #: during which a thread does nothing.
 _READERS = 32
-#: What a finished conversion is of, beside its outputs.
+#: The identity of a finished conversion, in a file beside its outputs.
 _FINISHED = "finished.json"
 
 
@@ -282,7 +282,7 @@ def _finished(
 
 
 def _report(split: str, out: Path, listing: Listing) -> Report:
-    """What a `.beton` and the list beside it tell of the conversion that made them.
+    """The report of a conversion, from its `.beton` and the list beside it.
 
     Raises:
         DataError: it is not whole.

@@ -104,13 +104,13 @@ class NoLocks(Exception):
 
 
 def _tell(found: Found) -> dict[str, object]:
-    """What tells one version of one address from others; an address may hold a password."""
+    """The identity of one version of one address; hashed, as an address may hold a password."""
     address = hashlib.sha256(found.address.encode("utf-8", "surrogateescape")).hexdigest()
     return {"address_sha256": address, "size": found.size, "version": found.version}
 
 
 def _read(sidecar: Path) -> object:
-    """What is told of a part; None where nothing is."""
+    """The notes about a part; None where there are none."""
     try:
         return json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

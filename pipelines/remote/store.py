@@ -24,13 +24,13 @@ from pipelines.remote.faults import Missing, ShortRead, StoreError, explain
 T = TypeVar("T")
 #: Connections at once; botocore's own 10 are fewer than what reads ahead.
 _CONNECTIONS = 64
-#: What is put in parts: of so many bytes each, or more where they would be too many; so many at
-#: once. S3 takes 10,000 parts of at least 5 MiB.
+#: Parts of an upload: bytes of each, or more where the parts would be too many; parts at most;
+#: parts at once. S3 takes 10,000 parts of at least 5 MiB.
 _PART_BYTES, _MOST_PARTS, _PARTS_AT_ONCE = 16 << 20, 10_000, 4
 #: Seconds until a web server must have been reached, and between two blocks of its answer.
 _CONNECT_S, _SILENCE_S = 30, 60
 _STREAM_BYTES = 1 << 20
-#: What tells a version of a file from others, the first that a store has.
+#: Fields that tell a version of a file from others; the first that a store has counts.
 _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "xet_hash", "generation")
 _TIMES = ("LastModified", "Last-Modified", "updated", "mtime", "created")
 
@@ -41,7 +41,7 @@ class NoRanges(StoreError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How often something is tried, and for how long each failure is waited.
+    """The number of attempts at a request, and the pauses between them.
 
     Attributes:
         attempts: in all.
@@ -82,7 +82,7 @@ PATIENT = Patience()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What lies at an address.
+    """The file or folder at an address.
 
     Attributes:
         address: of it.
@@ -135,10 +135,10 @@ class Store:
         return self._opened[key]
 
     def stat(self, address: str) -> Found:
-        """What lies there.
+        """The file or folder there.
 
         Raises:
-            Missing: nothing does.
+            Missing: there is none.
             StoreError: there is no telling.
         """
         fs, options = self.file_system(), self._anew()
@@ -149,7 +149,7 @@ class Store:
         return _found(address, info)
 
     def children(self, address: str) -> list[Found]:
-        """What lies in a folder.
+        """The files and folders in a folder.
 
         Raises:
             Missing: there is no such folder.
@@ -282,7 +282,7 @@ class Store:
         return {"refresh": True} if self.scheme.protocol == "hf" else {}
 
     def _listed(self, address: str, ask: Callable[[], dict[str, Any]]) -> Iterator[Found]:
-        """What a listing holds, named from the folder on."""
+        """The entries of a listing, named from the folder on."""
         if self.scheme.is_web:
             remedy = "name one file, such as a .zip or a .beton"
             raise StoreError(show(address), "a web server lists no folders", "", remedy)
@@ -335,7 +335,7 @@ def _open(protocol: str, writes: bool) -> Any:
 
 
 def _found(address: str, info: Mapping[str, Any]) -> Found:
-    """What a file system says of one file or folder."""
+    """A file or folder, from a file system's description of it."""
     is_folder = info.get("type") == "directory" or str(info.get("name", "")).endswith("/")
     if is_folder:
         return Found(address=address.rstrip("/"), is_folder=True)

@@ -53,7 +53,7 @@ class RowFile(Protocol):
 
     @property
     def said(self) -> bytes | None:
-        """What `datasets` says of the columns: JSON; None if nothing."""
+        """The columns' description by `datasets`: JSON; None if there is none."""
         ...
 
     @property
@@ -234,7 +234,7 @@ def _is_compressed(message: bytes) -> bool:
 
 
 def _field(message: bytes, table: int, number: int) -> int:
-    """Where a field of a table is; 0 if it is not there."""
+    """The place of a table's field; 0 if it is not there."""
     (back,) = struct.unpack_from("<i", message, table)
     (size,) = struct.unpack_from("<H", message, table - back)
     at = 4 + 2 * number

@@ -35,7 +35,7 @@ _REDO = "write it anew by datasets' save_to_disk or to_parquet"
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What `datasets` says of a column.
+    """A column's description by `datasets`.
 
     Attributes:
         kind: its type, such as `Image`; of a list, that of its values.
@@ -72,7 +72,7 @@ def read_features(path: Path, said: bytes | None) -> dict[str, Feature]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says.
+    """The content of a JSON file.
 
     Raises:
         FormatError: it cannot be read, is no JSON or far too long.

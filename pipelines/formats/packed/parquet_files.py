@@ -32,7 +32,7 @@ _ROWS = 1 << 13
 _MOST_IMAGES, _IMAGES_BYTES = 64, 4 << 20
 #: Row groups that are open at once: threads are at the end of one and the start of the next.
 _MOST_STREAMS = 4
-#: What is read of a column at once; without it pyarrow would read all of a row group's.
+#: Bytes of a column read at once; without a limit pyarrow would read all of a row group's.
 _BUFFER_BYTES = 1 << 20
 
 
@@ -82,7 +82,7 @@ class Window:
             self._bytes = 0
 
     def _find(self, file: ParquetFile, group: int, row: int) -> int | None:
-        """Where the kept rows begin that hold a row."""
+        """The start of the block of kept rows that has a row; None if none has it."""
         starts = self._starts.get((file, group), [])
         at = bisect_right(starts, row) - 1
         kept = self._kept.get((file, group, starts[at])) if at >= 0 else None

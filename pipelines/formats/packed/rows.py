@@ -26,7 +26,7 @@ _FLAGS = {"0", "1"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labels:
-    """What is known of the samples of one split.
+    """The labels and columns of one split's samples.
 
     Attributes:
         classes: class names.
@@ -41,7 +41,7 @@ class Labels:
 
 @dataclass(kw_only=True, slots=True)
 class Cells:
-    """What the rows of all splits hold, piece by piece, the training split first.
+    """The contents of all splits' rows, piece by piece, the training split first.
 
     Attributes:
         labels: one coding, or several of 0 and 1.

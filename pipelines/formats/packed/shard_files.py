@@ -21,7 +21,7 @@ from pipelines.formats.splits import SPLITS, Layout, name_splits, require_train,
 
 #: Files held open at most, as a process may have 1,024; others are opened for each read.
 _MOST_HELD = 256
-#: What stands between the words of a file's name.
+#: Separators of the words in a file's name.
 _SEPARATORS = re.compile(r"[-_. ]")
 #: More digits than Python turns into a number without complaint.
 _DIGITS = re.compile(r"(\d{1,18})")
@@ -109,7 +109,7 @@ def open_shards(paths: Sequence[Path], *, held: bool = True) -> Iterator[tuple[S
         files = []
         for number, path in enumerate(paths):
             try:
-                # Of a pipe that nobody writes to, opening alone would wait for ever.
+                # A pipe that nobody writes to would block a usual open for ever.
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as error:
                 found = (error.strerror or type(error).__name__).lower()

@@ -222,5 +222,5 @@ def _is_image(part: str) -> bool:
 
 
 def describe_missing(names: ColumnNames) -> str:
-    """What is looked for where no sample has a label."""
+    """The expected places of labels, in words, for data in which no sample has one."""
     return " or ".join(split_words(names.label)) or f".{', .'.join(_LABELS)} beside images"

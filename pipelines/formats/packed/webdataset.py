@@ -45,7 +45,7 @@ from pipelines.formats.splits import split_of
 from pipelines.limits import MAX_FILE_BYTES
 
 SUFFIX = ".tar"
-#: What tars are called that are compressed.
+#: Suffixes of compressed tars.
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
@@ -104,7 +104,7 @@ class Tars:
 
 @dataclass(frozen=True, slots=True)
 class _Images:
-    """Where the images of N samples are.
+    """The places of N samples' images.
 
     Attributes:
         files: int32[N], indices of tars.
@@ -241,7 +241,7 @@ class _Collected:
         self._places.append((file, member.at, member.size))
 
     def images(self) -> _Images:
-        """Where they are."""
+        """The places of the images collected."""
         table = np.array(self._places, np.int64).reshape(-1, 3)
         files, places, sizes = table.T
         return _Images(files.astype(np.int32), places.copy(), sizes.copy(), self._unreadable)

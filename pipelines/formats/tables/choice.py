@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from pipelines.errors import UsageError
 from pipelines.formats.columns import ColumnNames
 
-#: What a column can be; each is named by the option `--image-column`, `--label-column` and so on.
+#: Roles of a column; each is named by the option `--image-column`, `--label-column` and so on.
 Role = Literal["image", "label", "split", "weight", "group"]
 _ROLES: tuple[Role, ...] = get_args(Role)
 #: The name, as an option's value, of no column: nothing is guessed.

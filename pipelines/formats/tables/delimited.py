@@ -24,7 +24,7 @@ from pipelines.formats.folder import IMAGE_SUFFIXES, suffix
 from pipelines.formats.tables.table import Coded, Coding, require_columns, require_room
 from pipelines.formats.tables.text import Text, check_text
 
-#: What separates cells; the first of those that give most columns.
+#: Separators of cells; the first of those that give most columns is taken.
 _SEPARATORS = (",", ";", "\t")
 #: Rows at once by csv: more become so many lists that the garbage collector looks through them.
 _ROWS = 512

@@ -42,7 +42,7 @@ _MOST_NUMBER = 1 << 53
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labelling:
-    """What a table's rows say of their images; see `columns.Columns`.
+    """The labels or targets of a table's rows; see `columns.Columns`.
 
     Attributes:
         task: what is to be learned.
@@ -65,7 +65,7 @@ def read_labelling(
     *,
     by_flags: bool = False,
 ) -> Labelling:
-    """What label columns say.
+    """The labels or targets in label columns.
 
     Args:
         columns: one, or several of 0 and 1.
@@ -185,7 +185,7 @@ def _label_by_flags(columns: Sequence[Coded], task: Task, context: Context) -> L
 
 @dataclass(frozen=True, slots=True)
 class _Naming:
-    """How labels are named.
+    """The names of labels.
 
     Attributes:
         names: word in a table -> name.

@@ -166,7 +166,7 @@ def _list(
 def _label(
     columns: list[Coded], task: Task | Literal[""], classes: tuple[str, ...], context: Context
 ) -> Labelling:
-    """What label columns say, lists of 0 and 1 among them."""
+    """The labels or targets in label columns, lists of 0 and 1 among them."""
     if len(columns) == 1 and task in ("", "labels"):
         columns[0], width = unfold_flags(columns[0])
         if width and len(classes) not in (0, width):
@@ -195,7 +195,7 @@ def _may_be_odd(text: str) -> bool:
     """Whether any of some paths, with a newline before and behind each, may have to be changed."""
     octets = np.frombuffer(text.encode(), np.uint8)
     here, behind = octets[:-1], octets[1:]
-    # Of two that follow each other the first is looked for first: few are followed by such.
+    # Slashes and newlines are looked for first, then the characters behind them: they are few.
     breaks = np.flatnonzero((here == _SLASH) | (here == _NEWLINE))
     follow = behind[breaks]
     odd = (follow == _DOT) | (follow == _NEWLINE) | ((follow == _SLASH) & (here[breaks] == _SLASH))

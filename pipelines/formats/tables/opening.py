@@ -20,7 +20,7 @@ _OPENERS: dict[str, Callable[[Path, BinaryIO], Table]] = {
     ".ndjson": open_json_lines,
     ".parquet": open_parquet,
 }
-#: What the names of tables end in, in lower case.
+#: Suffixes of tables, in lower case.
 TABLE_SUFFIXES = tuple(_OPENERS)
 
 

@@ -28,7 +28,7 @@ MOST_ROWS = 1 << 27
 MOST_COLUMNS, MOST_CELLS = 1 << 16, 1 << 30
 #: Text of paths at most, or of a whole table that is text: in memory it becomes twice that.
 MOST_TEXT_BYTES = 4 << 30
-#: What is said of a table that is too large.
+#: The remedy for a table that is too large.
 SPLIT_UP = "cut it into several tables"
 
 
@@ -125,7 +125,7 @@ def open_file(path: Path) -> BinaryIO:
         DataError: there is none, it cannot be read, or is a pipe or a device.
     """
     try:
-        # Of a pipe that nobody writes to, opening alone would wait for ever.
+        # A pipe that nobody writes to would block a usual open for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         found = (error.strerror or type(error).__name__).lower()

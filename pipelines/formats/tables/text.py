@@ -13,14 +13,14 @@ from pipelines.formats.tables.table import MOST_TEXT_BYTES, SPLIT_UP
 
 #: A line that fills a block is refused, so that none is longer than two.
 _BLOCK_BYTES = 1 << 20
-#: What Excel's `Unicode text` begins with, and other UTF-16 and UTF-32.
+#: Byte order marks of Excel's `Unicode text`, and of other UTF-16 and UTF-32.
 _OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"\0\0\xfe\xff")
 _SAVE = "save it as UTF-8"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What is known of a text.
+    """Features of a text that its readers must know.
 
     Attributes:
         start: bytes before the first letter: those of a byte order mark.

@@ -17,7 +17,7 @@ from pipelines.errors import DataError
 from pipelines.formats.tables.table import Coded
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
-#: What separates several labels in a text; the first that occurs in any cell of a column.
+#: Separators of several labels in a text; the first that occurs in any cell of a column is taken.
 _SEPARATORS = (";", "|", ",")
 _FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
