@@ -233,7 +233,7 @@ def test_other_formats_give_the_same_findings(
         convert(ConvertConfig(src=folder, out=data, max_bad="5"))
     wanted = found[0] if folder == tainted else look(folder, tmp_path / "wanted", size=128)
     told = look(data, tmp_path / "check", size=128)
-    # What a .beton no longer knows: broken images are left out, deep ones clipped to white.
+    # Findings that a .beton no longer has: broken images are left out, deep ones clipped to white.
     gone = () if kind == "zip" else ("broken", "deep", "gray", "constant")
     for each in set(KINDS) - set(gone):
         assert findings(told).get(each) == findings(wanted).get(each), each

@@ -1,4 +1,4 @@
-"""Which photos are copies: prints, pairs of hashes, groups."""
+"""Copies of photos: prints, pairs of hashes, groups."""
 
 import io
 from collections.abc import Callable

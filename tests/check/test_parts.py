@@ -1,4 +1,4 @@
-"""What `check` opens: tables, and splits that it is to make."""
+"""Inputs of `check`: tables, and splits that it is to make."""
 
 import json
 import shutil

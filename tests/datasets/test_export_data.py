@@ -72,7 +72,7 @@ def samples_of(index: Index) -> list[tuple[str, int, bytes]]:
     return [(name, stored.mode, bytes(stored.data)) for name, stored in found]
 
 
-# What is written.
+# Contents of an export.
 
 
 def test_folders_come_back_byte_for_byte(photos: Path, tmp_path: Path) -> None:

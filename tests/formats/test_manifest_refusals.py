@@ -1,4 +1,4 @@
-"""What a table may not say, and what it is refused with: one line with place, found and remedy."""
+"""Tables that are refused, and the messages: one line with place, found and remedy."""
 
 from __future__ import annotations
 

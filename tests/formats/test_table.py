@@ -34,7 +34,7 @@ def read(path: Path, image: str, *coded: str) -> tuple[list[str], list[list[Any]
 
 
 def failure(path: Path, *coded: str) -> str:
-    """What a table is refused with: one line."""
+    """The message that refuses a table: one line."""
     with pytest.raises(FastftError) as caught:
         read(path, "path", *coded)
     assert "\n" not in str(caught.value)

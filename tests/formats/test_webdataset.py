@@ -21,7 +21,7 @@ def webdataset() -> ModuleType:
     return pytest.importorskip("webdataset", reason="webdataset is not installed")
 
 
-# What is read.
+# Contents of shards.
 
 
 def test_shards_of_webdataset_are_read(webdataset: ModuleType, tmp_path: Path) -> None:

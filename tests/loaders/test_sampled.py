@@ -169,7 +169,7 @@ def test_samples_are_decoded_once(source: Index, monkeypatch: pytest.MonkeyPatch
             loader.set_epoch(epoch)
             everything(loader)
             met |= set(loader.plan.samples(loader.plan.order).tolist())
-            # What an epoch does not show is not decoded for it.
+            # Images that an epoch does not show are not decoded for it.
             assert sorted(decoded) == sorted(met)
     assert len(met) == COUNT
 

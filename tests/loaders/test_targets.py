@@ -15,7 +15,7 @@ from pipelines.formats.columns import Task
 from pipelines.loaders import Loader
 
 TASKS: tuple[Task, ...] = ("labels", "number")
-#: Of both kinds of mixing, each in some steps.
+#: Both kinds of mixing, each in some steps.
 MIXING = Augment(mixup=0.4, cutmix=1.0, mix_prob=0.7)
 
 

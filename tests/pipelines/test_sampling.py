@@ -208,7 +208,7 @@ def test_further_visits_are_drawn_like_first_ones() -> None:
 
 
 def test_largest_visits_do_not_overflow() -> None:
-    """Of 2^28 samples, one that is half of an epoch: its last numbers are below 2^63."""
+    """A sample that is half of an epoch of 2^28 samples: its last numbers are below 2^63."""
     count = 1 << 28
     side = np.broadcast_to(np.int32(300), count)
     plan = replace(make_plan(side[:1], side[:1], view="train"), widths=side, heights=side)

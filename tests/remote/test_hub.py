@@ -21,7 +21,7 @@ BODY = bytes(range(256)) * 41
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """What lies in the data set `owner/name`."""
+    """The files of the data set `owner/name`."""
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as others' tests may have set it

@@ -71,7 +71,7 @@ def samples(listing: Rows) -> Iterator[tuple[str, bytes | str]]:
 
 
 def failure(src: Path, names: ColumnNames = NO_NAMES, classes: tuple[str, ...] = ()) -> str:
-    """What a data set is refused with: one line."""
+    """The message that refuses a data set: one line."""
     with pytest.raises(FastftError) as caught, open_arrow(src, names, classes):
         pass
     assert "\n" not in str(caught.value)

@@ -25,7 +25,7 @@ _numbers = itertools.count()
 
 @dataclass
 class Faults:
-    """What a store does wrong, and what it was asked.
+    """The faults of a store, and the requests that it got.
 
     Attributes:
         errors: raised by the next calls, each once.
@@ -130,7 +130,7 @@ def make_bucket(name: str) -> str:
 
 @dataclass
 class Site:
-    """What a web server on loopback serves, how it misbehaves, and what it was asked.
+    """The files of a web server on loopback, its faults, and the requests that it got.
 
     Attributes:
         base: its address.

@@ -67,7 +67,7 @@ def _write_by_pandas(path: Path, rows: Rows) -> Path:
     return path
 
 
-#: What to call a way of writing -> the file's suffix, and what writes it.
+#: A writer's name -> the file's suffix, and the function that writes it.
 WRITERS: dict[str, tuple[str, Callable[[Path, Rows], Path]]] = {
     "csv": (".csv", write_csv),
     "csv, lines of Unix": (".csv", lambda p, rows: write_csv(p, rows, lineterminator="\n")),
@@ -106,7 +106,7 @@ def read_text(folder: Path, text: str, names: ColumnNames = UNNAMED, **options: 
 
 
 def failure(path: Path, names: ColumnNames = UNNAMED, **options: Any) -> str:
-    """What a table is refused with: one line."""
+    """The message that refuses a table: one line."""
     with pytest.raises(FastftError) as caught:
         read(path, names, **options)
     assert "\n" not in str(caught.value)

@@ -45,7 +45,7 @@ def samples(listing: Tars) -> Iterator[tuple[str, tuple[str, bytes | str]]]:
 
 
 def failure(src: Path, names: ColumnNames = NO_NAMES, classes: tuple[str, ...] = ()) -> str:
-    """What a tar is refused with: one line."""
+    """The message that refuses a tar: one line."""
     with pytest.raises(FastftError) as caught, open_tars(src, names, classes):
         pass
     assert "\n" not in str(caught.value)
