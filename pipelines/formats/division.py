@@ -24,7 +24,7 @@ from pipelines.formats.columns import Columns, hash_words
 #: The sides of a division.
 SIDES = ("train", "val")
 #: Deviation of a class's share from the one that was asked for, at most, as a part of it. Dice
-#: exceed it once in 600 divisions of 1,000 photos with a share of 0.2, of 100 photos once in 5.
+#: exceed it once in 14,000 divisions of 1,000 photos with a share of 0.2, of 100 photos once in 6.
 _OFF = 0.25
 #: Folds at most: more would leave few samples to judge by.
 MOST_FOLDS = 100
