@@ -138,6 +138,27 @@ def test_headers_that_bomb_are_refused(tmp_path: Path, front: bytes, said: str) 
         read_all(path)
 
 
+@pytest.mark.parametrize("place", [0, 1024, -1024])
+def test_sizes_below_zero_lose_no_member(
+    tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def block(self: object, count: int) -> int:
+        if count < 0:
+            raise tarfile.InvalidHeaderError("invalid offset")  # type: ignore[attr-defined]
+        return -(-count // 512) * 512
+
+    # As newer releases of tarfile have it.
+    monkeypatch.setattr(tarfile.TarInfo, "_block", block)
+    path = write_tar(tmp_path / "x.tar", [("a.jpg", b"A"), ("a.cls", b"1")])
+    content = path.read_bytes().rstrip(b"\0")
+    content = content.ljust(-(-len(content) // 512) * 512, b"\0")
+    assert len(content) == 2048
+    place %= 2048
+    path.write_bytes(content[:place] + pax({"size": "-512"}) + content[place:] + bytes(1024))
+    with pytest.raises(DataError, match="an impossible header"):
+        read_all(path)
+
+
 def test_links_and_devices_are_broken_images(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     kinds = {

@@ -79,7 +79,11 @@ def read_members(path: Path, file: int, size: int) -> Iterator[Member]:
     place = 0
     try:
         tar = tarfile.open(  # nothing of it is to be closed
-            fileobj=cast(IO[bytes], window), mode="r:", encoding="utf-8", errors="surrogateescape"
+            fileobj=cast(IO[bytes], window),
+            mode="r:",
+            encoding="utf-8",
+            errors="surrogateescape",
+            tarinfo=_Header,
         )
         while (info := tar.next()) is not None:
             cast(Any, tar).members = []  # a tar of millions would fill the memory with them
@@ -138,6 +142,25 @@ def _why_unreadable(info: tarfile.TarInfo) -> str:
     if not info.isreg():
         return "is no plain file but a device, a pipe or the like"
     return "is stored with holes (sparse)" if info.issparse() else ""
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header, which is refused where tarfile would pass over it.
+
+    Since the mending of CVE-2025-8194 a size below zero, in pax as well, is an invalid header to
+    tarfile; behind another it takes that for the end of the tar, or goes on with the next member.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Header:
+        """The header that comes next; see tarfile."""
+        start = tar.offset
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            if tar.offset != start or str(error) == "invalid offset":
+                raise tarfile.ReadError(f"an impossible header at byte {start}") from error
+            raise
 
 
 class _Window:
