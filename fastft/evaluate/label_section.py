@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from fastft.evaluate.label_result import LabelEvaluation, LabelRow
-from fastft.evaluate.section import enumerate_names, name_views
+from fastft.evaluate.section import Entitle, Told, enumerate_names, lay_out, name_views
 from fastft.results.charts import Bar, bar_panel
 from fastft.results.numbers import is_known, write_accuracy, write_measure
 from fastft.results.tables import (
     Block,
     Column,
     Exhibit,
-    Key,
     Picture,
     Section,
     Table,
     make_table,
-    of_source,
     print_table,
 )
 
@@ -51,24 +49,20 @@ def label_section(
     Args:
         evaluations: name of a source, what it holds, and the picture of the worst mistakes.
     """
-    names = [name for name, *_ in evaluations]
-    blocks: list[Block] = []
-    lead, keys = [], []
-    for name, found, picture in evaluations:
-        figures = "; ".join(filter(None, (_figures(found), _name_views(found))))
-        lead.append(of_source(name, names, f"{figures}."))
-        what = of_source(name, names, f"mAP on {found.samples:,} images")
-        keys.append(Key(write_accuracy(found.mean_average_precision), "", what))
-        table = label_table(found, of_source(name, names, "Labels, the hardest first"))
-        hardest = [
-            Bar(each.name, each.average_precision or 0.0, write_accuracy(each.average_precision))
-            for each in _hardest_first(found)[:_BARS]
-            if is_known(each.average_precision)
-        ]
-        panels = (bar_panel("Average precision by label", hardest),) if hardest else ()
-        blocks.append(Exhibit(table.title, panels, table) if panels else table)
-        blocks += [picture] if picture else []
-    return Section("labels", "Evaluation of labels", tuple(lead), tuple(blocks), tuple(keys))
+    return lay_out("labels", "Evaluation of labels", evaluations, _tell)
+
+
+def _tell(found: LabelEvaluation, entitle: Entitle) -> Told:
+    table = label_table(found, entitle("Labels, the hardest first"))
+    hardest = [
+        Bar(each.name, each.average_precision or 0.0, write_accuracy(each.average_precision))
+        for each in _hardest_first(found)[:_BARS]
+        if is_known(each.average_precision)
+    ]
+    panels = (bar_panel("Average precision by label", hardest),) if hardest else ()
+    block: Block = Exhibit(table.title, panels, table) if panels else table
+    key, figures = f"mAP on {found.samples:,} images", (_figures(found), _name_views(found))
+    return Told(figures, found.mean_average_precision, key, [block])
 
 
 def label_line(found: LabelEvaluation) -> str:

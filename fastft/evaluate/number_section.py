@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from fastft.evaluate.number_result import NumberEvaluation
-from fastft.evaluate.section import name_views
-from fastft.results.numbers import write_accuracy, write_measure
+from fastft.evaluate.section import Entitle, Told, lay_out, name_views
+from fastft.results.numbers import write_measure
 from fastft.results.tables import (
-    Block,
     Column,
-    Key,
     Picture,
     Section,
     Table,
     make_table,
-    of_source,
     print_table,
 )
 
@@ -41,17 +38,13 @@ def number_section(
     Args:
         evaluations: name of a source, what it holds, and the picture of the largest errors.
     """
-    names = [name for name, *_ in evaluations]
-    blocks: list[Block] = []
-    lead, keys = [], []
-    for name, found, picture in evaluations:
-        figures = "; ".join(filter(None, (_figures(found), _name_views(found))))
-        lead.append(of_source(name, names, f"{figures}."))
-        what = of_source(name, names, f"R2 of {found.number} on {found.samples:,} images")
-        keys.append(Key(write_accuracy(found.r2), "", what))
-        blocks.append(error_table(found, of_source(name, names, "Largest errors")))
-        blocks += [picture] if picture else []
-    return Section("number", "Evaluation of a number", tuple(lead), tuple(blocks), tuple(keys))
+    return lay_out("number", "Evaluation of a number", evaluations, _tell)
+
+
+def _tell(found: NumberEvaluation, entitle: Entitle) -> Told:
+    key = f"R2 of {found.number} on {found.samples:,} images"
+    figures, table = (_figures(found), _name_views(found)), entitle("Largest errors")
+    return Told(figures, found.r2, key, [error_table(found, table)])
 
 
 def number_line(found: NumberEvaluation) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -40,6 +42,53 @@ _TURNED = {
 }
 
 
+#: Names the source in a title, where there are several.
+Entitle = Callable[[str], str]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The part of a section that one evaluation has.
+
+    Attributes:
+        figures: sentences without their stops; empty ones are left out.
+        score: its figure at the page's head.
+        key: what that is of.
+        blocks: its tables and charts.
+    """
+
+    figures: Sequence[str]
+    score: float
+    key: str
+    blocks: Sequence[Block]
+
+
+def lay_out(
+    anchor: str,
+    title: str,
+    evaluations: Sequence[tuple[str, Found, Picture | None]],
+    tell: Callable[[Found, Entitle], Told],
+) -> Section:
+    """The section of some evaluations of one task.
+
+    Args:
+        anchor, title: of the section.
+        evaluations: name of a source, what it holds, and the picture of the worst mistakes.
+        tell: the part of one of them.
+    """
+    names = [name for name, *_ in evaluations]
+    blocks: list[Block] = []
+    lead, keys = [], []
+    for name, found, picture in evaluations:
+        entitle = partial(of_source, name, names)
+        told = tell(found, entitle)
+        lead.append(entitle(f"{'; '.join(filter(None, told.figures))}."))
+        keys.append(Key(write_accuracy(told.score), "", entitle(told.key)))
+        blocks += [*told.blocks, *([picture] if picture else [])]
+    return Section(anchor, title, tuple(lead), tuple(blocks), tuple(keys))
+
+
 def print_evaluation(found: Evaluation, console: Console) -> None:
     """Print the figures, the hardest classes and the most frequent mistakes."""
     console.print(_figures(found))
@@ -67,25 +116,19 @@ def evaluation_section(
     Args:
         evaluations: name of a source, what it holds, and the picture of the worst mistakes.
     """
-    names = [name for name, *_ in evaluations]
-    blocks: list[Block] = []
-    lead, keys = [], []
-    for name, found, picture in evaluations:
-        figures = "; ".join(filter(None, (_figures(found), _name_views(found))))
-        lead.append(of_source(name, names, f"{figures}."))
-        what = of_source(name, names, f"accuracy on {found.samples:,} images")
-        keys.append(Key(write_accuracy(found.accuracy), "", what))
-        table = class_table(found, of_source(name, names, "Classes, the hardest first"))
-        hardest = [
-            Bar(row[0].text, row[3].value, row[3].text) for row in table.rows[:_MOST_CLASSES]
-        ]
-        blocks.append(Exhibit(table.title, (bar_panel("F1 by class", hardest),), table))
-        if len(found.classes) <= _MOST_MATRIX:
-            blocks.append(_matrix(found, of_source(name, names, "Truth, and what was predicted")))
-        elif found.confused:
-            blocks.append(pair_table(found, of_source(name, names, "Most confused")))
-        blocks += [picture] if picture else []
-    return Section("evaluation", "Evaluation", tuple(lead), tuple(blocks), tuple(keys))
+    return lay_out("evaluation", "Evaluation", evaluations, _tell)
+
+
+def _tell(found: Evaluation, entitle: Entitle) -> Told:
+    table = class_table(found, entitle("Classes, the hardest first"))
+    hardest = [Bar(row[0].text, row[3].value, row[3].text) for row in table.rows[:_MOST_CLASSES]]
+    blocks: list[Block] = [Exhibit(table.title, (bar_panel("F1 by class", hardest),), table)]
+    if len(found.classes) <= _MOST_MATRIX:
+        blocks.append(_matrix(found, entitle("Truth, and what was predicted")))
+    elif found.confused:
+        blocks.append(pair_table(found, entitle("Most confused")))
+    key = f"accuracy on {found.samples:,} images"
+    return Told((_figures(found), _name_views(found)), found.accuracy, key, blocks)
 
 
 def accuracy_line(found: Evaluation) -> str:

@@ -10,8 +10,20 @@ from commands import Case, begin, content_of
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
-WRITING = ("synth", "fetch", "show", "check", "train", "evaluate", "predict", "parity", "report",
-           "compare", "sweep", "bench")  # fmt: skip
+WRITING = (
+    "synth",
+    "fetch",
+    "show",
+    "check",
+    "train",
+    "evaluate",
+    "predict",
+    "parity",
+    "report",
+    "compare",
+    "sweep",
+    "bench",
+)
 #: Of capset(2), version 3.
 _CAPABILITIES = 0x20080522
 
@@ -45,9 +57,11 @@ def read_only(place: Path, out: str) -> str:
 
 
 FAULTS = {
-    "is a file": a_file, "through a file": through_a_file,
-    "is a link that leads nowhere": a_dangling_link_to_nowhere, "is read-only": read_only,
-}  # fmt: skip
+    "is a file": a_file,
+    "through a file": through_a_file,
+    "is a link that leads nowhere": a_dangling_link_to_nowhere,
+    "is read-only": read_only,
+}
 #: Its output is a file, which a link may lead to nowhere, since that is replaced.
 FILES = ("show", "predict", "report")
 

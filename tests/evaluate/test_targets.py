@@ -226,9 +226,14 @@ def test_prediction_tells_a_number(runs: dict[str, Path], photos: Path, tmp_path
     ],
 )
 def test_data_of_another_kind_are_refused(
-    task: str, on: str, options: dict[str, Any], message: str, runs: dict[str, Path],
-    data: dict[str, Path], tmp_path: Path,
-) -> None:  # fmt: skip
+    task: str,
+    on: str,
+    options: dict[str, Any],
+    message: str,
+    runs: dict[str, Path],
+    data: dict[str, Path],
+    tmp_path: Path,
+) -> None:
     whole = load_checkpoint(runs["labels"] / "best.safetensors")
     files = {
         "classes": replace(whole, meaning=None),

@@ -115,17 +115,28 @@ def test_rows_without_a_path_of_their_own_are_numbered(
     ("feature", "values", "task", "classes", "targets"),
     [
         ("ints", [[0, 2], [], [1]], "", ("0", "1", "2"), [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
-        ("ints", [[0, 1, 1], [0, 1, 0], [0, 0, 0]], "", ("0", "1", "2"),
-         [[0, 1, 1], [0, 1, 0], [0, 0, 0]]),
+        (
+            "ints",
+            [[0, 1, 1], [0, 1, 0], [0, 0, 0]],
+            "",
+            ("0", "1", "2"),
+            [[0, 1, 1], [0, 1, 0], [0, 0, 0]],
+        ),
         ("names", [[0, 1], [1, 0], []], "", WORDS, [[1, 1, 0], [1, 1, 0], [0, 0, 0]]),
         ("words", [["b"], ["a", "b"], []], "", ("a", "b"), [[0, 1], [1, 1], [0, 0]]),
         ("float", [0.25, -1.5, 3.0], "number", ("target",), [[0.25], [-1.5], [3.0]]),
     ],
-)  # fmt: skip
+)
 def test_lists_and_numbers_become_targets(
-    datasets: ModuleType, tmp_path: Path, kind: str, feature: str, values: list,
-    task: str, classes: tuple[str, ...], targets: list,
-) -> None:  # fmt: skip
+    datasets: ModuleType,
+    tmp_path: Path,
+    kind: str,
+    feature: str,
+    values: list,
+    task: str,
+    classes: tuple[str, ...],
+    targets: list,
+) -> None:
     made = {
         "ints": datasets.Sequence(datasets.Value("int32")),
         "names": datasets.Sequence(datasets.ClassLabel(names=list(WORDS))),
@@ -221,9 +232,19 @@ def test_paths_are_followed_within_the_folder(
     (tmp_path / "secret.jpg").write_bytes(b"outside")
     (src / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     os.mkfifo(src / "pipe.jpg")
-    paths = ["photos/a.jpg", str(src / "photos/../photos/a.jpg"), "../secret.jpg",
-             str(tmp_path / "secret.jpg"), "link.jpg", "none.jpg", "pipe.jpg", "", None,
-             "nul\0.jpg", "x" * 5000]  # fmt: skip
+    paths = [
+        "photos/a.jpg",
+        str(src / "photos/../photos/a.jpg"),
+        "../secret.jpg",
+        str(tmp_path / "secret.jpg"),
+        "link.jpg",
+        "none.jpg",
+        "pipe.jpg",
+        "",
+        None,
+        "nul\0.jpg",
+        "x" * 5000,
+    ]
     images = [{"bytes": None, "path": path} for path in paths]
     dataset = datasets.Dataset.from_dict({"image": images, "label": ["a"] * len(paths)})
     dataset = dataset.cast_column(
@@ -236,10 +257,17 @@ def test_paths_are_followed_within_the_folder(
         path = src
     found = [data for _, data in read_all(path)[""]]
     assert found[:2] == [b"inside", b"inside"]
-    said = ["../secret.jpg', out of its folder", "secret.jpg', out of its folder",
-            "link.jpg', out of its folder", "'none.jpg': No such file", "pipe.jpg': is no plain",
-            "neither bytes nor a path", "neither bytes nor a path", "neither bytes nor a path",
-            "File name too long"]  # fmt: skip
+    said = [
+        "../secret.jpg', out of its folder",
+        "secret.jpg', out of its folder",
+        "link.jpg', out of its folder",
+        "'none.jpg': No such file",
+        "pipe.jpg': is no plain",
+        "neither bytes nor a path",
+        "neither bytes nor a path",
+        "neither bytes nor a path",
+        "File name too long",
+    ]
     for text, part in zip(found[2:], said, strict=True):
         assert part in str(text)
 

@@ -127,13 +127,17 @@ def test_names_are_sorted_as_folders_are(tmp_path: Path) -> None:
     [
         (['["b", "a"]', "[]", '["a"]'], "", ("a", "b"), [[1, 1], [0, 0], [1, 0]]),
         (["[1, 0]", "[]", "[2]"], "", ("0", "1", "2"), [[1, 1, 0], [0, 0, 0], [0, 0, 1]]),
-        (["[1, 0, 1]", "[0, 0, 0]", "[1, 0, 0]"], "", ("0", "1", "2"),
-         [[1, 0, 1], [0, 0, 0], [1, 0, 0]]),
+        (
+            ["[1, 0, 1]", "[0, 0, 0]", "[1, 0, 0]"],
+            "",
+            ("0", "1", "2"),
+            [[1, 0, 1], [0, 0, 0], [1, 0, 0]],
+        ),
         (["[0.0, 1.0]", "[1, 0]", "[0, 0]"], "", ("0", "1"), [[0, 1], [1, 0], [0, 0]]),
         (['"b;a"', '""', '"a"'], "labels", ("a", "b"), [[1, 1], [0, 0], [1, 0]]),
         (["0.5", "-3", '"1e3"'], "number", ("label",), [[0.5], [-3], [1000]]),
     ],
-)  # fmt: skip
+)
 def test_lists_and_numbers_become_targets(
     tmp_path: Path, labels: list[str], task: str, classes: tuple[str, ...], targets: list
 ) -> None:
@@ -258,8 +262,11 @@ def test_parts_that_are_not_read_are_counted(tmp_path: Path) -> None:
     files = [("._a.jpg", b""), ("README", b""), ("c.json", b"{}"), ("a.npy", b""), *PAIRS]
     with open_tars(write_tar(tmp_path / "x.tar", files), NO_NAMES) as listings:
         assert listings[""].ignored == {
-            ".npy": 1, "dot files": 1, "no suffix": 1, "samples without an image": 1,
-        }  # fmt: skip
+            ".npy": 1,
+            "dot files": 1,
+            "no suffix": 1,
+            "samples without an image": 1,
+        }
 
 
 # Reading from many threads, and what becomes of files meanwhile.

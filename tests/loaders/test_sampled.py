@@ -211,19 +211,25 @@ def test_equal_classes_need_no_sampler(name: str, data: Path) -> None:
         ({"view": "eval-square"}, None, UsageError, "expected view 'train' or 'recordio'"),
         ({"sampler": "weights"}, Columns(), UsageError, "has no weights"),
         (
-            {}, Columns(task="number", targets=np.zeros((COUNT, 1), np.float32)),
-            UsageError, "holds a number for each image",
+            {},
+            Columns(task="number", targets=np.zeros((COUNT, 1), np.float32)),
+            UsageError,
+            "holds a number for each image",
         ),
         (
-            {"sampler": "weights"}, Columns(weights=np.full(COUNT, np.nan, np.float32)),
-            DataError, "gives sample 0 the weight nan",
+            {"sampler": "weights"},
+            Columns(weights=np.full(COUNT, np.nan, np.float32)),
+            DataError,
+            "gives sample 0 the weight nan",
         ),
         (
-            {"sampler": "weights"}, Columns(weights=np.eye(COUNT, dtype=np.float32)[1] * 99 + 1),
-            DataError, "gives sample 1 84% of all weight",
+            {"sampler": "weights"},
+            Columns(weights=np.eye(COUNT, dtype=np.float32)[1] * 99 + 1),
+            DataError,
+            "gives sample 1 84% of all weight",
         ),
     ],
-)  # fmt: skip
+)
 def test_odd_samplers_are_refused(
     options: dict[str, Any],
     columns: Columns | None,

@@ -117,8 +117,10 @@ def test_a_numbers_meaning_is_the_training_splits(tmp_path: Path) -> None:
     loss = goal.make_loss(TrainConfig(data=tmp_path, out=tmp_path), source, torch.device("cpu"))
     zeros = torch.zeros(20, 1)
     assert loss(zeros, torch.from_numpy(targets)).item() == pytest.approx(1, rel=1e-4)
-    for option, name in (({"class_weight": "balanced"}, "class-weight"),
-                         ({"label_smoothing": 0.1}, "label-smoothing")):  # fmt: skip
+    for option, name in (
+        ({"class_weight": "balanced"}, "class-weight"),
+        ({"label_smoothing": 0.1}, "label-smoothing"),
+    ):
         config = TrainConfig(data=tmp_path, out=tmp_path, **option)
         with pytest.raises(UsageError, match=f"--{name}: .*a number for each image"):
             goal.make_loss(config, source, torch.device("cpu"))

@@ -256,7 +256,7 @@ def test_what_takes_samples_refuses_visits() -> None:
         ("weights", {"weights": np.where(LABELS, 1, -2.0)}, DataError, "the weight -2"),
         ("weights", {"weights": np.eye(COUNT)[3] * 1e30 + 1}, DataError, "gives sample 3 100%"),
     ],
-)  # fmt: skip
+)
 def test_odd_samplers_are_refused_in_a_line(
     sampler: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:

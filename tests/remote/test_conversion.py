@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names(folder)}
 
 
-def test_remote_class_folders_convert_alike(
+def test_remote_folders_convert_alike(
     holder: str, photos: Path, data: Path, work: Path, tmp_path: Path
 ):
     put_tree(photos, f"{holder}/photos")
@@ -54,32 +54,27 @@ def test_remote_class_folders_convert_alike(
 
 def test_a_remote_table_finds_its_images(holder: str, photos: Path, work: Path, tmp_path: Path):
     files = sorted(path.relative_to(photos) for path in (photos / "train").rglob("*.jpg"))
-    text = "file,class,set\n" + "".join(
-        f"p/{file},{file.parts[1]},{'val' if n % 5 == 0 else 'train'}\n"
-        for n, file in enumerate(files)
-    )
+    rows = [f"p/{f},{f.parts[1]},{'train' if n % 5 else 'val'}" for n, f in enumerate(files)]
+    text = "\n".join(["file,class,set", *rows])
     shutil.copytree(photos, tmp_path / "here" / "p")
-    (tmp_path / "here" / "t.csv").write_text(text)
+    (table := tmp_path / "here" / "t.csv").write_text(text)
     put_tree(photos, f"{holder}/d/p")
     put_bytes(f"{holder}/d/t.csv", text.encode())
-    run(tmp_path / "here" / "t.csv", tmp_path / "local", work)
+    run(table, tmp_path / "local", work)
     run(f"{holder}/d/t.csv", tmp_path / "out", work)
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
     put_bytes(f"{holder}/d/t.csv", text.replace("p/", "gone/", 1).encode())
-    (report, _) = run(f"{holder}/d/t.csv", tmp_path / "less", work, max_bad="1")
-    assert [bad.name for bad in report.quarantined] == [] or report.split == "val"
+    reports = run(f"{holder}/d/t.csv", tmp_path / "less", work, max_bad="1")
+    bad = [(report.split, each.name) for report in reports for each in report.quarantined]
+    assert bad == [("val", f"gone/{files[0]}")]
     put_bytes(f"{holder}/d/t.csv", text.replace("p/", "../p/", 1).encode())
     with pytest.raises(DataError, match="is no path below the table's folder"):
         run(f"{holder}/d/t.csv", tmp_path / "out", work)
 
 
-def test_a_remote_zip_converts_alike(
-    holder: str, photos: Path, data: Path, work: Path, tmp_path: Path
-):
-    put_bytes(
-        f"{holder}/p.zip",
-        zip_folder(photos, tmp_path / "p.zip", zipfile.ZIP_STORED).read_bytes(),
-    )
+def test_a_zip_converts_alike(holder: str, photos: Path, data: Path, work: Path, tmp_path: Path):
+    zipped = zip_folder(photos, tmp_path / "p.zip", zipfile.ZIP_STORED)
+    put_bytes(f"{holder}/p.zip", zipped.read_bytes())
     run(f"{holder}/p.zip", tmp_path / "out", work)
     assert contents(tmp_path / "out") == contents(data)
     assert names(work) == []
@@ -178,9 +173,16 @@ def test_a_beton_is_replaced(holder: str, photos: Path, data: Path, work: Path):
     ],
 )
 def test_bad_inputs_are_refused(
-    photos: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    src: str, out: str, options: dict[str, Any], error: type[FastftError], said: str,
-):  # fmt: skip
+    photos: Path,
+    work: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    src: str,
+    out: str,
+    options: dict[str, Any],
+    error: type[FastftError],
+    said: str,
+):
     monkeypatch.chdir(tmp_path)
     holder = memory_address()
     put_tree(photos, f"{holder}/photos")

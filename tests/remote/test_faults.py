@@ -33,14 +33,23 @@ def of_hub(status: int) -> Exception:
 
 
 MENDING = [
-    of_boto(500, "InternalError"), of_boto(503, "SlowDown"), of_boto(400, "RequestTimeout"),
-    of_web(500), of_web(502), of_web(429), of_web(408), of_hub(504),
-    named("HttpError", code=503)("x"), named("HttpError", code="500")("x"),
-    TimeoutError("slow"), ConnectionResetError("gone"), ShortRead("3 bytes came of 4"),
+    of_boto(500, "InternalError"),
+    of_boto(503, "SlowDown"),
+    of_boto(400, "RequestTimeout"),
+    of_web(500),
+    of_web(502),
+    of_web(429),
+    of_web(408),
+    of_hub(504),
+    named("HttpError", code=503)("x"),
+    named("HttpError", code="500")("x"),
+    TimeoutError("slow"),
+    ConnectionResetError("gone"),
+    ShortRead("3 bytes came of 4"),
     named("ServerDisconnectedError", named("ClientConnectionError"))("x"),
     named("EndpointConnectionError", named("ConnectionError"))("x"),
     named("ReadTimeout", named("TransportError"))("x"),
-]  # fmt: skip
+]
 LASTING = [
     (of_boto(403, "AccessDenied"), "access is denied (AccessDenied)"),
     (of_boto(403, "403"), "access is denied;"),

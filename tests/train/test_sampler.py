@@ -85,10 +85,20 @@ def shown(trace: Path, epoch: int) -> list[tuple[np.ndarray, ...]]:
 
 def test_processes_share_the_same_draws(skewed: Path, tmp_path: Path) -> None:
     usual = {
-        "data": str(skewed), "weights": "none", "size": 40, "batch_size": 10, "amp": "off",
-        "workers": 1, "loader": "resident", "sync_bn": True, "checkpoint_every": "1",
-        "arch": ARCH, "sampler": "balanced", "epochs": 1, "out": str(tmp_path / "run"),
-    }  # fmt: skip
+        "data": str(skewed),
+        "weights": "none",
+        "size": 40,
+        "batch_size": 10,
+        "amp": "off",
+        "workers": 1,
+        "loader": "resident",
+        "sync_bn": True,
+        "checkpoint_every": "1",
+        "arch": ARCH,
+        "sampler": "balanced",
+        "epochs": 1,
+        "out": str(tmp_path / "run"),
+    }
     jobs = [
         {"world": world, "config": usual, "trace": str(tmp_path / f"trace-{world}"), **more}
         for world, more in ((1, {"stop_after": 1}), (2, {"stop_after": 1}), (3, {}))
@@ -182,7 +192,9 @@ def test_odd_samplers_are_refused_in_a_line(
         ("unknown", [*usual, "--sampler", "Balanced"], 2, "--sampler: 'Balanced', expected one of"),
         ("empty", [*usual, "--sampler", ""], 2, "--sampler: '', expected one of shuffle, balanced"),
         (
-            "twice", [*usual, "--sampler", "balanced", "--class-weight", "balanced"], 2,
+            "twice",
+            [*usual, "--sampler", "balanced", "--class-weight", "balanced"],
+            2,
             "--class-weight balanced: with --sampler balanced: classes would be evened out twice",
         ),
         ("weights", [*usual, "--sampler", "weights"], 2, "train.beton has no weights"),
@@ -190,6 +202,6 @@ def test_odd_samplers_are_refused_in_a_line(
         ("TOML, number", [*config, tmp_path / "number.toml"], 2, "sampler: 3, expected a string"),
         ("TOML, list", [*config, tmp_path / "list.toml"], 2, "sampler: a list"),
         ("TOML, unknown", [*config, tmp_path / "unknown.toml"], 2, "--sampler: 'rare'"),
-    ):  # fmt: skip
+    ):
         refuses(name, arguments, status, said)
         assert not (tmp_path / "run").exists()

@@ -40,9 +40,16 @@ QUIET = Console(quiet=True)
 RANKS = Path(__file__).parents[1] / "support" / "ranks.py"
 TASKS: tuple[Task, ...] = ("labels", "number")
 SMALL: dict[str, Any] = {
-    "weights": "none", "arch": "shufflenet_v2_x0_5", "size": 40, "epochs": 1, "batch_size": 8,
-    "amp": "off", "loader": "resident", "optimizer": "adamw", "lr": 0.005,
-}  # fmt: skip
+    "weights": "none",
+    "arch": "shufflenet_v2_x0_5",
+    "size": 40,
+    "epochs": 1,
+    "batch_size": 8,
+    "amp": "off",
+    "loader": "resident",
+    "optimizer": "adamw",
+    "lr": 0.005,
+}
 pytestmark = pytest.mark.usefixtures("shallow")
 
 
@@ -92,9 +99,13 @@ def test_the_best_checkpoint_gives_its_score(
         "torchvision", data[task] / "test.beton", view="eval", size=40, batch_size=7, workers=1
     ) as loader:
         found = evaluate(
-            restore_model(checkpoint, runs[task]), loader, device=torch.device("cpu"),
-            amp_dtype=None, keep=True, goal=goal,
-        )  # fmt: skip
+            restore_model(checkpoint, runs[task]),
+            loader,
+            device=torch.device("cpu"),
+            amp_dtype=None,
+            keep=True,
+            goal=goal,
+        )
     assert found.score == pytest.approx(checkpoint.score, abs=1e-5)
     assert found.outputs is not None
     outputs, labels = found.outputs.logits, found.outputs.labels
@@ -124,9 +135,16 @@ def test_rows_have_measures_of_their_task_alone(runs: dict[str, Path]) -> None:
         assert own == wanted | {"train_loss", "eval_loss", "train_s", "eval_s"}
     with pytest.raises(ValueError, match="measures of a task"):
         EpochMetrics(
-            epoch=0, size=40, train_loss=1.0, eval_loss=1.0, eval_map=0.5, img_per_s=1.0,
-            wait_s=0.0, train_s=1.0, eval_s=1.0,
-        )  # fmt: skip
+            epoch=0,
+            size=40,
+            train_loss=1.0,
+            eval_loss=1.0,
+            eval_map=0.5,
+            img_per_s=1.0,
+            wait_s=0.0,
+            train_s=1.0,
+            eval_s=1.0,
+        )
 
 
 def test_runs_of_different_tasks_share_a_page(runs: dict[str, Path]) -> None:
@@ -143,8 +161,12 @@ def test_a_stopped_run_resumes_exactly(
     task: str, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
-        "epochs": 2, "ema": 0.9, "mixup": 0.3, "checkpoint_every": "1", "micro_batch": 3,
-    }  # fmt: skip
+        "epochs": 2,
+        "ema": 0.9,
+        "mixup": 0.3,
+        "checkpoint_every": "1",
+        "micro_batch": 3,
+    }
     more: dict[str, Any] = {"label_smoothing": 0.1, "class_weight": "balanced"}
     options |= more if task == "labels" else {}
     train(config(data[task], tmp_path / "whole", **options), QUIET)
@@ -180,10 +202,17 @@ def test_two_processes_train_and_judge_as_one(tmp_path: Path) -> None:
         few = write_splits(tmp_path / "data" / task, task, 27, 11)
         for world in (1, 2):
             settings = {
-                **SMALL, "data": str(few), "out": str(tmp_path / f"{task}-{world}"),
-                "batch_size": 10, "sync_bn": True, "workers": 1, "optimizer": "sgd", "lr": 0.001,
-                "schedule": "constant", "checkpoint_every": "0",
-            }  # fmt: skip
+                **SMALL,
+                "data": str(few),
+                "out": str(tmp_path / f"{task}-{world}"),
+                "batch_size": 10,
+                "sync_bn": True,
+                "workers": 1,
+                "optimizer": "sgd",
+                "lr": 0.001,
+                "schedule": "constant",
+                "checkpoint_every": "0",
+            }
             jobs.append({"world": world, "double": True, "config": settings})
     file = tmp_path / "jobs.json"
     file.write_text(json.dumps(jobs))
@@ -210,11 +239,17 @@ def test_a_head_learns_on_another_tasks_weights(
     said = io.StringIO()
     result = train(
         config(
-            data["labels"], tmp_path / "run", weights=str(runs["number"]), freeze="backbone",
-            loader="torchvision", stock=True, workers=1, class_weight="square=2",
+            data["labels"],
+            tmp_path / "run",
+            weights=str(runs["number"]),
+            freeze="backbone",
+            loader="torchvision",
+            stock=True,
+            workers=1,
+            class_weight="square=2",
         ),
         Console(file=said, width=400),
-    )  # fmt: skip
+    )
     assert 0 <= result.best_score <= 1
     assert "2 labels" in said.getvalue()
     assert "exact" in said.getvalue()
@@ -269,9 +304,14 @@ def test_other_labels_make_another_run(tmp_path: Path) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    splits: tuple[str, str], options: dict[str, Any], message: str, data: dict[str, Path],
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    splits: tuple[str, str],
+    options: dict[str, Any],
+    message: str,
+    data: dict[str, Path],
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     made = {
@@ -285,8 +325,12 @@ def test_what_makes_no_sense_is_refused(
         elif kind in made:
             task, targets, classes = made[kind]
             write_targets(
-                folder / f"{name}.beton", task, 8, targets=targets, classes=classes  # type: ignore[arg-type]
-            )  # fmt: skip
+                folder / f"{name}.beton",
+                task,
+                8,
+                targets=targets,
+                classes=classes,  # type: ignore[arg-type]
+            )
         else:
             (folder / f"{name}.beton").symlink_to(data[kind] / f"{name}.beton")
     if splits[1] == "number as labels":  # of the same names
