@@ -1,21 +1,17 @@
 import io
 import json
 import os
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from fastft.cli import commands
 from fastft.datasets import export_data as exporting
 from fastft.datasets.export_data import MARKER, ExportConfig, export_data
-from fastft.datasets.export_names import JPEG, PNG, FileNames, name_folders
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, FastftError, UsageError
 from pipelines.formats.beton import Index, read_index
@@ -124,8 +120,11 @@ def test_one_split_is_written_straight(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_beton(tmp_path / "data" / f"{split}.beton", [f"a/{split}.jpg", "b/x.jpg"])
     assert set(export(tmp_path / "data", tmp_path / "all")) == {
-        "train/a/train.jpg", "train/b/x.jpg", "val/a/val.jpg", "val/b/x.jpg",
-    }  # fmt: skip
+        "train/a/train.jpg",
+        "train/b/x.jpg",
+        "val/a/val.jpg",
+        "val/b/x.jpg",
+    }
     found = export(tmp_path / "data", tmp_path / "one", split="validation")
     assert set(found) == {"a/val.jpg", "b/x.jpg"}
 
@@ -134,19 +133,29 @@ def test_names_from_tables_stay_below_their_class(tmp_path: Path) -> None:
     names = ["photos/1.jpg", "/data/photos/2.jpg", "../3.jpg"]
     write_beton(tmp_path / "x.beton", names)
     assert set(export(tmp_path / "x.beton", tmp_path / "out")) == {
-        "a/photos/1.jpg", "b/data/photos/2.jpg", "a/3.jpg",
-    }  # fmt: skip
+        "a/photos/1.jpg",
+        "b/data/photos/2.jpg",
+        "a/3.jpg",
+    }
 
 
 @pytest.mark.parametrize(
     ("task", "targets", "classes", "rows"),
     [
-        ("labels", [[1, 0, 1], [0, 0, 0], [0, 1, 0]], ("c", "d", "e"),
-         [{"labels": ["c", "e"]}, {"labels": []}, {"labels": ["d"]}]),
-        ("number", [[0.1], [-2.5], [3e30]], ("age",),
-         [{"label": 0.1}, {"label": -2.5}, {"label": 3e30}]),
+        (
+            "labels",
+            [[1, 0, 1], [0, 0, 0], [0, 1, 0]],
+            ("c", "d", "e"),
+            [{"labels": ["c", "e"]}, {"labels": []}, {"labels": ["d"]}],
+        ),
+        (
+            "number",
+            [[0.1], [-2.5], [3e30]],
+            ("age",),
+            [{"label": 0.1}, {"label": -2.5}, {"label": 3e30}],
+        ),
     ],
-)  # fmt: skip
+)
 def test_labels_and_numbers_become_a_table(
     tmp_path: Path, task: str, targets: list, classes: tuple[str, ...], rows: list[dict]
 ) -> None:
@@ -299,57 +308,32 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, out: str, said: str) -> 
 
 
 def test_hostile_names_stay_in_the_folder(tmp_path: Path) -> None:
-    names = ["../../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "nul\0.jpg", "a\\..\\x.jpg", "", ".",
-             "..", ".hidden.jpg", "x" * 5000 + ".jpg", "d/" * 3000 + "x.jpg", "\udcff.jpg",
-             "é" * 300, "con\n.jpg", "x.jpg/y.jpg", "X.JPG", "e\u0301.jpg",
-             "\u00e9.jpg"]  # fmt: skip
+    names = [
+        "../../x.jpg",
+        "/etc/x.jpg",
+        "a/../../x.jpg",
+        "nul\0.jpg",
+        "a\\..\\x.jpg",
+        "",
+        ".",
+        "..",
+        ".hidden.jpg",
+        "x" * 5000 + ".jpg",
+        "d/" * 3000 + "x.jpg",
+        "\udcff.jpg",
+        "é" * 300,
+        "con\n.jpg",
+        "x.jpg/y.jpg",
+        "X.JPG",
+        "e\u0301.jpg",
+        "\u00e9.jpg",
+    ]
     index = write_beton(tmp_path / "x.beton", names, classes=("..",))
     found = export(index.path, tmp_path / "deep" / "out")
     assert len(found) == len(names)
     assert [*(tmp_path / "deep").iterdir()] == [tmp_path / "deep" / "out"]
     assert sorted(found.values()) == sorted(index.stored(i).data for i in range(len(names)))
     assert len(read_folder(tmp_path / "deep" / "out")) == len(names)
-
-
-def test_classes_become_different_folders(tmp_path: Path) -> None:
-    classes = ("..", ".", "/", "a/b", "a_b", "A_B", "\0", "x" * 400, "x" * 401, "__MACOSX",
-               ".git", " ", "\ud800")  # fmt: skip
-    folders = name_folders(classes)
-    assert len({folder.casefold() for folder in folders}) == len(classes)
-    for folder in folders:
-        assert not folder.startswith((".", "__MACOSX"))
-        assert "/" not in folder
-        (tmp_path / folder).mkdir()
-    assert name_folders(("ants", "bees")) == ("ants", "bees")
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["a", "A", "b"]),
-            st.text(st.sampled_from("aAbé./\\\0 _2\n\u0301") | st.characters(), max_size=12)
-            | st.text("a", min_size=190, max_size=400),
-            st.sampled_from([JPEG, PNG]),
-        ),
-        max_size=30,
-    )
-)
-def test_any_names_become_safe_and_unique(names: list[tuple[str, str, tuple[str, ...]]]) -> None:
-    maker, files, folders = FileNames(), set[str](), set[str]()
-    for folder, name, suffixes in names:
-        path = maker.make(folder, name, suffixes)
-        parts = path.split("/")
-        assert parts[0] == folder
-        assert path.lower().endswith(suffixes)
-        assert all(part and not part.startswith(".") for part in parts)
-        assert max(len(os.fsencode(part)) for part in parts) <= 255
-        assert not set("\0\n\\") & set(path)
-        folded = unicodedata.normalize("NFD", path).casefold()
-        assert folded not in files
-        files.add(folded)
-        folders |= {folded.rsplit("/", count)[0] for count in range(1, len(parts))}
-    assert not files & folders
 
 
 # The command.
