@@ -23,6 +23,7 @@ from fastft.config.train import MODEL_PX, EvalView
 from fastft.runs.checked import STRICT, Count, checked
 from fastft.runs.folder import find_lasts, remove_leavings
 from fastft.runs.meaning import Meaning, read_meaning
+from fastft.runs.preprocessing import read_preprocessing
 from fastft.runs.sound import find_odd_tensor
 from fastft.runs.tensor_file import read_tensors, write_tensors
 from fastft.runs.torch_file import FORMAT, MOST_LETTERS, convert_checkpoint, read_torch_file
@@ -31,6 +32,7 @@ from pipelines.errors import DataError, FormatError, is_no_memory, one_line
 from pipelines.formats.layout import Preparation
 from pipelines.memory import require_room
 from pipelines.plan import Decode
+from pipelines.preprocessing import Preprocessing
 
 #: Versions that are read; the last is written, and 1 was by `torch.save`.
 _VERSIONS = (1, 2)
@@ -59,6 +61,8 @@ class Checkpoint:
         preparation: how images are prepared for it, `Preparation`'s values by field; None in one of
             an older version, or for the default.
         meaning: what its outputs mean, `Meaning`'s values by field; None in one of classes.
+        preprocessing: the form of its images, `Preprocessing`'s values by field; None in one of an
+            older version, or for torchvision's.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -76,6 +80,12 @@ class Checkpoint:
     progress: Mapping[str, Any] | None = None
     preparation: Mapping[str, Any] | None = None
     meaning: Mapping[str, Any] | None = None
+    preprocessing: Mapping[str, Any] | None = None
+
+    @property
+    def preprocessed(self) -> Preprocessing:
+        """The form of its images."""
+        return read_preprocessing(self.preprocessing)
 
     @property
     def prepared(self) -> Preparation:
@@ -122,8 +132,9 @@ def save_checkpoint(
         for part, prefix in _PREFIXES.items()
         for name, tensor in (parts.pop(part) or {}).items()
     }
-    if parts["meaning"] is None:  # of classes there is nothing to say
-        del parts["meaning"]
+    for name in ("meaning", "preprocessing"):
+        if parts[name] is None:  # there is nothing to say
+            del parts[name]
     text = json.dumps({"version": _VERSIONS[-1], **parts})
     try:
         with AtomicFile(path) as target:
@@ -229,6 +240,7 @@ def _unpack(tensors: Mapping[str, torch.Tensor], text: str) -> Checkpoint:
     checkpoint = checked(Checkpoint, {**parts, "ema": parts["ema"] or None})
     Preparation(**(checkpoint.preparation or {}))
     read_meaning(checkpoint.meaning, len(checkpoint.classes))
+    read_preprocessing(checkpoint.preprocessing)
     return checkpoint
 
 

@@ -35,7 +35,7 @@ from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.formats.layout import About, Depth
 from pipelines.formats.shards import Shard, cut_listings, parse_shard
-from pipelines.limits import MAX_PIXELS, MOST_PIXELS
+from pipelines.images.limits import MAX_PIXELS, MOST_PIXELS
 from pipelines.workers import cpu_count, in_order
 
 #: on_progress(split, images done, images in all, bytes read so far)

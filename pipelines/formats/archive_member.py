@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 
 #: What no image is deflated to: plain colour apart, a bitmap becomes a tenth or more. Smaller files
 #: may, as they fill no memory.

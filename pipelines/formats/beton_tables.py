@@ -24,7 +24,7 @@ from pipelines.formats.beton_labels import (
 from pipelines.formats.columns import Columns
 from pipelines.formats.held_file import HeldFile
 from pipelines.formats.layout import MODE_JPG, MODE_RAW, About
-from pipelines.limits import MAX_FILE_BYTES, MAX_SIDE_PX, MOST_PIXELS
+from pipelines.images.limits import MAX_FILE_BYTES, MAX_SIDE_PX, MOST_PIXELS
 
 _REDO = "rerun fastft convert"
 

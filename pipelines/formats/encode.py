@@ -39,7 +39,7 @@ from pipelines.images.turning import (
     turned_size,
 )
 from pipelines.images.unreadable import explain
-from pipelines.limits import MAX_PIXELS, MAX_SIDE_PX
+from pipelines.images.limits import MAX_PIXELS, MAX_SIDE_PX
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 
 
 def read_bytes(path: str) -> bytes:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipelines.errors import DataError, FormatError
 from pipelines.formats.columns import NONE, Columns
 from pipelines.formats.recordio_format import Table, read_table
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 
 _HEADER_BYTES, _LABEL_BYTES = 24, 4
 #: The first bytes of an image file -> its suffix.

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, _imaging
 
-from pipelines.limits import MOST_PIXELS
+from pipelines.images.limits import MOST_PIXELS
 
 #: Pillow's names of what `folder.IMAGE_SUFFIXES` are. Of the others that it reads some are programs
 #: (EPS, which it hands to Ghostscript), and most have been read by few.

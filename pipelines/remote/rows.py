@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines.conversion.inputs import Listing
 from pipelines.errors import DataError, FastftError
 from pipelines.formats.columns import Columns
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 from pipelines.remote.address import join, show
 from pipelines.remote.faults import Missing, StoreError
 from pipelines.remote.store import Store

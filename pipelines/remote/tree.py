@@ -26,7 +26,7 @@ from pipelines.formats.folder import (
     suffix,
 )
 from pipelines.formats.splits import Layout, read_layout, require_no_splits, require_train
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 from pipelines.remote.address import join, show
 from pipelines.remote.faults import Missing, StoreError
 from pipelines.remote.store import Store

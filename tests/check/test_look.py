@@ -13,7 +13,7 @@ from fastft.check.look import SIDE_PX, Mark, look_at
 from pipelines.conversion.inputs import open_listings
 from pipelines.formats.encode import EncodePolicy, Encoder
 from pipelines.formats.layout import MODE_RAW, Note, Stored
-from pipelines.limits import MAX_PIXELS
+from pipelines.images.limits import MAX_PIXELS
 
 
 def as_bytes(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

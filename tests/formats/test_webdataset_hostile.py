@@ -13,7 +13,7 @@ from tars import NO_NAMES, PAIRS, Files, failure, read_all, write_tar
 from pipelines.errors import DataError, FastftError, UsageError
 from pipelines.formats.columns import ColumnNames
 from pipelines.formats.packed.webdataset import open_tars
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 
 
 @contextmanager

@@ -25,12 +25,11 @@ LAYERS = (
         "pipelines.atomic",
         "pipelines.errors",
         "pipelines.kernels",
-        "pipelines.limits",
         "pipelines.memory",
         "pipelines.order",
         "pipelines.vision",
     ),
-    ("pipelines.augment",),
+    ("pipelines.augment", "pipelines.preprocessing"),
     ("pipelines.operations", "pipelines.sampling"),
     (
         "pipelines.findings",

@@ -43,7 +43,7 @@ from pipelines.formats.packed.shard_files import Found, find_shards, list_shards
 from pipelines.formats.plain_file import read_bytes
 from pipelines.formats.splits import Layout, name_splits, require_train, split_of
 from pipelines.formats.tables.choice import Choice
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 
 ARROW, PARQUET = ".arrow", ".parquet"
 _DICT, _STATE = "dataset_dict.json", "state.json"

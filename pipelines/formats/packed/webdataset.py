@@ -42,7 +42,7 @@ from pipelines.formats.packed.tar_samples import (
     split_words,
 )
 from pipelines.formats.splits import split_of
-from pipelines.limits import MAX_FILE_BYTES
+from pipelines.images.limits import MAX_FILE_BYTES
 
 SUFFIX = ".tar"
 #: Suffixes of compressed tars.
