@@ -18,11 +18,11 @@ from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.images.damage import Checker, Verdict
 from pipelines.images.depth import is_deep, scale
 from pipelines.images.jpeg import describe, read_header
+from pipelines.images.limits import MAX_PIXELS, MAX_SIDE_PX
 from pipelines.images.pillow import open_image, too_large
 from pipelines.images.scans import TOO_MANY_SCANS, has_too_many_scans
 from pipelines.images.turning import UPRIGHT, orientation_of, read_orientation, turn_pixels
 from pipelines.images.unreadable import explain
-from pipelines.images.limits import MAX_PIXELS, MAX_SIDE_PX
 
 #: Side of the picture that a hash and a thumbnail are made of, px.
 SIDE_PX = 32

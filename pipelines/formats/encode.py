@@ -28,6 +28,7 @@ from pipelines.formats.plain_file import read_bytes
 from pipelines.images.damage import Checker, Verdict
 from pipelines.images.depth import is_deep, scale
 from pipelines.images.jpeg import PROGRESSIVE_FRAMES, JpegHeader, describe, read_header
+from pipelines.images.limits import MAX_PIXELS, MAX_SIDE_PX
 from pipelines.images.pillow import open_image, too_large
 from pipelines.images.scans import TOO_MANY_SCANS, has_too_many_scans, is_incomplete
 from pipelines.images.turning import (
@@ -39,7 +40,6 @@ from pipelines.images.turning import (
     turned_size,
 )
 from pipelines.images.unreadable import explain
-from pipelines.images.limits import MAX_PIXELS, MAX_SIDE_PX
 
 Mode = Literal["passthrough", "jpg", "raw", "proportion"]
 MODES: tuple[Mode, ...] = ("passthrough", "jpg", "raw", "proportion")

@@ -23,10 +23,10 @@ from pipelines.formats.folder import Folder, read_folder
 from pipelines.formats.layout import Depth, Preparation, Stored
 from pipelines.formats.plain_file import open_plain, read_bytes
 from pipelines.images.jpeg import describe, read_header
+from pipelines.images.limits import MAX_PIXELS
 from pipelines.images.pillow import TooManyPixels, open_image, too_large
 from pipelines.images.turning import UPRIGHT, orientation_of, read_orientation, turned_size
 from pipelines.images.unreadable import explain
-from pipelines.images.limits import MAX_PIXELS
 from pipelines.workers import make_threads
 
 #: Suffixes of what `fastft convert` reads beside class folders.

@@ -18,8 +18,8 @@ from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
 from pipelines.formats.encode import EncodePolicy, Encoder, decode
 from pipelines.formats.source import open_source
-from pipelines.images.pillow import TooManyPixels, crop, open_image, too_large
 from pipelines.images.limits import MAX_PIXELS, MOST_PIXELS
+from pipelines.images.pillow import TooManyPixels, crop, open_image, too_large
 from pipelines.loaders import make_loader
 
 PIXELS = np.random.default_rng(5).integers(0, 256, (60, 80, 3), np.uint8)
