@@ -295,9 +295,17 @@ def _training(
     seed: Annotated[
         int | None, _option("Seed of crops, flips, order and new weights.", _TRAIN.seed, RUN)
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        _option(
+            "Tell an experiment tracker, too: tensorboard, wandb or mlflow, each of fastft's extra "
+            "of that name; may be repeated.",
+            "none",
+            RUN,
+        ),
+    ] = None,
     tensorboard: Annotated[
-        bool | None,
-        _flag("--tensorboard", "Write event files, too; needs fastft's extra of that name.", RUN),
+        bool | None, _flag("--tensorboard", "Short for --track tensorboard.", RUN)
     ] = None,
     overwrite: Annotated[
         bool | None, _flag("--overwrite", "Replace an earlier run in --out.", RUN)
@@ -318,7 +326,8 @@ def takes_training_options(command: Callable[..., None]) -> Callable[..., None]:
 def _gather(taken: dict[str, Any]) -> dict[str, Any]:
     """The options that were given."""
     # An empty list where it was not given.
-    taken["reuse_head"] = tuple(taken["reuse_head"] or ()) or None
+    for name in ("reuse_head", "track"):
+        taken[name] = tuple(taken[name] or ()) or None
     return {name: value for name, value in taken.items() if value is not None}
 
 

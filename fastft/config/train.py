@@ -29,6 +29,8 @@ Schedule = Literal["cosine", "constant"]
 StoreKind = Literal["rgb", "yuv420"]
 TrainView = Literal["train", "recordio"]
 
+#: Experiment trackers that a run can be followed in.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 LOADER_CHOICES = ("auto", "torchvision", "ffcv", "dali", "resident")
 #: Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
 MODEL_PX = (33, 1024)
@@ -112,7 +114,8 @@ class TrainConfig:
         device: `auto` takes a GPU if there is one.
         checkpoint_every: how often last.safetensors is written within an epoch: so many steps, or
             a time such as `30s` or `5m`; 0: never. Behind each epoch it always is.
-        tensorboard: write event files, too.
+        track: who is told of every row beside the run folder, of TRACKERS; see `runs.trackers`.
+        tensorboard: a short form for `track` with `tensorboard`.
         overwrite: replace an earlier run in `out`.
     """
 
@@ -178,6 +181,7 @@ class TrainConfig:
     device: str = "auto"
     # Each takes less than a second, beside the training: under 1 % of it.
     checkpoint_every: str = "60s"
+    track: tuple[str, ...] = ()
     tensorboard: bool = False
     overwrite: bool = False
 
@@ -203,6 +207,8 @@ class TrainConfig:
         require("--workers", self.workers, 0, 1024)
         require("--micro-batch", self.micro_batch, 0, 1 << 20)
         read_interval(self.checkpoint_every)
+        for name in self.track:
+            choose("--track", name, TRACKERS)
         require("--momentum", self.momentum, 0, 0.9999)
         require("--weight-decay", self.weight_decay, 0, 10)
         require("--warm-up", self.warm_up, 0, 1)
@@ -293,6 +299,12 @@ class TrainConfig:
         options = {name: getattr(self, name) for name in ("store", "store_side", "store_file")}
         usual = defaults(TrainConfig)
         return {name: value for name, value in options.items() if value != getattr(usual, name)}
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers that are told of the run, each once."""
+        asked = (*self.track, *(("tensorboard",) if self.tensorboard else ()))
+        return tuple(name for name in TRACKERS if name in asked)
 
     @property
     def pretrained(self) -> bool:

@@ -34,6 +34,7 @@ _FREE = frozenset(
         "device",
         "micro_batch",
         "tensorboard",
+        "track",
         "checkpoint_every",
         "overwrite",
         "compile",
