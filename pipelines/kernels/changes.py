@@ -74,7 +74,8 @@ class Scratch(NamedTuple):
     Attributes:
         image: uint8[S, S * 3], and READ_PAST bytes of anything behind it.
         tables: uint8[3, 256], what each channel's bytes become.
-        counts: int64[3, 256], how often each is there.
+        counts: int64[3, 256], how often each is there; or of some pixels, as float32[3, 512], their
+            channels.
     """
 
     image: NDArray[np.uint8]
@@ -113,7 +114,7 @@ def change_rows(pixels, changes, scratch, scale, bias, out):  # type: ignore[no-
             elif code == _GRAY:
                 to_gray(image)
             elif code == _HUE:
-                turn_hue(image, np.float32(value))
+                turn_hue(image, np.float32(value), scratch.counts.view(np.float32))
             elif code == _ERASE:
                 erase(image, changes.boxes[row])
             elif code <= _ROTATE or code == _SHARPNESS:

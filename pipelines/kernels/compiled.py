@@ -13,6 +13,9 @@ from numba.core.caching import FunctionCache
 _njit: Any = njit
 #: For what compiled code alone calls, which needs no way in from Python: a fifth of the time.
 inner: Any = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+#: The same where a division by zero gives infinity or NaN: Python's check of it keeps a loop from
+#: becoming vectors.
+unchecked: Any = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
 _NumbasCache: Any = FunctionCache
 
 
