@@ -21,9 +21,12 @@ _KEPT: dict[type, tuple[str, ...]] = {
 _NOT_NEGATIVE = ("exp_avg_sq", "step")
 #: Between what the numbers of torch's loss scaler lie.
 _SCALER: dict[str, tuple[float, float]] = {
-    "scale": (0.0, math.inf), "growth_factor": (1.0, math.inf), "backoff_factor": (0.0, 1.0),
-    "growth_interval": (0, 1 << 31), "_growth_tracker": (-1, 1 << 31),
-}  # fmt: skip
+    "scale": (0.0, math.inf),
+    "growth_factor": (1.0, math.inf),
+    "backoff_factor": (0.0, 1.0),
+    "growth_interval": (0, 1 << 31),
+    "_growth_tracker": (-1, 1 << 31),
+}
 
 
 def find_misfit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:

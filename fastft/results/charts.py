@@ -115,9 +115,13 @@ def bar_panel(
             middle = (left * right) ** 0.5 if is_log else (left + right) / 2
             axes.set_ylim(top=-1.5)
             axes.annotate(
-                line[1], (line[0], -1.05), (3 if line[0] < middle else -3, 0),
-                fontsize=9, textcoords="offset points", ha="left" if line[0] < middle else "right",
-            )  # fmt: skip
+                line[1],
+                (line[0], -1.05),
+                (3 if line[0] < middle else -3, 0),
+                fontsize=9,
+                textcoords="offset points",
+                ha="left" if line[0] < middle else "right",
+            )
         if is_log:
             _tick_log(axes)
         else:

@@ -29,9 +29,20 @@ def test_the_main_job(fastft: Run, tmp_path: Path) -> None:
     assert status == 0
     assert "20 checksums hold" in text
     status, text, _ = fastft(
-        "train", "--data", data, "--out", out, "--weights", "none", "--size", 40, "--epochs", 1,
-        "--arch", "squeezenet1_1",
-    )  # fmt: skip
+        "train",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--weights",
+        "none",
+        "--size",
+        40,
+        "--epochs",
+        1,
+        "--arch",
+        "squeezenet1_1",
+    )
     assert status == 0
     assert "best accuracy" in text
     image = next((photos / "test").rglob("*.jpg"))
@@ -82,9 +93,11 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
     victim.write_bytes(victim.read_bytes()[:900])
     whole = (data / "train.beton").read_bytes()
     betons = {
-        "nothing": b"", "short": whole[: len(whole) // 2], "newer": b"\x03\0" + whole[2:],
+        "nothing": b"",
+        "short": whole[: len(whole) // 2],
+        "newer": b"\x03\0" + whole[2:],
         "other": b"GIF89a" + bytes(4000),
-    }  # fmt: skip
+    }
     for name, content in betons.items():
         (tmp / f"{name}.beton").write_bytes(content)
         (tmp / name).mkdir()
@@ -103,7 +116,9 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "empty class": (["convert", tmp / "hollow", tmp / "o"], 1, "hollow/b: holds no images"),
         "other classes": (["convert", tmp / "differ", tmp / "o"], 1, "has no class a and"),
         "truncated": (
-            ["convert", tmp / "cut", tmp / "o", "--max-bad", "0"], 1, f"{victim.name}: ",
+            ["convert", tmp / "cut", tmp / "o", "--max-bad", "0"],
+            1,
+            f"{victim.name}: ",
         ),
         "mode": (["convert", photos, tmp / "o", "--mode", "x"], 2, "--mode: 'x', expected one of"),
         "max-bad": (["convert", photos, tmp / "o", "--max-bad", "x"], 2, "--max-bad: 'x'"),
@@ -112,13 +127,17 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "shard": (["convert", photos, tmp / "o", "--shard", "5/4"], 2, "--shard: '5/4', expected"),
         "no shard": (["convert", photos, tmp / "o", "--shard", "x"], 2, "--shard: 'x', expected i"),
         "many shards": (
-            ["convert", photos, tmp / "o", "--shard", "1/9"], 2, "9 shards for the 6 images of",
+            ["convert", photos, tmp / "o", "--shard", "1/9"],
+            2,
+            "9 shards for the 6 images of",
         ),
         "merge nothing": (["merge", tmp / "no"], 1, "no: has no shards, expected no.1-of-N"),
         "merge no shards": (["merge", data], 1, "has no shards, expected train.1-of-N"),
         "merge a shard": (["merge", tmp / "x.1-of-2.beton"], 2, "is shard 1 of 2, expected what"),
         "merge a short shard": (
-            ["merge", tmp / "shards"], 1, "train.1-of-1.beton: cut short at",
+            ["merge", tmp / "shards"],
+            1,
+            "train.1-of-1.beton: cut short at",
         ),
         "merge some shards": (["merge", tmp / "some"], 1, "some: lacks train.1-of-4.beton, "),
         "train on shards": ([*train, tmp / "some"], 1, f"; run fastft merge {tmp / 'some'}"),
@@ -137,7 +156,9 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "not weights": ([*train, data, "--weights", tmp / "x.pt"], 1, "x.pt: has 1 numbers"),
         "predict nothing": (["predict", tmp / "no", photos], 1, "no such file"),
         "predict batch": (
-            ["predict", tmp / "x.pt", photos, "--batch-size", 0], 2, "--batch-size: 0, expected 1",
+            ["predict", tmp / "x.pt", photos, "--batch-size", 0],
+            2,
+            "--batch-size: 0, expected 1",
         ),
         "predict without a run": (["predict", tmp / "x.pt", photos], 1, "no fastft checkpoint"),
         "synth": (["synth", tmp / "s", "--classes", 1], 2, "classes"),
@@ -149,32 +170,46 @@ def bad_inputs(tmp: Path, data: Path, photos: Path) -> dict[str, tuple[list[obje
         "parity of no images": (["parity", data, "--images", 0], 2, "--images: 0, expected 1"),
         "parity with seeds": (["parity", data, "--seeds", 3], 2, "--seeds: given without --acc"),
         "accuracy with stock": (
-            ["parity", data, "--accuracy", "--stock"], 2, "--stock: given with --accuracy",
+            ["parity", data, "--accuracy", "--stock"],
+            2,
+            "--stock: given with --accuracy",
         ),
         "accuracy of one split": (
-            ["parity", data / "test.beton", "--accuracy", "--out", tmp / "run"], 1, "is a file",
+            ["parity", data / "test.beton", "--accuracy", "--out", tmp / "run"],
+            1,
+            "is a file",
         ),
         "accuracy of one seed": (
-            ["parity", data, "--accuracy", "--seeds", 1], 2, "--seeds: 1, expected 2",
+            ["parity", data, "--accuracy", "--seeds", 1],
+            2,
+            "--seeds: 1, expected 2",
         ),
         "parity with another reference": (
-            ["parity", data, "--reference", tmp / "hollow" / "a"], 1, "holds no class folders",
+            ["parity", data, "--reference", tmp / "hollow" / "a"],
+            1,
+            "holds no class folders",
         ),
         "parity into a file": (
-            ["parity", data, "--out", tmp / "file"], 2, "is a file, expected a folder",
+            ["parity", data, "--out", tmp / "file"],
+            2,
+            "is a file, expected a folder",
         ),
         "parity of a broken file": (["parity", tmp / "short.beton"], 1, "cut short at"),
         "ffcv on folders": (
-            [*train, photos, "--loader", "ffcv"], 2, "a class folder, expected a .beton file",
+            [*train, photos, "--loader", "ffcv"],
+            2,
+            "a class folder, expected a .beton file",
         ),
         "no option": (["train", "--frobnicate"], 2, "No such option"),
         "missing": (["train", "--data", data], 2, "--out: missing, expected a folder to make"),
         "no number": ([*train, data, "--epochs", "many"], 2, "Invalid value for '--epochs'"),
-    }  # fmt: skip
+    }
     messages = {
-        "nothing": "0 bytes long", "short": "cut short at", "newer": "format version 3, expected",
+        "nothing": "0 bytes long",
+        "short": "cut short at",
+        "newer": "format version 3, expected",
         "other": "expected a .beton file",
-    }  # fmt: skip
+    }
     for name, message in messages.items():
         rows[f"inspect {name}"] = (["inspect", tmp / f"{name}.beton"], 1, message)
         rows[f"train {name}"] = ([*train, tmp / name], 1, message)

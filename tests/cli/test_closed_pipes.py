@@ -16,9 +16,22 @@ Cases = dict[str, Case]
 Tried = Callable[..., None]
 PRINTING = effort.choose(
     ("inspect",),
-    ("synth", "fetch", "inspect", "show", "train", "evaluate", "predict", "compare", "sweep",
-     "bench", "parity", "report", "doctor"),
-)  # fmt: skip
+    (
+        "synth",
+        "fetch",
+        "inspect",
+        "show",
+        "train",
+        "evaluate",
+        "predict",
+        "compare",
+        "sweep",
+        "bench",
+        "parity",
+        "report",
+        "doctor",
+    ),
+)
 FULL = "standard output: No space left on device\n"
 
 

@@ -26,9 +26,22 @@ Tried = Callable[..., None]
 #: In an ordinary run those that are ended in ways of their own.
 COMMANDS = effort.choose(
     ("synth", "fetch", "train", "compare", "doctor"),
-    ("synth", "fetch", "inspect", "show", "train", "evaluate", "predict", "compare", "sweep",
-     "bench", "parity", "report", "doctor"),
-)  # fmt: skip
+    (
+        "synth",
+        "fetch",
+        "inspect",
+        "show",
+        "train",
+        "evaluate",
+        "predict",
+        "compare",
+        "sweep",
+        "bench",
+        "parity",
+        "report",
+        "doctor",
+    ),
+)
 #: Seconds of processors into which a moment falls: of a process that has imported all, and of one
 #: that begins as a shell begins it.
 _FORKED_S, _ALONE_S = 0.6, 5.0
@@ -249,9 +262,10 @@ def test_loader_processes_ignore_signals_from_birth(
     cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
     living = begin(
-        [*cases["evaluate"].call(tmp_path / "place"), "--loader", "torchvision"], tmp_path,
+        [*cases["evaluate"].call(tmp_path / "place"), "--loader", "torchvision"],
+        tmp_path,
         _tells_workers,
-    )  # fmt: skip
+    )
     assert living.end()[::2] == (0, "")
     tried("signals to a loader's process as it begins", 2)
 

@@ -30,19 +30,43 @@ from pipelines.formats.layout import MODE_RAW, About, Stored
 #: What each is made to break: normalization, direction, width, word splitting, options, quoting,
 #: formats, markup, patterns, lines and terminals, encodings, limits, formulas and pages, shells.
 ODD = (
-    "nai\u0308ve", "\u5e7f\u5dde caf\u00e9", "\u05e9\u05dc\u05d5\u05dd\u202egpj",
-    "\U0001f525\U0001f469\u200d\U0001f52c", " two  words ", "-rf", "--help", "'\"`$(id)",
-    "100%s%d%(n)s{0}", "[bold]", "[", "[0-9]*?", "line\nbreak\r\t\x1b[31m\x07", "Icon\r",
-    "\udcff\udcfe", "x" * 255, "\U0001f525" * 63, "$a$ <i>&amp;", "~#=;|", "back\\slash",
+    "nai\u0308ve",
+    "\u5e7f\u5dde caf\u00e9",
+    "\u05e9\u05dc\u05d5\u05dd\u202egpj",
+    "\U0001f525\U0001f469\u200d\U0001f52c",
+    " two  words ",
+    "-rf",
+    "--help",
+    "'\"`$(id)",
+    "100%s%d%(n)s{0}",
+    "[bold]",
+    "[",
+    "[0-9]*?",
+    "line\nbreak\r\t\x1b[31m\x07",
+    "Icon\r",
+    "\udcff\udcfe",
+    "x" * 255,
+    "\U0001f525" * 63,
+    "$a$ <i>&amp;",
+    "~#=;|",
+    "back\\slash",
     "\u2028\x7f\x85",
-)  # fmt: skip
+)
 
 
 def some_names(count: int, seed: int) -> Iterator[str]:
     """Names of letters from all of Unicode and of bytes that are none, 255 bytes at most."""
     random = Random(seed)
-    ranges = ((1, 0x7F), (0x80, 0x2FF), (0x300, 0x36F), (0x600, 0x6FF), (0x2000, 0x206F),
-              (0xDC80, 0xDCFF), (0xFE00, 0xFFFD), (0x1F300, 0x1FAFF))  # fmt: skip
+    ranges = (
+        (1, 0x7F),
+        (0x80, 0x2FF),
+        (0x300, 0x36F),
+        (0x600, 0x6FF),
+        (0x2000, 0x206F),
+        (0xDC80, 0xDCFF),
+        (0xFE00, 0xFFFD),
+        (0x1F300, 0x1FAFF),
+    )
     for _ in range(count):
         letters = (
             chr(random.randint(*random.choice(ranges))) for _ in range(random.randint(1, 80))
@@ -126,8 +150,22 @@ def test_commands_take_any_name(
     said = says("inspect", data / "train.beton", "--verify")
     assert [name for name in NAMES if one_line(name) not in said] == []
     says("show", data, "--out", place / "sheet.png")
-    small = ("--weights", "none", "--arch", "squeezenet1_1", "--size", 40, "--epochs", 1,
-             "--batch-size", 16, "--loader", "torchvision", "--workers", 1)  # fmt: skip
+    small = (
+        "--weights",
+        "none",
+        "--arch",
+        "squeezenet1_1",
+        "--size",
+        40,
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--loader",
+        "torchvision",
+        "--workers",
+        1,
+    )
     says("train", "--data", data, "--out", run, *small)
     says("evaluate", run, "--data", data)
     with open(run / "evaluation" / "predictions.csv", newline="", encoding="utf-8") as file:
@@ -135,8 +173,17 @@ def test_commands_take_any_name(
     assert found == {(in_text(f"{name}/{file_name(name)}"), in_text(name)) for name in NAMES}
     says("report", run, "--out", place / "report.html")
     outputs = [place / f"p.{kind}" for kind in ("csv", "json", "png")]
-    says("predict", run, named / "test", "--csv", outputs[0], "--json", outputs[1],
-         "--sheet", outputs[2])  # fmt: skip
+    says(
+        "predict",
+        run,
+        named / "test",
+        "--csv",
+        outputs[0],
+        "--json",
+        outputs[1],
+        "--sheet",
+        outputs[2],
+    )
     paths = {named / "test" / name / file_name(name) for name in NAMES}
     assert {Path(row["path"]) for row in json.loads(outputs[1].read_text())} == paths
     with outputs[0].open(newline="", encoding="utf-8") as file:
@@ -152,9 +199,12 @@ def in_text(name: str) -> str:
 
 
 def test_odd_file_names_are_predicted(
-    run: Path, photos: Path, tmp_path: Path, says: Callable[..., str],
+    run: Path,
+    photos: Path,
+    tmp_path: Path,
+    says: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     image = next((photos / "test").rglob("*.jpg"))
     names = ["-rf.jpg", "[0-9]*?.jpg", "[bold].jpg", "--csv.jpg"]
@@ -224,9 +274,14 @@ def test_loaders_read_any_name(
     ],
 )
 def test_classes_that_are_one_elsewhere_are_refused(
-    one: str, other: str, say: Callable[[str], str], photos: Path, tmp_path: Path,
-    fastft: Command, tried: Callable[..., None],
-) -> None:  # fmt: skip
+    one: str,
+    other: str,
+    say: Callable[[str], str],
+    photos: Path,
+    tmp_path: Path,
+    fastft: Command,
+    tried: Callable[..., None],
+) -> None:
     image = next(photos.rglob("*.jpg"))
 
     def make(root: Path, *names: str) -> Path:
@@ -267,9 +322,12 @@ def test_classes_that_are_one_elsewhere_are_refused(
 
 
 def test_outputs_may_have_the_longest_names(
-    photos: Path, tmp_path: Path, says: Callable[..., str], refuses: Callable[..., None],
+    photos: Path,
+    tmp_path: Path,
+    says: Callable[..., str],
+    refuses: Callable[..., None],
     tried: Callable[..., None],
-) -> None:  # fmt: skip
+) -> None:
     for letter, bytes_each in (("x", 1), ("\U0001f525", 4)):
         longest = letter * (255 // bytes_each)
         says("synth", tmp_path / longest, "--classes", 2, "--per-class", 2, "--size", "40x40")

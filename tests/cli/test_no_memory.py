@@ -13,8 +13,19 @@ from fastft.cli import commands as program
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
-READING = ("synth", "fetch", "inspect", "show", "train", "evaluate", "predict", "compare", "sweep",
-           "parity", "report")  # fmt: skip
+READING = (
+    "synth",
+    "fetch",
+    "inspect",
+    "show",
+    "train",
+    "evaluate",
+    "predict",
+    "compare",
+    "sweep",
+    "parity",
+    "report",
+)
 #: MB beside what a process has that has imported all.
 ROOMS_MB = (4, 16, 64, 128, 256, 400, 700)
 
@@ -61,9 +72,11 @@ ERRORS = {
 
 @pytest.mark.parametrize("who", ERRORS)
 def test_lack_of_memory_names_the_commands_remedies(
-    who: str, fastft: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch,
+    who: str,
+    fastft: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
     tried: Tried,
-) -> None:  # fmt: skip
+) -> None:
     def fails() -> int:
         raise ERRORS[who]
 
@@ -92,9 +105,12 @@ def test_another_error_of_theirs_is_a_bug(
 
 
 def test_a_measurement_that_the_system_killed_is_named(
-    fastft: Callable[..., tuple[int, str, str]], cases: Cases, tmp_path: Path, tried: Tried,
+    fastft: Callable[..., tuple[int, str, str]],
+    cases: Cases,
+    tmp_path: Path,
+    tried: Tried,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """As where memory runs out."""
     from fastft.system import isolated as child
 

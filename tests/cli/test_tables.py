@@ -36,9 +36,18 @@ def test_a_conversion_shows_classes_with_counts() -> None:
     many.seconds = 1
     lines = text_of(conversion_table([many]))
     assert [line.split("│")[-1].strip() for line in lines[1:12]] == [
-        "30", "c00: 99", "c01: 98", "c02: 97", "c03: 96", "c04: 95", "rarest:", "c29: 70",
-        "c28: 71", "c27: 72", "and 22 more",
-    ]  # fmt: skip
+        "30",
+        "c00: 99",
+        "c01: 98",
+        "c02: 97",
+        "c03: 96",
+        "c04: 95",
+        "rarest:",
+        "c29: 70",
+        "c28: 71",
+        "c27: 72",
+        "and 22 more",
+    ]
 
 
 def test_converting_shows_classes_of_each_split(

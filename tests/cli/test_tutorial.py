@@ -41,9 +41,14 @@ def archive(photos: Path, tmp_path: Path) -> Path:
 
 
 def test_from_download_to_prediction(
-    fastft: Run, site: Site, archive: Path, data: Path, photos: Path, tmp_path: Path,
+    fastft: Run,
+    site: Site,
+    archive: Path,
+    data: Path,
+    photos: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     site.body = archive.read_bytes()
     sha1 = hashlib.sha1(site.body).hexdigest()
@@ -62,9 +67,18 @@ def test_from_download_to_prediction(
     source = ["train", "--data", "a", "--out", "source", "--weights", "none", *SMALL, *LIGHT]
     assert fastft(*source)[0] == 0
     status, text, err = fastft(
-        "train", "--data", "a", "--out", "run", "--weights", "source", "--recipe", "d2l", *SMALL,
+        "train",
+        "--data",
+        "a",
+        "--out",
+        "run",
+        "--weights",
+        "source",
+        "--recipe",
+        "d2l",
+        *SMALL,
         *LIGHT,
-    )  # fmt: skip
+    )
     assert (status, err) == (0, "")
     assert "not taken from source: fc.weight [3, 1024], fc.bias [3]" in text
     assert re.search(r"images/s, \d+% of step time waiting for input\n(input|model)-bound", text)
@@ -74,10 +88,13 @@ def test_from_download_to_prediction(
     status, _, _ = fastft("train", "--config", "run/config.json", "--out", "again")
     assert status == 0
     rows = [
-        [json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()
-         if '"step"' in line[:20]]
+        [
+            json.loads(line)["loss"]
+            for line in Path(run, "metrics.jsonl").read_text().splitlines()
+            if '"step"' in line[:20]
+        ]
         for run in ("run", "again")
-    ]  # fmt: skip
+    ]
     assert rows[0] == rows[1] != []
 
     status, text, _ = fastft("evaluate", "run", "--data", "a")
@@ -156,7 +173,9 @@ def bad_inputs(tmp: Path, site: Site, data: Path) -> dict[str, tuple[list[object
         "convert what escapes": (["convert", tmp / "escape.zip", tmp / "o"], 1, "outside.jpg"),
         "convert a cut record": (["convert", tmp / "cut.rec", tmp / "o"], 1, "cut.rec"),
         "convert classes of folders": (
-            ["convert", data, tmp / "o", "--classes", "a,b"], 2, "--classes",
+            ["convert", data, tmp / "o", "--classes", "a,b"],
+            2,
+            "--classes",
         ),
         "show nothing": (["show", tmp / "no"], 1, "no such"),
         "show no class": (["show", data, "--classes", "moon"], 2, "--classes: 'moon'"),
@@ -167,18 +186,26 @@ def bad_inputs(tmp: Path, site: Site, data: Path) -> dict[str, tuple[list[object
         "train by no recipe": ([*train, "none", "--recipe", "x"], 2, "--recipe: 'x'"),
         "train by no file": ([*train, "none", "--config", tmp / "no.toml"], 1, "no such file"),
         "train by a bad file": (
-            [*train, "none", "--config", tmp / "bad.toml"], 2, "a setting 'learning_rate'",
+            [*train, "none", "--config", tmp / "bad.toml"],
+            2,
+            "a setting 'learning_rate'",
         ),
         "train no data": (["train", *out], 2, "--data: missing"),
         "train no arch": ([*train, "none", "--arch", "resnet9"], 2, "--arch: 'resnet9'"),
         "train a row that is not there": (
-            [*train, tmp / "run.pt", "--reuse-head", "ring=3"], 2, "a row that",
+            [*train, tmp / "run.pt", "--reuse-head", "ring=3"],
+            2,
+            "a row that",
         ),
         "train a class that is not there": (
-            [*train, tmp / "run.pt", "--reuse-head", "moon=1"], 2, "whose class is not there",
+            [*train, tmp / "run.pt", "--reuse-head", "moon=1"],
+            2,
+            "whose class is not there",
         ),
         "weigh a class that is not there": (
-            [*train, "none", "--class-weight", "hotdog=6"], 2, "--class-weight: 'hotdog'",
+            [*train, "none", "--class-weight", "hotdog=6"],
+            2,
+            "--class-weight: 'hotdog'",
         ),
         "freeze too much": ([*train, tmp / "run.pt", "--freeze", "stages:9"], 2, "stages:1 to"),
         "run away": ([*train, "none", "--lr", 1e6, "--schedule", "constant"], 1, "step "),
@@ -188,11 +215,13 @@ def bad_inputs(tmp: Path, site: Site, data: Path) -> dict[str, tuple[list[object
         "sweep one": (["sweep", *out, "--data", data, "--lr", "1"], 2, "two rates or more"),
         "evaluate text": (["evaluate", tmp / "text.pt", "--data", data], 1, "not readable"),
         "evaluate other classes": (
-            ["evaluate", tmp / "run.pt", "--data", data, *out], 1, "moon",
+            ["evaluate", tmp / "run.pt", "--data", data, *out],
+            1,
+            "moon",
         ),
         "predict by a pickle": (["predict", tmp / "pickled.pt", data], 1, "not readable"),
         "predict no pattern": (["predict", tmp / "run.pt", tmp / "*.jpg"], 1, "*.jpg"),
-    }  # fmt: skip
+    }
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(

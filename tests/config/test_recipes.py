@@ -48,11 +48,14 @@ def test_every_recipe_makes_a_config(name: str) -> None:
 def test_a_runs_own_config_repeats_it(tmp_path: Path) -> None:
     config = make_config(
         {
-            **PATHS, "lr": 0.5, "reuse_head": ("a=1", "b=2"), "store_file": Path("x.store"),
+            **PATHS,
+            "lr": 0.5,
+            "reuse_head": ("a=1", "b=2"),
+            "store_file": Path("x.store"),
             "overwrite": True,
         },
         recipe="recordio",
-    )  # fmt: skip
+    )
     file = write(tmp_path, json.dumps({"config": plain(config)}), "config.json")
     again = make_config({"out": Path("other")}, file=file)
     assert plain(again) == plain(config) | {"out": "other", "overwrite": False}
@@ -65,9 +68,15 @@ def test_a_file_may_hold_every_kind_of_value(tmp_path: Path) -> None:
     )
     found = read_settings(write(tmp_path, text))
     assert found == {
-        "data": Path("x"), "stock": True, "lr": 1.0, "batch_size": 32, "view": "train",
-        "reuse_head": ("a=1",), "store_file": Path("p.store"), "loader": "torchvision",
-    }  # fmt: skip
+        "data": Path("x"),
+        "stock": True,
+        "lr": 1.0,
+        "batch_size": 32,
+        "view": "train",
+        "reuse_head": ("a=1",),
+        "store_file": Path("p.store"),
+        "loader": "torchvision",
+    }
     assert isinstance(found["lr"], float)
 
 

@@ -100,9 +100,13 @@ def test_a_full_disk(
 
 @pytest.mark.parametrize("command", ["convert", "merge"])
 def test_a_disk_that_fails_at_any_moment(
-    command: str, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fastft: Run,
+    command: str,
+    broken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fastft: Run,
     tried: Tried,
-) -> None:  # fmt: skip
+) -> None:
     """At the k-th call that writes to it, for each k; photos are in one file, then their list."""
     src, out = broken / "test", tmp_path / "out"
     run_shards(src, out / "x", 2)
@@ -213,9 +217,13 @@ def test_a_folder_that_may_not_be_written_to(
 
 @pytest.mark.parametrize("what", ["gone", "a file", "a link to nothing"])
 def test_output_folder_vanishes_while_written(
-    what: str, fastft: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    fastft: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     tried: Tried,
-) -> None:  # fmt: skip
+) -> None:
     out, real = tmp_path / "out", Tally.require_classes
 
     def going(tally: Tally, **options: Any) -> None:
@@ -273,9 +281,12 @@ def test_too_little_memory(mb: int, large: Path, tmp_path: Path, tried: Tried) -
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [*map(str, command), "--workers", "2"], env={**os.environ, "PYTHONPATH": paths},
-        text=True, start_new_session=True, **options,
-    )  # fmt: skip
+        [*map(str, command), "--workers", "2"],
+        env={**os.environ, "PYTHONPATH": paths},
+        text=True,
+        start_new_session=True,
+        **options,
+    )
     status, _, err = end(process)
     tried("convert out of memory")
     assert status == (mb < 500), err

@@ -58,9 +58,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a socket": (replaced_by_socket, "No such device"),
     "a device": (lambda path: replaced(path, lambda at: at.symlink_to("/dev/zero")), "no plain"),
     "a link to itself": (
-        lambda path: replaced(path, lambda at: at.symlink_to(at)), "Too many levels",
+        lambda path: replaced(path, lambda at: at.symlink_to(at)),
+        "Too many levels",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -150,9 +151,14 @@ def test_photos_that_may_no_longer_be_read(src: Path, tmp_path: Path, tried: Tri
 @pytest.mark.parametrize("number", choose([0], [0, 5, 20]))
 @pytest.mark.parametrize("what", ["class", "all"])
 def test_folders_that_go(
-    what: str, number: int, src: Path, tmp_path: Path, fastft: Run,
-    when_read: Callable[..., None], tried: Tried,
-) -> None:  # fmt: skip
+    what: str,
+    number: int,
+    src: Path,
+    tmp_path: Path,
+    fastft: Run,
+    when_read: Callable[..., None],
+    tried: Tried,
+) -> None:
     victim = sorted(src.iterdir())[-1] if what == "class" else src
     when_read(Folder, number, lambda: shutil.rmtree(victim))
     out = tmp_path / "out.beton"
@@ -177,9 +183,14 @@ def archives(photos: Path, folder: Path, kind: str) -> tuple[Path, type]:
 @pytest.mark.parametrize("kind", ["zip", "rec"])
 @pytest.mark.parametrize("change", ["cut short", "emptied", "zeros", "another", "deleted"])
 def test_an_archive_that_changes(
-    kind: str, change: str, photos: Path, tmp_path: Path, fastft: Run,
-    when_read: Callable[..., None], tried: Tried,
-) -> None:  # fmt: skip
+    kind: str,
+    change: str,
+    photos: Path,
+    tmp_path: Path,
+    fastft: Run,
+    when_read: Callable[..., None],
+    tried: Tried,
+) -> None:
     src, listing = archives(photos, tmp_path, kind)
     size, out = src.stat().st_size, tmp_path / "out"
 

@@ -79,9 +79,13 @@ def left(out: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("part", range(choose(1, 4)))
 def test_killed_anywhere_and_resumed(
-    part: int, src: Path, out: Path, whole: dict[str, str], leave: Leave,
+    part: int,
+    src: Path,
+    out: Path,
+    whole: dict[str, str],
+    leave: Leave,
     tried: Callable[..., None],
-) -> None:  # fmt: skip
+) -> None:
     resumed = set()
     for k in range(1 + part, 1000, choose(12, 4)):
         if not leave(k):

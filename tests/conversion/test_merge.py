@@ -93,10 +93,13 @@ def test_any_source_and_policy(
     elif kind == "rec":
         files = sorted(src.glob("*/*.jpg"))
         labels = sorted({file.parent for file in files})
-        write_rec(tmp_path / "photos.rec", [
-            pack(file.read_bytes(), labels.index(file.parent), key)
-            for key, file in enumerate(files)
-        ])  # fmt: skip
+        write_rec(
+            tmp_path / "photos.rec",
+            [
+                pack(file.read_bytes(), labels.index(file.parent), key)
+                for key, file in enumerate(files)
+            ],
+        )
         src = tmp_path / "photos.rec"
     out = tmp_path / "out.beton"
     run(src, out, **options)

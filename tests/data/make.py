@@ -37,9 +37,18 @@ def turbojpeg(image: Image.Image, sampling: str = "4:4:4", *, arithmetic: bool =
     buffer, size = ctypes.POINTER(ctypes.c_ubyte)(), ctypes.c_ulong()
     os.environ["TJ_ARITHMETIC"] = str(int(arithmetic))
     failed = library.tjCompress2(
-        handle, pixels, image.width, 0, image.height, _PIXELS[image.mode], ctypes.byref(buffer),
-        ctypes.byref(size), _SAMPLING[sampling], 85, 0,
-    )  # fmt: skip
+        handle,
+        pixels,
+        image.width,
+        0,
+        image.height,
+        _PIXELS[image.mode],
+        ctypes.byref(buffer),
+        ctypes.byref(size),
+        _SAMPLING[sampling],
+        85,
+        0,
+    )
     assert not failed
     return bytes(buffer[: size.value])
 

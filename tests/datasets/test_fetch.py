@@ -96,9 +96,11 @@ def test_a_known_set(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     lines = run("hotdog").splitlines()
     assert lines[0].startswith("hotdog: 10 files, 0.0 MB received, its hash is right")
     assert lines[1:] == [
-        "train: 3 hotdog, 3 not-hotdog", "test: 2 hotdog, 2 not-hotdog",
-        "Next: fastft convert hotdog data", "      fastft train --data data --out run",
-    ]  # fmt: skip
+        "train: 3 hotdog, 3 not-hotdog",
+        "test: 2 hotdog, 2 not-hotdog",
+        "Next: fastft convert hotdog data",
+        "      fastft train --data data --out run",
+    ]
     assert names(tmp_path) == ["hotdog"]
     assert json.loads((tmp_path / "hotdog" / MARKER).read_text())["files"] == 10
     assert "10 files, there already" in run("hotdog")

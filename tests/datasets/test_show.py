@@ -99,9 +99,12 @@ def test_images_keep_their_shape_and_their_pixels(odd: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "view"),
-    [*((name, view) for name in TOLERANCE for view in ("train", "eval")),
-     ("resident", "recordio"), ("resident", "eval-square")],
-)  # fmt: skip
+    [
+        *((name, view) for name in TOLERANCE for view in ("train", "eval")),
+        ("resident", "recordio"),
+        ("resident", "eval-square"),
+    ],
+)
 def test_crops_are_what_training_sees(name: str, view: str, odd_beton: Path) -> None:
     require_library(name)
     source = open_source(odd_beton)

@@ -149,7 +149,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "zip twice": (zip_of(PLAIN, PLAIN), "set/1.jpg: two of that name"),
     "zip twice, dotted": (zip_of(PLAIN, ("set/./1.jpg", b"")), "set/./1.jpg: two of that name"),
     "zip file as folder": (
-        zip_of(PLAIN, ("set/1.jpg/x", b"")), "set/1.jpg: both a file and a folder",
+        zip_of(PLAIN, ("set/1.jpg/x", b"")),
+        "set/1.jpg: both a file and a folder",
     ),
     "zip file and folder": (zip_of(PLAIN, ("set/1.jpg/", b"")), "set/1.jpg/: two of that name"),
     "zip long": (zip_of(PLAIN, ("set/" + "x" * 256, b"")), "a name too long"),
@@ -159,23 +160,28 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "zip of a folder": (zip_of(("set/", b"")), "an archive without files"),
     "zip cut": (zip_of(PLAIN)[:-30], "damaged archive"),
     "zip checksum": (
-        zip_of(PLAIN).replace(b"1.jpg1", b"1.jpg2"), "set/1.jpg: damaged .Bad CRC-32",
+        zip_of(PLAIN).replace(b"1.jpg1", b"1.jpg2"),
+        "set/1.jpg: damaged .Bad CRC-32",
     ),
     "zip checksum, deflated": (
-        patched(zip_of(*PHOTOS, method=zipfile.ZIP_DEFLATED), b"PK\1\2", 16, "<I", 7), "damaged",
+        patched(zip_of(*PHOTOS, method=zipfile.ZIP_DEFLATED), b"PK\1\2", 16, "<I", 7),
+        "damaged",
     ),
     "zip bomb that lies": (
-        patched(zip_of(("set/0", bytes(9**6)), method=8), b"PK\1\2", 24, "<I", 10), "0: damaged",
+        patched(zip_of(("set/0", bytes(9**6)), method=8), b"PK\1\2", 24, "<I", 10),
+        "0: damaged",
     ),
     "zip that says nothing": (patched(zip_of(PLAIN), b"PK\1\2", 24, "<I", 0), "jpg: damaged"),
     "zip that promises": (patched(zip_of(PLAIN), b"PK\1\2", 24, "<I", 9), "set/1.jpg: not as long"),
     "tar ..": (tar_of(PLAIN, ("../evil", b"")), "../evil: leads out of the folder"),
     "tar absolute": (tar_of(PLAIN, ("/evil", b"")), "/evil: an absolute name"),
     "tar link": (
-        tar_of(PLAIN, ("set/l", b""), type=tarfile.SYMTYPE, linkname="/"), "set/l: a link",
+        tar_of(PLAIN, ("set/l", b""), type=tarfile.SYMTYPE, linkname="/"),
+        "set/l: a link",
     ),
     "tar hard link": (
-        tar_of(PLAIN, ("set/l", b""), type=tarfile.LNKTYPE, linkname="set/1.jpg"), "set/l: a link",
+        tar_of(PLAIN, ("set/l", b""), type=tarfile.LNKTYPE, linkname="set/1.jpg"),
+        "set/l: a link",
     ),
     "tar device": (tar_of(PLAIN, ("set/d", b""), type=tarfile.CHRTYPE), "set/d: a device"),
     "tar FIFO": (tar_of(PLAIN, ("set/d", b""), type=tarfile.FIFOTYPE), "set/d: a device"),
@@ -189,9 +195,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "tar.xz cut": (tar_of(*PHOTOS, kind="tar.xz")[:-40], "damaged archive"),
     "tar.bz2 cut": (tar_of(*PHOTOS, kind="tar.bz2")[:-40], "damaged archive"),
     "tar long header": (
-        tar_of(("././@LongLink", bytes(10**6)), type=b"L") + tar_of(PLAIN), "a header of 1,000,",
+        tar_of(("././@LongLink", bytes(10**6)), type=b"L") + tar_of(PLAIN),
+        "a header of 1,000,",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE)

@@ -27,9 +27,13 @@ Fake = Callable[[str, str], None]
 
 #: What the trial of torch answers here, so that it need not be asked each time.
 TORCH: dict[str, Any] = {
-    "torch": "2.9.0", "torchvision": "0.24.0", "cuda": "12.8", "driver": None, "warning": "",
+    "torch": "2.9.0",
+    "torchvision": "0.24.0",
+    "cuda": "12.8",
+    "driver": None,
+    "warning": "",
     "gpus": [],
-}  # fmt: skip
+}
 WORKS = {"seconds": 0.41, "mean": 0.0, "most": 0}
 
 
@@ -142,9 +146,13 @@ def test_other_pixels_and_labels_are_found(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_library_is_named_with_its_remedy(
-    name: str, module: str, text: str, remedy: str, fake_here: Fake,
+    name: str,
+    module: str,
+    text: str,
+    remedy: str,
+    fake_here: Fake,
     try_here: Callable[..., dict[str, Any]],
-) -> None:  # fmt: skip
+) -> None:
     fake_here(module, text)
     answer = try_here(name, "cpu")
     assert answer["missing"], answer
@@ -227,9 +235,16 @@ def test_json_prints_only_the_rows(fastft: Run) -> None:
     assert found["loaders"].keys() == {*doctor.LOADERS}
     assert found["loaders"]["dali"]["found"].startswith("works, 0.4 s")
     assert found["machine"].keys() >= {
-        "CPU", "cores", "instructions", "memory", "/dev/shm", "disk, this folder",
-        "disk, cache folder", "CUDA driver", "NVJPEG engines",
-    }  # fmt: skip
+        "CPU",
+        "cores",
+        "instructions",
+        "memory",
+        "/dev/shm",
+        "disk, this folder",
+        "disk, cache folder",
+        "CUDA driver",
+        "NVJPEG engines",
+    }
     assert found["versions"].keys() == {
         "fastft",
         "Python",
@@ -289,7 +304,7 @@ def test_dalis_ways_to_decode_are_rows(answers: dict[str, dict[str, Any]]) -> No
     answers["decoding"] = {
         "ways": {"whole, fancy": works, "region, plain": {"failed": "crashed: SIGSEGV"}},
         "takes_regions": False,
-    }  # fmt: skip
+    }
     found = diagnose(loaders=["dali"])
     assert row(found, "loaders", "DALI, whole, fancy").found == (
         "5,000 images/s, 0.20 ms of CPU per image, 0.21 levels from the reference, at most 13"

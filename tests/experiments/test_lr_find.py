@@ -74,9 +74,16 @@ def test_a_search_leaves_a_picture_and_no_run(
     monkeypatch.setattr("fastft.experiments.lr_find._STEPS", 40)
     out = tmp_path / "run"
     config = TrainConfig(
-        data=colours, out=out, weights="none", arch="shufflenet_v2_x0_5", size=40, batch_size=11,
-        epochs=1, amp="off", loader="resident",
-    )  # fmt: skip
+        data=colours,
+        out=out,
+        weights="none",
+        arch="shufflenet_v2_x0_5",
+        size=40,
+        batch_size=11,
+        epochs=1,
+        amp="off",
+        loader="resident",
+    )
     found = find_lr(config, QUIET)
     assert sorted(path.name for path in out.iterdir()) == ["lr_find.json", "lr_find.png"]
     kept = json.loads((out / "lr_find.json").read_text())

@@ -42,27 +42,40 @@ def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(data: Path, **others: Any) -> dict[str, Any]:
     small = {
-        "arch": "shufflenet_v2_x0_5", "size": 40, "epochs": 1, "batch_size": 11, "amp": "off",
-        "loader": "resident", "workers": 1,
-    }  # fmt: skip
+        "arch": "shufflenet_v2_x0_5",
+        "size": 40,
+        "epochs": 1,
+        "batch_size": 11,
+        "amp": "off",
+        "loader": "resident",
+        "workers": 1,
+    }
     return {"data": data, **small, **others}
 
 
 def variant(name: str, accuracies: list[float]) -> Variant:
     runs = tuple(
         Run(
-            seed=seed, seconds=1.0,
+            seed=seed,
+            seconds=1.0,
             epochs=tuple(
                 EpochMetrics(
-                    epoch=epoch, size=40, train_loss=1.0, train_accuracy=0.5, eval_loss=1.0,
-                    eval_accuracy=value if epoch else 0.99, img_per_s=1.0, wait_s=0.0, train_s=1.0,
+                    epoch=epoch,
+                    size=40,
+                    train_loss=1.0,
+                    train_accuracy=0.5,
+                    eval_loss=1.0,
+                    eval_accuracy=value if epoch else 0.99,
+                    img_per_s=1.0,
+                    wait_s=0.0,
+                    train_s=1.0,
                     eval_s=1.0,
                 )
                 for epoch in range(2)
             ),
         )
         for seed, value in enumerate(accuracies)
-    )  # fmt: skip
+    )
     return Variant(name=name, lr=0.1, head_lr_factor=1.0, runs=runs)
 
 
@@ -121,14 +134,20 @@ def test_compare_runs_all_three_on_the_same_plan(source: Path, data: Path, tmp_p
         for each in found.variants
     }
     assert {name: config["weights"] for name, config in configs.items()} == {
-        FINE_TUNED: str(source), SCRATCH: "none", FROZEN: str(source),
-    }  # fmt: skip
+        FINE_TUNED: str(source),
+        SCRATCH: "none",
+        FROZEN: str(source),
+    }
     assert {name: config["freeze"] for name, config in configs.items()} == {
-        FINE_TUNED: "", SCRATCH: "", FROZEN: "backbone",
-    }  # fmt: skip
+        FINE_TUNED: "",
+        SCRATCH: "",
+        FROZEN: "backbone",
+    }
     assert {name: config["lr"] for name, config in configs.items()} == {
-        FINE_TUNED: 0.002, SCRATCH: 0.01, FROZEN: 0.002,
-    }  # fmt: skip
+        FINE_TUNED: 0.002,
+        SCRATCH: 0.01,
+        FROZEN: 0.002,
+    }
     # A run of a comparison is what the same settings give alone.
     train(TrainConfig(out=tmp_path / "alone", **options(data, weights=str(source), seed=8)), QUIET)
     alone, compared = (
@@ -155,18 +174,23 @@ def test_what_compare_refuses(source: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "mine.txt").write_text("x")
     with pytest.raises(UsageError, match="holds other files"):
         compare(
-            options(data, weights=str(source), overwrite=True), QUIET, out=tmp_path / "full",
+            options(data, weights=str(source), overwrite=True),
+            QUIET,
+            out=tmp_path / "full",
             seeds=1,
-        )  # fmt: skip
+        )
 
 
 def test_runs_that_ended_survive_one_that_fails(source: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "swept"
     with pytest.raises(DataError, match=r"step \d+: .*loss"):
         sweep(
-            options(data, weights="none", schedule="constant", epochs=4), QUIET, out=out,
-            rates=[1e-3, 1e6], seeds=1,
-        )  # fmt: skip
+            options(data, weights="none", schedule="constant", epochs=4),
+            QUIET,
+            out=out,
+            rates=[1e-3, 1e6],
+            seeds=1,
+        )
     assert (out / "scratch-lr0.001" / "seed-0" / "best.safetensors").exists()
     assert not (out / "sweep.json").exists()
 
@@ -174,9 +198,12 @@ def test_runs_that_ended_survive_one_that_fails(source: Path, data: Path, tmp_pa
 def test_sweep_tries_all_rates_from_both_starts(source: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "swept"
     found = sweep(
-        options(data, weights=str(source), freeze="stages:1"), QUIET, out=out,
-        rates=[1e-2, 1e-3, 1e-3], seeds=1,
-    )  # fmt: skip
+        options(data, weights=str(source), freeze="stages:1"),
+        QUIET,
+        out=out,
+        rates=[1e-2, 1e-3, 1e-3],
+        seeds=1,
+    )
     for start in ("fine-tuned", "scratch"):
         assert [each.lr for each in found.points(start)] == [1e-3, 1e-2]
     kept = json.loads((out / "sweep.json").read_text())

@@ -124,7 +124,7 @@ def test_where_the_classes_are(
         (["a/1.jpg/2.jpg", "a/1.jpg"], ": a/1.jpg", "is there twice"),
         (["a/1.jpg", "a/1.jpg/"], ": a/1.jpg/", "lies in a/1.jpg, which is a file"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_layout_is_named(tmp_path: Path, names: list[str], where: str, found: str) -> None:
     path = write_zip(tmp_path / "x.zip", names)
     error = failure(path)

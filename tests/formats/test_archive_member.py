@@ -84,8 +84,10 @@ def test_other_damage_to_a_member_is_named(three: Path) -> None:
     three.write_bytes(content)
     patch(three, PACKED, 200, member=2)
     assert read_all(three)["b/3.jpg"] in (
-        "is cut short in the zip", "is more than the 5 bytes that it declares", b"three"
-    )  # fmt: skip
+        "is cut short in the zip",
+        "is more than the 5 bytes that it declares",
+        b"three",
+    )
 
 
 def test_bombs_inflate_no_further_than_declared(tmp_path: Path) -> None:

@@ -46,10 +46,21 @@ def test_gif_counts_and_dot_files_do_not(tmp_path: Path) -> None:
 
 #: What macOS and Windows leave among photos: notes named like them, previews, settings.
 JUNK = (
-    ".DS_Store", "._.DS_Store", "a/.DS_Store", "a/._1.jpg", "a/.1.jpg", "a/Thumbs.db",
-    "a/desktop.ini", "b/.AppleDouble/1.jpg", "b/.thumbnails/1.jpg", "__MACOSX/._a",
-    "__MACOSX/a/._1.jpg", "__MACOSX/a/1.jpg", "b/@eaDir.txt", "b/1.jpg:Zone.Identifier",
-)  # fmt: skip
+    ".DS_Store",
+    "._.DS_Store",
+    "a/.DS_Store",
+    "a/._1.jpg",
+    "a/.1.jpg",
+    "a/Thumbs.db",
+    "a/desktop.ini",
+    "b/.AppleDouble/1.jpg",
+    "b/.thumbnails/1.jpg",
+    "__MACOSX/._a",
+    "__MACOSX/a/._1.jpg",
+    "__MACOSX/a/1.jpg",
+    "b/@eaDir.txt",
+    "b/1.jpg:Zone.Identifier",
+)
 
 
 def test_what_systems_leave_among_photos_is_no_photo(
@@ -87,9 +98,17 @@ def test_links_that_lead_back_end(tmp_path: Path, tried: Callable[..., None]) ->
     root = make(tmp_path / "all" / "train", "a/1.jpg", "a/deep/2.jpg", "b/3.jpg")
     plain = read_folder(root).names
     for place, target in {
-        "self": "self", "here": ".", "up": "..", "top": root, "above": tmp_path, "all": "/",
-        "deep/back": "..", "deep/again": root / "a" / "deep", "one": "two", "two": "one",
-    }.items():  # fmt: skip
+        "self": "self",
+        "here": ".",
+        "up": "..",
+        "top": root,
+        "above": tmp_path,
+        "all": "/",
+        "deep/back": "..",
+        "deep/again": root / "a" / "deep",
+        "one": "two",
+        "two": "one",
+    }.items():
         link(root / "a" / place, target)
     assert read_folder(root).names == plain
     assert [path.name for path in list_images([root / "a"])] == ["1.jpg", "2.jpg"]
@@ -127,8 +146,19 @@ def test_links_to_each_other_have_an_end(tmp_path: Path, tried: Callable[..., No
 def test_patterns_match_as_they_do_in_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make(Path(), "a/1.jpg", "a/b/2.jpg", "a/b/c/3.jpg", "[x]/b/4.jpg", "5.jpg", ".a/b/6.jpg")
-    patterns = ("**/*.jpg", "a/**/*.jpg", "**/b/*.jpg", "*/**/?.jpg", "**/b/**/*.jpg", "a/**/c/*",
-                "[[]x]/**/*.jpg", f"{tmp_path}/**/*.jpg", "a/**", "**", "./**/*.jpg")  # fmt: skip
+    patterns = (
+        "**/*.jpg",
+        "a/**/*.jpg",
+        "**/b/*.jpg",
+        "*/**/?.jpg",
+        "**/b/**/*.jpg",
+        "a/**/c/*",
+        "[[]x]/**/*.jpg",
+        f"{tmp_path}/**/*.jpg",
+        "a/**",
+        "**",
+        "./**/*.jpg",
+    )
     for pattern in patterns:
         wanted = {Path(path) for path in glob_files(pattern)}
         assert wanted

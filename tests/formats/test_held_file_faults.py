@@ -30,8 +30,10 @@ def betons(data: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -
     content = (data / "train.beton").read_bytes()
     (folder / "stock.beton").write_bytes(content.replace(MAGIC, bytes(len(MAGIC)), 1))
     return {
-        "jpeg": data / "train.beton", "raw": folder / "raw.beton", "stock": folder / "stock.beton",
-    }  # fmt: skip
+        "jpeg": data / "train.beton",
+        "raw": folder / "raw.beton",
+        "stock": folder / "stock.beton",
+    }
 
 
 def cut(path: Path) -> None:

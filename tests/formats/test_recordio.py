@@ -147,7 +147,7 @@ START = 44  # where the second record starts
         (lambda x: x[:START], "class cold (label 0) has no records"),
         (lambda x: x[START:100], "class hot (label 1) has no records"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said(rec: Path, content: Callable[[bytes], bytes], said: str) -> None:
     rec.write_bytes(content(rec.read_bytes()))
     message = failure(rec, ("cold", "hot"))
@@ -177,7 +177,7 @@ def test_unused_labels_are_named_without_classes(tmp_path: Path) -> None:
         ("0\t0\t0\n", "line 1: '0\\t0\\t0'"),
         ("\xff\t0\n", "line 1: "),
     ],
-)  # fmt: skip
+)
 def test_an_index_that_disagrees_is_refused(rec: Path, index: str, said: str) -> None:
     rec.with_suffix(".idx").write_bytes(index.encode("latin-1"))
     message = failure(rec)

@@ -23,8 +23,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 def test_what_shard_may_ask_for() -> None:
     assert [parse_shard(text) for text in ("1/1", "2/8", "999/999", "")] == [
-        (1, 1), (2, 8), (999, 999), None,
-    ]  # fmt: skip
+        (1, 1),
+        (2, 8),
+        (999, 999),
+        None,
+    ]
     for text in ("0/4", "5/4", "a/b", "4", "1/", "/4", "-1/4", "1/4/4", "1.0/4", "01/4", "٢/٤"):
         with pytest.raises(UsageError, match=r"--shard: '.*', expected i/n with i from 1 to n"):
             ConvertConfig(src=Path("a"), out=Path("b"), shard=text)
@@ -33,9 +36,13 @@ def test_what_shard_may_ask_for() -> None:
 def test_a_cut_is_even_and_leaves_nothing_out() -> None:
     rng = np.random.default_rng(3)
     for sizes in (
-        rng.integers(1, 1000, 200), np.zeros(40, np.int64), np.array([5]), np.array([0, 9, 0, 0]),
-        np.array([1 << 61, 1, 1, 1 << 61]), np.repeat([1, 10**6, 1], 30),
-    ):  # fmt: skip
+        rng.integers(1, 1000, 200),
+        np.zeros(40, np.int64),
+        np.array([5]),
+        np.array([0, 9, 0, 0]),
+        np.array([1 << 61, 1, 1, 1 << 61]),
+        np.repeat([1, 10**6, 1], 30),
+    ):
         for of in {1, 2, 3, len(sizes) // 2, len(sizes) - 1, len(sizes)} - {0}:
             if of <= len(sizes):
                 starts = cut(sizes.astype(np.int64), of)
@@ -95,19 +102,39 @@ def test_max_bad_holds_per_shard(tmp_path: Path) -> None:
 
 
 GOOD = Shard(
-    index=2, of=3, split="", splits=("",), start=1, stop=3, samples=4, listing="ab",
-    policy={"mode": "raw"}, quarantined=(Quarantined("c/x\udcff", "cut short"),),
-)  # fmt: skip
+    index=2,
+    of=3,
+    split="",
+    splits=("",),
+    start=1,
+    stop=3,
+    samples=4,
+    listing="ab",
+    policy={"mode": "raw"},
+    quarantined=(Quarantined("c/x\udcff", "cut short"),),
+)
 
 
 def test_what_a_shard_says_is_checked(tmp_path: Path) -> None:
     assert read_shard(json.loads(json.dumps(GOOD.to_json()))) == GOOD
     wrong: list[dict[str, Any]] = [
-        {"index": 4}, {"index": 0}, {"index": "2"}, {"of": 3.0}, {"start": 3}, {"start": -1},
-        {"stop": 5}, {"samples": True}, {"split": "train"}, {"listing": 7}, {"policy": []},
-        {"splits": None}, {"quarantined": [{"name": "x"}]}, {"quarantined": [7]}, {"more": 1},
+        {"index": 4},
+        {"index": 0},
+        {"index": "2"},
+        {"of": 3.0},
+        {"start": 3},
+        {"start": -1},
+        {"stop": 5},
+        {"samples": True},
+        {"split": "train"},
+        {"listing": 7},
+        {"policy": []},
+        {"splits": None},
+        {"quarantined": [{"name": "x"}]},
+        {"quarantined": [7]},
+        {"more": 1},
         {"quarantined": [{"name": 1, "reason": "x"}]},
-    ]  # fmt: skip
+    ]
     for change in wrong:
         with pytest.raises((TypeError, ValueError, KeyError)):
             read_shard({**GOOD.to_json(), **change})

@@ -23,9 +23,14 @@ from pipelines.formats.splits import WORDS, Layout, read_layout, split_of
 
 #: What people call train and test, or val: beside the fixture's own names.
 PAIRS = [
-    ("Train", "Test"), ("training", "testing"), ("TRAINING", "VAL"), ("train", "valid"),
-    ("Training", "Validation"), ("train", "Dev"), ("tRain", "eval"),
-]  # fmt: skip
+    ("Train", "Test"),
+    ("training", "testing"),
+    ("TRAINING", "VAL"),
+    ("train", "valid"),
+    ("Training", "Validation"),
+    ("train", "Dev"),
+    ("tRain", "eval"),
+]
 
 
 def rename(photos: Path, root: Path, words: Mapping[str, str]) -> Path:
@@ -64,9 +69,16 @@ def refusal(src: Path) -> str:
 
 def test_every_word_in_any_case_is_a_split() -> None:
     assert {word: split for split, words in WORDS.items() for word in words} == {
-        "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-        "dev": "val", "eval": "val", "test": "test", "testing": "test",
-    }  # fmt: skip
+        "train": "train",
+        "training": "train",
+        "val": "val",
+        "valid": "val",
+        "validation": "val",
+        "dev": "val",
+        "eval": "val",
+        "test": "test",
+        "testing": "test",
+    }
     for split, words in WORDS.items():
         for word in words:
             assert {split_of(each) for each in (word, word.upper(), word.title())} == {split}
@@ -98,8 +110,9 @@ def test_records_are_splits_by_any_name(other: str, photos: Path, tmp_path: Path
     split = split_of(other.replace("-", "_").split("_")[-1])
     reports = convert(ConvertConfig(src=src, out=out))
     assert [(report.out.name, report.images) for report in reports] == [
-        ("train.beton", 33), (f"{split}.beton", 6),
-    ]  # fmt: skip
+        ("train.beton", 33),
+        (f"{split}.beton", 6),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -195,16 +208,39 @@ def test_training_names_folders_beside(photos: Path, tmp_path: Path, fastft: Com
     src = rename(photos, tmp_path / "src", {"train": "Training", "test": "Dev"})
     make(src, "extra/a/1.jpg")
     status, text, err = fastft(
-        "train", "--data", src, "--out", tmp_path / "run", "--weights", "none", "--size", 40,
-        "--epochs", 1, "--arch", "squeezenet1_1", "--loader", "torchvision", "--device", "cpu",
-        "--workers", 1,
-    )  # fmt: skip
+        "train",
+        "--data",
+        src,
+        "--out",
+        tmp_path / "run",
+        "--weights",
+        "none",
+        "--size",
+        40,
+        "--epochs",
+        1,
+        "--arch",
+        "squeezenet1_1",
+        "--loader",
+        "torchvision",
+        "--device",
+        "cpu",
+        "--workers",
+        1,
+    )
     assert status == 0, err
     assert "passed over beside the splits: extra (not called train, val or test)\n" in text
     for split in ("Validation", "dev"):
         status, text, err = fastft(
-            "evaluate", tmp_path / "run", "--data", src, "--split", split, "--out", tmp_path / "o",
-        )  # fmt: skip
+            "evaluate",
+            tmp_path / "run",
+            "--data",
+            src,
+            "--split",
+            split,
+            "--out",
+            tmp_path / "o",
+        )
         assert status == 0, err
         assert f"on {src / 'Dev'}: 6 images" in text
 
@@ -281,8 +317,18 @@ def test_one_class_is_warned_of(photos: Path, tmp_path: Path, fastft: Command) -
     assert (status, err) == (0, "")
     place = deep / "train" / "photos"
     assert text.endswith(f"if its folders cross, disk, ring are the classes, name {place}\n")
-    settings = ("--weights", "none", "--size", "48", "--epochs", "1", "--loader", "resident",
-                "--arch", "shufflenet_v2_x0_5")  # fmt: skip
+    settings = (
+        "--weights",
+        "none",
+        "--size",
+        "48",
+        "--epochs",
+        "1",
+        "--loader",
+        "resident",
+        "--arch",
+        "shufflenet_v2_x0_5",
+    )
     status, text, err = fastft("train", "--data", one, "--out", tmp_path / "run", *settings)
     assert (status, err) == (0, "")
     assert f"only one class, {name}: nothing to tell apart; put the images" in text

@@ -26,9 +26,13 @@ from pipelines.formats.source import open_source
 Tried = Callable[..., None]
 #: In the short form the same ones each time; what they find need not be made smaller.
 EFFORT = settings(
-    max_examples=scale(6, 3000), derandomize=not SOAK_H, database=None, deadline=None,
-    phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+    max_examples=scale(6, 3000),
+    derandomize=not SOAK_H,
+    database=None,
+    deadline=None,
+    phases=(Phase.generate,),
+    suppress_health_check=list(HealthCheck),
+)
 #: In the short form one in so many values of the numbers in a file.
 STRIDE = scale(211, 1)
 

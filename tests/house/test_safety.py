@@ -28,18 +28,45 @@ from pipelines.loaders import make_loader
 ROOT = Path(__file__).resolve().parents[2]
 #: They make objects or programs of bytes, or follow what a document names.
 IMPORTS = frozenset(
-    {"cloudpickle", "code", "codeop", "dill", "jsonpickle", "joblib", "marshal", "pickle", "runpy",
-     "ruamel", "shelve", "xml", "yaml", "_pickle"}
-)  # fmt: skip
+    {
+        "cloudpickle",
+        "code",
+        "codeop",
+        "dill",
+        "jsonpickle",
+        "joblib",
+        "marshal",
+        "pickle",
+        "runpy",
+        "ruamel",
+        "shelve",
+        "xml",
+        "yaml",
+        "_pickle",
+    }
+)
 CALLS = frozenset(
-    {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.execvp",
-     "subprocess.getoutput", "subprocess.getstatusoutput", "tempfile.mktemp", "torch.hub.load",
-     "torch.jit.load", "torch.package.PackageImporter"}
-)  # fmt: skip
+    {
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "os.system",
+        "os.popen",
+        "os.execv",
+        "os.execvp",
+        "subprocess.getoutput",
+        "subprocess.getstatusoutput",
+        "tempfile.mktemp",
+        "torch.hub.load",
+        "torch.jit.load",
+        "torch.package.PackageImporter",
+    }
+)
 #: Methods of archives, which `unpack` writes member by member, and of loaders: ways round.
 METHODS = frozenset(
     {"add_safe_globals", "extract", "extractall", "load_library", "safe_globals", "unpack_archive"}
-)  # fmt: skip
+)
 #: Call -> the argument that it has to be given, and the value.
 DEMANDED = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 

@@ -45,17 +45,37 @@ def test_what_is_tried_is_counted_over_all_processes(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     out = tmp_path / "toll.json"
     ended = subprocess.run(
-        [sys.executable, ROOT / "tests/support/soak.py", "--hours", "0.5", "--out", out, "--",
-         tmp_path, "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider",
-         "-p", "xdist.plugin"],
+        [
+            sys.executable,
+            ROOT / "tests/support/soak.py",
+            "--hours",
+            "0.5",
+            "--out",
+            out,
+            "--",
+            tmp_path,
+            "-c",
+            ROOT / "pyproject.toml",
+            "--rootdir",
+            tmp_path,
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "xdist.plugin",
+        ],
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # which take seconds to load
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert ended.returncode == 1, ended.stdout + ended.stderr
     results = json.loads(out.read_text())
     assert {what: each["times"] for what, each in results["tried"].items()} == {
-        "cables cut": 4, "disks pulled out": 6, "plugs pulled out": 1000,
-    }  # fmt: skip
+        "cables cut": 4,
+        "disks pulled out": 6,
+        "plugs pulled out": 1000,
+    }
     assert results["passed"] == 3
     assert [name.rpartition("::")[2] for name in results["failed"]] == ["test_that_fails (call)"]
     assert "no saw" in results["skipped"][0]

@@ -79,9 +79,15 @@ def check(found: list[Made], least: int) -> int:
 
 
 def test_temporary_files_are_private_and_cannot_be_guessed(
-    made: list[Made], photos: Path, run: Path, shm: Path, tmp_path: Path, fastft: Command,
-    tried: Callable[..., None], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    made: list[Made],
+    photos: Path,
+    run: Path,
+    shm: Path,
+    tmp_path: Path,
+    fastft: Command,
+    tried: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     count = 0
 
     def went(least: int, *arguments: object) -> None:
@@ -203,7 +209,16 @@ def test_no_other_place_makes_any() -> None:
                 assert text.endswith(", 384)"), where  # 0o600
                 seen.add(file.name)
     assert seen == {
-        "atomic.py", "contact_sheet.py", "dali_decoding.py", "export_data.py", "fetch.py",
-        "isolated.py", "models.py", "part.py", "pixels.py", "shared_file.py", "stock.py",
+        "atomic.py",
+        "contact_sheet.py",
+        "dali_decoding.py",
+        "export_data.py",
+        "fetch.py",
+        "isolated.py",
+        "models.py",
+        "part.py",
+        "pixels.py",
+        "shared_file.py",
+        "stock.py",
         "synth.py",
-    }  # fmt: skip
+    }

@@ -198,8 +198,11 @@ def test_missing_progressive_scans_are_found() -> None:
 def photos(tmp_path: Path) -> Path:
     """Two whole photos, a doubtful and an odd one, in two classes."""
     files = {
-        "a/0": WHOLE, "a/1": doubled(WHOLE, 2000), "b/2": OTHER, "b/3": padded(OTHER, bytes(40)),
-    }  # fmt: skip
+        "a/0": WHOLE,
+        "a/1": doubled(WHOLE, 2000),
+        "b/2": OTHER,
+        "b/3": padded(OTHER, bytes(40)),
+    }
     for name, data in files.items():
         file = tmp_path / "photos" / f"{name}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)

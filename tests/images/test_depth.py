@@ -109,9 +109,11 @@ def test_eight_bits_are_left_alone() -> None:
     rng = np.random.default_rng(0)
     colour: Any = rng.integers(0, 256, (9, 7, 3), np.uint8)
     for image in (
-        Image.fromarray(colour), Image.fromarray(colour[..., 0]),
-        Image.fromarray(colour[..., 0]).convert("1"), Image.fromarray(colour).quantize(8),
-    ):  # fmt: skip
+        Image.fromarray(colour),
+        Image.fromarray(colour[..., 0]),
+        Image.fromarray(colour[..., 0]).convert("1"),
+        Image.fromarray(colour).quantize(8),
+    ):
         assert not is_deep(image)
         data = saved(image, "PNG")
         for depth in ("clip", "scale"):

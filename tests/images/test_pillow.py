@@ -33,9 +33,12 @@ def saved(kind: str, mode: str = "RGB", **how: Any) -> bytes:
 
 def chunk(kind: bytes, content: bytes) -> bytes:
     """One of PNG's chunks."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(
-        ">I", zlib.crc32(kind + content)
-    )  # fmt: skip
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def encode(data: bytes, **policy: Any) -> Any:
@@ -172,9 +175,10 @@ def test_the_option_admits_a_large_photo(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_larger_images_are_refused_before_decoding() -> None:
-    with pytest.raises(TooManyPixels, match="80 x 60 px is more than 99 pixels"), open_image(
-        saved("PNG")[:60], max_pixels=99
-    ):  # fmt: skip
+    with (
+        pytest.raises(TooManyPixels, match="80 x 60 px is more than 99 pixels"),
+        open_image(saved("PNG")[:60], max_pixels=99),
+    ):
         pass
     with pytest.raises(UnidentifiedImageError), open_image(saved("BMP"), ("JPEG",)):
         pass
@@ -210,10 +214,11 @@ def test_nothing_is_printed_of_an_image(capfd: pytest.CaptureFixture[str], tmp_p
     target = io.BytesIO()
     transparent.save(target, "PNG", transparency=bytes(range(256)))
     images = {
-        "fax": (damaged_fax(), "Bad code word"), "zip": (damaged_zip(), None),
+        "fax": (damaged_fax(), "Bad code word"),
+        "zip": (damaged_zip(), None),
         "tag": (with_a_tag_too_long(), "Tag data larger than file. Skipping tag 270"),
         "palette": (target.getvalue(), ""),
-    }  # fmt: skip
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         for name, (data, remark) in images.items():
@@ -247,9 +252,10 @@ def test_what_others_provoke_is_left_to_them(capfd: pytest.CaptureFixture[str]) 
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-        with pytest.warns(UserWarning, match="Tag data larger than file"), Image.open(
-            io.BytesIO(with_a_tag_too_long())
-        ) as image:  # fmt: skip
+        with (
+            pytest.warns(UserWarning, match="Tag data larger than file"),
+            Image.open(io.BytesIO(with_a_tag_too_long())) as image,
+        ):
             image.load()
     finally:
         go_on.set()

@@ -69,13 +69,23 @@ def test_xmp_counts_where_exif_is_silent() -> None:
 
 #: EXIF that cannot be read.
 ODD_EXIF = {
-    "nothing": b"", "no TIFF": b"hello, world", "a head alone": tiff(6)[:8],
-    "another magic": b"II+\0" + tiff(6)[4:], "mixed order": b"MM\0*" + tiff(6)[4:],
-    "far away": tiff(6, at=1 << 20), "at the end of the world": tiff(6, at=(1 << 32) - 1),
-    "no tags": tiff(6)[:8] + bytes(6), "tags cut short": tiff(6)[:30], "text": tiff(6, kind=2),
-    "bytes": tiff(6, kind=1), "many": tiff(6, count=9), "none": tiff(6, count=0), "0": tiff(0),
-    "9": tiff(9), "60000": tiff(60000),
-}  # fmt: skip
+    "nothing": b"",
+    "no TIFF": b"hello, world",
+    "a head alone": tiff(6)[:8],
+    "another magic": b"II+\0" + tiff(6)[4:],
+    "mixed order": b"MM\0*" + tiff(6)[4:],
+    "far away": tiff(6, at=1 << 20),
+    "at the end of the world": tiff(6, at=(1 << 32) - 1),
+    "no tags": tiff(6)[:8] + bytes(6),
+    "tags cut short": tiff(6)[:30],
+    "text": tiff(6, kind=2),
+    "bytes": tiff(6, kind=1),
+    "many": tiff(6, count=9),
+    "none": tiff(6, count=0),
+    "0": tiff(0),
+    "9": tiff(9),
+    "60000": tiff(60000),
+}
 
 
 @pytest.mark.parametrize("name", ODD_EXIF)

@@ -55,13 +55,13 @@ STRANGE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "svg": (lambda: b'<?xml version="1.0"?>\n<!-- --><svg xmlns="', "is an SVG drawing (export it"),
     "xml": (lambda: b'<?xml version="1.0"?><Error><Code>Acc', "is an XML text, not an image"),
-    "json": (lambda: b'{"error":\n "rate limit"}', "is a text, not an image: '{\"error\""),
+    "json": (lambda: b'{"error":\n "rate limit"}', 'is a text, not an image: \'{"error"'),
     "zip": (lambda: b"PK\3\4" + bytes(40), "is a zip archive (unpack it)"),
     "tar": (lambda: b"a.jpg".ljust(257, b"\0") + b"ustar", "is a tar archive (unpack it)"),
     "pdf": (lambda: b"%PDF-1.7\n", "is a PDF document"),
     "dicom": (lambda: bytes(128) + b"DICM\2\0", "is a DICOM image (export it as PNG)"),
     "zeros": (lambda: bytes(9000), "is nothing but zeros, as an interrupted copy leaves it (copy"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STRANGE)

@@ -36,9 +36,12 @@ def begin() -> Any:
 
     def begin(*paths: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", _WRITES, *map(str, paths)], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-c", _WRITES, *map(str, paths)],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         started.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
@@ -104,9 +107,16 @@ def test_only_what_is_ours_goes(tmp_path: Path, begin: Callable[..., Any], tried
     left.unlink()
     token = name.removeprefix(".a.").removesuffix(".tmp")
     others = [
-        "a.tmp", ".a.tmp", ".a.backup.tmp", f".b.{token}.tmp", f".a.{token}", f".a.{token}.tmp.old",
-        f".a.{token}.journal", f".a.{token.upper()[:-1]}X.tmp", f".a.{token[:-1]}.tmp",
-    ]  # fmt: skip
+        "a.tmp",
+        ".a.tmp",
+        ".a.backup.tmp",
+        f".b.{token}.tmp",
+        f".a.{token}",
+        f".a.{token}.tmp.old",
+        f".a.{token}.journal",
+        f".a.{token.upper()[:-1]}X.tmp",
+        f".a.{token[:-1]}.tmp",
+    ]
     for other in others:
         (tmp_path / other).write_text("not ours")
     odd = [f".a.{number:032x}.tmp" for number in range(4)]

@@ -47,10 +47,33 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "count",
     [
-        *range(1, 34), 63, 64, 65, 127, 128, 129, 255, 256, 257, 997, 4095, 4096, 4097, 7919,
-        16_383, 16_384, 16_385, 65_537, 100_000, 100_003, 131_071, 131_072, 131_073, 524_287,
+        *range(1, 34),
+        63,
+        64,
+        65,
+        127,
+        128,
+        129,
+        255,
+        256,
+        257,
+        997,
+        4095,
+        4096,
+        4097,
+        7919,
+        16_383,
+        16_384,
+        16_385,
+        65_537,
+        100_000,
+        100_003,
+        131_071,
+        131_072,
+        131_073,
+        524_287,
     ],
-)  # fmt: skip
+)
 def test_every_sample_comes_once(count: int) -> None:
     for seed, epoch in ((0, 0), (3, 1), (2**70, 10**6)):
         samples = keyed(count, seed, epoch)
@@ -91,11 +114,26 @@ def test_it_is_indexed_as_an_array(order: ComputedOrder) -> None:
     assert whole.dtype == np.int64
     assert len(order) == len(whole) == 40_000
     for at in (
-        slice(None), slice(0, 0), slice(5, 2), slice(7, 20_000), slice(-3, None), slice(9, 10**9),
-        slice(None, None, -1), slice(38_000, 100, -777), 0, 39_999, -1, np.int64(17),
-        np.array([3, 3, -1, 0]), np.array([[1, 2], [3, 4]]), np.array([], np.int64), [4, 5],
-        np.arange(40_000)[::-1], np.array([2, 200], np.int16), np.array([7], np.uint64),
-    ):  # fmt: skip
+        slice(None),
+        slice(0, 0),
+        slice(5, 2),
+        slice(7, 20_000),
+        slice(-3, None),
+        slice(9, 10**9),
+        slice(None, None, -1),
+        slice(38_000, 100, -777),
+        0,
+        39_999,
+        -1,
+        np.int64(17),
+        np.array([3, 3, -1, 0]),
+        np.array([[1, 2], [3, 4]]),
+        np.array([], np.int64),
+        [4, 5],
+        np.arange(40_000)[::-1],
+        np.array([2, 200], np.int16),
+        np.array([7], np.uint64),
+    ):
         found, wanted = order[at], whole[at]
         assert found.dtype == np.int64
         assert type(found) is type(wanted)
@@ -229,10 +267,15 @@ def test_statistics_are_those_of_numpys_shuffle() -> None:
                 length += 1
             lengths.append(length)
         return [
-            len(lengths), max(lengths), np.abs(samples - at).sum(), (samples == at).sum(),
-            (np.diff(samples) > 0).sum(), np.abs(np.diff(samples)).sum(),
-            samples[: count // 4].sum(), stats.kendalltau(at, samples).statistic,
-        ]  # fmt: skip
+            len(lengths),
+            max(lengths),
+            np.abs(samples - at).sum(),
+            (samples == at).sum(),
+            (np.diff(samples) > 0).sum(),
+            np.abs(np.diff(samples)).sum(),
+            samples[: count // 4].sum(),
+            stats.kendalltau(at, samples).statistic,
+        ]
 
     ours, theirs = (
         np.array([statistics(draw(300, 3, epoch)) for epoch in range(200)])

@@ -25,9 +25,24 @@ ffcv_loader = pytest.importorskip(
 RANDOM = np.random.default_rng(7)
 #: Height and width: odd, tiny, thin, flat, larger than a group of lines, shrinking in height alone.
 SHAPES = [
-    (1, 1), (2, 3), (3, 2), (1, 400), (400, 1), (5, 900), (900, 5), (61, 97), (97, 61), (64, 64),
-    (63, 65), (200, 300), (300, 200), (640, 90), (331, 127), (130, 64), (1031, 513),
-]  # fmt: skip
+    (1, 1),
+    (2, 3),
+    (3, 2),
+    (1, 400),
+    (400, 1),
+    (5, 900),
+    (900, 5),
+    (61, 97),
+    (97, 61),
+    (64, 64),
+    (63, 65),
+    (200, 300),
+    (300, 200),
+    (640, 90),
+    (331, 127),
+    (130, 64),
+    (1031, 513),
+]
 
 
 def raw(height: int, width: int) -> Stored:

@@ -79,19 +79,33 @@ def test_the_page_shows_the_measured_numbers(tmp_path: Path) -> None:
     page = page_of(*sources)
     bench = tables(page, "bench")
     assert bench["Loaders, images/s"][1] == [
-        "resident, 2", "13,744", "9,621", "\u2013", "45", "18,120", "76 %", "kernel",
-    ]  # fmt: skip
+        "resident, 2",
+        "13,744",
+        "9,621",
+        "\u2013",
+        "45",
+        "18,120",
+        "76 %",
+        "kernel",
+    ]
     assert bench["What they take"][1] == [
-        "resident, 2", "0.139 ms", "1.14 GB", "43,657", "1.10 s", "0.330 s",
-    ]  # fmt: skip
+        "resident, 2",
+        "0.139 ms",
+        "1.14 GB",
+        "43,657",
+        "1.10 s",
+        "0.330 s",
+    ]
     (stages,) = (rows for title, rows in bench.items() if title.startswith("Each stage alone"))
     assert stages[0] == ["storage, cold cache", "\u2013", "the data lie in memory"]
     assert len(stages) == 8
     suites = tables(page, "suites")
     assert suites["Against other libraries"][0] == [
-        "convert, every image checked", "4,120 img/s", "FFCV's DatasetWriter: 826 img/s",
+        "convert, every image checked",
+        "4,120 img/s",
+        "FFCV's DatasetWriter: 826 img/s",
         "5.08 (4.57 - 5.59)",
-    ]  # fmt: skip
+    ]
     assert [row[0] for row in suites["Loaders"]] == [name for name, *_ in GROWING]  # fastest first
     assert suites["Loaders"][0][3:] == ["3.20", "3.20", "3.20"]
     assert suites["What was aimed at"][2][3:] == ["0.92", "0.83 \u2013 1.01", "0.95", "missed"]
@@ -216,14 +230,20 @@ def test_the_policy_names_its_style_and_script(whole: str) -> None:
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     sources = [write(tmp_path / kind) for kind, write in WRITERS.items()]
     write_report(sources, tmp_path / "a.html")
-    code = "import sys; from pathlib import Path; from fastft.report.page import write_report; " \
-           "write_report([Path(each) for each in sys.argv[2:]], Path(sys.argv[1])); " \
-           "print({'torch', 'numba'} & set(sys.modules))"  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; from fastft.report.page import write_report; "
+        "write_report([Path(each) for each in sys.argv[2:]], Path(sys.argv[1])); "
+        "print({'torch', 'numba'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "b.html", *sources],
-        env={"PYTHONHASHSEED": "7"}, cwd=Path(__file__).parents[2], capture_output=True,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
+        env={"PYTHONHASHSEED": "7"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.stdout == "set()\n", done.stderr
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 

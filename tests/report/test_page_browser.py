@@ -166,10 +166,14 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edit(bench / "bench.json", lengthen)
     suites = [write_suite(folder / name / "s.json", factor=f) for name, f in (("x", 1), ("y", 99))]
     for suite in suites:
-        edit(suite, lambda content: [
-            row["extra_info"].update(samples=1_100)
-            for row in content["benchmarks"] if row["extra_info"].get("samples") == 10_000
-        ])  # fmt: skip
+        edit(
+            suite,
+            lambda content: [
+                row["extra_info"].update(samples=1_100)
+                for row in content["benchmarks"]
+                if row["extra_info"].get("samples") == 10_000
+            ],
+        )
     evaluation = write_evaluation(folder / "evaluation", classes=13)
     write_report([*runs, bench, *suites, evaluation], folder / "crowded.html", long)
     return folder / "crowded.html"
@@ -187,8 +191,16 @@ def test_all_is_in_its_place(name: str, request: pytest.FixtureRequest, open_pag
 
 def test_all_sections_are_visible_and_listed(report: Path, open_page: Open) -> None:
     page = open_page(report, 360)
-    titles = ["Speed here", "Benchmarks", "Parity", "Models", "Training", "Experiments",
-              "Evaluation", "Machine and versions"]  # fmt: skip
+    titles = [
+        "Speed here",
+        "Benchmarks",
+        "Parity",
+        "Models",
+        "Training",
+        "Experiments",
+        "Evaluation",
+        "Machine and versions",
+    ]
     assert page.locator("section > h2").all_inner_texts() == titles
     sizes = page.evaluate("""() => [...document.querySelectorAll(".block")]
         .map((block) => block.getBoundingClientRect()).map((box) => [box.width, box.height])""")
@@ -235,9 +247,10 @@ def test_a_table_is_sorted_by_its_heads(report: Path, open_page: Open) -> None:
 
     original = values()
     for order, wanted in (
-        ("ascending", sorted(original)), ("descending", sorted(original, reverse=True)),
+        ("ascending", sorted(original)),
+        ("descending", sorted(original, reverse=True)),
         (None, original),
-    ):  # fmt: skip
+    ):
         head.get_by_role("button").click()
         assert head.get_attribute("aria-sort") == order
         assert values() == wanted

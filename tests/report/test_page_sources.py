@@ -57,8 +57,11 @@ def test_a_folder_of_suites_is_all_of_them(tmp_path: Path) -> None:
 
 
 def test_sources_are_told_apart_by_their_paths(tmp_path: Path) -> None:
-    paths = [write_run(tmp_path / "x" / "run"), write_run(tmp_path / "y" / "run"),
-             write_sweep(tmp_path / "swept")]  # fmt: skip
+    paths = [
+        write_run(tmp_path / "x" / "run"),
+        write_run(tmp_path / "y" / "run"),
+        write_sweep(tmp_path / "swept"),
+    ]
     found = read_sources([*paths, paths[0]])
     assert [each.name for each in found] == ["x/run", "y/run", "swept"]
 
@@ -95,8 +98,11 @@ def put(value: Any, *way: Any) -> Callable[[Json], None]:
     ("kind", "change", "message"),
     [
         ("bench", drop("stages"), "bench.json: stages: missing"),
-        ("bench", put("fast", "loaders", 1, "img_per_s"),
-         "bench.json: loaders[1]: img_per_s: the text 'fast', expected a valid number;"),
+        (
+            "bench",
+            put("fast", "loaders", 1, "img_per_s"),
+            "bench.json: loaders[1]: img_per_s: the text 'fast', expected a valid number;",
+        ),
         ("bench", put(True, "loaders", 0, "img_per_s"), "the value true, expected a valid number"),
         ("bench", put(2.5, "loaders", 0, "workers"), "expected a valid integer"),
         ("bench", put([], "recommendation"), "recommendation: a list, expected an object"),
@@ -105,8 +111,11 @@ def put(value: Any, *way: Any) -> Callable[[Json], None]:
         ("bench", put(2, "version"), "version: the value 2, expected 1"),
         ("suite", put(7, "benchmarks"), "benchmarks: the value 7, expected a valid array"),
         ("suite", drop("benchmarks", -1, "extra_info", "samples"), "a benchmark lacks 'samples'"),
-        ("suite", put(["a"], "benchmarks", 0, "extra_info", "ratio_range"),
-         "ratio_range[0]: the text 'a', expected a valid number"),
+        (
+            "suite",
+            put(["a"], "benchmarks", 0, "extra_info", "ratio_range"),
+            "ratio_range[0]: the text 'a', expected a valid number",
+        ),
         ("comparison", drop("variants", 0, "runs"), "variants[0]: runs: missing"),
         ("comparison", put([], "variants"), "expected variants, each of a run"),
         ("comparison", put([], "variants", 1, "runs", 0, "epochs"), "expected variants, each of a"),
@@ -120,7 +129,7 @@ def put(value: Any, *way: Any) -> Callable[[Json], None]:
         ("evaluation", put([[1, "a"]], "confusion"), "confusion[0][1]: the text 'a', expected"),
         ("evaluation", put(9, "version"), "version: the value 9, expected 1"),
     ],
-)  # fmt: skip
+)
 def test_a_field_that_is_wrong_is_named(
     kind: str, change: Callable[[Json], None], message: str, tmp_path: Path
 ) -> None:

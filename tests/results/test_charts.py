@@ -26,20 +26,39 @@ PANELS = {
     "bars": bar_panel("Bars", BARS),
     "logarithmic bars": bar_panel("Bars", BARS, log=True, line=(3.0, "the model step: 3")),
     "no bars": bar_panel("Bars", []),
-    "spans": span_panel("Spans", [
-        Bar(LONG, 0.1, "+0.10", low=-0.3, high=0.5, points=(0.1, 0.2)), Bar("one", -2.0, "-2.00"),
-    ], band=(-1.0, 1.0), x_label="points"),
-    "logarithmic spans": span_panel("Spans", [Bar("a", 1.6, "1.60", mark=1.4, low=1.5, high=1.7),
-                                              Bar("b", 90.0, "90")], log=True),
+    "spans": span_panel(
+        "Spans",
+        [
+            Bar(LONG, 0.1, "+0.10", low=-0.3, high=0.5, points=(0.1, 0.2)),
+            Bar("one", -2.0, "-2.00"),
+        ],
+        band=(-1.0, 1.0),
+        x_label="points",
+    ),
+    "logarithmic spans": span_panel(
+        "Spans",
+        [Bar("a", 1.6, "1.60", mark=1.4, low=1.5, high=1.7), Bar("b", 90.0, "90")],
+        log=True,
+    ),
     "equal spans": span_panel("Spans", [Bar("a", 0.5, "0.500", points=(0.5, 0.5))]),
-    "lines": line_panel("Lines", [
-        Line("", tuple((at / 10, 2.0 - at / 30) for at in range(60)), is_faint=True),
-        Line(LONG, ((1.0, 1.4), (2.0, None), (3.0, float("nan")))), Line("b", ((1.0, 1.0),)),
-    ], x_label="epoch"),
-    "close ticks": line_panel("Lines", [Line("a", ((1e3, 1.0), (1.1e3, 2.0), (1e5, 900.0)))],
-                              x_label="samples", x_ticks=[1e3, 1.1e3, 1e5], log_x=True),
+    "lines": line_panel(
+        "Lines",
+        [
+            Line("", tuple((at / 10, 2.0 - at / 30) for at in range(60)), is_faint=True),
+            Line(LONG, ((1.0, 1.4), (2.0, None), (3.0, float("nan")))),
+            Line("b", ((1.0, 1.0),)),
+        ],
+        x_label="epoch",
+    ),
+    "close ticks": line_panel(
+        "Lines",
+        [Line("a", ((1e3, 1.0), (1.1e3, 2.0), (1e5, 900.0)))],
+        x_label="samples",
+        x_ticks=[1e3, 1.1e3, 1e5],
+        log_x=True,
+    ),
     "no lines": line_panel("Lines", [Line("a", ())], x_label="epoch"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PANELS)
@@ -87,9 +106,12 @@ def test_svg_holds_no_style_of_its_own() -> None:
             assert not any(name.startswith(("on", "{")) for name in element.attrib)
             assert element.get("fill", "none") == element.get("stroke", "none") == "none"
             assert element.get("href", "#").startswith("#")
-        used = set(re.findall(r"(?:fill|stroke)-([a-z]+\d?)\b", " ".join(
-            element.get("class", "") for element in root.iter()
-        )))  # fmt: skip
+        used = set(
+            re.findall(
+                r"(?:fill|stroke)-([a-z]+\d?)\b",
+                " ".join(element.get("class", "") for element in root.iter()),
+            )
+        )
         assert used <= set(CLASSES.values())
         assert root.get("aria-label") == panel.title
 

@@ -23,18 +23,27 @@ from pipelines.errors import DataError, FormatError
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        (write_rate(13_743.9), "13,744"), (write_rate(46.5), "46.5"),
+        (write_rate(13_743.9), "13,744"),
+        (write_rate(46.5), "46.5"),
         (write_rate(3.75e7), "37.5 M"),
-        (write_rate(1.234e11), "1.23e+11"), (write_rate(None), "\u2013"), (write_rate(0.0), "0"),
-        (write_measure(1.4), "1.40"), (write_measure(0.0004), "4.00e-04"),
+        (write_rate(1.234e11), "1.23e+11"),
+        (write_rate(None), "\u2013"),
+        (write_rate(0.0), "0"),
+        (write_measure(1.4), "1.40"),
+        (write_measure(0.0004), "4.00e-04"),
         (write_measure(0), "0.000"),
-        (write_bytes(999), "0.999 kB"), (write_bytes(1_928_966_144), "1.93 GB"),
-        (write_number(100_000), "100,000"), (write_number(0.01), "0.01"),
-        (write_ratio(0.012), "0.012"), (write_ratio(12.3456), "12.35"),
-        (write_span(None, 0.3), "one seed"), (write_span(0.1, 0.3), "0.100 to 0.300"),
-        (count(1, "image"), "1 image"), (count(1000, "image"), "1,000 images"),
+        (write_bytes(999), "0.999 kB"),
+        (write_bytes(1_928_966_144), "1.93 GB"),
+        (write_number(100_000), "100,000"),
+        (write_number(0.01), "0.01"),
+        (write_ratio(0.012), "0.012"),
+        (write_ratio(12.3456), "12.35"),
+        (write_span(None, 0.3), "one seed"),
+        (write_span(0.1, 0.3), "0.100 to 0.300"),
+        (count(1, "image"), "1 image"),
+        (count(1000, "image"), "1,000 images"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_written_short(text: str, wanted: str) -> None:
     assert text == wanted
 
@@ -94,8 +103,10 @@ def test_long_texts_and_odd_numbers_are_tamed() -> None:
     assert found["a"] == "x" * 299 + "\u2026"
     assert (found["b"], found["c"]) == (None, [None, True])
     assert flatten({"a": {"b": 1.5, "c": None}, "d": [1, 2]}) == {
-        "a.b": "1.5", "a.c": "", "d": "[1, 2]",
-    }  # fmt: skip
+        "a.b": "1.5",
+        "a.c": "",
+        "d": "[1, 2]",
+    }
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:

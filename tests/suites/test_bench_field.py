@@ -103,9 +103,12 @@ def test_each_round_times_every_contender_once():
     with field:
         field.run(rounds=2, warm_rounds=1, told=lines.append)
     assert lines == [
-        "opening 3 contenders", "round 1 of 3", "round 2 of 3", "round 3 of 3",
+        "opening 3 contenders",
+        "round 1 of 3",
+        "round 2 of 3",
+        "round 3 of 3",
         "looking at what they give",
-    ]  # fmt: skip
+    ]
     assert {name: len(each.wall_s) for name, each in field.found.items()} == dict.fromkeys("abc", 2)
     assert field.found["a"].images == 48
     assert field.found["c"].images == 24
@@ -200,23 +203,39 @@ def test_verdicts_name_both_present_sides():
     assert str(first) == ("our best (ours) / best peer (quick): 1.50 (1.00 - 2.00), goal >= 1.4")
     assert str(second) == "ours / slow: 3.00 (2.00 - 4.00), goal >= 2"
     assert asdict(first) == {
-        "what": "our best / best peer", "ours": "ours", "theirs": "quick", "ratio": 1.5,
-        "low": 1.0, "high": 2.0, "goal": 1.4,
-    }  # fmt: skip
+        "what": "our best / best peer",
+        "ours": "ours",
+        "theirs": "quick",
+        "ratio": 1.5,
+        "low": 1.0,
+        "high": 2.0,
+        "goal": 1.4,
+    }
 
 
 def test_what_the_json_says():
     assert summary(FIELD["quick"], field_of(FIELD["quick"], FIELD["slow"])) == {
-        "contender": "quick", "side": "stock", "reads": "jpeg", "epochs": "later", "images": 100,
-        "img_per_s": 50.0, "cpu_ms_per_image": 10.0, "ratio_to": {"slow": [2.0, 2.0, 2.0]},
-    }  # fmt: skip
+        "contender": "quick",
+        "side": "stock",
+        "reads": "jpeg",
+        "epochs": "later",
+        "images": 100,
+        "img_per_s": 50.0,
+        "cpu_ms_per_image": 10.0,
+        "ratio_to": {"slow": [2.0, 2.0, 2.0]},
+    }
 
 
 def test_table_goes_from_slow_to_fast():
     head, *rows = table(FIELD, "slow")
     assert [row[0] for row in rows] == [
-        "slow", "quick", "ours", "raw", "ours, raw", "ours, first epoch",
-    ]  # fmt: skip
+        "slow",
+        "quick",
+        "ours",
+        "raw",
+        "ours, raw",
+        "ours, first epoch",
+    ]
     assert {len(row) for row in (head, *rows)} == {8}
     assert rows[2][2:7] == ["67", "3.00", "1.50", "1.00 - 2.00", "7.5"]
     assert rows[4][3:6] == ["8.00", "2.00", "2.00 - 2.00"]
@@ -259,9 +278,13 @@ def test_crops_are_drawn_as_the_plan_draws_them():
     random.seed(1)
     drawn = np.array([random_crop(height, width) for _ in range(crops)])
     plan = make_plan(
-        np.full(crops, width, np.int32), np.full(crops, height, np.int32), view="train", size=224,
-        seed=1, epoch=0,
-    )  # fmt: skip
+        np.full(crops, width, np.int32),
+        np.full(crops, height, np.int32),
+        view="train",
+        size=224,
+        seed=1,
+        epoch=0,
+    )
     planned = plan.rows(plan.order).boxes
     for name, of in {
         "area": lambda box: box[:, 2] * box[:, 3],
@@ -309,9 +332,14 @@ def test_the_suite_names_its_contenders_alike():
     everybody = field_of(*(Laps(each, 1, [1.0], [1.0]) for each in ENTRANTS))
     assert len(judge(everybody, GOALS)) == len(GOALS)
     away = Entrant(
-        name="away", side="stock", reads="jpeg", source="", make=iter,
-        needs=("os", "no_such_library.part"), remedy="pip install it",
-    )  # fmt: skip
+        name="away",
+        side="stock",
+        reads="jpeg",
+        source="",
+        make=iter,
+        needs=("os", "no_such_library.part"),
+        remedy="pip install it",
+    )
     assert lacking(away) == "away: no_such_library.part is not installed; pip install it"
     assert lacking(entrant("here")) == ""
     assert version_of("no-such-library") is None

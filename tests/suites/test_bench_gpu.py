@@ -40,10 +40,20 @@ needs_dali = pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI"
 @pytest.fixture(scope="module")
 def task(photos: Path, data: Path) -> Task:
     return Task(
-        device="cpu", root=str(command.ROOT), photos=str(photos), data=str(data), many=str(data),
-        size=40, batches=(4, 8), trained=(4,), epochs=1, times=2, rounds=2, seconds=0.01,
+        device="cpu",
+        root=str(command.ROOT),
+        photos=str(photos),
+        data=str(data),
+        many=str(data),
+        size=40,
+        batches=(4, 8),
+        trained=(4,),
+        epochs=1,
+        times=2,
+        rounds=2,
+        seconds=0.01,
         workers=1,
-    )  # fmt: skip
+    )
 
 
 def last(found: Iterable[Found]) -> Found:
@@ -77,9 +87,10 @@ def test_every_loader_and_batch_size_has_a_row(task: Task) -> None:
 def test_each_way_to_decode_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     crashed = Decoding(failed="crashed: SIGSEGV")
     monkeypatch.setattr(
-        probe, "try_way",
+        probe,
+        "try_way",
         lambda way, *_, **__: crashed if way.region else Decoding(img_per_s=9.0),
-    )  # fmt: skip
+    )
     steps = list(probe.measure(task))
     assert [len(each["ways"]) for each in steps] == [1, 2, 3, 4]
     assert list(steps[1]["ways"]) == ["whole, fancy", "region, fancy"]
@@ -153,9 +164,14 @@ def test_rows_are_told_as_they_come(task: Task, tmp_path: Path) -> None:
     answer(measure, [told.as_json(), str(tmp_path)])
     lines = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert [(line["variant"], line["done"]) for line in lines] == [
-        ("bad", False), ("bad", True), ("refused", False), ("refused", True), ("good", False),
-        ("good", False), ("good", True),
-    ]  # fmt: skip
+        ("bad", False),
+        ("bad", True),
+        ("refused", False),
+        ("refused", True),
+        ("good", False),
+        ("good", False),
+        ("good", True),
+    ]
     found = {line["variant"]: line["found"] for line in lines}
     assert found["bad"]["half"] == "bad"
     assert found["bad"]["failed"] == "RuntimeError: CUDA error: an illegal memory access"
@@ -208,8 +224,10 @@ def test_tests_of_a_gpu_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return True if name in self.marks else None
 
     monkeypatch.setenv(suite_report.FILE, str(tmp_path / "report"))
-    items: Any = [Item(name=name, marks=marks) for name, marks in
-                  (("a", "kernel"), ("b", "gpu"), ("c", "kernel"), ("d", "gpu"))]  # fmt: skip
+    items: Any = [
+        Item(name=name, marks=marks)
+        for name, marks in (("a", "kernel"), ("b", "gpu"), ("c", "kernel"), ("d", "gpu"))
+    ]
     suite_report.pytest_collection_modifyitems(items)
     assert [item.name for item in items] == ["b", "d", "a", "c"]
     (line,) = (tmp_path / "report").read_text().splitlines()
@@ -218,12 +236,14 @@ def test_tests_of_a_gpu_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_ended_suite_names_its_test() -> None:
     events = [
-        {"what": "collected", "tests": 9}, {"what": "began", "test": "a"},
+        {"what": "collected", "tests": 9},
+        {"what": "began", "test": "a"},
         {"what": "passed", "test": "a", "when": "setup", "seconds": 0.1, "said": ""},
         {"what": "passed", "test": "a", "when": "call", "seconds": 0.2, "said": ""},
         {"what": "failed", "test": "a", "when": "teardown", "seconds": 0.1, "said": "left"},
-        {"what": "ended", "test": "a"}, {"what": "began", "test": "b"},
-    ]  # fmt: skip
+        {"what": "ended", "test": "a"},
+        {"what": "began", "test": "b"},
+    ]
     lines = [*map(json.dumps, events), '{"what": "passed", "tes']
     found = suite.count(suite.read_events(lines))
     assert found["failures"] == {"a": "left"}
@@ -233,8 +253,14 @@ def test_an_ended_suite_names_its_test() -> None:
 
 def make_run(folder: Path, costs: dict[str, float] | None) -> None:
     folder.mkdir()
-    epoch = {"kind": "epoch", "train_s": 1.5, "eval_s": 0.5, "wait_s": 0.25, "img_per_s": 100.0,
-             "eval_accuracy": 0.75}  # fmt: skip
+    epoch = {
+        "kind": "epoch",
+        "train_s": 1.5,
+        "eval_s": 0.5,
+        "wait_s": 0.25,
+        "img_per_s": 100.0,
+        "eval_accuracy": 0.75,
+    }
     rows = [{"kind": "step"}, epoch, {**epoch, "img_per_s": 200.0}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = {"seconds": 6.0} | ({} if costs is None else {"costs_s": costs})
@@ -318,17 +344,29 @@ def host(name: str, begin: float, us: float, tid: int = 1, cat: str = "cuda_runt
 
 
 def test_a_trace_is_summed_up() -> None:
-    copy = {"ph": "X", "cat": "gpu_memcpy", "name": "Memcpy HtoD (Pinned -> Device)", "ts": 50,
-            "dur": 100, "args": {"bytes": 4096}}  # fmt: skip
+    copy = {
+        "ph": "X",
+        "cat": "gpu_memcpy",
+        "name": "Memcpy HtoD (Pinned -> Device)",
+        "ts": 50,
+        "dur": 100,
+        "args": {"bytes": 4096},
+    }
     found = summarize(
         [
-            kernel(0, 100), kernel(90, 10, "bn"), kernel(300, 100), kernel(410, 590), copy,
-            host("cudaStreamSynchronize", 100, 200), host("cudaMalloc", 500, 30, tid=2),
-            host("cudaLaunchKernel", 280, 10), host("aten::to", 95, 210, cat="cpu_op"),
+            kernel(0, 100),
+            kernel(90, 10, "bn"),
+            kernel(300, 100),
+            kernel(410, 590),
+            copy,
+            host("cudaStreamSynchronize", 100, 200),
+            host("cudaMalloc", 500, 30, tid=2),
+            host("cudaLaunchKernel", 280, 10),
+            host("aten::to", 95, 210, cat="cpu_op"),
             {"ph": "M", "name": "process_name"},
         ],
         steps=2,
-    )  # fmt: skip
+    )
     assert found["span_ms"] == 1.0
     assert found["busy_share"] == pytest.approx(0.79)
     assert found["gaps"]["count"] == 1  # that of 10 us lies between any two kernels
@@ -338,8 +376,11 @@ def test_a_trace_is_summed_up() -> None:
     assert gap["host"] == ["cudaStreamSynchronize", "aten::to"]
     (copies,) = found["copies"].values()
     assert copies == {
-        "per_step": 0.5, "ms_per_step": 0.05, "bytes_per_step": 2048, "beside_kernels": 0.5,
-    }  # fmt: skip
+        "per_step": 0.5,
+        "ms_per_step": 0.05,
+        "bytes_per_step": 2048,
+        "beside_kernels": 0.5,
+    }
     assert found["synchronizing"] == {
         "cudaStreamSynchronize in thread 1": {"per_step": 0.5, "ms_per_step": 0.1}
     }

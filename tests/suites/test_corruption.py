@@ -47,9 +47,13 @@ def find_corrupt_outputs(name: str, data: Path, device: str) -> list[str]:
     for output in corruption.outputs_of(kind, on_gpu=device != "cpu"):
         dtype = None if output == "uint8" else getattr(torch, output)
         with make(
-            kind, data / "train.beton", device=device, dtype=dtype, normalize=dtype is not None,
+            kind,
+            data / "train.beton",
+            device=device,
+            dtype=dtype,
+            normalize=dtype is not None,
             **options,
-        ) as loader:  # fmt: skip
+        ) as loader:
             passes = corruption.look_at(name, loader, dtype or torch.uint8)
             assert len(loader) * 8 > len(loader.source), "a last batch that is not full"
         wrong = find_corrupt(passes, exact=corruption.is_exact(kind, device))

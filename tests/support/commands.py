@@ -30,8 +30,11 @@ PATIENCE_S = 240.0
 TINY = "--size 40 --batch-size 10 --amp off --arch shufflenet_v2_x0_5 --workers 1".split()
 #: For a process of its own.
 ENVIRONMENT = {
-    **os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "",
-}  # fmt: skip
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONUNBUFFERED": "",
+}
 SERVER.set_forkserver_preload(
     [
         *PRELOADED,
@@ -119,32 +122,110 @@ def make_cases(photos: Path, data: Path, run: Path, url: str) -> dict[str, Case]
     """
     training = ["--data", str(data), *TINY, "--epochs", "1"]
     rows = [
-        Case("synth", ("synth", "OUT", "--classes", "2", "--per-class", "60", "--test-per-class",
-                       "1", "--size", "40x32", "--workers", "2"), "made", ("synth.json",)),
+        Case(
+            "synth",
+            (
+                "synth",
+                "OUT",
+                "--classes",
+                "2",
+                "--per-class",
+                "60",
+                "--test-per-class",
+                "1",
+                "--size",
+                "40x32",
+                "--workers",
+                "2",
+            ),
+            "made",
+            ("synth.json",),
+        ),
         Case("fetch", ("fetch", url, "OUT"), "fetched", ("photos/.fastft-fetch.json",)),
         Case("inspect", ("inspect", str(data / "train.beton"), "--verify")),
         Case("show", ("show", str(data), "--out", "OUT"), "sheet.png"),
         Case("check", ("check", str(data), "--out", "OUT"), "checked", ("check.json",)),
-        Case("train", ("train", *training, "--weights", "none", "--out", "OUT"), "run",
-             ("config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png",
-              "summary.json")),
-        Case("evaluate", ("evaluate", str(run), "--data", str(data), "--out", "OUT"), "evaluation",
-             ("evaluation.json", "predictions.csv", "confusion.png", "top_losses.png")),
+        Case(
+            "train",
+            ("train", *training, "--weights", "none", "--out", "OUT"),
+            "run",
+            (
+                "config.json",
+                "metrics.jsonl",
+                "last.safetensors",
+                "best.safetensors",
+                "curves.png",
+                "summary.json",
+            ),
+        ),
+        Case(
+            "evaluate",
+            ("evaluate", str(run), "--data", str(data), "--out", "OUT"),
+            "evaluation",
+            ("evaluation.json", "predictions.csv", "confusion.png", "top_losses.png"),
+        ),
         Case("predict", ("predict", str(run), str(photos / "test"), "--json", "OUT"), "found.json"),
-        Case("compare", ("compare", *training, "--weights", str(run), "--seeds", "2", "--out",
-                         "OUT"), "compared",
-             ("compare.json", "compare.png"), heavy=True),
-        Case("sweep", ("sweep", *training, "--weights", "none", "--lr", "1e-3,1e-2", "--out",
-                       "OUT"), "swept", ("sweep.json", "sweep.png"), heavy=True),
-        Case("bench", ("bench", str(data), "--loaders", "torchvision", "--size", "40",
-                       "--batch-size", "8", "--workers", "1", "--seconds", "0.1", "--arch",
-                       "shufflenet_v2_x0_5", "--amp", "off", "--no-cold", "--out", "OUT"), "bench",
-             ("bench.json", "bench.png"), heavy=True),
-        Case("parity", ("parity", str(data), "--loaders", "torchvision", "--size", "40",
-                        "--images", "6", "--out", "OUT"), "parity", ("pixels.json", "pixels.png")),
+        Case(
+            "compare",
+            ("compare", *training, "--weights", str(run), "--seeds", "2", "--out", "OUT"),
+            "compared",
+            ("compare.json", "compare.png"),
+            heavy=True,
+        ),
+        Case(
+            "sweep",
+            ("sweep", *training, "--weights", "none", "--lr", "1e-3,1e-2", "--out", "OUT"),
+            "swept",
+            ("sweep.json", "sweep.png"),
+            heavy=True,
+        ),
+        Case(
+            "bench",
+            (
+                "bench",
+                str(data),
+                "--loaders",
+                "torchvision",
+                "--size",
+                "40",
+                "--batch-size",
+                "8",
+                "--workers",
+                "1",
+                "--seconds",
+                "0.1",
+                "--arch",
+                "shufflenet_v2_x0_5",
+                "--amp",
+                "off",
+                "--no-cold",
+                "--out",
+                "OUT",
+            ),
+            "bench",
+            ("bench.json", "bench.png"),
+            heavy=True,
+        ),
+        Case(
+            "parity",
+            (
+                "parity",
+                str(data),
+                "--loaders",
+                "torchvision",
+                "--size",
+                "40",
+                "--images",
+                "6",
+                "--out",
+                "OUT",
+            ),
+            "parity",
+            ("pixels.json", "pixels.png"),
+        ),
         Case("report", ("report", str(run), "--out", "OUT"), "page.html"),
         Case("doctor", ("doctor",), heavy=True),
-    ]  # fmt: skip
+    ]
     return {row.name: row for row in rows}
 
 
@@ -240,8 +321,9 @@ def begin_alone(
         process = subprocess.Popen(
             [sys.executable, *program, *arguments],
             **{"stdout": out, "stderr": err, "start_new_session": True, **options},
-            env={**ENVIRONMENT, "TMPDIR": str(folder / "tmp")}, cwd=folder,
-        )  # fmt: skip
+            env={**ENVIRONMENT, "TMPDIR": str(folder / "tmp")},
+            cwd=folder,
+        )
 
     def wait(within_s: float) -> int | None:
         try:

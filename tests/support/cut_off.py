@@ -23,10 +23,18 @@ from pipelines.errors import DataError
 def small(epoch: int) -> Checkpoint:
     """Everything in it says which epoch it is of."""
     return Checkpoint(
-        model={"a": torch.full((3,), float(epoch))}, arch="resnet18", classes=("x",), size=64,
-        view="eval", epoch=epoch, accuracy=0.5, scaler={"scale": 2.0}, config={"lr": 0.1},
-        optimizer={"0/momentum_buffer": torch.full((2,), epoch)}, progress={"step": epoch},
-    )  # fmt: skip
+        model={"a": torch.full((3,), float(epoch))},
+        arch="resnet18",
+        classes=("x",),
+        size=64,
+        view="eval",
+        epoch=epoch,
+        accuracy=0.5,
+        scaler={"scale": 2.0},
+        config={"lr": 0.1},
+        optimizer={"0/momentum_buffer": torch.full((2,), epoch)},
+        progress={"step": epoch},
+    )
 
 
 class Killer:
@@ -35,8 +43,16 @@ class Killer:
     def __init__(self, k: int, reached: Any) -> None:
         self._left, self._reached = k, reached
         for name in (
-            "open", "close", "fchmod", "fsync", "link", "replace", "unlink", "write", "pwrite",
-        ):  # fmt: skip
+            "open",
+            "close",
+            "fchmod",
+            "fsync",
+            "link",
+            "replace",
+            "unlink",
+            "write",
+            "pwrite",
+        ):
             self._wrap(name)
 
     def _wrap(self, name: str) -> None:

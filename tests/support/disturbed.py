@@ -149,8 +149,10 @@ def small_disk(place: Path, size: str, *, files: int = 0) -> Iterator[Path]:
     options = f"size={size}" + (f",nr_inodes={files}" if files else "")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
     try:

@@ -156,9 +156,12 @@ def _work(name: str, seconds: float, seed: int, keep: Path, guided: bool) -> Non
 
 
 def _guide(
-    change: Callable[[bytes, Random], bytes], try_one: Callable[[bytes], None],
-    seeds: list[bytes], box: Path, seed: int,
-) -> None:  # fmt: skip
+    change: Callable[[bytes, Random], bytes],
+    try_one: Callable[[bytes], None],
+    seeds: list[bytes],
+    box: Path,
+    seed: int,
+) -> None:
     """Let atheris choose what is changed: what came upon new code."""
     import atheris
 

@@ -24,15 +24,58 @@ from pipelines.errors import FastftError
 MOST_CPU_S, MOST_BYTES = 20, 128 << 20
 #: What lengths, offsets and counts are wrong by.
 BOUNDARIES = (
-    0, 1, 2, 3, 7, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**29 - 1, 2**29,
-    2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1,
-)  # fmt: skip
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**24,
+    2**29 - 1,
+    2**29,
+    2**31 - 1,
+    2**31,
+    2**32 - 2,
+    2**32 - 1,
+    2**40,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 8,
+    2**64 - 1,
+)
 #: What means something to readers of JSON and TOML.
 TEXT_TOKENS = (
-    b"[", b"{", b'"', b"null", b"nan", b"1e999", b"9" * 400, b"-1", b"\\u0000", b"\\ud800", b"a.",
-    b"[[a]]\n", b"\xff", b"true", b"lr = ", b"lr.a = ", b"2020-01-01", b"=", b"\n", b"../",
-    b"0x" + b"f" * 4000, b"[" * 100_000,
-)  # fmt: skip
+    b"[",
+    b"{",
+    b'"',
+    b"null",
+    b"nan",
+    b"1e999",
+    b"9" * 400,
+    b"-1",
+    b"\\u0000",
+    b"\\ud800",
+    b"a.",
+    b"[[a]]\n",
+    b"\xff",
+    b"true",
+    b"lr = ",
+    b"lr.a = ",
+    b"2020-01-01",
+    b"=",
+    b"\n",
+    b"../",
+    b"0x" + b"f" * 4000,
+    b"[" * 100_000,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +225,12 @@ def _hang(number: int, frame: FrameType | None) -> None:
 
 
 def edit(
-    content: bytes, random: Random, numbers: Sequence[Number], tokens: Sequence[bytes],
+    content: bytes,
+    random: Random,
+    numbers: Sequence[Number],
+    tokens: Sequence[bytes],
     others: Sequence[bytes] = (),
-) -> bytes:  # fmt: skip
+) -> bytes:
     """A valid file, changed in one to four places.
 
     Args:

@@ -107,10 +107,17 @@ def with_json(content: bytes, text: bytes) -> bytes:
 
 def shard_of(index: int) -> Shard:
     return Shard(
-        index=index, of=2, split="", splits=("",), start=4 * index - 4, stop=4 * index, samples=8,
-        listing="ab", policy={"mode": "passthrough"},
+        index=index,
+        of=2,
+        split="",
+        splits=("",),
+        start=4 * index - 4,
+        stop=4 * index,
+        samples=8,
+        listing="ab",
+        policy={"mode": "passthrough"},
         quarantined=(Quarantined("a/9.jpg", "broken"),),
-    )  # fmt: skip
+    )
 
 
 def beton_numbers(content: bytes) -> list[Number]:
@@ -252,10 +259,35 @@ def odd_jsons() -> list[bytes]:
     """What may stand where class names and a shard's words belong."""
     plain: dict[str, Any] = {"classes": ["a", "b"], "shard": shard_of(1).to_json()}
     odd: list[Any] = [
-        None, True, 0, -1, 1, 2**31, 2**63 - 1, 2**63, 2**64, 10**400, 0.5, float("nan"), "", "x",
-        "../..", "/", "a\0b", "\ud800", [], [None], [[]], ["a"], {}, {"a": 1}, [{}], {"": {"": []}},
-        "x" * 5000, [3] * 999,
-    ]  # fmt: skip
+        None,
+        True,
+        0,
+        -1,
+        1,
+        2**31,
+        2**63 - 1,
+        2**63,
+        2**64,
+        10**400,
+        0.5,
+        float("nan"),
+        "",
+        "x",
+        "../..",
+        "/",
+        "a\0b",
+        "\ud800",
+        [],
+        [None],
+        [[]],
+        ["a"],
+        {},
+        {"a": 1},
+        [{}],
+        {"": {"": []}},
+        "x" * 5000,
+        [3] * 999,
+    ]
     texts = [json.dumps(value).encode() for value in odd]
     for value in odd:
         for key in plain:
@@ -273,20 +305,32 @@ def odd_jsons() -> list[bytes]:
 _TOKENS = (b"\0" * 8, b"\xff" * 8, MAGIC, b"\xff\xd8\xff", b"\xff\xd9")
 BETONS = (
     Target(
-        name="beton", group=".beton",
-        file="x.beton", read=read_beton, numbers=beton_numbers, tokens=_TOKENS,
+        name="beton",
+        group=".beton",
+        file="x.beton",
+        read=read_beton,
+        numbers=beton_numbers,
+        tokens=_TOKENS,
         seeds=lambda: [beton_of(), beton_of(1, ("x",)), beton_of(5, shard=shard_of(1))],
         mend=mend_beton,
     ),
     Target(
-        name="beton-of-ffcv", group=".beton",
-        file="x.beton", read=read_beton, numbers=beton_numbers,
-        seeds=lambda: [without_extra(beton_of()), without_extra(beton_of(1))], tokens=_TOKENS,
+        name="beton-of-ffcv",
+        group=".beton",
+        file="x.beton",
+        read=read_beton,
+        numbers=beton_numbers,
+        seeds=lambda: [without_extra(beton_of()), without_extra(beton_of(1))],
+        tokens=_TOKENS,
     ),
     Target(
-        name="beton-shard", group=".beton",
-        file="x.1-of-2.beton", read=read_shards, numbers=beton_numbers,
-        seeds=lambda: [beton_of(3, shard=shard_of(1))], mend=mend_beton,
+        name="beton-shard",
+        group=".beton",
+        file="x.1-of-2.beton",
+        read=read_shards,
+        numbers=beton_numbers,
+        seeds=lambda: [beton_of(3, shard=shard_of(1))],
+        mend=mend_beton,
         tokens=(*_TOKENS, b'"', b"[", b"null", b"1e999", b"9" * 30, b"\\ud800", b"../"),
     ),
-)  # fmt: skip
+)

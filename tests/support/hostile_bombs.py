@@ -140,8 +140,10 @@ def bombs(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "device as a source", lambda: open_source(device.parents[1])
     half = (1 << 29) - 4
     flags = (1, 2, 2, 3)
-    parts = [(i * (half + 8), struct.pack("<2I", MAGIC, flag << 29 | half))
-             for i, flag in enumerate(flags)]  # fmt: skip
+    parts = [
+        (i * (half + 8), struct.pack("<2I", MAGIC, flag << 29 | half))
+        for i, flag in enumerate(flags)
+    ]
     records = hole(folder / "1.rec", 4 * (half + 8), *parts)
     yield "record of 2 gigabytes", lambda: read_record(records)
     short = folder / "2.rec"

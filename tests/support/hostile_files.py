@@ -127,12 +127,26 @@ ZIP_SEEDS = (
 #: Signature of a zip's parts -> (offset, width) of their integers.
 _ZIP_FIELDS = {
     b"PK\3\4": ((4, 2), (6, 2), (8, 2), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2)),
-    b"PK\1\2": ((4, 2), (6, 2), (8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2),
-                (32, 2), (34, 2), (36, 2), (38, 4), (42, 4)),
+    b"PK\1\2": (
+        (4, 2),
+        (6, 2),
+        (8, 2),
+        (10, 2),
+        (16, 4),
+        (20, 4),
+        (24, 4),
+        (28, 2),
+        (30, 2),
+        (32, 2),
+        (34, 2),
+        (36, 2),
+        (38, 4),
+        (42, 4),
+    ),
     b"PK\5\6": ((4, 2), (6, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2)),
     b"PK\6\6": ((4, 8), (12, 2), (14, 2), (16, 4), (20, 4), (24, 8), (32, 8), (40, 8), (48, 8)),
     b"PK\6\7": ((4, 4), (8, 8), (16, 4)),
-}  # fmt: skip
+}
 _ZIP_TOKENS = (*_ZIP_FIELDS, b"\0", b"/", b"../", b"\\", b"\n", b"\1\0\x10\0" + b"\xff" * 16)
 
 
@@ -236,45 +250,83 @@ def unpack_all(path: Path) -> None:
 _PACKED = ("gz", "bz2", "xz")
 _LONG = "set/" + "n" * 120 + "/1.jpg"
 _TAR_TOKENS = (
-    b"\0", b"../", b"/", b"\n", b"11 path=/x\n", b"9 size=-1\n", b"22 GNU.sparse.major=1\n", b"x",
-    b"L", b"S", b"2", b"\x80" + bytes(7) + b"\1", b"\xff" * 8, b"0" * 12,
-)  # fmt: skip
+    b"\0",
+    b"../",
+    b"/",
+    b"\n",
+    b"11 path=/x\n",
+    b"9 size=-1\n",
+    b"22 GNU.sparse.major=1\n",
+    b"x",
+    b"L",
+    b"S",
+    b"2",
+    b"\x80" + bytes(7) + b"\1",
+    b"\xff" * 8,
+    b"0" * 12,
+)
 
 
 FILES = (
     Target(
-        name="recordio", group="RecordIO", file="x.rec", read=read_records, numbers=record_numbers,
+        name="recordio",
+        group="RecordIO",
+        file="x.rec",
+        read=read_records,
+        numbers=record_numbers,
         seeds=lambda: [records_of(), records_of((1, 0))],
         tokens=(MAGIC_BYTES, bytes(4), MAGIC_BYTES + bytes(4)),
     ),
     Target(
-        name="recordio-index", group="RecordIO", file="x.idx", read=read_by_index,
+        name="recordio-index",
+        group="RecordIO",
+        file="x.idx",
+        read=read_by_index,
         seeds=lambda: [b"0\t0\n1\t%d\n" % len(records_of((0,))), b"0\t0\n"],
         tokens=(b"\t", b"\n", b"0", b"-", b"9" * 20, b" 8", b"\x0b"),
     ),
     Target(
-        name="zip", group="zip and tar",
-        file="x.zip", read=read_zip, numbers=zip_numbers, tokens=_ZIP_TOKENS,
+        name="zip",
+        group="zip and tar",
+        file="x.zip",
+        read=read_zip,
+        numbers=zip_numbers,
+        tokens=_ZIP_TOKENS,
         seeds=lambda: [make() for make in ZIP_SEEDS],
     ),
     Target(
-        name="image", group="images",
-        file="x.bin", read=read_image, numbers=jpeg_numbers, seeds=image_seeds,
+        name="image",
+        group="images",
+        file="x.bin",
+        read=read_image,
+        numbers=jpeg_numbers,
+        seeds=image_seeds,
         tokens=(*(bytes((0xFF, marker)) for marker in (0xD8, 0xD9, 0xDA, 0xC4, 0xC2, 0xDB, 0xFF)),),
     ),
     Target(
-        name="fetched-zip", group="zip and tar",
-        file="x.zip", read=unpack_all, numbers=zip_numbers, tokens=_ZIP_TOKENS,
+        name="fetched-zip",
+        group="zip and tar",
+        file="x.zip",
+        read=unpack_all,
+        numbers=zip_numbers,
+        tokens=_ZIP_TOKENS,
         seeds=lambda: [make() for make in ZIP_SEEDS],
     ),
     Target(
-        name="fetched-tar", group="zip and tar",
-        file="x.tar", read=unpack_all, numbers=tar_numbers, mend=mend_tar,
+        name="fetched-tar",
+        group="zip and tar",
+        file="x.tar",
+        read=unpack_all,
+        numbers=tar_numbers,
+        mend=mend_tar,
         seeds=lambda: [tar_of("set/1.jpg", _LONG, kind=kind) for kind in (1, 2)],
         tokens=_TAR_TOKENS,
     ),
     Target(
-        name="fetched-packed-tar", group="zip and tar", file="x.tar.gz", read=unpack_all,
+        name="fetched-packed-tar",
+        group="zip and tar",
+        file="x.tar.gz",
+        read=unpack_all,
         seeds=lambda: [tar_of("set/1.jpg", "set/2.jpg", mode=f"w:{how}") for how in _PACKED],
     ),
-)  # fmt: skip
+)

@@ -29,10 +29,18 @@ from pipelines.errors import DataError, UsageError
 from pipelines.resident.store_memory import FileMemory
 
 SAVED = Checkpoint(
-    model={"a": torch.arange(6.0), "b": torch.tensor(3)}, arch="resnet18", classes=("x", "y"),
-    size=64, view="eval", epoch=2, accuracy=0.5, optimizer={"0/step": torch.ones(2)}, scaler={},
-    config={"lr": 0.1}, progress=content_of("sgd")["progress"],
-)  # fmt: skip
+    model={"a": torch.arange(6.0), "b": torch.tensor(3)},
+    arch="resnet18",
+    classes=("x", "y"),
+    size=64,
+    view="eval",
+    epoch=2,
+    accuracy=0.5,
+    optimizer={"0/step": torch.ones(2)},
+    scaler={},
+    config={"lr": 0.1},
+    progress=content_of("sgd")["progress"],
+)
 
 
 def saved(folder: Path, checkpoint: Checkpoint = SAVED) -> bytes:
@@ -147,27 +155,65 @@ def read_run(path: Path) -> None:
 
 RUNS = (
     Target(
-        name="checkpoint", group="checkpoints",
-        file="last.ckpt", read=read_checkpoint, numbers=checkpoint_numbers,
-        seeds=checkpoint_seeds, mend=mend_checkpoint,
-        tokens=(b"K", b"X", b"}", b"]", b"t", b"R", b"q\0", b"\x85", b"storage",
-                b"[" * 2000, b"\\\"", b"1e999", b"9" * 400, b"NaN", b"F32", b"I64", b":", b","),
+        name="checkpoint",
+        group="checkpoints",
+        file="last.ckpt",
+        read=read_checkpoint,
+        numbers=checkpoint_numbers,
+        seeds=checkpoint_seeds,
+        mend=mend_checkpoint,
+        tokens=(
+            b"K",
+            b"X",
+            b"}",
+            b"]",
+            b"t",
+            b"R",
+            b"q\0",
+            b"\x85",
+            b"storage",
+            b"[" * 2000,
+            b'\\"',
+            b"1e999",
+            b"9" * 400,
+            b"NaN",
+            b"F32",
+            b"I64",
+            b":",
+            b",",
+        ),
     ),
     Target(
-        name="config", group="settings and reports", file="x.toml", read=read_config,
-        seeds=lambda: TOML, tokens=TEXT_TOKENS,
+        name="config",
+        group="settings and reports",
+        file="x.toml",
+        read=read_config,
+        seeds=lambda: TOML,
+        tokens=TEXT_TOKENS,
     ),
     Target(
-        name="config-json", group="settings and reports", file="config.json", read=read_config,
-        seeds=lambda: JSON, tokens=TEXT_TOKENS,
+        name="config-json",
+        group="settings and reports",
+        file="config.json",
+        read=read_config,
+        seeds=lambda: JSON,
+        tokens=TEXT_TOKENS,
     ),
     Target(
-        name="store", group="stores", file="x.store", read=read_store, seeds=store_seeds,
+        name="store",
+        group="stores",
+        file="x.store",
+        read=read_store,
+        seeds=store_seeds,
         heals=True,  # its pixels are decoded anew
     ),
     Target(
-        name="metrics", group="settings and reports", file="metrics.jsonl", read=read_run,
-        seeds=metrics_seeds, tokens=TEXT_TOKENS,
+        name="metrics",
+        group="settings and reports",
+        file="metrics.jsonl",
+        read=read_run,
+        seeds=metrics_seeds,
+        tokens=TEXT_TOKENS,
         heals=True,  # half a row at the end is a killed run's
     ),
-)  # fmt: skip
+)

@@ -28,9 +28,16 @@ from pipelines.errors import DataError
 QUIET = Console(quiet=True)
 #: Three steps an epoch; the smallest of torchvision's networks.
 SETTINGS: dict[str, Any] = {
-    "weights": "none", "arch": "shufflenet_v2_x0_5", "size": 33, "batch_size": 6, "epochs": 2,
-    "amp": "off", "ema": 0.9, "workers": 1, "checkpoint_every": "2",
-}  # fmt: skip
+    "weights": "none",
+    "arch": "shufflenet_v2_x0_5",
+    "size": 33,
+    "batch_size": 6,
+    "epochs": 2,
+    "amp": "off",
+    "ema": 0.9,
+    "workers": 1,
+    "checkpoint_every": "2",
+}
 
 
 class Trainings:

@@ -33,9 +33,16 @@ from fastft.train.run import train
 
 #: Batch norm, dropout, and checkpoints of 20 MB, which take as long to write as a step.
 SETTINGS: dict[str, Any] = {
-    "weights": "none", "arch": "mobilenet_v3_small", "size": 40, "batch_size": 4, "epochs": 3,
-    "amp": "off", "ema": 0.9, "workers": 1, "checkpoint_every": "2",
-}  # fmt: skip
+    "weights": "none",
+    "arch": "mobilenet_v3_small",
+    "size": 40,
+    "batch_size": 4,
+    "epochs": 3,
+    "amp": "off",
+    "ema": 0.9,
+    "workers": 1,
+    "checkpoint_every": "2",
+}
 AUGMENTED: dict[str, Any] = {"augment": "trivial", "erase": 0.3, "mixup": 0.3, "cutmix": 1.0}
 #: A training that takes so long hangs.
 _MOST_S = 300
@@ -148,12 +155,20 @@ def main() -> None:
         for number in range(runs)
         for each in differences(given.out / "straight", given.out / f"killed-{number}")
     ]
-    print(json.dumps({
-        "loader": given.loader, "whole_s": round(whole_s, 2), "runs": runs,
-        "kills": len(deaths), "kills_while_writing": sum(each["writing"] for each in deaths),
-        "steps": len(read_metrics(given.out / "straight" / "metrics.jsonl")[0]),
-        "differences": differing, "deaths": deaths,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "loader": given.loader,
+                "whole_s": round(whole_s, 2),
+                "runs": runs,
+                "kills": len(deaths),
+                "kills_while_writing": sum(each["writing"] for each in deaths),
+                "steps": len(read_metrics(given.out / "straight" / "metrics.jsonl")[0]),
+                "differences": differing,
+                "deaths": deaths,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -94,20 +94,23 @@ CHANGED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "jpegs/some_huffman_tables.jpg": ("jpegs/s444.jpg", lambda data: without(data, HUFFMAN, 2)),
     "jpegs/stray_bytes.jpg": ("jpegs/s422.jpg", lambda data: with_bytes_before(data, HUFFMAN)),
     "jpegs/stray_bytes_at_first.jpg": (
-        "jpegs/s444.jpg", lambda data: with_bytes_before(data, QUANTIZATION, b"\0\0\0"),
+        "jpegs/s444.jpg",
+        lambda data: with_bytes_before(data, QUANTIZATION, b"\0\0\0"),
     ),
     "jpegs/stray_marker.jpg": (
-        "jpegs/s444.jpg", lambda data: with_bytes_before(data, HUFFMAN, b"\xff\xd0"),
+        "jpegs/s444.jpg",
+        lambda data: with_bytes_before(data, HUFFMAN, b"\xff\xd0"),
     ),
     "jpegs/padded.jpg": ("jpegs/s444.jpg", lambda data: padded(data, bytes(40))),
     "jpegs/unknown_jfif.jpg": ("jpegs/s444.jpg", lambda data: data[:11] + b"\x09" + data[12:]),
     **{
         f"jpegs/incomplete{count}.jpg": (
-            "jpegs/progressive.jpg", lambda data, count=count: scans_kept(data, count),
+            "jpegs/progressive.jpg",
+            lambda data, count=count: scans_kept(data, count),
         )
         for count in (1, 4, 7)
     },
-}  # fmt: skip
+}
 
 
 def is_here(name: str) -> bool:
@@ -146,27 +149,47 @@ def apart(name: str, pixels: NDArray[np.uint8]) -> float:
 #: whether it does so without decoding.
 BROKEN: dict[str, tuple[str, Callable[[bytes], bytes], str, bool]] = {
     "truncated.jpg": (
-        "jpegs/s444.jpg", lambda data: data[: len(data) * 9 // 10], "remature end", False,
+        "jpegs/s444.jpg",
+        lambda data: data[: len(data) * 9 // 10],
+        "remature end",
+        False,
     ),
     "truncated_progressive.jpg": (
-        "jpegs/progressive.jpg", lambda data: data[: len(data) * 9 // 10], "remature end", False,
+        "jpegs/progressive.jpg",
+        lambda data: data[: len(data) * 9 // 10],
+        "remature end",
+        False,
     ),
     "truncated.png": (
-        "others/rgba.png", lambda data: data[: len(data) * 9 // 10], "truncated", True,
+        "others/rgba.png",
+        lambda data: data[: len(data) * 9 // 10],
+        "truncated",
+        True,
     ),
     "truncated_cmyk.jpg": (
-        "others/cmyk.jpg", lambda data: data[: len(data) * 9 // 10], "remature end", True,
+        "others/cmyk.jpg",
+        lambda data: data[: len(data) * 9 // 10],
+        "remature end",
+        True,
     ),
     "no_quantization.jpg": (
-        "jpegs/s444.jpg", lambda data: without(data, QUANTIZATION), "was not defined", False,
+        "jpegs/s444.jpg",
+        lambda data: without(data, QUANTIZATION),
+        "was not defined",
+        False,
     ),
     "stray_and_cut.jpg": (
         "jpegs/s444.jpg",
-        lambda data: with_bytes_before(data, HUFFMAN)[: len(data) * 6 // 10], "remature end", False,
+        lambda data: with_bytes_before(data, HUFFMAN)[: len(data) * 6 // 10],
+        "remature end",
+        False,
     ),
     "header_alone.jpg": ("jpegs/s444.jpg", lambda data: data[:700], "", False),
     "empty.jpg": ("jpegs/s444.jpg", lambda data: b"", "the file is empty", True),
     "text.jpg": (
-        "jpegs/s444.jpg", lambda data: b"not a photo\n", "is a text, not an image: 'not", True,
+        "jpegs/s444.jpg",
+        lambda data: b"not a photo\n",
+        "is a text, not an image: 'not",
+        True,
     ),
-}  # fmt: skip
+}

@@ -61,9 +61,12 @@ def _work(
 ) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", store=distributed.FileStore(str(folder / "store"), size), rank=rank,
-        world_size=size, timeout=_PATIENCE,
-    )  # fmt: skip
+        "gloo",
+        store=distributed.FileStore(str(folder / "store"), size),
+        rank=rank,
+        world_size=size,
+        timeout=_PATIENCE,
+    )
     result = function(World(rank, size, rank, size, torch.device("cpu"), 1), *arguments)
     torch.save(result, folder / f"{rank}.pt")
     distributed.destroy_process_group()

@@ -56,7 +56,14 @@ def make_checkpoint(data: Path, classes: tuple[str, ...], arch: str = ARCH) -> C
         model.fc.bias -= model(images).mean(0)
         model.fc.weight *= 3
     return Checkpoint(
-        model=model.state_dict(), arch=arch, classes=classes, size=SIZE, view="eval", epoch=3,
-        accuracy=0.5, optimizer={}, scaler={},
+        model=model.state_dict(),
+        arch=arch,
+        classes=classes,
+        size=SIZE,
+        view="eval",
+        epoch=3,
+        accuracy=0.5,
+        optimizer={},
+        scaler={},
         config={"loader": "torchvision", "batch_size": 4, "amp": "off", "workers": 1},
-    )  # fmt: skip
+    )

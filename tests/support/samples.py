@@ -93,9 +93,18 @@ def turbo_jpeg(pixels: np.ndarray, subsampling: int) -> Stored:
     handle = ctypes.c_void_p(library.tjInitCompress())
     buffer, size = ctypes.c_void_p(), ctypes.c_ulong()
     assert not library.tjCompress2(
-        handle, ctypes.c_void_p(pixels.ctypes.data), width, 0, height, 0, ctypes.byref(buffer),
-        ctypes.byref(size), subsampling, 85, 0,
-    )  # fmt: skip
+        handle,
+        ctypes.c_void_p(pixels.ctypes.data),
+        width,
+        0,
+        height,
+        0,
+        ctypes.byref(buffer),
+        ctypes.byref(size),
+        subsampling,
+        85,
+        0,
+    )
     data = ctypes.string_at(buffer, size.value)
     library.tjFree(buffer)
     library.tjDestroy(handle)

@@ -28,27 +28,39 @@ BEGIN, END = "<!-- soak -->", "<!-- /soak -->"
 OF = "<!-- of"
 #: Rows of the sums, and what belongs to each; the first that fits counts.
 GROUPS = (
-    ("epochs of loaders and trainings, left at random or run to their end",
-     r"under load|shared by processes"),
+    (
+        "epochs of loaders and trainings, left at random or run to their end",
+        r"under load|shared by processes",
+    ),
     ("inputs fuzzed: each to a reader, changed by structure and by chance", r"^inputs fuzzed"),
     ("bits flipped in a `.beton`", r"flipped bit"),
-    ("files cut, overwritten, replaced or gone while they are read",
-     r"while a loader reads|while it is used|source changes|shard changes"),
+    (
+        "files cut, overwritten, replaced or gone while they are read",
+        r"while a loader reads|while it is used|source changes|shard changes",
+    ),
     ("processes killed by `kill -9`: commands, their children, a loader's", r"kill|parents"),
-    ("Ctrl-C, SIGTERM, an error or the end of the program in the middle",
-     r"told to end|Ctrl-C|SIG|signals|ended in the middle|loader open|error in a decoding"),
-    ("disks that are full, fail, vanish or may not be written to",
-     r"disk|may be written|cannot be made|folder goes|/dev/shm"),
+    (
+        "Ctrl-C, SIGTERM, an error or the end of the program in the middle",
+        r"told to end|Ctrl-C|SIG|signals|ended in the middle|loader open|error in a decoding",
+    ),
+    (
+        "disks that are full, fail, vanish or may not be written to",
+        r"disk|may be written|cannot be made|folder goes|/dev/shm",
+    ),
     ("no memory", r"memory|gigabytes"),
     ("standard files that are closed, full or read by nobody", r"standard|nobody listens"),
     ("odd and broken images, each to every loader", r"images|many scans"),
-    ("odd names, links, pipes and leftovers",
-     r"names|links|pipes|folders too deep|systems leave|left behind|temporary"),
+    (
+        "odd names, links, pipes and leftovers",
+        r"names|links|pipes|folders too deep|systems leave|left behind|temporary",
+    ),
     ("random crops and orders, held against their distribution", r"their distribution"),
-    ("kernels, GPU ranks and other libraries' pipelines, compared",
-     r"kernels|GPU ranks|stock pipelines"),
+    (
+        "kernels, GPU ranks and other libraries' pipelines, compared",
+        r"kernels|GPU ranks|stock pipelines",
+    ),
     ("checkpoints with odd states, and files with programs in them", r"checkpoints|programs in"),
-)  # fmt: skip
+)
 OTHERS = "others"
 
 
@@ -82,14 +94,19 @@ class Toll:
         from fastft.system.environment import environment  # torch takes seconds to load
 
         return {
-            "date": date.today().isoformat(), "hours": hours, "wall_s": round(wall_s),
-            "machine": environment(), "fuzzed": how_fuzzed(), "passed": self.passed,
-            "failed": sorted(self.failed), "skipped": sorted(self.skipped),
+            "date": date.today().isoformat(),
+            "hours": hours,
+            "wall_s": round(wall_s),
+            "machine": environment(),
+            "fuzzed": how_fuzzed(),
+            "passed": self.passed,
+            "failed": sorted(self.failed),
+            "skipped": sorted(self.skipped),
             "tried": {
                 what: {"times": self.tried[what], "seconds": round(self.seconds[what], 1)}
                 for what in sorted(self.tried)
             },
-        }  # fmt: skip
+        }
 
 
 def sum_up(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,16 @@ QUIET = Console(quiet=True)
 
 def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
     usual = {
-        "weights": "none", "size": 40, "batch_size": 10, "epochs": 2, "amp": "off", "workers": 1,
-        "loader": "resident", "arch": "mobilenet_v3_small", "checkpoint_every": "1",
-    }  # fmt: skip
+        "weights": "none",
+        "size": 40,
+        "batch_size": 10,
+        "epochs": 2,
+        "amp": "off",
+        "workers": 1,
+        "loader": "resident",
+        "arch": "mobilenet_v3_small",
+        "checkpoint_every": "1",
+    }
     return TrainConfig(data=data, out=out, **{**usual, **options})
 
 
