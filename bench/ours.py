@@ -75,7 +75,8 @@ class Ours:
         import numpy as np
 
         from fastft.parity.distance import Differences
-        from pipelines.reference import MEAN, STD, render_batch
+        from pipelines.preprocessing import MEAN, STD
+        from pipelines.reference import render_batch
 
         if self._loader is None:
             next(self._batches)

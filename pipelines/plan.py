@@ -11,13 +11,13 @@ Here and in `operations` augmentation is drawn; loaders execute rows and draw no
   `sample + N * n` is a further one of a sample, with draws of its own. What takes samples refuses
   such a number, as it is N or more; `Plan.samples` has them.
 
-Views (S the output side):
+Views (S the output side, R `Preprocessing.resize_side` of it, by default 256/224 S):
 
 - `train`: torchvision's RandomResizedCrop and horizontal flip; whole-pixel boxes.
-- `recordio`: MXNet ImageRecordIter's: shorter side scaled to 0.75-1.5 times 256/224 S (never
-  under S), random S x S crop, flip.
-- `eval`: Resize(256/224 S) of the shorter side, then CenterCrop(S).
-- `eval-square`: Resize of both sides to 256/224 S, then CenterCrop(S).
+- `recordio`: MXNet ImageRecordIter's: shorter side 0.75-1.5 R (never under S), random crop, flip.
+- `eval`: Resize(R) of the shorter side, then CenterCrop(S); timm's `crop_mode` `center`.
+- `eval-square`: Resize of both sides to R, then CenterCrop(S); timm's `squash`. Its `border`, which
+  fills up what is no square, is not to be had.
 - `native`: an S x S piece from anywhere, at its own scale: what a decoder alone makes of an image.
   An image with a side under S gives what it has, enlarged.
 
@@ -29,9 +29,9 @@ in the other views.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ from pipelines.augment import RATIO, SCALE, USUAL, Augment
 from pipelines.errors import UsageError
 from pipelines.operations import Mix, Operations, draw_mix, draw_operations
 from pipelines.order import BLOCK, Floats, Ints, make_key, make_order, shares_of, uniform
+from pipelines.preprocessing import IMAGENET, Filter, Preprocessing
 from pipelines.sampling import Frequencies, find_samples
 
 VIEWS = ("train", "recordio", "eval", "eval-square", "native")
@@ -82,6 +83,7 @@ class Rows:
         shrinks: int32[B], the part of its size at which a JPEG is decoded: 1, or 1 / 2, 4 or 8.
         size: output side S, px.
         operations: what changes pixels beyond that; None: nothing.
+        filter: that it is resized by, one of FILTERS.
     """
 
     samples: Ints
@@ -92,22 +94,17 @@ class Rows:
     shrinks: NDArray[np.int32]
     size: int
     operations: Operations | None = None
+    filter: Filter = "bilinear"
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def take(self, part: slice) -> Rows:
         """Some of the rows."""
-        return Rows(
-            self.samples[part],
-            self.crops[part],
-            self.resized[part],
-            self.corners[part],
-            self.flips[part],
-            self.shrinks[part],
-            self.size,
-            None if self.operations is None else self.operations.take(part),
-        )
+        names = ("samples", "crops", "resized", "corners", "flips", "shrinks")
+        parts: dict[str, Any] = {name: getattr(self, name)[part] for name in names}
+        operations = None if self.operations is None else self.operations.take(part)
+        return replace(self, **parts, operations=operations)
 
     @property
     def boxes(self) -> Floats:
@@ -133,6 +130,7 @@ class Plan:
         augment: what else is drawn.
         place: one of PLACES, where evaluation's views cut.
         repeats: whether samples come more than once, or never.
+        preprocessing: the model's, of which rows have filter and share.
     """
 
     view: str
@@ -146,6 +144,7 @@ class Plan:
     augment: Augment = USUAL
     place: str = "center"
     repeats: bool = False
+    preprocessing: Preprocessing = IMAGENET
 
     def __len__(self) -> int:
         return len(self.order)
@@ -180,7 +179,8 @@ class Plan:
         if self.decode == "scaled":
             shrinks = find_shrinks(crops[:, 2:], resized)
         operations = self.operations(visits)
-        return Rows(samples, crops, resized, corners, flips, shrinks, self.size, operations)
+        parts = samples, crops, resized, corners, flips, shrinks, self.size, operations
+        return Rows(*parts, self.preprocessing.filter)
 
     def mix(self, batch: int) -> Mix | None:
         """The mix of a batch, counted from the epoch's beginning; None: this plan mixes none."""
@@ -243,7 +243,7 @@ class Plan:
         self, key: np.uint64, samples: Ints, height: Floats, width: Floats
     ) -> tuple[Floats, Floats]:
         """[B, 2] resized height and width, px; [B, 2] top and left of the output in that."""
-        side = resize_side(self.size)
+        side = self.preprocessing.resize_side(self.size)
         if self.view == "eval-square":
             resized_h = resized_w = np.full(len(samples), float(side))
         else:
@@ -281,6 +281,7 @@ def make_plan(
     augment: Augment = USUAL,
     place: str = "center",
     frequencies: Frequencies | None = None,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> Plan:
     """Plan one epoch over samples of the given dimensions.
 
@@ -297,6 +298,7 @@ def make_plan(
         augment: what else is drawn, of a training view.
         place: one of PLACES, of evaluation's views.
         frequencies: of the samples, of a training view; None: each comes once.
+        preprocessing: the model's, of which rows have filter and share.
 
     Raises:
         UsageError: an unknown view, place or way to decode, a size, seed or epoch out of range, or
@@ -320,7 +322,8 @@ def make_plan(
     else:
         order = frequencies.draw(seed=seed, epoch=epoch)
     sides, repeats = (widths, heights), frequencies is not None
-    return Plan(view, size, seed, epoch, order, *sides, decode, augment, place, repeats)
+    made = Plan(view, size, seed, epoch, order, *sides, decode, augment, place, repeats)
+    return replace(made, preprocessing=preprocessing)
 
 
 def check_place(place: str, view: str) -> None:
@@ -358,11 +361,6 @@ def find_shrinks(extents: NDArray[np.int32], resized: NDArray[np.int32]) -> NDAr
     for shrink in _SHRINKS:
         shrinks[spare >= shrink] = shrink
     return shrinks
-
-
-def resize_side(size: int) -> int:
-    """The side that evaluation resizes to before a crop of `size`: 256 for 224."""
-    return int(size * 256 / 224)
 
 
 def _random_resized_crops(

@@ -1,9 +1,9 @@
 """The pixel definition: what a plan's row means, said slowly and obviously.
 
 A sample is decoded by Pillow (libjpeg-turbo, accurate DCT, smooth upsampling), cut and resized by
-Pillow's antialiased bilinear filter as torchvision does it for Pillow images, then flipped. What
-else the plan asks for is done by torchvision.transforms.v2's functionals. Pixels are uint8 up to
-here, and every loader's distance is measured here. Normalization follows, then mixing.
+Pillow's antialiased bilinear or bicubic filter as torchvision does it for Pillow images, then
+flipped. What else the plan asks for is done by torchvision.transforms.v2's functionals. Pixels are
+uint8 up to here, and every loader's distance is measured here. Normalization follows, then mixing.
 
 A plan with `decode="scaled"` asks for other pixels where photos are large: Pillow decodes a JPEG at
 1/2, 1/4 or 1/8 of its size (`draft`), and resizes the part that the crop takes of the pixels that
@@ -26,14 +26,16 @@ from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.images.pillow import crop
 from pipelines.operations import Mix, Operations
 from pipelines.plan import Rows
+from pipelines.preprocessing import IMAGENET, Filter, Preprocessing
 
 if TYPE_CHECKING:
     import torch
 
-#: ImageNet's channel means and deviations, of pixels scaled to 0-1: what torchvision's pretrained
-#: weights were trained with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+#: Pillow's names for filters.
+RESAMPLING: dict[Filter, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 #: Distance of `scaled` pixels from the exact ones, levels of 255: the mean over many photos, and at
 #: most. 40 of 12.9 megapixels at 224 px, and 320 of 0.2 at 64 and 32 px, were 0.2 to 0.5 in the
 #: mean, 1.2 for the farthest photo, and 22 at most.
@@ -71,7 +73,7 @@ def cut(image: Image.Image, rows: Rows, row: int, shrink: int = 1) -> Image.Imag
     if (height, width) != (image.height, image.width):
         image = crop(image, left, top, width, height)
     height, width = rows.resized[row].tolist()
-    image = image.resize((width, height), Image.Resampling.BILINEAR, part)
+    image = image.resize((width, height), RESAMPLING[rows.filter], part)
     top, left = rows.corners[row].tolist()
     return image.crop((left, top, left + rows.size, top + rows.size))
 
@@ -183,10 +185,12 @@ def render_batch(stored: list[Stored], rows: Rows) -> NDArray[np.uint8]:
     return np.stack([render(sample, rows, row) for row, sample in enumerate(stored)])
 
 
-def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def normalize(
+    pixels: NDArray[np.uint8], preprocessing: Preprocessing = IMAGENET
+) -> NDArray[np.float32]:
     """float32[..., 3]: as torchvision's ToTensor and Normalize, operation by operation."""
     scaled: NDArray[np.float32] = pixels.astype(np.float32)
     scaled /= np.float32(255)
-    scaled -= np.array(MEAN, np.float32)
-    scaled /= np.array(STD, np.float32)
+    scaled -= np.array(preprocessing.mean, np.float32)
+    scaled /= np.array(preprocessing.std, np.float32)
     return scaled

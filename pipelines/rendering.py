@@ -24,6 +24,7 @@ from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.plan import Plan, Rows
+from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.row_worker import Piece, Worker
 from pipelines.transfer import BatchPool
 
@@ -57,6 +58,7 @@ class Renderer(ABC):
         batch: int,
         workers: int,
         changes: bool = False,
+        preprocessing: Preprocessing = IMAGENET,
     ) -> None:
         """Prepare, and begin to load the kernel; memory comes with the first batch.
 
@@ -67,9 +69,10 @@ class Renderer(ABC):
             batch: rows of a batch at most.
             workers: threads.
             changes: whether rows' operations are executed, too.
+            preprocessing: the form of the model's images, which plans have, too.
         """
         self._source, self._dtype, self._batch, self._changes = source, dtype, batch, changes
-        self.known = Known(source)
+        self.known, self._preprocessing = Known(source), preprocessing
         self._written = written_for(dtype)
         #: The type that rows are rendered to.
         self._drawn = np.uint8 if changes else self._written
@@ -93,10 +96,12 @@ class Renderer(ABC):
         """Start rendering `rows`; safe from any one thread at a time.
 
         Raises:
-            ValueError: the plan is of another size, or a box reaches out of its image.
+            ValueError: the plan is of another size or form, or a box reaches out of its image.
         """
         if plan.size != self.pool.shape[1]:  # the kernel would read and write anywhere
             raise ValueError(f"a plan of {plan.size} px, batches of {self.pool.shape[1]}")
+        if rows.filter != self._preprocessing.filter:
+            raise ValueError(f"rows by {rows.filter}, scratch for {self._preprocessing.filter}")
         rows = self._as_decoded(rows)
         geometry, down_first = make_geometry(rows, plan)
         whole = Piece(
@@ -123,7 +128,8 @@ class Renderer(ABC):
         try:
             worker: Worker = self._local.worker
         except AttributeError:
-            worker = self._local.worker = Worker(self._source, self.known)
+            made = Worker(self._source, self.known, self._preprocessing)
+            worker = self._local.worker = made
         return worker
 
     def as_tensor(self, images: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, streaming
 from pipelines.operations import Operations
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.regions import RegionDecoder
 from pipelines.transfer import normalizing_factors
 
@@ -63,12 +63,15 @@ class Piece:
 class Worker:
     """The scratch memory of one thread; it grows with the images that the thread meets."""
 
-    def __init__(self, source: Source, known: Known | None = None) -> None:
+    def __init__(
+        self, source: Source, known: Known | None = None, preprocessing: Preprocessing = IMAGENET
+    ) -> None:
         self._source, self.regions = source, RegionDecoder(source, known)
         self.pixels = np.empty(0, np.uint8)
-        self._size, self._factors = 0, normalizing_factors(0, MEAN, STD)
+        self._mean_std = preprocessing.mean, preprocessing.std
+        self._size, self._factors = 0, normalizing_factors(0, *self._mean_std)
         self._scratch: cpu.Scratch | None = None
-        self._images, self.changer = np.empty(0, np.uint8), Changer()
+        self._images, self.changer = np.empty(0, np.uint8), Changer(preprocessing)
 
     def images(self, count: int, size: int) -> NDArray[np.uint8]:
         """uint8[B, S, S * 3] of anything, with what kernels touch behind it."""
@@ -96,7 +99,7 @@ class Worker:
         more may still be in the making.
         """
         if size != self._size:
-            self._size, self._factors = size, normalizing_factors(size, MEAN, STD)
+            self._size, self._factors = size, normalizing_factors(size, *self._mean_std)
             self._scratch = None
         self._scratch = cpu.fit_scratch(
             self._scratch, piece.geometry, size, planar, streamed, piece.shrinks

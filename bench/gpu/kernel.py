@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.gpu.machine import copy_rates
 from bench.gpu.task import Found, Task, answer, per_second
 from pipelines.plan import make_plan
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import MEAN, STD
 from pipelines.resident.store import StoreFormat, lay_out
 from pipelines.transfer import normalizing_factors
 

@@ -35,7 +35,8 @@ from pipelines.formats.source import Source
 from pipelines.loaders import LOADERS, SCALING, Loader
 from pipelines.operations import draw_operations
 from pipelines.plan import Decode, Plan, Rows
-from pipelines.reference import MEAN, OPERATION, SCALED, STD, change, render_batch
+from pipelines.preprocessing import MEAN, STD
+from pipelines.reference import OPERATION, SCALED, change, render_batch
 
 _VIEWS = ("train", "eval")
 _BATCH = 32

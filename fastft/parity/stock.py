@@ -27,7 +27,8 @@ from pipelines.errors import DataError
 from pipelines.formats.beton import Index, read_index
 from pipelines.formats.encode import decode
 from pipelines.formats.layout import MODE_RAW, Stored
-from pipelines.plan import make_plan, resize_side
+from pipelines.plan import make_plan
+from pipelines.preprocessing import IMAGENET
 from pipelines.reference import render_batch
 from pipelines.workers import not_interrupted
 
@@ -177,7 +178,7 @@ def _torchvision(index: Index, view: str, size: int, seed: int, epochs: int) -> 
     if view == "train":
         geometry = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     else:
-        geometry = [transforms.Resize(resize_side(size)), transforms.CenterCrop(size)]
+        geometry = [transforms.Resize(IMAGENET.resize_side(size)), transforms.CenterCrop(size)]
     transform = transforms.Compose(geometry)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -215,7 +216,9 @@ def _dali(index: Index, view: str, size: int, seed: int, epochs: int) -> Iterato
         else:
             image = fn.decoders.image(data, output_type=types.RGB)
             image = fn.resize(
-                image, resize_shorter=resize_side(size), interp_type=types.INTERP_TRIANGULAR
+                image,
+                resize_shorter=IMAGENET.resize_side(size),
+                interp_type=types.INTERP_TRIANGULAR,
             )
             image = fn.crop(image, crop=(size, size))
         pipe.set_outputs(image)
@@ -241,7 +244,8 @@ def _ffcv(index: Index, view: str, size: int, seed: int, epochs: int) -> Iterato
     if view == "train":
         operations = [RandomResizedCropRGBImageDecoder((size, size)), RandomHorizontalFlip()]
     else:
-        operations = [CenterCropRGBImageDecoder((size, size), ratio=size / resize_side(size))]
+        ratio = size / IMAGENET.resize_side(size)
+        operations = [CenterCropRGBImageDecoder((size, size), ratio=ratio)]
     image, label = index.fields
     with same_threads() as threads:
         loader = Loader(

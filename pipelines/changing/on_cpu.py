@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.compiling import compiling
 from pipelines.kernels import changes
 from pipelines.operations import Operations
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.transfer import BatchPool, normalizing_factors
 from pipelines.workers import make_threads
 
@@ -43,8 +43,10 @@ def as_asked(written: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 class Changer:
     """One thread's scratch memory for images of one size after another."""
 
-    def __init__(self) -> None:
-        self._size, self._factors = -1, normalizing_factors(0, MEAN, STD)
+    def __init__(self, preprocessing: Preprocessing = IMAGENET) -> None:
+        """Take no memory yet; images are normalized as the form says."""
+        self._mean_std = preprocessing.mean, preprocessing.std
+        self._size, self._factors = -1, normalizing_factors(0, *self._mean_std)
         self._scratch = changes.make_scratch(0)
 
     def run(self, operations: Operations, pixels: NDArray[np.uint8], out: NDArray[Any]) -> None:
@@ -60,7 +62,7 @@ class Changer:
         """
         size = pixels.shape[1]
         if size != self._size:
-            self._size, self._factors = size, normalizing_factors(size, MEAN, STD)
+            self._size, self._factors = size, normalizing_factors(size, *self._mean_std)
             self._scratch = changes.make_scratch(size)
         operations.check(len(pixels), size)
         of_rows = changes.Changes(
@@ -80,13 +82,17 @@ class Changer:
 class BatchChanger:
     """Changes batches that another library has made, on threads of its own."""
 
-    def __init__(self, dtype: torch.dtype | None, workers: int) -> None:
+    def __init__(
+        self, dtype: torch.dtype | None, workers: int, preprocessing: Preprocessing = IMAGENET
+    ) -> None:
         """Begin to load the kernel.
 
         Args:
             dtype: of normalized batches; None for uint8.
             workers: threads.
+            preprocessing: how they are normalized.
         """
+        self._preprocessing = preprocessing
         self._dtype, self._pool = dtype, BatchPool((0,), np.uint8)
         self._local = threading.local()
         self._threads = make_threads(workers, "fastft-change")
@@ -115,7 +121,7 @@ class BatchChanger:
             try:
                 changer: Changer = self._local.changer
             except AttributeError:
-                changer = self._local.changer = Changer()
+                changer = self._local.changer = Changer(self._preprocessing)
             bytes_ = shape[0] * shape[1] * shape[2]
             own = np.empty(bytes_ + READ_PAST, np.uint8)[:bytes_].reshape(shape)
             own[:] = pixels[part].reshape(shape)

@@ -15,6 +15,7 @@ from pipelines.formats.source import Source, open_source, require_prepared
 from pipelines.loaders.base import Loader
 from pipelines.loaders.completion import Transform
 from pipelines.plan import Decode
+from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ _KNOWN_ELSEWHERE = {
 }
 _PLAN = "view='train' shuffles by the seed, view='eval' keeps the files' order"
 _CROPS = "view decides: 'train' and 'recordio' crop and flip, 'eval' and 'eval-square' do not"
+_FORM = "Preprocessing(filter=..., crop_share=..., mean=..., std=...)"
 #: Arguments that have no counterpart, and why.
 _NOT_NEEDED = {
     "shuffle": _PLAN,
@@ -84,8 +86,10 @@ _NOT_NEEDED = {
     "train": "give view='train'",
     "is_training": "give view='train' or view='eval'",
     "target_transform": "labels are the class numbers, int64, or of other tasks float32[B, C]",
-    "mean": "normalize=False gives uint8 images",
-    "std": "normalize=False gives uint8 images",
+    "mean": f"give preprocessing={_FORM}; normalize=False gives uint8 images",
+    "std": f"give preprocessing={_FORM}; normalize=False gives uint8 images",
+    "interpolation": f"give preprocessing={_FORM}",
+    "crop_pct": f"give preprocessing={_FORM}",
     "pin_memory": "leave it out: for device='cuda' it is done",
     "pin_memory_device": "leave it out: for device='cuda' it is done",
     "persistent_workers": "leave it out: workers live until close()",
@@ -121,6 +125,7 @@ def make_loader(
     augment: Augment = USUAL,
     transform: Transform | None = None,
     sampler: Sampler = "shuffle",
+    preprocessing: Preprocessing = IMAGENET,
     apply_exif: bool | None = None,
     depth: Depth | None = None,
     **options: Any,
@@ -156,6 +161,8 @@ def make_loader(
             once. `balanced`: so that each class comes as often as every other. `sqrt`: between the
             two. `weights`: as the data set's column of weights says. A sample that comes again has
             other crops, flips and operations.
+        preprocessing: the form that a model wants its images in: the filter that all views resize
+            by, the share of the shorter side that evaluation shows, mean and deviation.
         apply_exif: whether images of a class folder are turned upright as their EXIF says; None:
             no. A `.beton` has been prepared by `fastft convert`; what is given must be what it has.
         depth: what becomes of more than 8 bits per channel, likewise: `clip` (default) or `scale`.
@@ -179,6 +186,9 @@ def make_loader(
             raise _unknown(option)
         if name != "resident":
             raise UsageError(option, f"given for loader {name!r}", "loader 'resident'")
+    if preprocessing.filter != "bilinear" and name not in ("torchvision", "stock"):
+        found, remedy = f"filter {preprocessing.filter!r}", "take loader 'torchvision'"
+        raise UsageError(f"loader {name!r}", found, "filter 'bilinear'", remedy)
     module, kind = LOADERS[name]
     loader: Any = getattr(importlib.import_module(f"pipelines.loaders.{module}"), kind)
     if isinstance(data, str | Path):
@@ -203,6 +213,7 @@ def make_loader(
         augment=augment,
         transform=transform,
         sampler=sampler,
+        preprocessing=preprocessing,
         **options,
     )
     assert isinstance(made, Loader)

@@ -25,7 +25,7 @@ ARGUMENTS = (
     "drop_last",
     "decode",
     "augment",
-    "sampler",
+    "preprocessing",
 )
 _SCALING = "take loader 'ffcv' or 'torchvision', or 'resident' with store_side"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -15,7 +15,7 @@ where it is first iterated.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -32,18 +32,19 @@ from pipelines.loaders.arguments import (
     ARGUMENTS,
     check_batches,
     check_kind,
-    check_state,
     frequencies_of,
 )
 from pipelines.loaders.completion import Completion, Transform, make_changes, make_normalizer
 from pipelines.loaders.crossing import begin_anew, keep_track, receive
+from pipelines.loaders.loops import LikeDataLoader
 from pipelines.plan import Decode, Plan, check_place, make_plan
+from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.sampling import Sampler
 from pipelines.transfer import to_device
 from pipelines.workers import cpu_count
 
 
-class Loader(ABC):
+class Loader(LikeDataLoader):
     """Batches of one view of one source, as a plain iterable.
 
     Yields `(images, labels)`: images [B, 3, S, S] channels_last on `device`, normalized
@@ -56,8 +57,9 @@ class Loader(ABC):
     Attributes:
         name: what `make_loader` calls its kind.
         source: the samples.
-        view, batch_size, seed, rank, world, drop_last, decode, augment, sampler: as given to
+        view, batch_size, seed, rank, world, drop_last, decode, augment, preprocessing: as given to
             `make_loader`.
+        sampling: its `sampler`.
         frequencies: how often samples come; None: each once.
         size: S, px, as given there or to `set_size`.
         device: where batches arrive.
@@ -91,13 +93,13 @@ class Loader(ABC):
         augment: Augment = USUAL,
         transform: Transform | None = None,
         sampler: Sampler = "shuffle",
+        preprocessing: Preprocessing = IMAGENET,
         begins: bool = True,
     ) -> None:
         """Make a loader; see `make_loader`.
 
         Args:
-            source, view, size, batch_size, seed, device, dtype, normalize: see there.
-            workers, rank, world, drop_last, decode, augment, transform, sampler: see there.
+            source to preprocessing: see there.
             begins: whether to take threads, processes and memory now, or with the first iteration:
                 so does what came from another process.
 
@@ -112,7 +114,8 @@ class Loader(ABC):
         self.device = torch.device(device)
         self.workers, self.augment = workers or cpu_count(), augment
         self.dtype = (dtype or torch.float32) if normalize else None
-        self.sampler, self.frequencies = sampler, frequencies_of(source, view, sampler)
+        self.sampling, self.frequencies = sampler, frequencies_of(source, view, sampler)
+        self.preprocessing = preprocessing
         self._completion = Completion(
             source,
             augment,
@@ -122,6 +125,7 @@ class Loader(ABC):
             world=world,
             device=self.device,
             dtype=self.dtype,
+            preprocessing=preprocessing,
         )
         #: The dtype that `_batches` gives: a caller's own function comes before normalization.
         self._given = None if transform is not None else self.dtype
@@ -129,7 +133,7 @@ class Loader(ABC):
         self._most_rows = -(-batch_size // world) + self._brings_partners
         self._cut_at = "center"
         self._labels = torch.from_numpy(source.columns.answers(source.labels))
-        self._normalizer = make_normalizer(size, self.device, self._given)
+        self._normalizer = make_normalizer(size, self.device, self._given, preprocessing)
         self._plan: Plan = self._make_plan(0)
         self._consumed = 0
         self._start = 0
@@ -146,18 +150,12 @@ class Loader(ABC):
         state = self._plan.epoch, self._cut_at, self._selected, self._start, self._closed
         return receive, (type(self), self.source, self._arguments(), state)
 
-    @property
-    def plan(self) -> Plan:
-        """The plan of the current epoch."""
-        return self._plan
-
     def __len__(self) -> int:
         """Batches per epoch."""
         whole, rest = divmod(len(self.source), self.batch_size)
         return whole + (1 if rest and not self.drop_last else 0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs, from its beginning."""
+    def _enter(self, epoch: int) -> None:
         self._selected = None
         self._plan = self._make_plan(epoch)
         self._consumed = self._start = 0
@@ -168,7 +166,7 @@ class Loader(ABC):
         They come as the current epoch shows them: boxes and flips are functions of (seed, epoch,
         sample), whatever else is asked for. Visits of `plan.order` are taken, too.
         """
-        self.set_epoch(self._plan.epoch)
+        self._enter(self._plan.epoch)
         self._selected, self._plan = samples, replace(self._plan, order=samples)
 
     def set_size(self, size: int) -> None:
@@ -191,7 +189,7 @@ class Loader(ABC):
         self._require_open()
         self._begin_here()
         plan = self._make_plan(self._plan.epoch, size)
-        normalizer = make_normalizer(size, self.device, self._given)
+        normalizer = make_normalizer(size, self.device, self._given, self.preprocessing)
         if self._running is not None:
             self._running.close()
         self._change_size(size)
@@ -209,7 +207,7 @@ class Loader(ABC):
         """
         check_place(place, self.view)
         self._cut_at = place
-        self.set_epoch(self._plan.epoch)
+        self._enter(self._plan.epoch)
 
     def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
         """Offer tensors that full batches may be rendered into in turn; only `resident` does so.
@@ -225,21 +223,6 @@ class Loader(ABC):
         self._begin_here()
         if not self._completion.copies:  # else what is yielded lies elsewhere
             self._render_into(tensors)
-
-    def state_dict(self) -> dict[str, int]:
-        """The position: seed, epoch, samples handed out over all ranks together."""
-        return {"seed": self.seed, "epoch": self._plan.epoch, "consumed": self._consumed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state` was taken: the next iteration starts behind what was consumed.
-
-        Raises:
-            UsageError: the state is of another seed, or consumed a broken number of samples.
-        """
-        check_state(state, self.seed, self.batch_size, len(self.source))
-        consumed = state["consumed"]
-        self.set_epoch(state["epoch"])
-        self._consumed = self._start = consumed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         self._require_open()
@@ -318,7 +301,7 @@ class Loader(ABC):
         """The arguments from which another process makes the same loader, beside the source."""
         own = {name: getattr(self, name) for name in ARGUMENTS}
         normalize, transform = self.dtype is not None, self._completion.transform
-        return {**own, "normalize": normalize, "transform": transform}
+        return own | {"sampler": self.sampling, "normalize": normalize, "transform": transform}
 
     @property
     def _brings_partners(self) -> bool:
@@ -373,6 +356,7 @@ class Loader(ABC):
             augment=self.augment,
             place=self._cut_at,
             frequencies=self.frequencies,
+            preprocessing=self.preprocessing,
         )
 
     def _shares(self, plan: Plan, start: int) -> Iterator[NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from pipelines.errors import UsageError
 from pipelines.formats.source import Source
 from pipelines.operations import Mix
 from pipelines.plan import Plan
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import Preprocessing
 from pipelines.transfer import Change, Normalizer
 
 #: A caller's own function: uint8[B, 3, S, S], channels_last, on the device in, the same out.
@@ -23,14 +23,16 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 _TRANSFORMS = 6
 
 
-def make_normalizer(size: int, device: torch.device, dtype: torch.dtype | None) -> Normalizer:
-    """A normalizer of images of S px on a device; None leaves uint8 as it is."""
+def make_normalizer(
+    size: int, device: torch.device, dtype: torch.dtype | None, form: Preprocessing
+) -> Normalizer:
+    """A normalizer of images of S px on a device; a dtype of None leaves uint8 as it is."""
     fused = None
     if device.type == "cuda" and dtype is not None:
         from pipelines.kernels.normalizing import normalize  # Triton takes a second to load
 
         fused = normalize
-    return Normalizer(size, MEAN, STD, device=device, dtype=dtype, fused=fused)
+    return Normalizer(size, form.mean, form.std, device=device, dtype=dtype, fused=fused)
 
 
 def make_changes(
@@ -64,18 +66,21 @@ class Completion:
         world: int,
         device: torch.device,
         dtype: torch.dtype | None,
+        preprocessing: Preprocessing,
     ) -> None:
         """Check what is asked for.
 
         Args:
             source, augment, transform, batch_size, rank, world, device: see `make_loader`.
             dtype: of normalized images; None for uint8.
+            preprocessing: see there.
 
         Raises:
             UsageError: batches that cannot be mixed, or no function.
         """
         self.transform, self._classes = transform, len(source.classes)
         self._rank, self._device, self._dtype = rank, device, dtype
+        self._preprocessing = preprocessing
         self.copies = augment.mixes or transform is not None
         self._normalizer: Normalizer | None = None
         self._brings_partners = augment.mixes and world > 1
@@ -132,5 +137,6 @@ class Completion:
         if self._dtype is None:
             return changed
         if self._normalizer is None or self._normalizer.size != images.shape[-1]:
-            self._normalizer = make_normalizer(images.shape[-1], self._device, self._dtype)
+            here = self._device, self._dtype, self._preprocessing
+            self._normalizer = make_normalizer(images.shape[-1], *here)
         return self._normalizer(changed.permute(0, 2, 3, 1).contiguous())

@@ -72,7 +72,8 @@ def begin_anew(loader: Any) -> None:
         # would wait for them for ever.
         torch.set_num_threads(1)
     loader._running = None
-    loader._normalizer = make_normalizer(loader.size, loader.device, loader._given)
+    form = loader.preprocessing
+    loader._normalizer = make_normalizer(loader.size, loader.device, loader._given, form)
     loader._begin()
     loader._home = here()
 

@@ -40,7 +40,6 @@ from pipelines.loaders.dali_decode import (
 from pipelines.loaders.dali_feed import Feeder, FeedMaker, FeedsAhead
 from pipelines.operations import Operations
 from pipelines.plan import Plan, Rows
-from pipelines.reference import MEAN, STD
 from pipelines.workers import make_threads
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class DaliLoader(Loader):
         self._changer: BatchChanger | None = None
         self._gpu_changer: GpuChanger | None = None
         if self.augment.changes_pixels and self.device.type == "cpu":
-            self._changer = BatchChanger(self._given, self.workers)
+            self._changer = BatchChanger(self._given, self.workers, self.preprocessing)
 
     def _leave_behind(self) -> None:
         super()._leave_behind()
@@ -337,8 +336,8 @@ class DaliLoader(Loader):
                     mirror=flip,
                     output_layout="HWC",
                     dtype=types.FLOAT16 if half else types.FLOAT,
-                    mean=[255 * mean for mean in MEAN],
-                    std=[255 * std for std in STD],
+                    mean=[255 * mean for mean in self.preprocessing.mean],
+                    std=[255 * std for std in self.preprocessing.std],
                 )
             pipe.set_outputs(image)
         pipe.build()

@@ -90,6 +90,7 @@ class FfcvLoader(Loader):
             batch=share,
             workers=self.workers,
             changes=self.augment.changes_pixels and not on_gpu,
+            preprocessing=self.preprocessing,
         )
         self._decoder = _PlanDecoder(self.plan, renderer)
         self._order = _PlanOrder(self.plan.order)

@@ -106,6 +106,7 @@ class ResidentLoader(Loader):
                 self._given,
                 self.workers,
                 changes=changes,
+                preprocessing=self.preprocessing,
                 on_gpu=self._place.on_gpu,
             )
         else:
@@ -119,6 +120,7 @@ class ResidentLoader(Loader):
                 batch=share,
                 workers=self.workers,
                 changes=changes,
+                preprocessing=self.preprocessing,
             )
 
     def _settle(self, share: int) -> None:

@@ -20,7 +20,7 @@ from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.plan import Plan
-from pipelines.reference import MEAN, STD, find_cover
+from pipelines.reference import find_cover
 from pipelines.regions import RegionDecoder
 from pipelines.rendering import make_geometry
 from pipelines.resident.store import PixelWriter, StoreFormat, lay_out
@@ -111,16 +111,17 @@ class Kernel:
         rows = plan.rows(samples)
         self._shrinks, self._flips, self._size = rows.shrinks, rows.flips, plan.size
         self._geometry, self._down_first = make_geometry(rows, plan)
-        self._operations = rows.operations
+        self._operations, self._preprocessing = rows.operations, plan.preprocessing
         self._written: type[np.generic] = np.float32 if normalize else np.uint8
 
     def worker(self, most: int) -> Work:
         """One thread's, for at most so many samples at once."""
         size, (pixels, *places) = self._size, self._frames
-        factors = normalizing_factors(size, MEAN, STD)
+        form = self._preprocessing
+        factors = normalizing_factors(size, form.mean, form.std)
         scratch = cpu.fit_scratch(None, self._geometry, size, False)
         out = BatchPool((most, size, size * 3), self._written).take().numpy()
-        operations, changer = self._operations, Changer()
+        operations, changer = self._operations, Changer(form)
         room = np.empty(most * size**2 * 3 + READ_PAST, np.uint8)[: most * size**2 * 3]
         drawn = out if operations is None else room.reshape(most, size, size * 3)
 

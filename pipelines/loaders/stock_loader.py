@@ -28,18 +28,21 @@ from pipelines.loaders.worker_processes import (
     raise_errors,
     share,
 )
-from pipelines.plan import Plan, resize_side
-from pipelines.reference import MEAN, STD
+from pipelines.plan import Plan
+from pipelines.preprocessing import IMAGENET, Preprocessing
 
 _BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
-def stock_transform(view: str, size: int, augment: Augment = USUAL) -> transforms.Transform:
+def stock_transform(
+    view: str, size: int, augment: Augment = USUAL, preprocessing: Preprocessing = IMAGENET
+) -> transforms.Transform:
     """The transforms that torchvision's documentation recommends for fine-tuning.
 
     Args:
         view, size: see `make_loader`.
         augment: what else; of mixing, nothing.
+        preprocessing: see there.
 
     Raises:
         UsageError: torchvision has no such view.
@@ -47,17 +50,17 @@ def stock_transform(view: str, size: int, augment: Augment = USUAL) -> transform
     to_float = [
         transforms.ToImage(),
         transforms.ToDtype(torch.float32, scale=True),
-        transforms.Normalize(MEAN, STD),
+        transforms.Normalize(preprocessing.mean, preprocessing.std),
     ]
-    side = resize_side(size)
+    side, by = preprocessing.resize_side(size), transforms.InterpolationMode(preprocessing.filter)
     geometry: dict[str, list[transforms.Transform]] = {
         "train": [
-            transforms.RandomResizedCrop(size, augment.scale, augment.ratio),
+            transforms.RandomResizedCrop(size, augment.scale, augment.ratio, by),
             transforms.RandomHorizontalFlip(augment.hflip),
             *_operations(augment),
         ],
-        "eval": [transforms.Resize(side), transforms.CenterCrop(size)],
-        "eval-square": [transforms.Resize([side, side]), transforms.CenterCrop(size)],
+        "eval": [transforms.Resize(side, by), transforms.CenterCrop(size)],
+        "eval-square": [transforms.Resize([side, side], by), transforms.CenterCrop(size)],
     }
     if view not in geometry:
         raise UsageError("view", repr(view), f"one of {', '.join(geometry)} for the stock loader")
@@ -103,7 +106,9 @@ class StockLoader(Loader):
 
     def _make_loader(self, size: int) -> DataLoader[Any]:
         return DataLoader(
-            _StockDataset(self.source, stock_transform(self.view, size, self.augment)),
+            _StockDataset(
+                self.source, stock_transform(self.view, size, self.augment, self.preprocessing)
+            ),
             batch_size=self.batch_size,
             shuffle=self.view == "train" and self.frequencies is None,
             sampler=self._sampler(),

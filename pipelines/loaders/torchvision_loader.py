@@ -36,7 +36,7 @@ from pipelines.loaders.worker_processes import (
     share,
 )
 from pipelines.plan import DECODES, Plan, Rows
-from pipelines.reference import find_cover
+from pipelines.reference import RESAMPLING, find_cover
 from pipelines.vision import functional
 from pipelines.workers import in_order, make_threads
 
@@ -159,9 +159,9 @@ class _PlanDataset(Dataset[Any]):
             if cut:
                 image = functional.crop(image, *crop)
         if shrink == 1:
-            image = functional.resize(image, resized)
+            image = functional.resize(image, resized, functional.InterpolationMode(rows.filter))
         else:  # torchvision resizes whole images alone
-            image = image.resize((resized[1], resized[0]), Image.Resampling.BILINEAR, part)
+            image = image.resize((resized[1], resized[0]), RESAMPLING[rows.filter], part)
         if resized != [rows.size, rows.size]:
             image = functional.crop(image, *rows.corners[row].tolist(), rows.size, rows.size)
         return functional.hflip(image) if rows.flips[row] else image

@@ -25,7 +25,7 @@ from pipelines.formats.source import Source
 from pipelines.kernels import cpu, gpu
 from pipelines.kernels.normalizing import normalize
 from pipelines.plan import Plan
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.rendering import make_geometry, wait_for
 from pipelines.resident.filler import Filler, HostSink, Sink, Writers
 from pipelines.resident.in_turn import InTurn
@@ -60,6 +60,7 @@ class GpuExecutor:
         *,
         on_gpu: bool,
         changes: bool = False,
+        preprocessing: Preprocessing = IMAGENET,
     ) -> None:
         """Take the GPU's memory.
 
@@ -75,9 +76,11 @@ class GpuExecutor:
                 machine share, is where it comes from. What processes share is let go of when the
                 GPU has all of it; where one of them never comes, it stays, with all its bytes.
             changes: whether rows' operations are executed, too.
+            preprocessing: the form of the model's images, which plans have, too.
         """
         self._changer = GpuChanger(device) if changes else None
         self._layout, self._memory, self._device = layout, memory, device
+        self._preprocessing = preprocessing
         self._dtype = dtype or torch.uint8
         self._outputs: InTurn | None = None
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fastft-resident")
@@ -105,7 +108,8 @@ class GpuExecutor:
         Pinned slots stay, since pinning is slow: they hold source pixels, which other sizes need
         alike.
         """
-        factors = normalizing_factors(size, MEAN, STD)
+        form = self._preprocessing
+        factors = normalizing_factors(size, form.mean, form.std)
         # On the stream that reads them: memory of the old ones is used again when that is done.
         with torch.cuda.stream(self._stream):
             self._scale, self._bias = (torch.from_numpy(each).to(self._device) for each in factors)

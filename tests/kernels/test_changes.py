@@ -32,7 +32,7 @@ from pipelines.codes import (
 )
 from pipelines.kernels import changes
 from pipelines.operations import Operations, draw_operations
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import MEAN, STD
 from pipelines.reference import change as define
 from pipelines.transfer import Normalizer, normalizing_factors
 

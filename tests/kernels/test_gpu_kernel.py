@@ -18,7 +18,8 @@ from PIL import Image
 from pipelines import rendering
 from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.plan import VIEWS, Rows, make_plan
-from pipelines.reference import MEAN, STD, cut
+from pipelines.preprocessing import MEAN, STD
+from pipelines.reference import cut
 
 #: Of `gpu`, which loads Triton.
 SLACK_BYTES = 256

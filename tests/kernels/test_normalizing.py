@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.loaders import completion
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import MEAN, STD
 from pipelines.transfer import Normalizer, normalizing_factors
 
 

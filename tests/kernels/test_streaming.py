@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.kernels import cpu, libjpeg, streaming
-from pipelines.reference import MEAN, STD
+from pipelines.preprocessing import MEAN, STD
 from pipelines.transfer import normalizing_factors
 
 RANDOM = np.random.default_rng(5)

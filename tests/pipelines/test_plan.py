@@ -14,7 +14,8 @@ from torchvision.transforms.functional import _compute_resized_output_size
 
 from pipelines import order as orders
 from pipelines.errors import UsageError
-from pipelines.plan import DECODES, VIEWS, Plan, make_plan, resize_side
+from pipelines.plan import DECODES, VIEWS, Plan, make_plan
+from pipelines.preprocessing import IMAGENET
 
 SHAPES = [
     (400, 300), (300, 400), (224, 224), (256, 256), (1, 1), (1, 2), (2, 3), (5000, 20), (20, 5000),
@@ -223,7 +224,7 @@ def test_eval_geometry_is_torchvisions(view: str, size: int) -> None:
     assert plan.order.tolist() == list(range(len(SHAPES)))
     rows = plan.rows(plan.order)
     assert not rows.flips.any()
-    side = resize_side(size)
+    side = IMAGENET.resize_side(size)
     geometry = np.hstack((rows.crops, rows.resized, rows.corners))
     for (width, height), found in zip(SHAPES, geometry, strict=True):
         if view == "eval":
@@ -232,7 +233,7 @@ def test_eval_geometry_is_torchvisions(view: str, size: int) -> None:
             wanted = [side, side]
         top, left = (round((edge - size) / 2.0) for edge in wanted)
         assert found.tolist() == [0, 0, height, width, *wanted, top, left]
-    assert Resize(256).size == resize_side(224)
+    assert Resize(256).size == IMAGENET.resize_side(224)
     assert CenterCrop(224).size == (224, 224)
 
 

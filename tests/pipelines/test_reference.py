@@ -11,7 +11,8 @@ from pipelines.formats.beton import read_index
 from pipelines.formats.encode import decode
 from pipelines.formats.source import Source
 from pipelines.plan import make_plan
-from pipelines.reference import MEAN, STD, normalize, render
+from pipelines.preprocessing import MEAN, STD
+from pipelines.reference import normalize, render
 
 SIZE = 224
 

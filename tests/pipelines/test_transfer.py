@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.reference import MEAN, STD, normalize
+from pipelines.preprocessing import MEAN, STD
+from pipelines.reference import normalize
 from pipelines.transfer import Normalizer, to_device
 
 

@@ -34,7 +34,8 @@ from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.kernels import cpu
 from pipelines.loaders import make_loader
 from pipelines.plan import VIEWS
-from pipelines.reference import MEAN, STD, render_batch
+from pipelines.preprocessing import MEAN, STD
+from pipelines.reference import render_batch
 from pipelines.resident.store import KINDS, TAIL, Layout, PixelWriter, StoreFormat, lay_out
 from pipelines.transfer import normalizing_factors
 

@@ -30,7 +30,8 @@ from pipelines.formats.beton import read_index
 from pipelines.formats.source import open_source
 from pipelines.loaders import Loader, make_loader
 from pipelines.plan import Plan, make_plan
-from pipelines.reference import MEAN, STD, render_batch
+from pipelines.preprocessing import MEAN, STD
+from pipelines.reference import render_batch
 
 BATCH = 4
 #: The first is what loaders are made with, and the largest.
