@@ -27,7 +27,7 @@ def describe_imbalance(loader: Loader, class_weight: str) -> list[str]:
         loader: of the training split.
         class_weight: what was asked for of the loss; empty: nothing.
     """
-    source, sampler = loader.source, loader.sampler
+    source, sampler = loader.source, loader.sampling
     lines = [describe_classes(source)]
     if sampler == "shuffle" and not class_weight:
         lines.append(advise(source))

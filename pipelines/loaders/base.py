@@ -320,10 +320,10 @@ class Loader(LikeDataLoader):
         """
         keep_for_good(*vars(self).values())
 
-    def _begin(self) -> None:  # noqa: B027 - some begin with the first batch
+    def _begin(self) -> None:  # some begin with the first batch
         """Take threads, processes and memory of this process: once, and again in a fork of it."""
 
-    def _end(self) -> None:  # noqa: B027 - nothing to do is a fair way to end
+    def _end(self) -> None:  # nothing to do is a fair way to end
         """Give back what `_begin` took, and what came of it; no iteration is left."""
 
     @abstractmethod
@@ -332,10 +332,10 @@ class Loader(LikeDataLoader):
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Execute `plan` from sample `start` on; closing the generator ends what is in flight."""
 
-    def _change_size(self, size: int) -> None:  # noqa: B027 - some take it from the plan
+    def _change_size(self, size: int) -> None:  # some take it from the plan
         """Get ready for plans of another size; nothing is in flight."""
 
-    def _render_into(self, tensors: Sequence[torch.Tensor]) -> None:  # noqa: B027 - an offer
+    def _render_into(self, tensors: Sequence[torch.Tensor]) -> None:  # an offer
         """See `render_into`."""
 
     def _planned(self) -> tuple[NDArray[np.int32], NDArray[np.int32], Decode]:

@@ -143,7 +143,7 @@ def test_pickled_loaders_draw_alike(name: str, source: Index) -> None:
         loader.set_epoch(2)
         first = everything(loader)
         with pickle.loads(pickle.dumps(loader)) as other:
-            assert other.sampler == "balanced"
+            assert other.sampling == "balanced"
             assert same(everything(other), first)
 
 
