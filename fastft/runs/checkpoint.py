@@ -126,16 +126,12 @@ def save_checkpoint(
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    parts = {each.name: getattr(checkpoint, each.name) for each in fields(Checkpoint)}
     tensors = {
         f"{prefix}{name}": tensor
         for part, prefix in _PREFIXES.items()
-        for name, tensor in (parts.pop(part) or {}).items()
+        for name, tensor in (getattr(checkpoint, part) or {}).items()
     }
-    for name in ("meaning", "preprocessing"):
-        if parts[name] is None:  # there is nothing to say
-            del parts[name]
-    text = json.dumps({"version": _VERSIONS[-1], **parts})
+    text = describe(checkpoint)
     try:
         with AtomicFile(path) as target:
             write_tensors(target, tensors, text)
@@ -146,6 +142,25 @@ def save_checkpoint(
     except OSError as error:
         found = f"cannot be written: {error.strerror or error}"
         raise DataError(path, found, "", "see its disk and folder") from error
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """All of a checkpoint but its tensors, as JSON."""
+    names = [each.name for each in fields(Checkpoint) if each.name not in _PREFIXES]
+    parts = {name: getattr(checkpoint, name) for name in names}
+    for name in ("meaning", "preprocessing"):
+        if parts[name] is None:  # there is nothing to say
+            del parts[name]
+    return json.dumps({"version": _VERSIONS[-1], **parts})
+
+
+def read_description(text: str) -> Checkpoint:
+    """The checkpoint that `describe` tells of, without tensors.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it is of another version, or lacks something.
+    """
+    return _unpack({}, text)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -28,20 +28,26 @@ _CRC_AT, _NO_CRC = _SEAL_AT + len(_SEAL), b"0" * 8
 _CHUNK_BYTES = 1 << 20
 
 
-def write_tensors(target: AtomicFile, tensors: Mapping[str, torch.Tensor], text: str) -> None:
+def write_tensors(
+    target: AtomicFile,
+    tensors: Mapping[str, torch.Tensor],
+    text: str,
+    more: Mapping[str, str] | None = None,
+) -> None:
     """Write a whole file; of tensors in another order of memory one at a time is copied.
 
     Args:
         target: an empty file.
         tensors: on the CPU, of DTYPES.
         text: what else to keep.
+        more: further metadata by their keys.
 
     Raises:
         OSError: as the system says.
     """
     # The widest first, so that each lies at a multiple of its width; else in the order given.
     names = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    metadata = {"fastft-crc32": _NO_CRC.decode(), "format": "pt", "fastft": text}
+    metadata = {"fastft-crc32": _NO_CRC.decode(), "format": "pt", "fastft": text, **(more or {})}
     header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name in names:
