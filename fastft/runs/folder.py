@@ -20,6 +20,8 @@ PREVIOUS = "previous.safetensors"
 OLD = {BEST: "best.pt", LAST: "last.pt", PREVIOUS: "previous.pt"}
 #: Its picture, and how a run ended that came to its end.
 CURVES, SUMMARY = "curves.png", "summary.json"
+#: What trackers call the run, to go on with it there.
+TRACKED = "tracked.json"
 #: What `--lr-find` leaves there begins so; a run that follows keeps it.
 LR_FIND = "lr_find."
 #: Patterns of what lies in a folder of many runs: one that was begun, one that has got somewhere.
@@ -100,7 +102,7 @@ def remove_old(out: Path) -> None:
 
 def remove_leavings(out: Path) -> None:
     """Remove what processes that were killed have left half written."""
-    for name in (CONFIG, CURVES, SUMMARY, *OLD, *OLD.values()):
+    for name in (CONFIG, CURVES, SUMMARY, TRACKED, *OLD, *OLD.values()):
         for stale in out.glob(f".{name}.*"):
             with suppress(OSError):  # a folder that may only be read
                 stale.unlink()

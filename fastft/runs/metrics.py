@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ T = TypeVar("T")
 #: Beginnings of rows, as `MetricsFile` writes them.
 _STEP, _EPOCH = b'{"kind": "step"', b'{"kind": "epoch"'
 _KINDS = (_STEP, _EPOCH)
+#: The beginning of a row, with the number that tells it from others of its kind.
+_NUMBERS = re.compile(rb'\{"kind": "(step|epoch)", "epoch": (\d{1,15}), (?:"step": (\d{1,15}),)?')
 _REMEDY = "free some of the disk, then continue with fastft train --resume"
 
 
@@ -107,19 +110,18 @@ class EpochMetrics:
 
 
 class MetricsFile:
-    """Appends rows to `metrics.jsonl`; each row is on disk's way when `write` returns."""
+    """Appends rows to `metrics.jsonl`; each row is on disk's way when `write` returns.
 
-    def __init__(
-        self,
-        path: Path,
-        also: Callable[[StepMetrics | EpochMetrics], None] | None = None,
-        keep_bytes: int = 0,
-    ) -> None:
+    Attributes:
+        dropped: the last step and the last epoch among the rows that were dropped in the beginning;
+            -1 where there was none.
+    """
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
         """Open it, and drop what lies behind its first bytes.
 
         Args:
             path: the file.
-            also: who else is told of each row.
             keep_bytes: how much of it stays: `size_bytes` of a run that is continued.
 
         Raises:
@@ -127,7 +129,6 @@ class MetricsFile:
         """
         self._path = path
         self._file = open(path, "a", encoding="utf-8")
-        self._also = also
         if self.size_bytes < keep_bytes:
             found = f"{self.size_bytes:,} bytes"
             self._file.close()
@@ -137,6 +138,7 @@ class MetricsFile:
                 f"the first {keep_bytes:,}, which the checkpoint was written after",
                 "put it back as it was",
             )
+        self.dropped = _find_last(path, keep_bytes)
         self._file.truncate(keep_bytes)
 
     @property
@@ -162,8 +164,6 @@ class MetricsFile:
         except OSError as error:
             found = f"cannot be written: {error.strerror or error}"
             raise DataError(self._path, found, "", _REMEDY) from error
-        if self._also is not None:
-            self._also(row)
 
     def close(self) -> None:
         """Close the file; what could not be written before is not missed anew."""
@@ -191,6 +191,18 @@ def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
         else:
             raise FormatError(where, "not a row of metrics", "one of fastft train", "")
     return steps, epochs
+
+
+def _find_last(path: Path, first_bytes: int) -> tuple[int, int]:
+    """The last step and the last epoch behind a file's first bytes; -1 where there is none."""
+    last = {b"step": -1, b"epoch": -1}
+    with open(path, "rb") as file:
+        file.seek(first_bytes)
+        for line in iter(lambda: file.readline(1 << 12), b""):
+            if found := _NUMBERS.match(line):
+                kind, epoch, step = found.groups()
+                last[kind] = int(epoch if kind == b"epoch" else step or -1)
+    return last[b"step"], last[b"epoch"]
 
 
 class Waits:

@@ -191,10 +191,8 @@ class Trainer:
         first = state.epoch * self._per_epoch + state.sums.steps
         self._begun_s = time.perf_counter() - state.seconds
         with recorder or Recorder(
-            config.out,
-            plain(config),
-            checkpoint_every=config.checkpoint_every,
-            tensorboard=config.tensorboard,
+            config,
+            self._console,
             is_main=self._world.is_main,
             keep_bytes=state.metrics_bytes,
             first_step=first,
@@ -210,7 +208,7 @@ class Trainer:
                 remedy = error.remedy + self._last_good
                 raise DataError(error.where, error.found, error.expected, remedy) from None
             with self._costs.of("checkpoints"):
-                recorder.finish()
+                recorder.finish(state)
         self._compiling.save()
         seconds = time.perf_counter() - self._begun_s
         return TrainResult(config.out, tuple(state.rows), state.best[0], seconds)

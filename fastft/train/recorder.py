@@ -1,4 +1,4 @@
-"""Writes the folder of a run as it goes: rows, checkpoints, and in the end its curves.
+"""Writes the folder of a run as it goes, and tells trackers: rows, checkpoints, curves in the end.
 
 Of several processes only the first has a folder; to the others a recorder is a place where nothing
 happens.
@@ -7,18 +7,23 @@ happens.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 
-from fastft.config.train import read_interval
+from rich.console import Console
+
+from fastft.config.checks import plain
+from fastft.config.train import TrainConfig, read_interval
 from fastft.runs.checkpoint import Checkpoint
 from fastft.runs.checkpoint_writer import CheckpointSaver
 from fastft.runs.folder import CONFIG, CURVES, LAST, METRICS, PREVIOUS, write_json
 from fastft.runs.metrics import EpochMetrics, MetricsFile, StepMetrics
+from fastft.runs.tracker import Ending, Status
+from fastft.runs.trackers import open_trackers
 from fastft.system.environment import environment
+from fastft.system.signals import Stopped
 from fastft.train.costs import Costs
+from fastft.train.run_state import RunState
 from pipelines.errors import FastftError
 
 
@@ -27,11 +32,9 @@ class Recorder:
 
     def __init__(
         self,
-        out: Path,
-        settings: Mapping[str, Any],
+        config: TrainConfig,
+        console: Console,
         *,
-        checkpoint_every: str,
-        tensorboard: bool,
         is_main: bool,
         keep_bytes: int = 0,
         first_step: int = 0,
@@ -41,10 +44,9 @@ class Recorder:
         """Open the files.
 
         Args:
-            out: the run's folder.
-            settings: the run's, as JSON values.
-            checkpoint_every: how often a checkpoint is made within an epoch, see `read_interval`.
-            tensorboard: whether event files are written, too.
+            config: of the run: its folder, how often a checkpoint is made within an epoch, who
+                tracks it.
+            console: where trackers are named.
             is_main: whether this process has a folder at all.
             keep_bytes: how much of `metrics.jsonl` a run that is continued keeps.
             first_step: the step it begins with.
@@ -52,22 +54,31 @@ class Recorder:
             trusts_last: whether LAST has been read, and is whole.
 
         Raises:
-            DataError: `metrics.jsonl` is shorter than that.
+            DataError: `metrics.jsonl` is shorter than that, or a tracker cannot be opened.
+            UsageError: a tracker's library is not installed.
         """
-        self._out, self._is_main = out, is_main
-        self._every_steps, self._every_s = read_interval(checkpoint_every)
+        self._out, self._is_main = config.out, is_main
+        self._every_steps, self._every_s = read_interval(config.checkpoint_every)
         self._saved_step, self._saved_s = first_step, time.monotonic()
-        self._board: Any = None
+        self._summary: dict[str, float] = {}
         self._costs = costs or Costs()
         if not is_main:
             return
-        write_json(self._out / CONFIG, {"config": dict(settings), "environment": environment()})
-        if tensorboard:
-            from fastft.runs.board import Board  # TensorBoard takes seconds
-
-            self._board = Board(self._out / "tensorboard", first_step)
-        also = None if self._board is None else self._board.add
-        self._metrics = MetricsFile(self._out / METRICS, also, keep_bytes)
+        settings = plain(config)
+        write_json(self._out / CONFIG, {"config": settings, "environment": environment()})
+        self._metrics = MetricsFile(self._out / METRICS, keep_bytes)
+        try:
+            self._trackers = open_trackers(
+                config.trackers,
+                self._out,
+                {**settings, "out": str(self._out.resolve())},
+                lambda line: console.print(line, markup=False),
+                first_step=first_step,
+                heard=self._metrics.dropped,
+            )
+        except BaseException:
+            self._metrics.close()
+            raise
         self._saver = CheckpointSaver(self._out, before=self._metrics.sync, trusts_last=trusts_last)
 
     @property
@@ -79,6 +90,8 @@ class Recorder:
         """Append a row."""
         if self._is_main:
             self._metrics.write(row)
+            if self._trackers is not None:
+                self._trackers.add(row)
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint within an epoch should be made after so many steps of the run.
@@ -116,38 +129,44 @@ class Recorder:
             self._saver.wait()
         self._saved_step, self._saved_s = step, time.monotonic()
 
-    def finish(self) -> None:
+    def finish(self, state: RunState) -> None:
         """Wait for the last checkpoint; the one before it is needed no more.
+
+        Args:
+            state: of the run at its end, of which trackers are told.
 
         Raises:
             DataError: it cannot be written.
         """
-        if self._is_main:
-            self._saver.wait()
-            (self._out / PREVIOUS).unlink(missing_ok=True)
+        if not self._is_main:
+            return
+        self._saver.wait()
+        (self._out / PREVIOUS).unlink(missing_ok=True)
+        best = state.rows[-1].measures.best_key
+        self._summary = {"epochs": state.epoch, best: state.best[0], "seconds": state.seconds}
 
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
-        """Close the files, and draw the curves: of an interrupted run, too."""
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close the files, draw the curves and end trackers: of an interrupted run, too."""
         if not self._is_main:
             return
-        try:
-            if kind is None:
-                self._saver.close()
-            else:
-                with suppress(FastftError):  # what ended the run is what is told
-                    self._saver.close()
-        finally:
-            self._metrics.close()
-            if self._board is not None:
-                self._board.close()
-            if (self._out / LAST).exists():
-                with self._costs.of("curves"):
-                    from fastft.runs.curves import draw_curves  # matplotlib takes 0.7 s
+        with ExitStack() as stack:
+            if self._trackers is not None:
+                stack.callback(self._trackers.close, Ending(_status(kind), self._summary))
+            stack.callback(self._draw)
+            stack.callback(self._metrics.close)
+            if kind is not None:  # what ended the run is what is told
+                stack.enter_context(suppress(FastftError))
+            self._saver.close()
 
-                    draw_curves(self._out / METRICS, self._out / CURVES)
+    def _draw(self) -> None:
+        if (self._out / LAST).exists():
+            with self._costs.of("curves"):
+                from fastft.runs.curves import draw_curves  # matplotlib takes 0.7 s
+
+                draw_curves(self._out / METRICS, self._out / CURVES)
 
 
 class KeptRows(Recorder):
@@ -175,3 +194,9 @@ class KeptRows(Recorder):
         else:
             self._losses.append(row.loss)
             self._on_step()
+
+
+def _status(kind: type[BaseException] | None) -> Status:
+    if kind is None:
+        return "finished"
+    return "stopped" if issubclass(kind, (Stopped, KeyboardInterrupt)) else "failed"

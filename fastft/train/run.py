@@ -32,6 +32,7 @@ from fastft.runs.folder import (
     remove_old,
     write_json,
 )
+from fastft.runs.trackers import require_trackers
 from fastft.system.environment import pick_amp, pick_device
 from fastft.system.signals import StopSignals
 from fastft.train.bottleneck import find_bottleneck
@@ -144,6 +145,8 @@ def _run(
             _complete(result)
         console.print(f"{config.out} is complete: {len(state.rows)} epochs", markup=False)
         return result
+    if run.checkpoint is None and world.is_main:
+        require_trackers(config.trackers)
     with ExitStack() as stack:
         with costs.of("data"):
             check_store_file(config)
