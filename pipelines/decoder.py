@@ -91,6 +91,10 @@ class Known:
         """Take note that one has, and had nothing to say."""
         self._states[sample] = _SOUND
 
+    def meet_once(self) -> None:
+        """Take note that samples come once: nobody would begin at their entry points."""
+        self._room = 0
+
     def has_room(self, bytes_: int) -> bool:
         """Whether there is room for so many bytes of entry points."""
         return self._room >= bytes_
