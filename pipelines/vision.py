@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from pipelines.errors import UsageError, one_line
+
 _COMPILER = "torch._dynamo"
 _ASKED = f"{_COMPILER}.utils"
 
@@ -60,12 +62,28 @@ def _without_compiler() -> Iterator[None]:
         _step_aside()
 
 
-with _without_compiler():
-    import torchvision
-    from torchvision import models
-    from torchvision.models.vision_transformer import interpolate_embeddings
-    from torchvision.ops import StochasticDepth
-    from torchvision.transforms import functional
+def _remedy() -> str:
+    """The line that installs a torchvision for this torch, as pip's index has one build of each."""
+    both = "pip install --force-reinstall torch torchvision"
+    if torch.version.cuda is None:
+        return f"{both} --index-url URL, with PyTorch's index for the CPU: both come from one index"
+    return both
+
+
+try:
+    with _without_compiler():
+        import torchvision
+        from torchvision import models
+        from torchvision.models.vision_transformer import interpolate_embeddings
+        from torchvision.ops import StochasticDepth
+        from torchvision.transforms import functional
+except (ImportError, RuntimeError, OSError) as error:  # one for another torch lacks its operations
+    raise UsageError(
+        "torchvision",
+        f"cannot be imported ({one_line(str(error).strip().partition(chr(10))[0])})",
+        f"the one that was built for torch {torch.__version__}",
+        _remedy(),
+    ) from error
 
 # The stand-in is not to stay as torch's attribute.
 if isinstance(vars(torch).get("_dynamo"), _StandIn):

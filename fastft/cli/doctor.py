@@ -21,8 +21,8 @@ def doctor(
     killed after 2 minutes), and its pixels are held against the reference. A note is about
     something optional, a problem is not. Both come with the command that solves them.
 
-    Exit status 0 if torch can be imported and at least one loader works, else 1. Add the output
-    of --json to a bug report.
+    Exit status 0 if torch and torchvision can be imported and at least one loader works, else 1.
+    Add the output of --json to a bug report.
 
     Example: fastft doctor
     """

@@ -30,6 +30,8 @@ LOADERS = ("torchvision", "ffcv", "dali", "resident")
 LIMIT_S = 120.0
 
 _TORCH = "pip install --force-reinstall torch torchvision"
+#: DALI's name holds the CUDA version that it was built with.
+_DALI = tuple(f"nvidia-dali-cuda{n}" for n in (120, 130, 110))
 #: What ffcv is built with, and how to tell that it is there; see ./dev.
 _TOOLS = {"g++": "g++", "pkg-config": "pkg-config"}
 _HEADERS = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}
@@ -41,7 +43,8 @@ class Diagnosis:
 
     Attributes:
         findings: in the order to show them in.
-        works: whether torch imports and at least one loader works.
+        works: whether torch and torchvision, whose the models are, can be imported, and at least
+            one loader works.
     """
 
     findings: tuple[Finding, ...]
@@ -69,6 +72,7 @@ def diagnose(
     on_trial("torch")
     torch = run_trial(("torch",), limit_s)
     imports = "failed" not in torch
+    has_models = imports and "failed" not in torch["torchvision"]
     devices = ("cpu", "cuda") if torch.get("gpus") else ("cpu",)
     findings = [*find_machine(), *_gpus(torch, limit_s), *_versions(torch)]
     works = False
@@ -86,7 +90,7 @@ def diagnose(
             if (name, device, found.status) == ("dali", "cuda", "ok"):
                 on_trial("DALI's decoding")
                 findings += _decoding(run_trial(("decoding", f"{limit_s:g}"), 4 * limit_s))
-    return Diagnosis(tuple(findings), imports and works)
+    return Diagnosis(tuple(findings), has_models and works)
 
 
 def run_trial(trial: Sequence[str], limit_s: float) -> dict[str, Any]:
@@ -133,8 +137,11 @@ def _decoding(answer: dict[str, Any]) -> list[Finding]:
 
 def _loader_remedy(name: str, missing: bool) -> str:
     """The line that installs what a loader needs, or installs it anew."""
+    if name == "dali" and not missing:  # of the package itself, as no index need have fastft
+        found = next((each for each in _DALI if _version(each)), _DALI[0])
+        return f"pip install --force-reinstall {found}"
     if name == "dali":
-        return f'pip install {"" if missing else "--force-reinstall "}"fastft[dali]"'
+        return 'pip install "fastft[dali]"'
     if name == "ffcv":
         lacking = _missing_packages()
         first = f"apt-get install -y --no-install-recommends {lacking} && " if lacking else ""
@@ -188,10 +195,14 @@ def _versions(torch: dict[str, Any]) -> list[Finding]:
     else:
         built = f"with CUDA {torch['cuda']}" if torch["cuda"] else "for the CPU alone"
         rows.append(_row("versions", "torch", "ok", f"{torch['torch']}, built {built}"))
-        rows.append(_row("versions", "torchvision", "ok", torch["torchvision"]))
+        vision = torch["torchvision"]
+        if "failed" in vision:  # the models are torchvision's, whatever loads the images
+            row = _row("versions", "torchvision", "problem", vision["failed"], vision["remedy"])
+        else:
+            row = _row("versions", "torchvision", "ok", vision["version"])
+        rows.append(row)
     for name, packages, remedy in (
-        # DALI's name holds the CUDA version that it was built with.
-        ("DALI", [f"nvidia-dali-cuda{n}" for n in (120, 130, 110)], _loader_remedy("dali", True)),
+        ("DALI", _DALI, _loader_remedy("dali", True)),
         ("ffcv", ["ffcv"], _loader_remedy("ffcv", True)),
         ("numba", ["numba"], "pip install numba"),
         ("Pillow", ["pillow"], "pip install pillow"),

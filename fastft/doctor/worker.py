@@ -140,19 +140,26 @@ def _try_torch() -> dict[str, Any]:
         warnings.simplefilter("always")
         import torch
 
-        from pipelines.vision import torchvision
-
         here = torch.cuda.is_available()
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count() * here)]
     return {
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": _try_torchvision(),
         "cuda": torch.version.cuda,
         "driver": _driver_version(),
         # Of a driver that is too old, torch warns at the first look.
         "warning": next((str(w.message) for w in said if "CUDA" in str(w.message)), ""),
         "gpus": [{"name": gpu.name, "bytes": gpu.total_memory} for gpu in gpus],
     }
+
+
+def _try_torchvision() -> dict[str, str]:
+    """Its version, or why it cannot be imported and what installs it."""
+    try:
+        from pipelines.vision import torchvision
+    except FastftError as error:
+        return {"failed": error.found, "remedy": error.remedy}
+    return {"version": torchvision.__version__}
 
 
 def _driver_version() -> str | None:

@@ -28,7 +28,7 @@ Fake = Callable[[str, str], None]
 #: What the trial of torch answers here, so that it need not be asked each time.
 TORCH: dict[str, Any] = {
     "torch": "2.9.0",
-    "torchvision": "0.24.0",
+    "torchvision": {"version": "0.24.0"},
     "cuda": "12.8",
     "driver": None,
     "warning": "",
@@ -118,6 +118,7 @@ def test_the_trial_of_torch_tells_versions(try_here: Callable[..., dict[str, Any
     answer = try_here("torch")
     assert answer.keys() == TORCH.keys(), answer
     assert answer["torch"].startswith(version("torch"))
+    assert answer["torchvision"]["version"].startswith(version("torchvision"))
 
 
 def test_other_pixels_and_labels_are_found(tmp_path: Path) -> None:
@@ -226,6 +227,17 @@ def test_nothing_is_tried_without_torch(answers: dict[str, dict[str, Any]]) -> N
     assert {f.remedy for f in found.problems} == {doctor._TORCH}
 
 
+def test_models_need_torchvision(answers: dict[str, dict[str, Any]]) -> None:
+    failed = {"failed": "cannot be imported (no such operator)", "remedy": "pip install it"}
+    answers["torch"] = {**TORCH, "torchvision": failed}
+    found = diagnose()
+    assert not found.works
+    assert [(f.name, f.found, f.remedy) for f in found.problems] == [
+        ("torchvision", failed["failed"], failed["remedy"])
+    ]
+    assert row(found, "versions", "torch").found == "2.9.0, built with CUDA 12.8"
+
+
 @pytest.mark.usefixtures("answers")
 def test_json_prints_only_the_rows(fastft: Run) -> None:
     status, out, _ = fastft("doctor", "--json")
@@ -270,7 +282,7 @@ def test_a_single_loader_is_enough(answers: dict[str, dict[str, Any]], fastft: R
     status, out, _ = fastft("doctor")
     assert status == 0
     assert "fastft works here, with the loaders resident" in out
-    assert 'problem: dali: pip install --force-reinstall "fastft[dali]"' in out
+    assert "problem: dali: pip install --force-reinstall nvidia-dali-cuda1" in out
 
 
 def test_status_1_where_nothing_works(answers: dict[str, dict[str, Any]], fastft: Run) -> None:

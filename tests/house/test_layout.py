@@ -27,9 +27,8 @@ LAYERS = (
         "pipelines.kernels",
         "pipelines.memory",
         "pipelines.order",
-        "pipelines.vision",
     ),
-    ("pipelines.augment", "pipelines.preprocessing"),
+    ("pipelines.augment", "pipelines.preprocessing", "pipelines.vision"),
     ("pipelines.operations", "pipelines.sampling"),
     (
         "pipelines.findings",

@@ -1,8 +1,11 @@
 """Starting without torch's compiler: it costs seconds, and is there when it is asked for."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 
 from fastft.model.optim import AdamW, make_optimizer
@@ -54,3 +57,31 @@ def test_optimizers_are_still_torchs_own() -> None:
     made.step()
     assert set(made.state) == {model.weight, model.bias}
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("cuda", ["13.0", None])
+def test_a_torchvision_for_another_torch_is_one_line(tmp_path: Path, cuda: str | None) -> None:
+    """As PyPI's is, beside a torch that was built for the CPU."""
+    fake = tmp_path / "torchvision"
+    fake.mkdir()
+    fake.joinpath("__init__.py").write_text(
+        "import torch\n"
+        f"torch.version.cuda = {cuda!r}\n"
+        "raise RuntimeError('operator torchvision::nms does not exist\\nmore')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "fastft", "predict", "run", "photo.jpg"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(
+        "torchvision: cannot be imported (operator torchvision::nms does not exist), "
+        f"expected the one that was built for torch {torch.__version__}; pip install "
+    )
+    assert ("CPU" in line) == (cuda is None)
