@@ -52,15 +52,29 @@ def _training(
     arch: Annotated[
         str | None,
         _option(
-            "A classification model of torchvision's, such as vit_b_16.",
+            "A classification model of torchvision's, such as vit_b_16, or timm:NAME for any of "
+            "timm's, such as timm:vit_small_patch14_reg4_dinov2 or timm:convnext_tiny.in12k; size, "
+            "filter, mean and deviation of its images are the model's own. Needs fastft's extra "
+            "timm.",
             "resnet18, or what the weights are of",
+            _MODEL,
+        ),
+    ] = None,
+    drop_path: Annotated[
+        float | None,
+        _option(
+            "Drop a network's deepest path so often, others less, such as 0.1.",
+            "as the model has it",
             _MODEL,
         ),
     ] = None,
     weights: Annotated[
         str | None,
         _option(
-            "imagenet, none, or a run folder, a checkpoint or a state dict.", _TRAIN.weights, _MODEL
+            "imagenet (of timm's models the weights that their tag names), none, or a run folder, "
+            "a checkpoint or a state dict.",
+            _TRAIN.weights,
+            _MODEL,
         ),
     ] = None,
     reuse_head: Annotated[
@@ -96,9 +110,17 @@ def _training(
         str | None,
         _option(
             "How evaluation images are cut: eval (shorter side, then centre) or eval-square.",
-            _TRAIN.eval_view,
+            "the model's: eval",
             _DATA,
         ),
+    ] = None,
+    filter: Annotated[
+        str | None,
+        _option("Images are resized so: bilinear or bicubic.", "the model's: bilinear", _DATA),
+    ] = None,
+    crop_share: Annotated[
+        float | None,
+        _option("Share of the shorter side that evaluation shows.", "the model's: 0.875", _DATA),
     ] = None,
     apply_exif: Annotated[
         bool | None,
@@ -122,7 +144,8 @@ def _training(
         _flag("--stock", "torchvision's own transforms and shuffling: a baseline.", _DATA),
     ] = None,
     size: Annotated[
-        int | None, _option("Side of the images that the model sees, px.", _TRAIN.size, _DATA)
+        int | None,
+        _option("Side of the images that the model sees, px.", "the model's: 224", _DATA),
     ] = None,
     start_size: Annotated[
         int | None,
@@ -153,6 +176,21 @@ def _training(
     momentum: Annotated[float | None, _option("Of SGD.", _TRAIN.momentum, _LEARNING)] = None,
     weight_decay: Annotated[
         float | None, _option("Of the optimizer.", _TRAIN.weight_decay, _LEARNING)
+    ] = None,
+    decay: Annotated[
+        str | None,
+        _option(
+            "Weights that decay: all, or matrices, which spares biases, norms and positions.",
+            "all; timm's: matrices",
+            _LEARNING,
+        ),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        _option("Each layer learns at so much of the next one's rate, such as 0.75.", 1, _LEARNING),
+    ] = None,
+    clip_grad: Annotated[
+        float | None, _option("Largest norm of a step's gradients, such as 1.", "any", _LEARNING)
     ] = None,
     schedule: Annotated[
         str | None, _option("cosine (with a warm-up) or constant.", _TRAIN.schedule, _LEARNING)

@@ -17,12 +17,15 @@ from pipelines.errors import UsageError
 from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.layout import Depth
 from pipelines.plan import DECODES, Decode
+from pipelines.preprocessing import FILTERS, Filter
 from pipelines.sampling import SAMPLERS, Sampler
 
 How = Literal["off", "default", "graph"]
 Compile = Literal["auto", "off", "default", "graph"]
 Amp = Literal["auto", "bf16", "fp16", "off"]
+Decay = Literal["auto", "all", "matrices"]
 EvalView = Literal["eval", "eval-square"]
+AskedView = Literal["auto", "eval", "eval-square"]
 LossReduction = Literal["mean", "sum"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]
@@ -34,6 +37,8 @@ TRACKERS = ("tensorboard", "wandb", "mlflow")
 LOADER_CHOICES = ("auto", "torchvision", "ffcv", "dali", "resident")
 #: Up to 32 px ResNet-18 ends in a single pixel: batch norm cannot learn from one image.
 MODEL_PX = (33, 1024)
+#: Side of the images of torchvision's models, px.
+SIZE_PX = 224
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -47,8 +52,11 @@ class TrainConfig:
         val_split, folds, fold, group_by, split_seed: how data without a split to evaluate on are
             divided, see `pipelines.formats.division.Division`.
         recipe: where the other values come from, see `recipes`; by itself it does nothing.
-        arch: a classification model of torchvision's by name; `auto` takes the one that `weights`
-            says it is of, else resnet18.
+        arch: a classification model of torchvision's by name, or `timm:` and the name of one of
+            timm's, with a tag of its weights or without; `auto` takes the one that `weights` says
+            it is of, else resnet18.
+        drop_path: how often a whole path is dropped, that of the deepest block so often, the first
+            one's never; None: as the model has it.
         weights: `imagenet`, `none`, or a run folder, a checkpoint of ours or a state dict.
         reuse_head: `class=row`: this class's output row begins as the source model's, whose row is
             given by its number or, of a checkpoint of ours, by its class name.
@@ -75,8 +83,13 @@ class TrainConfig:
         augment: `none`, `trivial` or `rand`, which may say how much: rand-n2-m9.
         scale, ratio, hflip, vflip, color_jitter, grayscale, erase, mixup, cutmix, mix_prob,
             mix_switch: see `pipelines.augment.Augment`.
-        eval_view: how the others are.
-        size: side of the images that the model sees, px.
+        eval_view: how the others are; `auto` as the model was trained to, which is `eval` of
+            torchvision's.
+        filter: what images are resized by, `bilinear` or `bicubic`; None: as the model, or the run
+            that `weights` is, was trained with: bilinear of torchvision's.
+        crop_share: share of the resized shorter side that evaluation shows; None likewise: 0.875.
+        size: side of the images that the model sees, px; 0 takes the model's own: 224 of
+            torchvision's.
         start_size: side in the first epoch; it grows to `size` over two thirds of them, px; 0 is
             `size` throughout.
         epochs: passes over the training set.
@@ -90,6 +103,12 @@ class TrainConfig:
             weights, else 1.
         momentum: of SGD.
         weight_decay: of either optimizer.
+        decay: what decays: `all` weights, or `matrices` alone, neither biases and norms nor what
+            the network names, such as positions; `auto` takes `all` of torchvision's networks and
+            `matrices` of timm's.
+        layer_decay: each layer learns at so much of the rate of the one behind it; 1: all alike.
+        clip_grad: gradients are scaled down to this norm where theirs, of all parameters together,
+            is larger; 0: never.
         schedule: `cosine` rises over `warm_up` of the steps and falls to zero; `constant` stays.
         warm_up: share of the steps.
         loss: `mean` or `sum` over the batch.
@@ -128,6 +147,7 @@ class TrainConfig:
     split_seed: int = UNDIVIDED.seed
     recipe: str = "standard"
     arch: str = "auto"
+    drop_path: float | None = None
     weights: str = "imagenet"
     reuse_head: tuple[str, ...] = ()
     freeze: str = ""
@@ -153,8 +173,10 @@ class TrainConfig:
     cutmix: float = USUAL.cutmix
     mix_prob: float = USUAL.mix_prob
     mix_switch: float = USUAL.mix_switch
-    eval_view: EvalView = "eval"
-    size: int = 224
+    eval_view: AskedView = "auto"
+    filter: Filter | None = None
+    crop_share: float | None = None
+    size: int = 0
     start_size: int = 0
     epochs: int = 5
     batch_size: int | None = None
@@ -164,6 +186,9 @@ class TrainConfig:
     head_lr_factor: float | None = None
     momentum: float = 0.9
     weight_decay: float = 0.001
+    decay: Decay = "auto"
+    layer_decay: float = 1.0
+    clip_grad: float = 0.0
     schedule: Schedule = "cosine"
     warm_up: float = 0.1
     loss: LossReduction = "mean"
@@ -192,7 +217,16 @@ class TrainConfig:
         if self.depth is not None:
             choose("--depth", self.depth, get_args(Depth))
         choose("--view", self.view, get_args(TrainView))
-        choose("--eval-view", self.eval_view, get_args(EvalView))
+        choose("--eval-view", self.eval_view, get_args(AskedView))
+        choose("--decay", self.decay, get_args(Decay))
+        if self.filter is not None:
+            choose("--filter", self.filter, FILTERS)
+        if self.crop_share is not None:
+            require("--crop-share", self.crop_share, 0.05, 1)
+        if self.drop_path is not None:
+            require("--drop-path", self.drop_path, 0, 0.9)
+        require("--layer-decay", self.layer_decay, 0.01, 1)
+        require("--clip-grad", self.clip_grad, 0, 1e6)
         choose("--optimizer", self.optimizer, get_args(Optimizer))
         choose("--loss", self.loss, get_args(LossReduction))
         choose("--amp", self.amp, get_args(Amp))
@@ -200,7 +234,8 @@ class TrainConfig:
         choose("--schedule", self.schedule, get_args(Schedule))
         choose("--sampler", self.sampler, SAMPLERS)
         require("--store-side", self.store_side, 0, 65535)
-        require("--size", self.size, *MODEL_PX)
+        if self.size:
+            require("--size", self.size, *MODEL_PX)
         require("--epochs", self.epochs, 1, 100_000)
         require("--unfreeze-epoch", self.unfreeze_epoch, 0, 100_000)
         require("--seed", self.seed, 0, 2**32 - 1)
@@ -216,7 +251,7 @@ class TrainConfig:
         require("--ema", self.ema, 0, 0.99999)
         require("--patience", self.patience, 0, 100_000)
         if self.start_size:
-            require("--start-size", self.start_size, MODEL_PX[0], self.size)
+            require("--start-size", self.start_size, MODEL_PX[0], self.size or MODEL_PX[1])
         require("usual_batch_size", self.usual_batch_size, 1, 1 << 20)
         if self.batch_size is not None:
             require("--batch-size", self.batch_size, 1, 1 << 20)
@@ -310,6 +345,11 @@ class TrainConfig:
     def pretrained(self) -> bool:
         """Whether the run starts from weights."""
         return self.weights != "none"
+
+    @property
+    def judged_view(self) -> EvalView:
+        """The view of evaluation, once it is filled in."""
+        return "eval" if self.eval_view == "auto" else self.eval_view
 
     def epoch_size(self, epoch: int) -> int:
         """Side of training images in an epoch, px: multiples of 16 on the way to `size`."""

@@ -27,7 +27,8 @@ from fastft.evaluate.label_report import report_labels
 from fastft.evaluate.label_result import LABEL_FORMAT
 from fastft.evaluate.number_report import report_numbers
 from fastft.evaluate.number_result import NUMBER_FORMAT
-from fastft.evaluate.predict import open_run, write_bytes, write_text
+from fastft.evaluate.opening import open_run
+from fastft.evaluate.outputs import write_bytes, write_text
 from fastft.evaluate.predictions import find_thresholds
 from fastft.evaluate.result import FORMAT
 from fastft.evaluate.scores import Ints
@@ -320,6 +321,7 @@ def _make_loader(setting: _Setting, checkpoint: Checkpoint, source: Source) -> L
         device=setting.device,
         workers=setting.workers,
         decode=checkpoint.decode,
+        preprocessing=checkpoint.preprocessed,
         # As in training: on a GPU the model's first layer would make this cast.
         dtype=setting.amp_dtype if setting.device.type == "cuda" else None,
     )

@@ -17,14 +17,14 @@ from rich.console import Console
 from fastft.config.checks import plain
 from fastft.config.train import TrainConfig
 from fastft.experiments.results import AWAY, LrFinding, suggest
-from fastft.model.classifier import set_training
+from fastft.model.freezing import set_training
 from fastft.runs.folder import LR_FIND, write_json
 from fastft.system.environment import environment
 from fastft.system.progress import image_progress
 from fastft.train.distributed import require_alone
 from fastft.train.inputs import check_store_file, open_inputs, open_sources, resolve_inputs
 from fastft.train.loop import Trainer
-from fastft.train.run import build, resolve_rates
+from fastft.train.run import build, resolve_form, resolve_rates
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import Loader
 
@@ -46,11 +46,14 @@ def find_lr(config: TrainConfig, console: Console) -> LrFinding:
     sources = open_sources(config)
     low, high = _BOUNDS[config.optimizer]
     built = build(config, sources[0].classes)
-    config = resolve_rates(resolve_inputs(replace(config, lr=low), sources))
+    config = resolve_form(replace(config, lr=low), built)
+    config = resolve_rates(resolve_inputs(config, sources))
     lrs = np.geomspace(low, high, _STEPS)
     losses: list[float] = []
     with ExitStack() as stack:
-        inputs = stack.enter_context(open_inputs(config, sources))
+        inputs = stack.enter_context(
+            open_inputs(config, sources, preprocessing=built.form.preprocessing)
+        )
         update = stack.enter_context(image_progress(console, "trying rates"))
         trainer = Trainer(config, inputs, built, console)
         set_training(built.model, trainer.frozen)

@@ -26,7 +26,7 @@ from fastft.train.inputs import (
     open_sources,
     resolve_inputs,
 )
-from fastft.train.run import build, fit, resolve_rates
+from fastft.train.run import build, fit, resolve_form, resolve_rates
 
 
 def run_variants(
@@ -49,16 +49,22 @@ def run_variants(
     folds: Sequence[int | None] = range(first.folds) if first.folds else (None,)
     data = {fold: open_sources(on_fold(first, fold)) for fold in folds}
     sources = data[folds[0]]
-    filled = {name: resolve_rates(resolve_inputs(each, sources)) for name, each in configs.items()}
-    found: dict[str, list[Run]] = {name: [] for name in filled}
     # Wrong weights or heads are found before anything is trained.
-    for each in filled.values():
-        build(each, sources[0].classes)
+    built = build(first, sources[0].classes)
+    form = built.form.preprocessing
+    first = resolve_form(first, built)
+    filled = {}
+    for name, each in configs.items():  # whose images are the first one's
+        each = replace(each, size=first.size, eval_view=first.eval_view)
+        if name != next(iter(configs)):
+            build(each, sources[0].classes)
+        filled[name] = resolve_rates(resolve_inputs(each, sources))
+    found: dict[str, list[Run]] = {name: [] for name in filled}
     images = sum(len(train) for train, _ in data.values()) * first.epochs * seeds * len(filled)
     with _progress(console, images) as advance:
         for fold, sources in data.items():
             first = on_fold(next(iter(filled.values())), fold)
-            with open_inputs(first, sources) as inputs:
+            with open_inputs(first, sources, preprocessing=form) as inputs:
                 # Seed by seed, so that whatever else the machine does meets all variants alike.
                 for seed, (name, each) in product(
                     range(first.seed, first.seed + seeds), filled.items()

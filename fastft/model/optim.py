@@ -12,8 +12,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from fastft.config.train import Optimizer, Schedule
-from fastft.model.classifier import load_state
+from fastft.config.train import Optimizer, Schedule, TrainConfig
+from fastft.model.built import BuiltModel
+from fastft.model.groups import PLAIN, Treatment, find_treatment, make_groups
+from fastft.model.loading import load_state
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 #: Peak rates where none is asked for: on weights, and from scratch. SGD's with momentum 0.9; on
@@ -57,25 +59,46 @@ def make_optimizer(
     head_lr_factor: float,
     momentum: float,
     weight_decay: float,
+    treatment: Treatment = PLAIN,
 ) -> torch.optim.Optimizer:
     """An optimizer of two groups: the body at `lr`, the output layer at `head_lr_factor` times it.
+
+    With a treatment of single parameters there are more, see `make_groups`.
 
     Frozen parameters take part, too: without gradients they are passed over, decay included, until
     they are thawed. On a GPU a step is a few kernels for all parameters together (`fused`), and the
     loss scaler's verdict stays there: torch reads it on the host for other optimizers.
     """
-    last = list(head.parameters())
-    known = {id(parameter) for parameter in last}
-    body = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups = [
-        {"params": body, "lr": lr, "peak_lr": lr},
-        {"params": last, "lr": lr * head_lr_factor, "peak_lr": lr * head_lr_factor},
-    ]
+    groups = make_groups(model, head, lr=lr, head_lr_factor=head_lr_factor, treatment=treatment)
     # On a CPU torch's usual steps, whose digits earlier runs have.
-    fused = True if all(each.is_cuda for each in (*body, *last)) else None
+    fused = True if all(each.is_cuda for group in groups for each in group["params"]) else None
     if optimizer == "adamw":
-        return AdamW(groups, weight_decay=weight_decay, fused=fused)
-    return SGD(groups, momentum=momentum, weight_decay=weight_decay, fused=fused)
+        return AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
+    return SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
+
+
+def find_optimizer(config: TrainConfig, built: BuiltModel) -> torch.optim.Optimizer:
+    """The optimizer that a run's settings ask for.
+
+    Args:
+        config: with its rates filled in.
+        built: the model, on its device.
+
+    Raises:
+        UsageError: as `find_treatment`.
+    """
+    assert config.lr is not None
+    assert config.head_lr_factor is not None
+    return make_optimizer(
+        built.model,
+        built.head,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        head_lr_factor=config.head_lr_factor,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        treatment=find_treatment(built, layer_decay=config.layer_decay, decay=config.decay),
+    )
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -139,11 +162,11 @@ def set_learning_rate(
     steps: int,
     warm_up: float = 0.1,
 ) -> float:
-    """Set each group's rate for step `step` of `steps`; returns the body's."""
+    """Set each group's rate for step `step` of `steps`; returns the one that all go by."""
     share = 1.0 if schedule == "constant" else cosine_share(step, steps, warm_up)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * share
-    return float(optimizer.param_groups[0]["lr"])
+    return float(optimizer.defaults["lr"] * share)
 
 
 def cosine_share(step: int, steps: int, warm_up: float = 0.1) -> float:

@@ -1,4 +1,4 @@
-"""Weights from wherever: torchvision's ImageNet ones, a run, a checkpoint, a state dict."""
+"""Weights from wherever: torchvision's ImageNet ones, timm's, a run, a checkpoint, a state dict."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from fastft.model.form import Form
+from fastft.model.timm_models import is_timm
+from fastft.model.timm_weights import fetch_weights
 from fastft.runs.checkpoint import Checkpoint, read_file
 from fastft.runs.folder import find_best
 from fastft.runs.sound import find_odd_tensor
@@ -21,6 +24,8 @@ DEFAULT_ARCH = "resnet18"
 _TIMEOUT_S = 20
 #: Where other tools keep the state dict in what they save.
 _KEYS = ("state_dict", "model_state_dict", "model")
+#: Where timm keeps an average of the weights beside them, which it takes, too.
+_AVERAGES = ("state_dict_ema", "model_ema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +35,16 @@ class Weights:
     Attributes:
         where: what an error calls them.
         state: its state dict.
-        arch: its name in torchvision, if the file says so.
+        arch: its name in torchvision, or in timm, if the file says so.
         classes: its class names by output row, if the file says so.
+        form: of the images that it was trained on, if the file says so.
     """
 
     where: str
     state: Mapping[str, torch.Tensor]
     arch: str | None = None
     classes: tuple[str, ...] = ()
+    form: Form | None = None
 
 
 def load_weights(asked: str, arch: str) -> Weights | None:
@@ -52,13 +59,26 @@ def load_weights(asked: str, arch: str) -> Weights | None:
     """
     if asked == "none":
         return None
+    if asked == "imagenet" and is_timm(arch):
+        found = _read_weights(fetch_weights(arch), arch)
+        return Weights(f"timm's weights of {arch}", found.state, arch)
     if asked == "imagenet":
         return Weights(f"torchvision's ImageNet weights of {arch}", _imagenet_state(arch), arch)
-    path = find_best(Path(asked))
+    return _read_weights(find_best(Path(asked)), arch)
+
+
+def _read_weights(path: Path, arch: str) -> Weights:
+    """The weights in a file.
+
+    Raises:
+        DataError: it cannot be read, or holds no tensors by name.
+    """
     content = read_file(path)
     if isinstance(content, Checkpoint):
-        return Weights(str(path), content.evaluated, content.arch, content.classes)
-    held = {key: content[key] for key in _KEYS if isinstance(content.get(key), dict)}
+        form = Form(size=content.size, view=content.view, preprocessing=content.preprocessed)
+        return Weights(str(path), content.evaluated, content.arch, content.classes, form)
+    keys = (*_AVERAGES, *_KEYS) if is_timm(arch) else _KEYS
+    held = {key: content[key] for key in keys if isinstance(content.get(key), dict)}
     what, found = next(iter(held.items()), ("weights", content))
     try:
         state = as_state(found, what)
@@ -66,8 +86,8 @@ def load_weights(asked: str, arch: str) -> Weights | None:
     except TypeError as error:
         odd = str(error)
     if odd:
-        found = f"holds no tensors by name: {odd}"
-        raise DataError(path, found, "a state dict or a fastft checkpoint")
+        told = f"holds no tensors by name: {odd}"
+        raise DataError(path, told, "a state dict or a fastft checkpoint")
     # DistributedDataParallel puts this before each name.
     return Weights(str(path), {name.removeprefix("module."): t for name, t in state.items()})
 

@@ -19,6 +19,7 @@ from pipelines.augment import USUAL
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import Source, open_source
 from pipelines.loaders import Loader, make_loader
+from pipelines.preprocessing import IMAGENET, Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Inputs:
         device: where batches arrive.
         amp_dtype: what autocast computes in; None for float32.
         world: the processes that share them.
+        preprocessing: the form of the images.
     """
 
     train: Loader
@@ -37,6 +39,7 @@ class Inputs:
     device: torch.device
     amp_dtype: torch.dtype | None
     world: World = ALONE
+    preprocessing: Preprocessing = IMAGENET
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -126,7 +129,10 @@ def resolve_inputs(
 
 @contextmanager
 def open_inputs(
-    config: TrainConfig, sources: Sequence[Source], world: World | None = None
+    config: TrainConfig,
+    sources: Sequence[Source],
+    world: World | None = None,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> Iterator[Inputs]:
     """Open the loaders of a config that `resolve_inputs` has filled in.
 
@@ -134,6 +140,7 @@ def open_inputs(
         config: what to open.
         sources: of both splits.
         world: who shares each batch; None: nobody.
+        preprocessing: the form that the model wants its images in.
 
     Raises:
         UsageError: a library that is not installed, or pixels that fit into no memory.
@@ -144,10 +151,10 @@ def open_inputs(
     amp_dtype = pick_amp(config.amp, world.device)
     with ExitStack() as stack:
         train, evaluation = (
-            stack.enter_context(_make_loader(config, source, view, amp_dtype, world))
-            for source, view in zip(sources, (config.view, config.eval_view), strict=True)
+            stack.enter_context(_make_loader(config, source, view, amp_dtype, world, preprocessing))
+            for source, view in zip(sources, (config.view, config.judged_view), strict=True)
         )
-        yield Inputs(train, evaluation, world.device, amp_dtype, world)
+        yield Inputs(train, evaluation, world.device, amp_dtype, world, preprocessing)
 
 
 def _make_loader(
@@ -156,6 +163,7 @@ def _make_loader(
     view: str,
     amp_dtype: torch.dtype | None,
     world: World,
+    preprocessing: Preprocessing,
 ) -> Loader:
     assert config.batch_size is not None
     is_training = view == config.view
@@ -183,6 +191,7 @@ def _make_loader(
         decode=config.decode,
         augment=config.augmentation if is_training else USUAL,
         sampler=config.sampler if is_training else "shuffle",
+        preprocessing=preprocessing,
         **options,
     )
 

@@ -13,10 +13,12 @@ from torch import nn
 
 from fastft.config.checks import plain
 from fastft.config.train import TrainConfig
-from fastft.model.classifier import BuiltModel, freeze, load_state, set_training
+from fastft.model.built import BuiltModel
+from fastft.model.freezing import freeze, set_training
+from fastft.model.loading import load_state
 from fastft.model.optim import (
     WeightAverage,
-    make_optimizer,
+    find_optimizer,
     pack_optimizer,
     set_learning_rate,
     unpack_optimizer,
@@ -26,6 +28,7 @@ from fastft.model.tasks import find_goal
 from fastft.runs.checkpoint import Checkpoint
 from fastft.runs.folder import LAST
 from fastft.runs.metrics import Waits
+from fastft.runs.preprocessing import pack_preprocessing
 from fastft.system.environment import environment
 from fastft.system.progress import epoch_progress
 from fastft.system.signals import Stopped, StopSignals
@@ -78,8 +81,6 @@ class Trainer:
             stop: who says that it is time to end; None: nobody.
             costs: is told where the seconds go.
         """
-        assert config.lr is not None
-        assert config.head_lr_factor is not None
         self._config, self._inputs, self._built, self._console = config, inputs, built, console
         self._device, self._world = inputs.device, inputs.world
         self._stop, self._costs = stop or StopSignals(), costs or Costs()
@@ -92,15 +93,7 @@ class Trainer:
         if config.sync_bn and self._world.size > 1:
             self._model = synchronize_batch_norm(self._model)
         self.frozen = freeze(built, config.freeze)
-        self.optimizer = make_optimizer(
-            self._model,
-            built.head,
-            optimizer=config.optimizer,
-            lr=config.lr,
-            head_lr_factor=config.head_lr_factor,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = find_optimizer(config, built)
         self._average = WeightAverage(self._model, config.ema) if config.ema else None
         inputs.train.seed = config.seed
         self._per_epoch = len(inputs.train)
@@ -114,6 +107,7 @@ class Trainer:
             world=self._world,
             micro_batch=micro_batch,
             sync_bn=config.sync_bn,
+            clip_grad=config.clip_grad,
             seed=config.seed,
         )
         assert config.batch_size is not None
@@ -367,7 +361,7 @@ class Trainer:
             arch=self._built.arch,
             classes=self._inputs.classes,
             size=config.size,
-            view=config.eval_view,
+            view=config.judged_view,
             epoch=state.epoch,
             accuracy=(state.rows[-1].eval_accuracy or 0.0) if state.rows else 0.0,
             optimizer=pack_optimizer(self.optimizer),
@@ -377,6 +371,7 @@ class Trainer:
             progress=state.pack(),
             preparation=asdict(self._inputs.train.source.preparation),
             meaning=self._meaning.pack(),
+            preprocessing=pack_preprocessing(self._inputs.preprocessing),
         )
 
     def _find_micro_batch(self) -> int:

@@ -43,6 +43,8 @@ _FREE = frozenset(
 #: What a run fills in itself; its own value is not one that was asked for.
 _FILLED_IN = {
     "arch": "auto",
+    "size": 0,
+    "eval_view": "auto",
     "loader": "auto",
     "batch_size": None,
     "lr": None,

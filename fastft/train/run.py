@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fastft.config.augment import describe
 from fastft.config.recipes import read_plain
 from fastft.config.train import TrainConfig
-from fastft.datasets.imbalance import describe_imbalance
-from fastft.datasets.large_photos import advise
 from fastft.datasets.splits import describe_folders_beside
-from fastft.model.classifier import BuiltModel, build_model, set_training
+from fastft.model.built import BuiltModel
+from fastft.model.classifier import build_model, check_size
+from fastft.model.form import Form
+from fastft.model.freezing import set_training
 from fastft.model.optim import HEAD_LR_FACTOR, peak_lr
 from fastft.runs.folder import (
     CONFIG,
@@ -35,6 +35,7 @@ from fastft.runs.folder import (
 from fastft.runs.trackers import require_trackers
 from fastft.system.environment import pick_amp, pick_device
 from fastft.system.signals import StopSignals
+from fastft.train.announcement import announce
 from fastft.train.bottleneck import find_bottleneck
 from fastft.train.costs import Costs
 from fastft.train.distributed import World, join_world
@@ -155,9 +156,11 @@ def _run(
             _require_agreement(config, sources, run, world)
         with costs.of("model"):
             built = _build_or_rebuild(config, sources[0].classes, run)
+            config = resolve_form(config, built)
         with costs.of("data"):
             config = resolve_inputs(config, sources, world)
-            inputs = stack.enter_context(open_inputs(config, sources, world))
+            form = built.form.preprocessing
+            inputs = stack.enter_context(open_inputs(config, sources, world, form))
         result = fit(
             config,
             inputs,
@@ -186,9 +189,19 @@ def _build_or_rebuild(config: TrainConfig, classes: Sequence[str], run: Continue
     """The model that a config asks for, or one like a checkpoint's, to take its weights."""
     if run.checkpoint is None:
         return build(config, classes)
-    return build_model(
-        classes, "none", seed=config.seed, arch=run.checkpoint.arch, size=config.size
+    saved = run.checkpoint
+    form = Form(size=saved.size, view=saved.view, preprocessing=saved.preprocessed)
+    built = build_model(
+        classes,
+        "none",
+        seed=config.seed,
+        arch=saved.arch,
+        size=config.size or saved.size,
+        drop_path=config.drop_path,
+        filter=form.preprocessing.filter,
+        crop_share=form.preprocessing.crop_share,
     )
+    return replace(built, form=form)
 
 
 def _begun_on(out: Path) -> str:
@@ -222,14 +235,20 @@ def _require_agreement(
 
 def build(config: TrainConfig, classes: Sequence[str]) -> BuiltModel:
     """The model that a config asks for; see `build_model`."""
-    return build_model(
+    built = build_model(
         classes,
         config.weights,
         seed=config.seed,
         arch=config.arch,
         size=config.size,
         reuse_head=config.reuse_head,
+        drop_path=config.drop_path,
+        filter=config.filter,
+        crop_share=config.crop_share,
     )
+    if config.start_size:
+        check_size(built.model, built.arch, config.start_size, "--start-size")
+    return built
 
 
 def fit(
@@ -268,7 +287,7 @@ def fit(
     elif inputs.world.is_main:
         folder = make_folder(config.out)
     with folder:
-        _announce(console, config, inputs, built, trainer)
+        announce(console, config, inputs, built, trainer)
         result = trainer.run(trusts_last=run is not None and run.path == config.out / LAST)
     if find_limits:
         with costs.of("bottleneck"):
@@ -282,6 +301,16 @@ def fit(
             )
         result = replace(result, bottleneck=found)
     return result
+
+
+def resolve_form(config: TrainConfig, built: BuiltModel) -> TrainConfig:
+    """Fill in the images' size and how evaluation cuts them, where they are left to the model.
+
+    Raises:
+        UsageError: images that are to grow to less than they begin with.
+    """
+    view = built.form.view if config.eval_view == "auto" else config.eval_view
+    return replace(config, size=config.size or built.form.size, eval_view=view)
 
 
 def resolve_rates(config: TrainConfig) -> TrainConfig:
@@ -317,49 +346,3 @@ def _summary(result: TrainResult) -> dict[str, Any]:
         "costs_s": dict(result.costs_s),
         "bottleneck": None if found is None else {**asdict(found), "verdict": str(found)},
     }
-
-
-def _announce(
-    console: Console, config: TrainConfig, inputs: Inputs, built: BuiltModel, trainer: Trainer
-) -> None:
-    """Say what is about to happen, and all that was not taken from the weights."""
-    amp = str(inputs.amp_dtype).removeprefix("torch.") if inputs.amp_dtype else "float32"
-    name = "torchvision (stock)" if config.stock else config.loader
-    size = f"{config.start_size} to {config.size}" if config.start_size else f"{config.size}"
-    world, state = inputs.world, trainer.state
-    idle = torch.cuda.device_count() - world.local_size if inputs.device.type == "cuda" else 0
-    on = f"{inputs.device.type}" if world.size == 1 else f"{world.size} x {inputs.device.type}"
-    lines = [
-        f"{len(inputs.train.source):,} training and {len(inputs.evaluation.source):,} evaluation "
-        f"images, {trainer.goal.measures.count(inputs.classes)}; {name} loader at {size} px, {on}, "
-        f"{amp}; {built.arch}, batch {config.batch_size}, {config.epochs} epochs, "
-        f"{config.optimizer}, lr {config.lr:g} (output layer x{config.head_lr_factor:g})"
-    ]
-    if config.division:
-        own = (len(inputs.train.source), len(inputs.evaluation.source))
-        lines.append(f"split by {config.division}: {own[1] / sum(own):.1%} are set apart")
-    if asked := describe(config.augmentation):
-        lines.append(f"augmentation: {asked}")
-    lines += describe_imbalance(inputs.train, config.class_weight)
-    if idle > 0:
-        lines.append(f"{idle} more GPUs are here: --nproc gpu takes all of them")
-    if state.epoch or state.consumed:
-        lines.append(f"continues from the checkpoint {state}")
-    if trainer.step.micro_batch:
-        lines.append(f"each process takes {trainer.step.micro_batch} images at once")
-    if built.left_out:
-        lines.append(f"not taken from {config.weights}: {', '.join(built.left_out)}")
-    for cls, row in built.reused.items():
-        lines.append(f"{cls} begins as output row {row} of {config.weights}")
-    if trainer.frozen:
-        parameters = list(built.model.parameters())
-        learning = sum(p.numel() for p in parameters if p.requires_grad)
-        until = f" until epoch {config.unfreeze_epoch}" if config.unfreeze_epoch else ""
-        lines.append(
-            f"frozen{until}: {config.freeze}; {learning:,} of "
-            f"{sum(p.numel() for p in parameters):,} weights learn"
-        )
-    lines.append(trainer.goal.remark(inputs.train.source))
-    lines.append(advise(inputs.train.source, config.size))
-    for line in filter(None, lines):
-        console.print(line, markup=False)

@@ -29,6 +29,8 @@ from pipelines.vision import StochasticDepth
 
 #: What these numbers are for, beside those that `pipelines.plan` draws from the same seed.
 _MASKS = 3
+#: Names under which timm's layers and networks keep how often they drop something.
+_RATES = ("drop_prob", "drop_rate", "prob", "drop")
 #: The compiler behind `torch.compile`.
 BACKEND = "inductor"
 #: Steps launched kernel by kernel before a graph is captured: cuDNN picks its kernels in them, and
@@ -67,6 +69,7 @@ class TrainStep:
         world: World = ALONE,
         micro_batch: int = 0,
         sync_bn: bool = False,
+        clip_grad: float = 0.0,
         seed: int | None = None,
         capture: Capture | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class TrainStep:
             world: the processes.
             micro_batch: the most images at once; 0 takes a share whole. The same for all.
             sync_bn: the model's batch norm is of `model.sync_bn`.
+            clip_grad: largest norm of the gradients of all parameters together; 0: any.
             seed: of what the network draws; None leaves torch's generators alone.
             capture: how a step is captured; None: as CUDA does.
         """
@@ -90,6 +94,7 @@ class TrainStep:
         self._amp_dtype, self._average, self._world = amp_dtype, average, world
         self.micro_batch, self._sync_bn, self._seed = micro_batch, sync_bn, seed
         self._capture, self._how, self._full = capture, "off", (0, 0)
+        self._clip_grad = clip_grad
         self.prepared_s = 0.0
         self.on_failure: Callable[[Exception], None] = _raise
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16)
@@ -247,11 +252,24 @@ class TrainStep:
                     loss = self._loss(logits, answers, count)
                 self.scaler.scale(loss * self._world.size).backward()  # type: ignore[no-untyped-call]
             results.append((loss.detach(), self._loss.count_right(logits.detach(), answers)))
+        if self._clip_grad:
+            self._clip()
         self.scaler.step(self._optimizer)
         self.scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         losses, rights = zip(*results, strict=True)
         return reduce(torch.add, losses), reduce(torch.add, rights)
+
+    def _clip(self) -> None:
+        """Scale the gradients of the whole batch down, of all pieces and processes.
+
+        Nothing is read on the host. Where float16's have become infinite the scaler has noted it,
+        and leaves the step out, whatever the norm makes of them.
+        """
+        self.scaler.unscale_(self._optimizer)
+        groups = self._optimizer.param_groups
+        parameters = [each for group in groups for each in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self._clip_grad, foreach=True)
 
     def _pieces(
         self, images: torch.Tensor, labels: torch.Tensor, count: int
@@ -298,7 +316,12 @@ def _draws(module: nn.Module) -> bool:
     """Whether a module draws random numbers in training."""
     if isinstance(module, nn.MultiheadAttention):
         return bool(module.dropout > 0)
-    return isinstance(module, (_DropoutNd, StochasticDepth)) and bool(module.p > 0)
+    if isinstance(module, (_DropoutNd, StochasticDepth)):
+        return bool(module.p > 0)
+    if not type(module).__module__.startswith("timm."):
+        return False
+    rates = (getattr(module, name, 0.0) for name in _RATES)
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def _generator(device: torch.device) -> torch.Generator:

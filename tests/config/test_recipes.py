@@ -127,7 +127,7 @@ def test_what_is_missing_or_unknown() -> None:
         ({"weights": "none", "reuse_head": ("a=1",)}, "--reuse-head: given with --weights none"),
         ({"unfreeze_epoch": 1}, "--unfreeze-epoch: given without --freeze"),
         ({"freeze": "backbone", "unfreeze_epoch": 5}, "--unfreeze-epoch: 5 of 5 epochs"),
-        ({"start_size": 300}, "--start-size: 300, expected 33 to 224"),
+        ({"size": 224, "start_size": 300}, "--start-size: 300, expected 33 to 224"),
         ({"stock": True, "view": "recordio"}, "--stock: --view recordio"),
         ({"stock": True, "loader": "dali"}, "--stock: --loader dali"),
         ({"ema": 1.0}, "--ema: 1.0"),
@@ -147,7 +147,7 @@ def test_images_grow_over_two_thirds_of_the_epochs() -> None:
     sizes = [config.epoch_size(epoch) for epoch in range(6)]
     assert sizes == [128, 160, 176, 192, 224, 224]
     assert TrainConfig(**PATHS, size=224, start_size=128, epochs=1).epoch_size(0) == 224
-    assert {TrainConfig(**PATHS, epochs=9).epoch_size(epoch) for epoch in range(9)} == {224}
+    assert {TrainConfig(**PATHS, size=224, epochs=9).epoch_size(epoch) for epoch in range(9)} == {224}
     odd = TrainConfig(**PATHS, size=65, start_size=33, epochs=30)
     grown = [odd.epoch_size(epoch) for epoch in range(30)]
     assert grown == sorted(grown)

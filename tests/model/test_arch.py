@@ -7,14 +7,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from fastft.model.classifier import (
-    BuiltModel,
-    build_model,
-    freeze,
-    restore_model,
-    set_training,
-    stages,
-)
+from fastft.model.built import BuiltModel
+from fastft.model.classifier import build_model, restore_model
+from fastft.model.freezing import freeze, set_training, stages
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipelines.errors import DataError, UsageError
 
@@ -65,7 +60,7 @@ def test_every_arch_gets_the_right_head(arch: str, tmp_path: Path) -> None:
     assert built.left_out == tuple(
         f"{name}.{part} {list(state[f'{name}.{part}'].shape)}" for part in ("weight", "bias")
     )
-    parts = [part for part, _ in stages(built.model, built.head)]
+    parts = [part for part, _ in stages(built)]
     assert (parts[0], parts[-1], len(parts)) == (first, last, count)
 
 
@@ -75,7 +70,7 @@ def test_archs_with_peculiarities(arch: str) -> None:
     built = build_model(2, "none", arch=arch, size=size)
     with torch.inference_mode():
         assert built.model.eval()(torch.zeros(1, 3, size, size)).shape == (1, 2)
-    assert stages(built.model, built.head)
+    assert stages(built)
 
 
 def test_a_transformer_takes_other_sizes_with_its_weights(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from fastft.config.commands import AccuracyConfig
 from fastft.config.train import LOADER_CHOICES, TrainConfig
-from fastft.model.classifier import BuiltModel
+from fastft.model.built import BuiltModel
 from fastft.parity import models as accuracy
 from fastft.parity.equivalence import AccuracyResult, judge
 from fastft.parity.model_plots import save_accuracy
