@@ -121,6 +121,28 @@ RECIPES: dict[str, Recipe] = {
         },
         {},
     ),
+    # Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, table 9, the
+    # fine-tuning of ViT-B: AdamW at 1e-3 for 256 images, which is 5e-4 for 128; decay 0.05, layer
+    # decay 0.75, a warm-up of 5 of 100 epochs, smoothing 0.1, drop path 0.1. Its RandAugment, MixUp
+    # and CutMix are for such long trainings, and left to `--augment`, `--mixup`, `--cutmix`.
+    # Without weights: Touvron et al., "Training data-efficient image transformers", ICML 2021,
+    # table 9: 5e-4 for 512 images. None of it has been tried here on anybody's weights.
+    "transformer": Recipe(
+        "vision transformers on weights: AdamW, layer decay 0.75, drop path 0.1",
+        {
+            "optimizer": "adamw",
+            "lr": 5e-4,
+            "head_lr_factor": 1.0,
+            "weight_decay": 0.05,
+            "decay": "matrices",
+            "layer_decay": 0.75,
+            "drop_path": 0.1,
+            "warm_up": 0.05,
+            "label_smoothing": 0.1,
+            "usual_batch_size": 128,
+        },
+        {"lr": 1.25e-4, "layer_decay": 1.0},
+    ),
     # Source: the MXNet draft of that section, "Not hotdog": ImageRecordIter's scale jitter, plain
     # SGD, and a loss of (1 + 5 y) / 5 times cross-entropy, where y is 1 for a hot dog: 6 to 1.
     "recordio": Recipe(

@@ -15,7 +15,11 @@ from torch import distributed, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipelines.errors import UsageError
+
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+#: timm's batch norm that ends in an activation.
+_WITH_ACTIVATION = ("BatchNormAct2d",)
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:
@@ -31,14 +35,24 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
 
     Returns:
         The same model.
+
+    Raises:
+        UsageError: it has batch norm of a kind that is not known here.
     """
     on_gpu = any(parameter.is_cuda for parameter in model.parameters())
     for layer in model.modules():
-        if type(layer) in _PLAIN:
-            if on_gpu:
-                layer.process_group = None  # type: ignore[assignment]  # of everyone
+        if not isinstance(layer, _BatchNorm) or isinstance(layer, _SYNCHRONIZED):
+            continue
+        kind = type(layer)
+        if kind in _PLAIN:
             # One class of batch norm has the very state of another.
             layer.__class__ = GpuSyncBatchNorm if on_gpu else SyncBatchNorm
+        elif kind.__name__ in _WITH_ACTIVATION and kind.__module__.startswith("timm."):
+            layer.__class__ = _GpuSyncThenAct if on_gpu else _SyncThenAct
+        else:
+            raise UsageError("--sync-bn", f"with {kind.__name__}", "batch norm of torch's", "")
+        if on_gpu:
+            layer.process_group = None  # type: ignore[assignment]  # of everyone
     return model
 
 
@@ -131,6 +145,31 @@ def _join(
     joined = (counts * means).sum(0) / total
     spread = all_squares.sum(0) + (counts * (means - joined).square()).sum(0)
     return joined, spread / total, int(total)
+
+
+class _ThenAct(nn.Module):
+    """What timm's layers do behind the norm."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalize [b, C, H, W] and activate."""
+        normalized: torch.Tensor = super().forward(input)  # type: ignore[misc]
+        activated: torch.Tensor = self.act(self.drop(normalized))
+        return activated
+
+
+class _SyncThenAct(_ThenAct, SyncBatchNorm):
+    pass
+
+
+class _GpuSyncThenAct(_ThenAct, GpuSyncBatchNorm):
+    pass
+
+
+#: Layers that are what they are to be.
+_SYNCHRONIZED = (SyncBatchNorm, nn.SyncBatchNorm)
 
 
 class _Normalize(torch.autograd.Function):

@@ -268,6 +268,8 @@ def _create(
         if is_no_memory(error):
             raise
         if drop_path is not None and "drop_path_rate" in str(error):
+            if not drop_path:
+                return _create(arch, classes, size)
             raise _no_paths(arch, drop_path) from error
         told = one_line(str(error) or type(error).__name__)[:200]
         raise UsageError("--size", f"{size} px with --arch {arch} ({told})", "its own") from error

@@ -68,6 +68,8 @@ def make_network(arch: str, size: int, drop_path: float | None = None) -> nn.Mod
     except TypeError as error:
         if "stochastic_depth_prob" not in str(error):
             raise
+        if not drop_path:
+            return make_network(arch, size)
         found = f"{drop_path:g}, and a {arch} has no paths to drop"
         raise UsageError("--drop-path", found, "a network that has some", "leave it out") from error
     except (ValueError, AssertionError, RuntimeError) as error:

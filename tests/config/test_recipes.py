@@ -147,7 +147,9 @@ def test_images_grow_over_two_thirds_of_the_epochs() -> None:
     sizes = [config.epoch_size(epoch) for epoch in range(6)]
     assert sizes == [128, 160, 176, 192, 224, 224]
     assert TrainConfig(**PATHS, size=224, start_size=128, epochs=1).epoch_size(0) == 224
-    assert {TrainConfig(**PATHS, size=224, epochs=9).epoch_size(epoch) for epoch in range(9)} == {224}
+    assert {TrainConfig(**PATHS, size=224, epochs=9).epoch_size(epoch) for epoch in range(9)} == {
+        224
+    }
     odd = TrainConfig(**PATHS, size=65, start_size=33, epochs=30)
     grown = [odd.epoch_size(epoch) for epoch in range(30)]
     assert grown == sorted(grown)
