@@ -113,7 +113,9 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder or a checkpoint.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run folder, a checkpoint, or what fastft export wrote.")
+    ],
     images: Annotated[
         list[Path],
         typer.Argument(
@@ -125,11 +127,22 @@ def predict(
     ] = _PREDICT.sheet,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Write all predictions to this file; - prints them and nothing else."),
+        typer.Option(
+            help="Write all predictions to this file, batch by batch; - prints them and nothing "
+            "else."
+        ),
     ] = _PREDICT.csv,
     json: Annotated[
         Path | None, typer.Option(help="The same, with the probabilities of all classes.")
     ] = _PREDICT.json,
+    skip_done: Annotated[
+        bool,
+        typer.Option(
+            "--skip-done",
+            help="Continue the file of --csv: leave out images that have a row in it, or in "
+            "FILE.part, which a command that was ended leaves.",
+        ),
+    ] = _PREDICT.skip_done,
     top: Annotated[
         int, typer.Option(help="Print so many of the likeliest classes.")
     ] = _PREDICT.top,
@@ -140,14 +153,27 @@ def predict(
     ] = _PREDICT.flip,
     vflip: Annotated[bool, typer.Option("--vflip", help=_VFLIP)] = _PREDICT.vflip,
     crops: Annotated[int, typer.Option(help=_CROPS)] = _PREDICT.crops,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = _PREDICT.batch_size,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images per forward pass.", show_default="16, on a GPU 256"),
+    ] = _PREDICT.batch_size,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Threads that decode, and on a CPU run the model, too; 0 takes every CPU."
+        ),
+    ] = _PREDICT.workers,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _PREDICT.device,
+    amp: Annotated[
+        str | None, typer.Option(help="auto, bf16, fp16 or off.", show_default=_AS_TRAINED)
+    ] = _PREDICT.amp,
 ) -> None:
     """Print class and probability of images, their labels, or their numbers: what the run learnt.
 
     Images are prepared as in evaluation. If an image's folder has the name of a class, the
     share of right answers is printed, too. A broken one of many images is named and left out;
-    the exit status is then 1.
+    the exit status is then 1. Of many images rows go to --csv as they come; a command that was
+    ended continues with --skip-done.
 
     Example: fastft predict run photo.jpg photos/test --sheet sheet.png
     """
@@ -157,36 +183,51 @@ def predict(
         sheet=sheet,
         csv=csv,
         json=json,
+        skip_done=skip_done,
         top=top,
         threshold=threshold,
         flip=flip,
         vflip=vflip,
         crops=crops,
         batch_size=batch_size,
+        workers=workers,
         device=device,
+        amp=amp,
     )
     from fastft.cli.tables import print_predictions
-    from fastft.evaluate.predict import predict as run_predict
+    from fastft.evaluate.csv_file import part_of
+    from fastft.evaluate.predict import run_predict
     from fastft.system.progress import image_progress
 
     console = make_console()
     console.stderr = config.writes_stdout  # standard output is then for a program to read
-    broken: list[DataError] = []
+    broken = 0
 
     def on_broken(error: DataError) -> None:
-        broken.append(error)
+        nonlocal broken
+        broken += 1
         console.print(f"left out: {one_line(error.where)}: {error.found}", markup=False)
 
-    with image_progress(console, "predicting") as update:
-        predictions = run_predict(
-            config,
-            on_broken=on_broken,
-            on_progress=lambda done, total: update("images", done, total),
-        )
+    try:
+        with image_progress(console, "predicting") as update:
+            summary = run_predict(
+                config,
+                on_broken=on_broken,
+                on_progress=lambda done, total: update("images", done, total, broken=broken),
+            )
+    except BaseException:
+        if csv is not None and part_of(csv).is_file():
+            console.print(
+                f"{part_of(csv)} keeps what was done; the same command with --skip-done continues",
+                markup=False,
+            )
+        raise
     if not config.writes_stdout:
-        print_predictions(predictions, console, top=top)
+        print_predictions(summary, console, top=top)
+    if summary.done:
+        console.print(f"{summary.done:,} were in {csv} before", markup=False)
     for written in config.outputs.values():
         console.print(str(written), markup=False)
     if broken:
-        count = len(broken) + len(predictions)
-        raise DataError(f"{len(broken)} of {count} images", "left out, since they cannot be read")
+        count = broken + summary.count
+        raise DataError(f"{broken:,} of {count:,} images", "left out, since they cannot be read")

@@ -16,7 +16,7 @@ from pipelines.errors import one_line
 from pipelines.formats.layout import Note, Preparation
 
 if TYPE_CHECKING:  # fastft.evaluate.predict loads torch, which fastft convert does without
-    from fastft.evaluate.predictions import Told
+    from fastft.evaluate.predict import Summary
     from pipelines.conversion.merge import Merged
     from pipelines.conversion.report import Report
 
@@ -28,8 +28,6 @@ _NOTED = {
     Note.LYING: "lying on a side",
     Note.DEEP: "more than 8 bits",
 }
-#: Rows of predictions that are printed; all of them go to --csv.
-_ROWS = 40
 #: Classes of a conversion that are printed: all up to so many, else so many first and rarest ones.
 _CLASSES, _FIRST, _RAREST = 10, 5, 3
 
@@ -150,24 +148,25 @@ def _by_output(reports: Sequence[_Made], rows: Mapping[str, Callable[[_Made], st
     return table
 
 
-def print_predictions(predictions: Sequence[Told], console: Console, *, top: int = 1) -> None:
+def print_predictions(summary: Summary, console: Console, *, top: int = 1) -> None:
     """A table of predictions with the `top` likeliest classes; of a single image as sentences."""
-    if len(predictions) == 1:
-        for sentence in predictions[0].sentences(top):
+    if not summary.count:
+        return
+    if summary.count == 1:
+        for sentence in summary.first[0].sentences(top):
             console.print(one_line(sentence), markup=False)
         return
-    table = Table("image", *map(escape, map(one_line, predictions[0].cells(top))))
-    for row in predictions[:_ROWS]:
+    table = Table("image", *map(escape, map(one_line, summary.first[0].cells(top))))
+    for row in summary.first:
         table.add_row(
             escape(one_line(str(row.path))),
             *(escape(one_line(cell)) for cell in row.cells(top).values()),
             style="" if row.is_right is not False else "red",
         )
     console.print(table)
-    if len(predictions) > _ROWS:
-        console.print(f"and {len(predictions) - _ROWS:,} more; --csv FILE keeps all")
-    known = [row.is_right for row in predictions if row.is_right is not None]
-    if known:
-        right = sum(known)
-        share = right / len(known)
-        console.print(f"{right:,} of {len(known):,} agree with their folder's name ({share:.1%})")
+    if more := summary.count - len(summary.first):
+        console.print(f"and {more:,} more; --csv FILE keeps all")
+    if summary.known:
+        share = f"{summary.right / summary.known:.1%}"
+        agree = f"{summary.right:,} of {summary.known:,} agree"
+        console.print(f"{agree} with their folder's name ({share})")

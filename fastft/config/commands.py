@@ -104,15 +104,20 @@ class PredictConfig:
         run: a run folder (its `best.safetensors` is taken) or a checkpoint.
         images: image files, folders of them, or patterns such as `photos/**/*.jpg`.
         sheet: a PNG to draw some of the images with their predictions on.
-        csv: a file for all predictions, or `-`.
+        csv: a file for all predictions, or `-`. It grows as `FILE.part`, which a command that is
+            ended leaves behind.
         json: a file for all predictions with the probabilities of all classes, or `-`.
+        skip_done: continue the CSV: leave out the images that have a row in it.
         top: classes to tell of each image, the likeliest first.
         threshold: see EvaluateConfig.
         flip: average the probabilities of each image and its mirror image.
         vflip: average those of the image upside down, too; with `flip` all four.
         crops: 1; 5 averages the crops at the centre and the four corners.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; None takes 16 on a CPU, 256 on a GPU.
+        workers: threads that read and decode, and on a CPU run the model; 0 takes every CPU this
+            process may use.
         device: `auto` takes a GPU if there is one.
+        amp: as in `fastft train`; None takes what the checkpoint was trained with.
     """
 
     run: Path
@@ -120,21 +125,34 @@ class PredictConfig:
     sheet: Path | None = None
     csv: Path | None = None
     json: Path | None = None
+    skip_done: bool = False
     top: int = 1
     threshold: str = ""
     flip: bool = False
     vflip: bool = False
     crops: int = 1
-    batch_size: int = 64
+    batch_size: int | None = None
+    workers: int = 0
     device: str = "auto"
+    amp: str | None = None
 
     def __post_init__(self) -> None:
         require("--top", self.top, 1, 100)
         read_threshold(self.threshold)
         choose("--crops", str(self.crops), _CROPS)
-        require("--batch-size", self.batch_size, 1, 1 << 20)
+        if self.batch_size is not None:
+            require("--batch-size", self.batch_size, 1, 1 << 20)
+        require("--workers", self.workers, 0, 1024)
+        if self.amp is not None:
+            choose("--amp", self.amp, get_args(Amp))
         if self.csv == self.json == STDOUT:
             raise UsageError("--csv and --json", "both -", "one of them on standard output")
+        if self.skip_done and self.csv in (None, STDOUT):
+            raise UsageError(
+                "--skip-done", f"--csv {self.csv}" if self.csv else "no --csv", "--csv FILE"
+            )
+        if self.skip_done and self.json is not None:
+            raise UsageError("--skip-done", "--json, which is written whole", "--csv FILE alone")
 
     @property
     def outputs(self) -> dict[str, Path]:

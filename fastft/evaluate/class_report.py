@@ -9,8 +9,8 @@ from itertools import chain
 from typing import Any
 
 from fastft.evaluate.evaluated import FINDINGS, PREDICTIONS, WORST, Evaluated, Report, to_json
+from fastft.evaluate.outputs import csv_lines
 from fastft.evaluate.plots import draw_confusion, draw_top_losses
-from fastft.evaluate.predict import csv_lines
 from fastft.evaluate.result import ClassRow, ConfusedRow, Evaluation, SampleRow
 from fastft.evaluate.scores import Findings, judge
 from fastft.evaluate.section import accuracy_line, print_evaluation

@@ -16,8 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from fastft.config.commands import EvaluateConfig
-from fastft.evaluate.plots import SHOWN_PX
-from fastft.evaluate.predict import cut_image
+from fastft.evaluate.plots import SHOWN_PX, cut_image
 from fastft.runs.checkpoint import Checkpoint
 from fastft.train.evaluate import Outputs
 from pipelines.errors import one_line
@@ -69,7 +68,8 @@ class Evaluated:
         """The part of a row's sample that the model sees, large enough to be looked at."""
         sample, source = int(self.order[row]), self.source
         name = f"{source.path}: {source.name(sample)}"
-        pixels = cut_image(source.stored(sample), self.checkpoint.view, SHOWN_PX, name)
+        view, form = self.checkpoint.view, self.checkpoint.preprocessed
+        pixels = cut_image(source.stored(sample), view, SHOWN_PX, name, form)
         return Image.fromarray(pixels)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastft.evaluate.evaluated import FINDINGS, PREDICTIONS, WORST, Evaluated, Report, to_json
 from fastft.evaluate.label_result import LabelEvaluation, LabelRow, LabelSample
 from fastft.evaluate.label_section import label_line, print_label_evaluation
-from fastft.evaluate.predict import csv_lines
+from fastft.evaluate.outputs import csv_lines
 from fastft.evaluate.predictions import find_thresholds
 from fastft.evaluate.target_plots import draw_precisions, draw_worst
 from fastft.model.label_scores import (

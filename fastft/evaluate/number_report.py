@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastft.evaluate.evaluated import FINDINGS, PREDICTIONS, WORST, Evaluated, Report, to_json
 from fastft.evaluate.number_result import NumberEvaluation, NumberSample
 from fastft.evaluate.number_section import number_line, print_number_evaluation
-from fastft.evaluate.predict import csv_lines
+from fastft.evaluate.outputs import csv_lines
 from fastft.evaluate.target_plots import draw_scatter, draw_worst
 from fastft.model.tasks import NumberGoal, judge_numbers
 from fastft.runs.meaning import Meaning

@@ -21,6 +21,11 @@ from PIL import Image
 from fastft.evaluate.result import SampleRow
 from fastft.results.plots import BLUE, GREEN, GREY, RED, STYLE, png_bytes
 from pipelines.errors import one_line
+from pipelines.formats.encode import decode
+from pipelines.formats.layout import Stored
+from pipelines.plan import make_plan
+from pipelines.preprocessing import IMAGENET, Preprocessing
+from pipelines.reference import cut
 
 #: Images in pictures are cut larger than most models see them, for the reader's eyes, px.
 SHOWN_PX = 224
@@ -42,6 +47,20 @@ class Shown:
     predicted: str
     probability: float | None
     truth: str | None
+
+
+def cut_image(
+    stored: Stored, view: str, size: int, name: str, preprocessing: Preprocessing = IMAGENET
+) -> NDArray[np.uint8]:
+    """uint8[S, S, 3]: an image as evaluation in `view` sees it, for people to look at.
+
+    Raises:
+        DataError: it does not decode.
+    """
+    sides: Any = (np.array([stored.width], np.int32), np.array([stored.height], np.int32))
+    plan = make_plan(*sides, view=view, size=size, preprocessing=preprocessing)
+    pixels: NDArray[np.uint8] = np.asarray(cut(decode(stored, name), plan.rows(plan.order), 0))
+    return pixels
 
 
 def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:

@@ -37,13 +37,8 @@ class Told(Protocol):
         ...
 
     @property
-    def head(self) -> list[str]:
-        """The columns of a CSV."""
-        ...
-
-    @property
     def row(self) -> list[object]:
-        """Its row in it."""
+        """Its row in a CSV, whose columns are `Teller.head`."""
         ...
 
     @property
@@ -94,11 +89,6 @@ class Prediction:
     def is_right(self) -> bool | None:
         """See `Told`."""
         return None if self.truth is None else self.truth == self.label
-
-    @property
-    def head(self) -> list[str]:
-        """See `Told`."""
-        return ["path", "label", "probability", "truth"]
 
     @property
     def row(self) -> list[object]:
@@ -155,11 +145,6 @@ class LabelPrediction:
     def is_right(self) -> None:
         """See `Told`: a folder's name tells no labels."""
         return
-
-    @property
-    def head(self) -> list[str]:
-        """See `Told`: behind the labels each one's probability under its name."""
-        return ["path", "labels", *self.classes]
 
     @property
     def row(self) -> list[object]:
@@ -224,11 +209,6 @@ class NumberPrediction:
         return
 
     @property
-    def head(self) -> list[str]:
-        """See `Told`."""
-        return ["path", self.name]
-
-    @property
     def row(self) -> list[object]:
         """See `Told`."""
         return [self.path, self.value]
@@ -267,6 +247,17 @@ class Teller:
             raise UsageError(
                 "--top", f"{config.top}, and {path} tells no single class", "a run of classes"
             )
+
+    @property
+    def head(self) -> list[str]:
+        """The columns of a CSV of predictions."""
+        classes = self._checkpoint.classes
+        of_task: dict[Task, list[str]] = {
+            "classes": ["label", "probability", "truth"],
+            "labels": ["labels", *classes],  # behind them each one's probability under its name
+            "number": [classes[0]],
+        }
+        return ["path", *of_task[self._checkpoint.outputs.task]]
 
     def tell(self, path: Path, row: NDArray[Any]) -> Told:
         """The prediction for an image.

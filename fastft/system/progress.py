@@ -54,13 +54,17 @@ def image_progress(console: Console, verb: str) -> Iterator[Callable[..., None]]
     with _bar(console) as bar:
         tasks = {}
 
-        def update(name: str, done: int, total: int, done_bytes: int = 0) -> None:
+        def update(
+            name: str, done: int, total: int, done_bytes: int = 0, *, broken: int = 0
+        ) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(one_line(f"{verb} {name}"), total=total, note="")
             elapsed_s = next(t.elapsed for t in bar.tasks if t.id == tasks[name]) or 0.0
             note = f"{done / elapsed_s:,.0f} img/s" if elapsed_s else ""
             if done_bytes and elapsed_s:
                 note += f"  {done_bytes / elapsed_s / 1e6:,.0f} MB/s"
+            if broken:
+                note += f"  {broken:,} broken"
             bar.update(tasks[name], completed=done, note=note)
 
         yield update

@@ -312,7 +312,9 @@ def gather(
 
     normalizer = make_normalizer(size, device, dtype, preprocessing)
     for images, _ in to_device(joined(), normalizer, device):
-        yield Cut(told[0][0], images.permute(0, 2, 3, 1).unflatten(0, (crops, -1)), told[0][1])
+        yield Cut(
+            told[0][0], images.permute(0, 2, 3, 1).reshape(crops, -1, size, size, 3), told[0][1]
+        )
         told.popleft()
     if broken:  # behind the last whole one
         yield Cut((), first.pixels[:, :0], broken)

@@ -15,7 +15,8 @@ from runs import Command, batches_of
 
 from fastft.cli.tables import print_predictions
 from fastft.config.commands import EvaluateConfig, PredictConfig
-from fastft.evaluate.predict import list_images, predict
+from fastft.evaluate.listing import list_images
+from fastft.evaluate.predict import Summary, predict
 from fastft.evaluate.predictions import Prediction
 from fastft.evaluate.run import run_evaluate
 from fastft.model.classifier import restore_model
@@ -221,7 +222,10 @@ def test_a_long_list_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
     row = Prediction(
         Path("a/1.jpg"), "x", 0.75, "y", ("x", "y"), np.array([0.75, 0.25], np.float32)
     )
-    print_predictions([row] * 50, Console(width=100))
+    summary = Summary()
+    for _ in range(50):
+        summary.add(row)
+    print_predictions(summary, Console(width=100))
     out = capsys.readouterr().out
     assert out.count("a/1.jpg") == 40
     assert "and 10 more" in out
@@ -260,22 +264,6 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
         assert (status, err.count("\n")) == (wanted, 1), (arguments, out, err)
         assert message in err
         assert sorted(tmp_path.rglob("*")) == before, arguments
-
-
-def test_an_old_file_survives_a_failed_write(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "p.csv"
-    out.write_text("old")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(DataError, match=r"p\.csv: no space left"):
-        predicted(run, photos / "test", csv=out)
-    assert out.read_text() == "old"
-    assert sorted(os.listdir(tmp_path)) == ["p.csv", "run"]
 
 
 def test_progress_is_told_of_many_images(run: Path, broken: Path) -> None:

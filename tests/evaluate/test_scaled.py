@@ -43,8 +43,9 @@ def test_predictions_follow_the_checkpoint(
     for decode in ("exact", "scaled"):
         learned = {"decode": decode, "loader": "resident"}
         save_checkpoint(run / "best.safetensors", replace(trained, config=learned))
-        rows = predict(PredictConfig(run=run, images=(large / "test",), crops=crops))
-        # As `predict` computes, also on a CPU that has instructions for bfloat16.
+        photos = (large / "test",)
+        # Alike, also on a CPU that has instructions for bfloat16.
+        rows = predict(PredictConfig(run=run, images=photos, crops=crops, amp="off"))
         asked: Any = {"loader": loader, "crops": crops, "amp": "off"}
         config = EvaluateConfig(run=run, data=data, n=1, **asked)
         evaluation.run_evaluate(config, Console(quiet=True))

@@ -24,6 +24,7 @@ from fastft.evaluate.section import evaluation_section
 from fastft.model.classifier import restore_model
 from fastft.results.read import check
 from fastft.runs.checkpoint import Checkpoint, save_checkpoint
+from pipelines.decoder import Decoder
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import make_loader
 from pipelines.reference import normalize
@@ -147,16 +148,12 @@ def former(checkpoint: Checkpoint, batches: Iterable[torch.Tensor], flip: bool) 
 def test_no_new_view_changes_no_bit(
     flip: bool, run: Path, trained: Checkpoint, data: Path, photos: Path
 ) -> None:
-    # Loaders and `predict` round normalized pixels differently.
-    pixels = np.stack([np.asarray(center(each, 40)) for each in resize(photos, "eval", 40)])
-    images = torch.from_numpy(normalize(pixels)).permute(0, 3, 1, 2)
-    wanted = former(trained, images.split(4), flip).softmax(1)
+    wanted = former(trained, (images for images, _ in batches_of(data)), flip)
     rows = predicted(run, photos / "test", batch_size=4, flip=flip)
     found = np.stack([row.probabilities for row in rows])
-    np.testing.assert_array_equal(found, wanted.numpy())
+    np.testing.assert_array_equal(found, wanted.softmax(1).numpy())
     findings, content = judged(run, data, flip=flip)
-    logits = former(trained, (images for images, _ in batches_of(data)), flip)
-    same = judge(logits.numpy(), findings.samples.labels)
+    same = judge(wanted.numpy(), findings.samples.labels)
     np.testing.assert_array_equal(findings.samples.losses, same.samples.losses)
     assert content["accuracy"] == same.accuracy
     assert (content["plain_accuracy"] is not None) == flip
@@ -183,16 +180,16 @@ def test_each_pass_gives_one_crop(loader: str, view: str, data: Path, photos: Pa
 
 
 def test_a_file_is_decoded_once(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names: list[str] = []
-    real = prediction.decode_stored
+    samples: list[int] = []
+    real = Decoder.to_rgb
 
-    def spy(stored: Any, name: str, shrink: int) -> Image.Image:
-        names.append(name)
-        return real(stored, name, shrink)
+    def spy(self: Decoder, sample: int, *rest: Any) -> None:
+        samples.append(sample)
+        real(self, sample, *rest)
 
-    monkeypatch.setattr(prediction, "decode_stored", spy)
+    monkeypatch.setattr(Decoder, "to_rgb", spy)
     predicted(run, photos / "test", crops=5, flip=True)
-    assert sorted(names) == sorted(map(str, (photos / "test").rglob("*.jpg")))
+    assert sorted(samples) == [*range(6)]
 
 
 def test_a_broken_image_is_left_out(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from records import pack, write_rec
 from runs import Command
 from torchvision.datasets import ImageFolder
 
-from fastft.evaluate.predict import list_images
+from fastft.evaluate.listing import list_images
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
 from pipelines.formats.folder import read_folder, read_splits
