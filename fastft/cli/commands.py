@@ -18,6 +18,7 @@ from fastft.cli.data import export_data, inspect, synth
 from fastft.cli.doctor import doctor
 from fastft.cli.evaluate import evaluate, predict
 from fastft.cli.experiments import compare, sweep
+from fastft.cli.export import export
 from fastft.cli.fetch import fetch
 from fastft.cli.parity import parity
 from fastft.cli.report import report
@@ -75,6 +76,7 @@ for command in (
     train,
     evaluate,
     predict,
+    export,
     compare,
     sweep,
     bench,

@@ -1,0 +1,1 @@
+"""Trained models written for others to run."""

@@ -1,0 +1,121 @@
+"""The networks that exports are of: what they take, and all that they give.
+
+The graph of an export is what torch traces of `forward`; every operation here has a counterpart in
+ONNX of opset 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fastft.runs.checkpoint import Checkpoint
+from fastft.runs.description import LOGITS, NUMBERS, PROBABILITIES
+from pipelines.formats.columns import Task
+from pipelines.preprocessing import Preprocessing
+
+#: The value in a graph that is the pixels the network sees, before they are normalized.
+PIXELS = "pixels"
+_LEVELS = 255
+
+
+class Exported(nn.Module):
+    """A network with what its logits stand for.
+
+    Takes float32[B, 3, S, S], normalized; gives logits float32[B, C], and the probabilities or
+    numbers float32[B, C] that they are.
+    """
+
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.model = model
+        meaning = checkpoint.outputs
+        self._task: Task = meaning.task
+        self._mean, self._deviation = meaning.mean, meaning.deviation
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits, and what they stand for."""
+        logits: torch.Tensor = self.model(images)
+        if self._task == "classes":
+            return logits, logits.softmax(1)
+        if self._task == "labels":
+            return logits, logits.sigmoid()
+        return logits, logits * self._deviation + self._mean
+
+
+class WholePhotos(nn.Module):
+    """The same of photos as they are: uint8[B, H, W, 3] RGB of any size.
+
+    They are resized, cut and normalized as evaluation does it.
+    """
+
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.prepare = Prepare(checkpoint.size, checkpoint.view, checkpoint.preprocessed)
+        self.exported = Exported(model, checkpoint)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits, what they stand for, and the pixels that the network saw."""
+        pixels = self.prepare(images)
+        outputs: tuple[torch.Tensor, ...] = self.exported(self.prepare.normalize(pixels))
+        return *outputs, pixels
+
+
+class Prepare(nn.Module):
+    """Resizing and cutting as `pipelines.plan` has it for evaluation, in a graph.
+
+    Pillow resizes across, rounds to whole levels, then resizes down; so does this, in float32,
+    with torch's antialiased filters, which have Pillow's support and coefficients.
+    """
+
+    steps: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, size: int, view: str, form: Preprocessing) -> None:
+        super().__init__()
+        self._size, self._side = size, form.resize_side(size)
+        self._is_square, self._filter = view == "eval-square", form.filter
+        # Buffers, not constants: `arange` in a graph would name the device that it was traced on.
+        self.register_buffer("steps", torch.arange(size))
+        for name, values in (("mean", form.mean), ("std", form.std)):
+            self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """float32[B, 3, S, S], whole levels 0 to 255, of uint8[B, H, W, 3]."""
+        height: Any = images.shape[1]  # in a trace they are symbols
+        width: Any = images.shape[2]
+        resized_h = resized_w = self._side
+        if not self._is_square:  # torchvision's int(size * long / short): no float comes near it
+            short = torch.sym_min(height, width)
+            resized_h, resized_w = self._side * height // short, self._side * width // short
+        pixels = images.permute(0, 3, 1, 2).float().contiguous()
+        pixels = self._resize(pixels, (height, resized_w))
+        pixels = self._resize(pixels, (resized_h, resized_w))
+        rows, columns = self._places(resized_h), self._places(resized_w)
+        return pixels.index_select(2, rows).index_select(3, columns)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the network is given of pixels."""
+        return (pixels / _LEVELS - self.mean) / self.std
+
+    def _resize(self, pixels: torch.Tensor, sides: Sequence[Any]) -> torch.Tensor:
+        resized: torch.Tensor = functional.interpolate(
+            pixels, tuple(sides), mode=self._filter, antialias=True, align_corners=False
+        )
+        return resized.round().clamp(0, _LEVELS)
+
+    def _places(self, resized: Any) -> torch.Tensor:
+        """int64[S]: the rows or columns in the middle; halves are rounded to even, as Python's."""
+        slack = resized - self._size
+        places: torch.Tensor = self.steps + (slack + slack // 2 % 2) // 2
+        return places
+
+
+def list_outputs(checkpoint: Checkpoint) -> tuple[str, str]:
+    """The names of the outputs."""
+    return LOGITS, NUMBERS if checkpoint.outputs.task == "number" else PROBABILITIES
