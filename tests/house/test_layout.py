@@ -52,7 +52,7 @@ LAYERS = (
     ("fastft.model",),
     ("fastft.train",),
     ("fastft.bench", "fastft.check", "fastft.evaluate", "fastft.experiments", "fastft.parity"),
-    ("fastft.doctor",),
+    ("fastft.doctor", "fastft.export"),
     ("fastft.report",),
     ("fastft.cli",),
     ("fastft.__main__",),
