@@ -21,8 +21,11 @@ T = TypeVar("T")
 #: Beginnings of rows, as `MetricsFile` writes them.
 _STEP, _EPOCH = b'{"kind": "step"', b'{"kind": "epoch"'
 _KINDS = (_STEP, _EPOCH)
-#: The beginning of a row, with the number that tells it from others of its kind.
-_NUMBERS = re.compile(rb'\{"kind": "(step|epoch)", "epoch": (\d{1,15}), (?:"step": (\d{1,15}),)?')
+#: The beginnings of a step's row and an epoch's, with their numbers.
+_NUMBERS = (
+    re.compile(re.escape(_STEP) + rb', "epoch": \d{1,15}, "step": (\d{1,15}),'),
+    re.compile(re.escape(_EPOCH) + rb', "epoch": (\d{1,15}),'),
+)
 _REMEDY = "free some of the disk, then continue with fastft train --resume"
 
 
@@ -195,14 +198,14 @@ def read_metrics(path: Path) -> tuple[list[StepMetrics], list[EpochMetrics]]:
 
 def _find_last(path: Path, first_bytes: int) -> tuple[int, int]:
     """The last step and the last epoch behind a file's first bytes; -1 where there is none."""
-    last = {b"step": -1, b"epoch": -1}
+    last = [-1, -1]
     with open(path, "rb") as file:
         file.seek(first_bytes)
         for line in iter(lambda: file.readline(1 << 12), b""):
-            if found := _NUMBERS.match(line):
-                kind, epoch, step = found.groups()
-                last[kind] = int(epoch if kind == b"epoch" else step or -1)
-    return last[b"step"], last[b"epoch"]
+            for kind, pattern in enumerate(_NUMBERS):
+                if found := pattern.match(line):
+                    last[kind] = int(found[1])
+    return last[0], last[1]
 
 
 class Waits:

@@ -39,7 +39,7 @@ class Trackers:
 
     def __init__(self, feeds: Sequence[_Feed], say: Callable[[str], None]) -> None:
         """Take those that are open; `say` tells people of those that fail."""
-        self._feeds, self._say = list(feeds), say
+        self._feeds, self._say, self._named = feeds, say, set[str]()
 
     def add(self, row: Row) -> None:
         """Tell all of a row; returns at once."""
@@ -58,9 +58,9 @@ class Trackers:
 
     def _name_failed(self) -> None:
         for feed in self._feeds:
-            if feed.failed:
+            if feed.failed and feed.name not in self._named:
+                self._named.add(feed.name)
                 self._say(f"{feed.name} is told no more: {feed.failed}; metrics.jsonl has all rows")
-        self._feeds = [feed for feed in self._feeds if not feed.failed]
 
 
 def open_trackers(
@@ -148,15 +148,16 @@ class _Feed:
 
     def put(self, row: Row) -> None:
         is_step = isinstance(row, StepMetrics)
-        if (row.step if isinstance(row, StepMetrics) else row.epoch) <= self._heard[not is_step]:
+        number = row.step if isinstance(row, StepMetrics) else row.epoch
+        if self.failed or number <= self._heard[not is_step]:
             return
         try:
             self._queue.put_nowait(row)
         except queue.Full:
-            self.failed = self.failed or f"it lags {_MOST_ROWS:,} rows behind"
+            self.failed = f"it lags {_MOST_ROWS:,} rows behind"
 
     def end(self, ending: Ending) -> None:
-        with suppress(queue.Full):  # it hangs, and has been named
+        with suppress(queue.Full):  # it hangs
             self._queue.put_nowait(ending)
 
     def wait(self, until: float) -> None:

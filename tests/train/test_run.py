@@ -309,12 +309,14 @@ def test_tensorboard_gets_every_row(data: Path, tmp_path: Path) -> None:
     found = [event.value for event in events.Scalars("step/loss")]
     assert found == pytest.approx([row.loss for row in steps], rel=1e-6)
     assert events.Scalars("accuracy/eval")[0].value == pytest.approx(epochs[0].eval_accuracy)
+    (settings,) = events.Tensors("settings/text_summary")
+    assert b'"epochs": 1' in settings.tensor_proto.string_val[0]
 
 
 def test_tensorboard_that_is_missing_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UsageError, match=r'pip install "fastft\[tensorboard\]"'):
         run(data, tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
