@@ -78,9 +78,41 @@ def _explain(
         return 1, str(no_files("fastft"))
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return 1, f"fastft: {error} If memory ran out, take fewer --workers."
+    if (broken := _broken_library(error)) is not None:
+        return 2, broken
     if isinstance(error, OSError):  # a full disk, a missing permission: the machine's doing
         return 1, f"{error.filename or _unnamed(error)}: {error.strerror or error}"
     raise error
+
+
+def _broken_library(error: BaseException) -> str | None:
+    """The line about a library that cannot be imported, or that lacks the compiler it calls.
+
+    An import of ours that fails is a bug.
+    """
+    if isinstance(error, ImportError):
+        library = (error.name or _innermost(error)).partition(".")[0]
+        if library in ("", "fastft", "pipelines"):
+            return None
+        first = next(iter(str(error).splitlines()), "")
+        return f"{library}: cannot be imported ({first}); fastft doctor looks for what is missing"
+    from subprocess import CalledProcessError
+
+    # Triton builds its link to the GPU's driver where it is first used.
+    gcc = isinstance(error, CalledProcessError) and "-shared" in error.cmd
+    if gcc or (isinstance(error, RuntimeError) and "Failed to find C compiler" in str(error)):
+        from fastft.system.machine import COMPILER
+
+        return f"fastft: Triton needs a C compiler and Python's headers to use a GPU; {COMPILER}"
+    return None
+
+
+def _innermost(error: BaseException) -> str:
+    """The name of the module whose line raised it."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return "" if last is None else str(last.tb_frame.f_globals.get("__name__", ""))
 
 
 def _stopped(error: Stopped) -> tuple[int, str]:
@@ -89,11 +121,7 @@ def _stopped(error: Stopped) -> tuple[int, str]:
 
 def _unnamed(error: OSError) -> str:
     """The output that could not be written, where the system does not say."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    prints = last is not None and last.tb_frame.f_globals.get("__name__") == "rich.console"
-    return "standard output" if prints else "fastft"
+    return "standard output" if _innermost(error) == "rich.console" else "fastft"
 
 
 def _leave(status: int, said: str) -> NoReturn:

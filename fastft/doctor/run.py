@@ -19,7 +19,7 @@ from PIL import features
 
 from fastft import __version__
 from fastft.system.isolated import run_child
-from fastft.system.machine import Finding, find_machine
+from fastft.system.machine import Finding, find_compiler, find_machine
 from pipelines.errors import one_line
 from pipelines.images.turbojpeg import TURBOJPEG, load_turbojpeg
 
@@ -173,7 +173,7 @@ def _gpus(torch: dict[str, Any], limit_s: float) -> list[Finding]:
             rows.append(_row("machine", f"GPU {number}", "ok", text))
         engines = run_trial(("nvjpeg",), limit_s).get("engines")
         text = "unknown" if engines is None else f"{engines} in GPU 0"
-        return [*rows, _row("machine", "NVJPEG engines", "ok", text)]
+        return [*rows, _row("machine", "NVJPEG engines", "ok", text), find_compiler()]
     if torch["driver"] is None:
         return [
             _row("machine", "CUDA driver", "note", "none: training runs on the CPU"),

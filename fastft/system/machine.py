@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ _GB = 1e9
 _LITTLE_MEMORY, _LITTLE_DISK = 2 * _GB, 1 * _GB
 #: Docker gives 64 MB, which a few batches in transit between processes fill.
 _LITTLE_SHM = 0.5 * _GB
+
+
+#: The line that installs what Triton builds its link to a GPU's driver with.
+COMPILER = "apt-get install -y --no-install-recommends gcc libc6-dev python3-dev"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +76,19 @@ def find_machine(proc: Path = Path("/proc"), shm: Path = Path("/dev/shm")) -> li
         _disk("disk, this folder", Path.cwd(), "write --out to another disk"),
         _disk("disk, cache folder", cache_folder(), "set TORCH_HOME to a folder on another disk"),
     ]
+
+
+def find_compiler() -> Finding:
+    """The C compiler that Triton takes, and Python's headers: kernels on a GPU need both."""
+    compiler = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    found, remedy = f"{compiler}, and {headers}", ""
+    if compiler is None:
+        found, remedy = "none, which kernels on a GPU need", COMPILER
+    elif not headers.exists():
+        found, remedy = f"{compiler}, but no {headers}, which kernels on a GPU need", COMPILER
+    status: Status = "problem" if remedy else "ok"
+    return Finding(group="machine", name="C compiler", status=status, found=found, remedy=remedy)
 
 
 def cache_folder() -> Path:

@@ -309,6 +309,23 @@ def test_gpus_and_their_loaders_are_rows(answers: dict[str, dict[str, Any]]) -> 
     assert row(diagnose(), "machine", "NVJPEG engines").found == "7 in GPU 0"
 
 
+def test_a_gpu_needs_a_compiler(
+    answers: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers["torch"] = {**TORCH, "driver": "12.8", "gpus": [{"name": "H200", "bytes": 150e9}]}
+    answers["nvjpeg"] = {"engines": 7}
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(machine.shutil, "which", {"gcc": "/usr/bin/gcc"}.get)
+    monkeypatch.setattr(machine.sysconfig, "get_path", {"include": str(tmp_path)}.get)
+    found = row(diagnose(loaders=["ffcv"]), "machine", "C compiler")
+    assert (found.status, found.remedy) == ("problem", machine.COMPILER)
+    assert f"/usr/bin/gcc, but no {tmp_path}/Python.h" in found.found
+    (tmp_path / "Python.h").touch()
+    assert machine.find_compiler().status == "ok"
+    monkeypatch.setattr(machine.shutil, "which", {}.get)
+    assert machine.find_compiler().found.startswith("none")
+
+
 def test_dalis_ways_to_decode_are_rows(answers: dict[str, dict[str, Any]]) -> None:
     works = {"failed": "", "img_per_s": 5000.0, "cpu_ms": 0.2, "mean": 0.21, "most": 13}
     answers["torch"] = {**TORCH, "driver": "12.8", "gpus": [{"name": "H200", "bytes": 150e9}]}
