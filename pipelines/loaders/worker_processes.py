@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from multiprocessing import process, util
@@ -27,6 +28,7 @@ from pipelines.forks import (
     disown,
     ensure_servers,
     explain_start,
+    hold_while_forking,
     in_every_fork,
     keep_for_good,
     start_method,
@@ -48,6 +50,10 @@ _ENDED = (ConnectionError, FileNotFoundError)
 #: What nobody hears while workers are started: what ends them, and that one of them has ended, of
 #: which torch's handler would raise an error.
 _HELD = (*OF_TERMINALS, signal.SIGTERM, signal.SIGCHLD)
+#: Whoever starts workers. A process that another thread forks meanwhile would inherit the pipe that
+#: tells of a worker's end, and that end would be noticed 5 s late.
+_starting = threading.RLock()
+hold_while_forking(_starting)
 
 
 def share(batch: torch.Tensor) -> torch.Tensor:
@@ -136,6 +142,11 @@ def iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     not have. Frozen objects are never collected, and their pages stay shared. It inherits handlers
     of signals, too, and must hear none before it has its own: see `live_for_parent`.
     """
+    with _starting:
+        return _iterate(loader)
+
+
+def _iterate(loader: DataLoader[Any]) -> Iterator[Any]:
     _shorten_sockets()
     if not all(worker.is_alive() for worker in _workers(loader)):
         end_workers(loader)  # the error about it reached somebody else

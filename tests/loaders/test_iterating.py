@@ -17,7 +17,7 @@ from rendered import LOADERS
 from start_methods import look, tell
 
 from pipelines.formats.beton import Index, read_index
-from pipelines.loaders import Loader
+from pipelines.loaders import Loader, worker_processes
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,20 @@ def test_loaders_in_two_threads_run_at_once(kind: str, make: Make) -> None:
         found = list(threads.map(everything, (one, other), timeout=LONG_S))
     assert same(found[0], everything(one))
     assert same(found[1], everything(other))
+
+
+def test_workers_are_started_by_one_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a worker of the other's would keep the pipe open that tells of a worker's end."""
+    free: list[bool] = []
+    with ThreadPoolExecutor(1) as thread:
+
+        def look_for_room(workers: int) -> None:
+            lock = worker_processes._starting
+            free.append(thread.submit(lock.acquire, blocking=False).result(LONG_S))
+
+        monkeypatch.setattr(worker_processes, "_require_file_room", look_for_room)
+        next(iter(make("torchvision")))
+    assert free == [False]
 
 
 def test_one_thread_at_a_time_asks_an_iteration(make: Make) -> None:
