@@ -117,6 +117,7 @@ def run_predict(
     checkpoint, model_path, model = open_model(config.run, device)
     teller = Teller(checkpoint, model_path, config)
     paths, summary = find_images(config.images), Summary()
+    is_alone = len(paths) == 1
     setting = _settle(config, checkpoint, device)
     first_error: DataError | None = None
     with ExitStack() as stack:
@@ -134,7 +135,7 @@ def run_predict(
             for number in sorted(found.broken):
                 error = found.broken[number]
                 first_error = first_error or error
-                if on_broken is None or len(paths) == 1:
+                if on_broken is None or is_alone:
                     raise error
                 on_broken(error)
                 summary.broken += 1
