@@ -69,6 +69,7 @@ class Worker:
         self._source, self.regions = source, RegionDecoder(source, known)
         self.pixels = np.empty(0, np.uint8)
         self._mean_std = preprocessing.mean, preprocessing.std
+        self._is_cubic = preprocessing.filter == "bicubic"
         self._size, self._factors = 0, normalizing_factors(0, *self._mean_std)
         self._scratch: cpu.Scratch | None = None
         self._images, self.changer = np.empty(0, np.uint8), Changer(preprocessing)
@@ -102,7 +103,7 @@ class Worker:
             self._size, self._factors = size, normalizing_factors(size, *self._mean_std)
             self._scratch = None
         self._scratch = cpu.fit_scratch(
-            self._scratch, piece.geometry, size, planar, streamed, piece.shrinks
+            self._scratch, piece.geometry, size, planar, streamed, piece.shrinks, self._is_cubic
         )
         return *self._factors, self._scratch
 
@@ -126,7 +127,7 @@ class Worker:
             sample = int(piece.samples[row])
             render = partial(self._render, piece, row, fitting, out[row])
             shrink = int(piece.shrinks[row])
-            part = _shown(piece.geometry[row], shrink, out.shape[1])
+            part = _shown(piece.geometry[row], shrink, out.shape[1], self._is_cubic)
             stored = self._source.stored(sample)
             if not self.regions.run(sample, stored, render, part, shrink):
                 left.append(row)
@@ -155,12 +156,14 @@ class Worker:
             self.pixels = np.empty(0, np.uint8)
 
 
-def _shown(geometry: NDArray[np.int32], shrink: int, size: int) -> tuple[int, int, int, int]:
+def _shown(
+    geometry: NDArray[np.int32], shrink: int, size: int, is_cubic: bool
+) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of what the taps of a row touch, and a little more, px."""
     ends = []
     for start, length, resized, offset in geometry.tolist():
         scale = length / resized
-        reach = 2 * max(scale, shrink)
+        reach = (1 + (cpu.CUBIC_REACH if is_cubic else cpu.REACH)) * max(scale, shrink)
         first = max(0, int(offset * scale - reach))
         last = min(length, int((offset + size) * scale + reach) + 1)
         ends.append((start + first, start + last))

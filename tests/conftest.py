@@ -254,6 +254,7 @@ def load_kernels() -> Callable[..., ModuleType]:
 
     Triton settles at import whether its kernels are interpreted.
     """
+    parts = ("pipelines.kernels.passes", "pipelines.kernels.preparing")
 
     def load(name: str, file: str = "gpu.py") -> ModuleType:
         spec = spec_from_file_location(name, ROOT / "pipelines" / "kernels" / file)
@@ -261,9 +262,11 @@ def load_kernels() -> Callable[..., ModuleType]:
         assert spec.loader is not None
         module = module_from_spec(spec)
         with pytest.MonkeyPatch.context() as patch:
-            patch.delitem(sys.modules, "pipelines.kernels.passes", raising=False)
+            for part in parts:
+                patch.delitem(sys.modules, part, raising=False)
             spec.loader.exec_module(module)
-            sys.modules.pop("pipelines.kernels.passes", None)
+            for part in parts:
+                sys.modules.pop(part, None)
         return module
 
     return load

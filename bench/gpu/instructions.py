@@ -19,7 +19,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -145,26 +145,29 @@ def draw_rows(photos: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compile_kernels(
-    gpu: ModuleType, *, planar: bool, dtype: str
+    gpu: ModuleType, *, planar: bool, dtype: str, cubic: bool = False, some: Sequence[str] = ()
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The kernels as `gpu` launches them: cubin and PTX of each, by name. Takes no GPU."""
+    """The kernels as `gpu` launches them, or some: cubin and PTX, by name. Takes no GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     across = {"LINES": gpu._ACROSS_LINES, "COLUMNS": gpu._ACROSS_COLUMNS}
-    tiles = {**across, "DOWN_LINES": gpu._DOWN_LINES, "VALUES": gpu._DOWN_VALUES}
+    common = {"SIZE": SIZE, "CUBIC": cubic}
+    tiles = {**common, **across, "DOWN_LINES": gpu._DOWN_LINES, "VALUES": gpu._DOWN_VALUES}
     kernels: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
-        (gpu.fill_taps, {"SIZE": SIZE, "BLOCK": gpu._FILTER_PX}, {"enable_fp_fusion": False}),
-        (gpu.first_pass, {"SIZE": SIZE, "PLANAR": planar, **tiles}, {"num_warps": 1}),
-        (gpu.second_pass, {"SIZE": SIZE, "NORMALIZED": True, **tiles}, {"num_warps": 1}),
+        (gpu.fill_taps, {**common, "BLOCK": gpu._FILTER_PX}, {"enable_fp_fusion": False}),
+        (gpu.first_pass, {"PLANAR": planar, **tiles}, {"num_warps": 1}),
+        (gpu.second_pass, {"NORMALIZED": True, **tiles}, {"num_warps": 1}),
     ]
     if planar:
         kernels.append((gpu.to_rgb, across, {"num_warps": 1}))
     types = {**POINTERS, **SIZES, **PLAIN, "out": f"*{dtype}"}
     cubins, assembly = {}, {}
     for kernel, constants, options in kernels:
-        names = kernel.arg_names
+        names, name = kernel.arg_names, kernel.fn.__name__
+        if some and name not in some:
+            continue
         signature = {name: types.get(name, "constexpr") for name in names}
         told = {
             (at,): [["tt.divisibility", 16]]
@@ -173,7 +176,6 @@ def compile_kernels(
         }
         source = ASTSource(kernel, signature, constants, told)
         made = triton.compile(source, target=GPUTarget("cuda", ARCHITECTURE, WARP), options=options)
-        name = kernel.fn.__name__
         cubins[name], assembly[name] = made.asm["cubin"], made.asm["ptx"]
     return cubins, assembly
 

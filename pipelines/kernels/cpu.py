@@ -3,8 +3,9 @@
 It holds no lock and allocates nothing: callers bring scratch (`fit_scratch`) and have checked every
 bound. Machine code is cached on disk, so only the first process on a machine compiles.
 
-The resize is Pillow's antialiased bilinear filter in Pillow's own arithmetic: a pass across and a
-pass down, each a sum in 32 bits with weights of 22 fractional bits, rounded to uint8.
+The resize is Pillow's antialiased bilinear or bicubic filter in Pillow's own arithmetic: a pass
+across and a pass down, each a sum in 32 bits with weights of 22 fractional bits, rounded to uint8.
+Each filter has a compiled form of its own, which the type of `Scratch.cubic` picks.
 Source: Pillow, src/libImaging/Resample.c (`precompute_coeffs`, `normalize_coeffs_8bpc`); the order
 of the passes: its pull request 9549.
 
@@ -36,6 +37,8 @@ from pipelines.kernels.vectors import (
 #: Columns of a row's geometry on one axis: the `length` source pixels from `start` on are resized
 #: to `resized`, of which the S from `offset` on are wanted.
 START, LENGTH, RESIZED, OFFSET = range(4)
+#: Half of the filters' widths, in pixels of the source, or of the output if those are larger.
+REACH, CUBIC_REACH = 1, 2
 #: Bytes that may be read, and are ignored, behind a frame's last pixel.
 READ_PAST = COLUMNS
 #: Columns beside those that taps touch which a decoder of regions gives, too: 15 at most, and from
@@ -43,7 +46,7 @@ READ_PAST = COLUMNS
 COLUMN_SLACK = 48
 
 _ONE = float(1 << BITS)
-_LOW_MASK = (1 << LOW_BITS) - 1
+_LOW_MASK, _HALF_WORD = (1 << LOW_BITS) - 1, (1 << 16) - 1
 #: Lines whose crop is fetched into the cache before they are needed: a crop's lines are too far
 #: apart for the processor to guess. 4 to 16 did alike; none cost 37 us more (see `vectors`).
 _LINES_AHEAD = 8
@@ -83,6 +86,8 @@ class Scratch(NamedTuple):
             empty where frames are RGB.
         chroma: uint8[2, ...], a line of it, doubled.
         sums: int32[...], of two lines of it.
+        cubic: None for the bilinear filter, else True. Weights of the bicubic one may be negative,
+            and sums fall below 0 or exceed 255.
     """
 
     lines: NDArray[np.uint8]
@@ -95,6 +100,7 @@ class Scratch(NamedTuple):
     pixels: NDArray[np.uint8]
     chroma: NDArray[np.uint8]
     sums: NDArray[np.int32]
+    cubic: bool | None = None
 
 
 def fit_scratch(
@@ -104,6 +110,7 @@ def fit_scratch(
     planar: bool = False,
     streamed: bool = False,
     shrinks: NDArray[np.int32] | int = 1,
+    cubic: bool = False,
 ) -> Scratch:
     """Scratch for these rows: `old` if it is large enough, else with longer arrays.
 
@@ -115,14 +122,16 @@ def fit_scratch(
         streamed: whether lines come one by one, see `streaming`: no more are held than two output
             pixels' taps.
         shrinks: int32[B] or one number, see `render_rows`.
+        cubic: whether rows are resized by the bicubic filter.
     """
     lengths = geometry[..., LENGTH] / np.asarray(shrinks)[..., None]
-    support = np.maximum(lengths / geometry[..., RESIZED], 1)
+    reach = CUBIC_REACH if cubic else REACH
+    wide = np.maximum(lengths / geometry[..., RESIZED], 1)  # as the filter is when it shrinks
     # What one axis's taps touch: never more than there is.
     most = np.ceil(lengths) + (np.asarray(shrinks) > 1)[..., None]
-    span = np.minimum(np.ceil((size + 2) * support) + 3, most).astype(int)
+    span = np.minimum(np.ceil((size + 2 * reach) * wide) + 3, most).astype(int)
     rows, columns = span.max(0, initial=1).tolist()
-    taps = int(np.ceil(support.max(initial=1))) * 2 + 1
+    taps = int(np.ceil(reach * wide.max(initial=1))) * 2 + 1
     groups = -(-size // AT_ONCE)
     line_bytes = groups * AT_ONCE * 3 + READ_PAST
     if streamed:
@@ -154,6 +163,7 @@ def fit_scratch(
         pixels=_grown(old.pixels, region),
         chroma=_grown(old.chroma, 2 * (columns + 20)).reshape(2, -1),
         sums=_grown(old.sums, columns // 2 + 4),
+        cubic=True if cubic else None,
     )
 
 
@@ -220,7 +230,7 @@ def render_rows(  # type: ignore[no-untyped-def]
 
 @inner
 def fill_taps(geometry, shrink, mirrored, scratch, axis):  # type: ignore[no-untyped-def]
-    """Each output pixel's taps: the triangle filter over the source, never past its ends.
+    """Each output pixel's taps: the filter over the source, never past its ends.
 
     The source is the crop, or all pixels that it covers of a shrunk image, whole or in part.
 
@@ -235,8 +245,9 @@ def fill_taps(geometry, shrink, mirrored, scratch, axis):  # type: ignore[no-unt
     size = len(first)
     room = len(weights) // size
     scale = geometry[LENGTH] / shrink / resized
-    support = max(scale, 1.0)
-    per_px = 1.0 / support
+    wide = max(scale, 1.0)
+    per_px = 1.0 / wide
+    support = wide if scratch.cubic is None else CUBIC_REACH * wide
     most = 0
     for pixel in range(size):
         center = first_px + (offset + pixel + 0.5) * scale
@@ -244,15 +255,29 @@ def fill_taps(geometry, shrink, mirrored, scratch, axis):  # type: ignore[no-unt
         high = min(int(center + support + 0.5), length)
         total = 0.0
         for tap in range(low, high):
-            total += max(1.0 - abs((tap - center + 0.5) * per_px), 0.0)
+            total += _weigh((tap - center + 0.5) * per_px, scratch.cubic)
         at = size - 1 - pixel if mirrored else pixel
         for tap in range(low, high):
-            weight = max(1.0 - abs((tap - center + 0.5) * per_px), 0.0) / total
-            weights[at * room + tap - low] = np.int32(0.5 + weight * _ONE)
+            weight = _weigh((tap - center + 0.5) * per_px, scratch.cubic) / total
+            half = -0.5 if weight < 0.0 and scratch.cubic is not None else 0.5
+            weights[at * room + tap - low] = np.int32(half + weight * _ONE)
         first[at] = low
         count[at] = high - low
         most = max(most, high - low)
     return most
+
+
+@inner
+def _weigh(distance, cubic):  # type: ignore[no-untyped-def]
+    """A filter's value: the triangle, or Keys' cubic convolution with a = -0.5."""
+    away = abs(distance)
+    if cubic is None:
+        return max(1.0 - away, 0.0)
+    if away < 1.0:
+        return (1.5 * away - 2.5) * away * away + 1.0
+    if away < 2.0:
+        return (((away - 5.0) * away + 8.0) * away - 4.0) * -0.5
+    return 0.0
 
 
 @inner
@@ -294,7 +319,7 @@ def pack_weights(scratch, taps, left, columns):  # type: ignore[no-untyped-def]
                 nth = tap + i - lead
                 if 0 <= nth < count[pixel]:
                     weight = weights[pixel * room + nth]
-                    upper |= (weight >> LOW_BITS) << 16 * i
+                    upper |= ((weight >> LOW_BITS) & _HALF_WORD) << 16 * i
                     lower |= (weight & _LOW_MASK) << 16 * i
             entry = (vectors + tap) * stride + lane
             for channel in range(4):
@@ -325,10 +350,12 @@ def _across_then_down(  # type: ignore[no-untyped-def]
         ahead = min(line + _LINES_AHEAD, count - 1)
         prefetch(source + (top + ahead) * pitch, width)
         at = source + (top + line) * pitch
-        across(at, scratch.offsets, scratch.packed, blocks, lines + line * line_bytes)
+        target = lines + line * line_bytes
+        across(at, scratch.offsets, scratch.packed, blocks, target, scratch.cubic)
     for row in range(len(out)):
         at = lines + (first[row] - top) * line_bytes
-        down(at, line_bytes, weights, row * room, counts[row], out.shape[1], scratch.line)
+        begin, width = row * room, out.shape[1]
+        down(at, line_bytes, weights, begin, counts[row], width, scratch.line, scratch.cubic)
         finish(scratch.line, scale, bias, out[row])
 
 
@@ -347,9 +374,9 @@ def _down_then_across(  # type: ignore[no-untyped-def]
             prefetch(source + ahead * pitch, width)
         fetched = last + 1
         at = source + first[row] * pitch
-        down(at, pitch, weights, row * room, counts[row], width, scratch.lines)
-        line = scratch.line.ctypes.data
-        across(scratch.lines.ctypes.data, scratch.offsets, scratch.packed, blocks, line)
+        down(at, pitch, weights, row * room, counts[row], width, scratch.lines, scratch.cubic)
+        source_line, line = scratch.lines.ctypes.data, scratch.line.ctypes.data
+        across(source_line, scratch.offsets, scratch.packed, blocks, line, scratch.cubic)
         finish(scratch.line, scale, bias, out[row])
 
 

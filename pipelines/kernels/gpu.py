@@ -5,7 +5,7 @@ then down (or down, then across), through bytes that stay in the GPU's cache. Pl
 RGB before. Kernels allocate nothing and the host waits for nothing: callers bring scratch, and have
 checked every bound.
 
-The resize is Pillow's antialiased bilinear filter in Pillow's own arithmetic, to the last level.
+The resize is Pillow's antialiased bilinear or bicubic filter in Pillow's arithmetic, to the level.
 Source: Pillow, src/libImaging/Resample.c. Planar samples are 4:2:0 JPEGs' Y, Cb and Cr, half the
 bytes of RGB, which they become as in libjpeg-turbo. Source: jdsample.c (h2v2_fancy_upsample),
 jdcolor.c (ycc_rgb_convert).
@@ -27,8 +27,8 @@ import triton
 from numpy.typing import NDArray
 
 from pipelines.kernels.arguments import check_tensors
-from pipelines.kernels.chroma import to_rgb
-from pipelines.kernels.passes import FEW_TAPS, fill_taps, first_pass, second_pass
+from pipelines.kernels.passes import first_pass, second_pass
+from pipelines.kernels.preparing import FEW_TAPS, fill_taps, to_rgb
 
 #: One program is one warp. Across: lines and columns, a column per thread, whose weights serve all
 #: of the lines. Down: output lines, and neighbouring values (3 per pixel) of each, 8 per thread,
@@ -36,6 +36,8 @@ from pipelines.kernels.passes import FEW_TAPS, fill_taps, first_pass, second_pas
 #: bench.gpu.instructions`; no GPU has run this.
 _ACROSS_LINES, _ACROSS_COLUMNS = 8, 32
 _DOWN_LINES, _DOWN_VALUES = 8, 256
+#: Half of the filters' widths, see `cpu`.
+_REACH, _CUBIC_REACH = 1, 2
 _FILTER_PX = 128  # of one program of the filter kernel, a thread each
 #: Bytes between the passes: an H100's cache holds 50 MB. More rows take turns.
 _BETWEEN_BYTES = 32 << 20
@@ -76,6 +78,7 @@ class Needs(NamedTuple):
         lines, columns: of the largest window, px.
         between_bytes, rgb_bytes: of one row between the passes, and as RGB if it is planar.
         has_across_first, has_down_first: whether there are rows of either order.
+        cubic: whether all of them are resized by the bicubic filter.
     """
 
     taps: int
@@ -85,6 +88,7 @@ class Needs(NamedTuple):
     rgb_bytes: int
     has_across_first: bool
     has_down_first: bool
+    cubic: bool = False
 
 
 class Scratch(NamedTuple):
@@ -105,7 +109,12 @@ class Scratch(NamedTuple):
 
 
 def find_windows(
-    geometry: NDArray[np.int32], flips: NDArray[np.bool_], down_first: NDArray[np.bool_], size: int
+    geometry: NDArray[np.int32],
+    flips: NDArray[np.bool_],
+    down_first: NDArray[np.bool_],
+    size: int,
+    *,
+    cubic: bool = False,
 ) -> NDArray[np.int32]:
     """Each row's window, and all else that a program wants of a row.
 
@@ -114,6 +123,7 @@ def find_windows(
         flips: bool[B], mirrored left and right.
         down_first: bool[B], rows whose pass down comes before the pass across, as Pillow decides.
         size: output side, px.
+        cubic: whether rows are resized by the bicubic filter.
 
     Returns:
         int32[B, 2, 4]: on each axis where the window begins in the image and how long it is, px;
@@ -122,17 +132,20 @@ def find_windows(
     """
     start, length, resized, offset = np.moveaxis(geometry.astype(np.int64), -1, 0)
     scale = length / resized
-    support = np.maximum(scale, 1.0)
+    reach = _CUBIC_REACH if cubic else _REACH
+    support = reach * np.maximum(scale, 1.0)
     low = ((offset + 0.5) * scale - support + 0.5).astype(np.int64)
     high = ((offset + size - 0.5) * scale + support + 0.5).astype(np.int64)
     first, end = np.maximum(low, 0), np.minimum(high, length)
-    needed = np.maximum(-(-2 * length // resized), 2)
+    needed = np.maximum(-(-2 * reach * length // resized), 2 * reach)
     flags = np.stack((down_first, flips), axis=1)
     return np.stack((start + first, end - first, needed, flags), axis=-1).astype(np.int32)
 
 
-def find_needs(windows: NDArray[np.int32], size: int, *, planar: bool) -> Needs:
-    """Find the needs of rows with these windows, int32[B, 2, 4]."""
+def find_needs(
+    windows: NDArray[np.int32], size: int, *, planar: bool, cubic: bool = False
+) -> Needs:
+    """Find the needs of rows with these windows, int32[B, 2, 4], which were found for `cubic`."""
     (lines, columns), needed = windows[..., 1].astype(np.int64).T, windows[..., 2]
     down_first = windows[:, 0, 3] != 0
     padded = -(-lines // _ACROSS_LINES) * _ACROSS_LINES  # a tile writes all of its lines
@@ -146,6 +159,7 @@ def find_needs(windows: NDArray[np.int32], size: int, *, planar: bool) -> Needs:
         rgb_bytes=_aligned(int(np.max(lines * columns * 3, initial=1))) if planar else 0,
         has_across_first=not down_first.all(),
         has_down_first=bool(down_first.any()),
+        cubic=cubic,
     )
 
 
@@ -267,11 +281,13 @@ def _launch(
         windows,
         *filters,
         SIZE=size,
+        CUBIC=needs.cubic,
         BLOCK=_FILTER_PX,
         enable_fp_fusion=False,  # a fused multiply-add rounds once where Pillow rounds twice
     )
     across = {"LINES": _ACROSS_LINES, "COLUMNS": _ACROSS_COLUMNS}
     tiles = {**across, "DOWN_LINES": _DOWN_LINES, "VALUES": _DOWN_VALUES, "num_warps": 1}
+    tiles["CUBIC"] = needs.cubic
     before, behind = find_grids(needs, size)
     turn = min(_turn(scratch, needs), batch)
     for begin in range(0, batch, turn):

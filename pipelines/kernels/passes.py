@@ -11,52 +11,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-#: Columns of a row's geometry on one axis, see `cpu`.
-_START, _LENGTH, _RESIZED, _OFFSET = (tl.constexpr(column) for column in range(4))
 #: Columns of a row's window on one axis, see `gpu.find_windows`.
 _FIRST, _EXTENT, _NEEDED, _FLAG = (tl.constexpr(column) for column in range(4))
 _BITS = tl.constexpr(22)
 _HALF = tl.constexpr(1 << 21)
-_ONE = tl.constexpr(float(1 << 22))
-#: So many taps have code of their own, where weights of 0 stand in for missing ones.
-FEW_TAPS = 4
-_FEW = tl.constexpr(FEW_TAPS)
-
-
-@triton.jit(do_not_specialize=["taps"])
-def fill_taps(  # type: ignore[no-untyped-def]
-    geometry, windows, first, counts, weights, taps, SIZE: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Each output pixel's taps as in `cpu`, in its double precision and its order of operations."""
-    row, axis = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    pixel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < SIZE
-    pixel = tl.minimum(pixel, SIZE - 1)
-    side = row * 2 + axis
-    length = tl.load(geometry + side * 4 + _LENGTH)
-    scale = length.to(tl.float64) / tl.load(geometry + side * 4 + _RESIZED).to(tl.float64)
-    support = tl.maximum(scale, 1.0)
-    per_px = 1.0 / support
-    center = ((tl.load(geometry + side * 4 + _OFFSET) + pixel).to(tl.float64) + 0.5) * scale
-    low = tl.maximum((center - support + 0.5).to(tl.int32), 0)
-    end = tl.minimum((center + support + 0.5).to(tl.int32), length)
-    end = tl.minimum(end, low + taps)  # never past scratch, even if that is too small
-    most = tl.ceil(support).to(tl.int32) * 2 + 1
-    total = tl.full((BLOCK,), 0.0, tl.float64)
-    for tap in range(0, most):
-        part = tl.maximum(1.0 - tl.abs((low + tap - center + 0.5) * per_px), 0.0)
-        total += tl.where(low + tap < end, part, 0.0)
-    # The flag of axis 1 mirrors a row.
-    mirrored = (tl.load(windows + row * 8 + 4 + _FLAG) != 0) & (axis == 1)
-    at = tl.where(mirrored, SIZE - 1 - pixel, pixel)
-    for tap in range(0, tl.minimum(tl.maximum(most, _FEW), taps)):
-        part = tl.maximum(1.0 - tl.abs((low + tap - center + 0.5) * per_px), 0.0)
-        weight = (0.5 + part / total * _ONE).to(tl.int32)
-        weight = tl.where(low + tap < end, weight, 0)
-        tl.store(weights + (side * taps + tap) * SIZE + at, weight, inside)
-    begin = tl.load(windows + side * 4 + _FIRST) - tl.load(geometry + side * 4 + _START)
-    tl.store(first + side * SIZE + at, low - begin, inside)
-    tl.store(counts + side * SIZE + at, end - low, inside)
 
 
 @triton.jit(do_not_specialize=["taps", "begin"])
@@ -75,6 +33,7 @@ def first_pass(  # type: ignore[no-untyped-def]
     between,
     between_bytes,
     SIZE: tl.constexpr,
+    CUBIC: tl.constexpr,
     PLANAR: tl.constexpr,
     LINES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -121,6 +80,7 @@ def first_pass(  # type: ignore[no-untyped-def]
             between,
             between,
             SIZE,
+            CUBIC,
             False,
             DOWN_LINES,
             VALUES,
@@ -140,6 +100,7 @@ def first_pass(  # type: ignore[no-untyped-def]
             between,
             between,
             SIZE,
+            CUBIC,
             False,
             LINES,
             COLUMNS,
@@ -161,6 +122,7 @@ def second_pass(  # type: ignore[no-untyped-def]
     bias,
     out,
     SIZE: tl.constexpr,
+    CUBIC: tl.constexpr,
     NORMALIZED: tl.constexpr,
     LINES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -197,6 +159,7 @@ def second_pass(  # type: ignore[no-untyped-def]
             scale,
             bias,
             SIZE,
+            CUBIC,
             NORMALIZED,
             DOWN_LINES,
             VALUES,
@@ -216,6 +179,7 @@ def second_pass(  # type: ignore[no-untyped-def]
             scale,
             bias,
             SIZE,
+            CUBIC,
             NORMALIZED,
             LINES,
             COLUMNS,
@@ -238,6 +202,7 @@ def _across(  # type: ignore[no-untyped-def]
     scale,
     bias,
     SIZE: tl.constexpr,
+    CUBIC: tl.constexpr,
     NORMALIZED: tl.constexpr,
     LINES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -249,13 +214,21 @@ def _across(  # type: ignore[no-untyped-def]
     pixels, place = (source, pitch, lines), (target, scale, bias)
     # Each way does all of its work: Triton 3.6 fails at what several ways have in common.
     if needed == 2:
-        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 2)
+        _add_pixels(
+            pixels, needed, filters, place, SIZE, CUBIC, NORMALIZED, LINES, COLUMNS, PADDED, 2
+        )
     elif needed == 3:
-        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 3)
+        _add_pixels(
+            pixels, needed, filters, place, SIZE, CUBIC, NORMALIZED, LINES, COLUMNS, PADDED, 3
+        )
     elif needed == 4:
-        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 4)
+        _add_pixels(
+            pixels, needed, filters, place, SIZE, CUBIC, NORMALIZED, LINES, COLUMNS, PADDED, 4
+        )
     else:
-        _add_pixels(pixels, needed, filters, place, SIZE, NORMALIZED, LINES, COLUMNS, PADDED, 0)
+        _add_pixels(
+            pixels, needed, filters, place, SIZE, CUBIC, NORMALIZED, LINES, COLUMNS, PADDED, 0
+        )
 
 
 @triton.jit
@@ -265,6 +238,7 @@ def _add_pixels(  # type: ignore[no-untyped-def]
     filters,
     place,
     SIZE: tl.constexpr,
+    CUBIC: tl.constexpr,
     NORMALIZED: tl.constexpr,
     LINES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -302,9 +276,10 @@ def _add_pixels(  # type: ignore[no-untyped-def]
         wanted = tl.broadcast_to(column < SIZE, (LINES, COLUMNS))
     else:
         wanted = (line < lines) & (column < SIZE)
-    _store(at, red >> _BITS, wanted, scale, bias, NORMALIZED)
-    _store(at + 1, green >> _BITS, wanted, scale + 1, bias + 1, NORMALIZED)
-    _store(at + 2, blue >> _BITS, wanted, scale + 2, bias + 2, NORMALIZED)
+    red, green, blue = _to_level(red, CUBIC), _to_level(green, CUBIC), _to_level(blue, CUBIC)
+    _store(at, red, wanted, scale, bias, NORMALIZED)
+    _store(at + 1, green, wanted, scale + 1, bias + 1, NORMALIZED)
+    _store(at + 2, blue, wanted, scale + 2, bias + 2, NORMALIZED)
 
 
 @triton.jit
@@ -323,6 +298,7 @@ def _down(  # type: ignore[no-untyped-def]
     scale,
     bias,
     SIZE: tl.constexpr,
+    CUBIC: tl.constexpr,
     NORMALIZED: tl.constexpr,
     LINES: tl.constexpr,
     VALUES: tl.constexpr,
@@ -331,13 +307,13 @@ def _down(  # type: ignore[no-untyped-def]
     filters = (first + row * 2 * SIZE, counts + row * 2 * SIZE, weights + row * 2 * taps * SIZE)
     pixels, place = (source, pitch, width, lines), (target, scale, bias)
     if needed == 2:
-        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 2)
+        _add_lines(pixels, filters, place, SIZE, CUBIC, NORMALIZED, LINES, VALUES, 2)
     elif needed == 3:
-        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 3)
+        _add_lines(pixels, filters, place, SIZE, CUBIC, NORMALIZED, LINES, VALUES, 3)
     elif needed == 4:
-        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 4)
+        _add_lines(pixels, filters, place, SIZE, CUBIC, NORMALIZED, LINES, VALUES, 4)
     else:
-        _add_lines(pixels, filters, place, SIZE, NORMALIZED, LINES, VALUES, 0)
+        _add_lines(pixels, filters, place, SIZE, CUBIC, NORMALIZED, LINES, VALUES, 0)
 
 
 @triton.jit
@@ -346,6 +322,7 @@ def _add_lines(  # type: ignore[no-untyped-def]
     filters,
     place,
     SIZE: tl.constexpr,
+    CUBIC: tl.constexpr,
     NORMALIZED: tl.constexpr,
     LINES: tl.constexpr,
     VALUES: tl.constexpr,
@@ -373,10 +350,19 @@ def _add_lines(  # type: ignore[no-untyped-def]
             for tap in range(0, tl.load(filters[1] + y)):
                 line = tl.load(at + (low + tap) * pitch).to(tl.int32)
                 total += tl.load(filters[2] + y + tap * SIZE) * line
-        pixel = total >> _BITS
+        pixel = _to_level(total, CUBIC)
         if NORMALIZED:
             pixel = tl.fma(pixel.to(tl.float32), factors[0], factors[1])
         tl.store(target + y * width + value, pixel.to(target.dtype.element_ty), inside)
+
+
+@triton.jit
+def _to_level(total, CUBIC: tl.constexpr):  # type: ignore[no-untyped-def]
+    """0 to 255 of a sum; with negative weights it may be out of range."""
+    level = total >> _BITS
+    if CUBIC:
+        level = tl.minimum(tl.maximum(level, 0), 255)
+    return level
 
 
 @triton.jit

@@ -276,13 +276,15 @@ def _resize(  # type: ignore[no-untyped-def]
             if not _read(functions, state, target if down_first else source):
                 return False
             if not down_first:
-                across(source + begin * 3, scratch.offsets, scratch.packed, blocks, target)
+                at = source + begin * 3
+                across(at, scratch.offsets, scratch.packed, blocks, target, scratch.cubic)
             done += 1
         at = lines.ctypes.data + (need - base) * pitch + shift
-        down(at, pitch, weights, row * room, counts[row], width, summed)
+        down(at, pitch, weights, row * room, counts[row], width, summed, scratch.cubic)
         if down_first:
             at = summed.ctypes.data
-            across(at, scratch.offsets, scratch.packed, blocks, line.ctypes.data)
+            target = line.ctypes.data
+            across(at, scratch.offsets, scratch.packed, blocks, target, scratch.cubic)
         finish(line, scale, bias, out[row])
     return True
 

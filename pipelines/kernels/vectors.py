@@ -51,7 +51,8 @@ class _Row(NamedTuple):
 def vectorized(generate: Callable[..., None]) -> Any:
     """A function for compiled code that returns nothing, whose instructions `generate` writes.
 
-    It is given a _Code for the first argument, then a _Row for each array and numbers for numbers.
+    It is given a _Code for the first argument, then a _Row for each array, None for None, a number
+    for a number.
     """
 
     def typed(typing_context: Any, *arguments: Any) -> Any:
@@ -74,6 +75,8 @@ class _Code:
         self.context, self.builder = context, builder
 
     def argument(self, type_: Any, value: Any) -> Any:
+        if type_ is types.none:
+            return None
         if not isinstance(type_, types.Array):
             return self.context.cast(self.builder, value, type_, types.intp)
         array = self.context.make_array(type_)(self.context, self.builder, value=value)
@@ -126,10 +129,17 @@ class _Code:
     def add_to(self, variable: Any, value: Any) -> None:
         self.builder.store(self.builder.add(self.builder.load(variable), value), variable)
 
-    def to_bytes(self, sums: Any) -> Any:
-        """uint8 of sums that have begun with HALF."""
-        shifted = self.builder.lshr(sums, self.every(BITS, sums.type))
-        return self.builder.trunc(shifted, _Vector(_BYTE, sums.type.count))
+    def to_bytes(self, sums: Any, clips: bool) -> Any:
+        """uint8 of sums that have begun with HALF, and may be out of range if they are clipped."""
+        builder, type_ = self.builder, sums.type
+        shift = builder.ashr if clips else builder.lshr
+        shifted = shift(sums, self.every(BITS, type_))
+        if clips:
+            for sign, end in (("<", 255), (">", 0)):
+                limit = self.every(end, type_)
+                inside = builder.icmp_signed(sign, shifted, limit)
+                shifted = builder.select(inside, shifted, limit)
+        return builder.trunc(shifted, _Vector(_BYTE, type_.count))
 
     def sum_pairs(self, pixels: Any, weights: Any) -> Any:
         """int32 sums of each two neighbouring products of int16: pmaddwd."""
@@ -147,7 +157,9 @@ class _Code:
 
 
 @vectorized
-def across(code: Any, source: Any, offsets: Any, packed: Any, blocks: Any, target: Any) -> None:
+def across(
+    code: Any, source: Any, offsets: Any, packed: Any, blocks: Any, target: Any, cubic: Any
+) -> None:
     """Resize one RGB line: each output pixel is a weighted sum of neighbouring source pixels.
 
     Takes 50 us where the pixels are in the cache. Sums of 16-bit products, with the upper and the
@@ -160,6 +172,7 @@ def across(code: Any, source: Any, offsets: Any, packed: Any, blocks: Any, targe
         packed: int32[groups, blocks, 4, AT_ONCE, 4] weights, flat; see `cpu.pack_weights`.
         blocks: loads of TAPS source pixels for an output pixel.
         target: address of the output line; up to AT_ONCE bytes behind it are written, too.
+        cubic: None where no weight is negative.
     """
     builder = code.builder
     taken_of, sums = _Vector(_BYTE, 4 * TAPS), _Vector(_INT32, 4 * AT_ONCE)
@@ -184,7 +197,8 @@ def across(code: Any, source: Any, offsets: Any, packed: Any, blocks: Any, targe
                     row = code.load(code.at(weights, 2 * pair + part, row_bytes), pairs)
                     code.add_to(total, code.sum_pairs(both, row))
         shifted = builder.shl(builder.load(upper), code.every(LOW_BITS, sums))
-        narrow = code.to_bytes(builder.add(shifted, builder.load(lower)))
+        total = builder.add(shifted, builder.load(lower))
+        narrow = code.to_bytes(total, cubic is not None)
         rgb = [4 * pixel + channel for pixel in range(AT_ONCE) for channel in range(3)]
         rgb += [0] * AT_ONCE  # which the next group overwrites
         code.store(code.pick(narrow, narrow, rgb), code.at(target, group.index, 3 * AT_ONCE))
@@ -207,7 +221,15 @@ def _lanes_of_pair(pair: int, zero: int) -> list[int]:
 
 @vectorized
 def down(
-    code: Any, source: Any, pitch: Any, weights: Any, at: Any, count: Any, width: Any, target: Any
+    code: Any,
+    source: Any,
+    pitch: Any,
+    weights: Any,
+    at: Any,
+    count: Any,
+    width: Any,
+    target: Any,
+    cubic: Any,
 ) -> None:
     """Sum some lines, each with its weight, to one. Takes 24 us.
 
@@ -219,6 +241,7 @@ def down(
         at, count: see there.
         width: bytes of a line; up to COLUMNS behind it are read and written, too.
         target: uint8[width + COLUMNS or more].
+        cubic: None where no weight is negative.
     """
     builder = code.builder
     bytes_, sums = _Vector(_BYTE, _LANES), _Vector(_INT32, _LANES)
@@ -234,7 +257,8 @@ def down(
                 code.add_to(total, builder.mul(builder.zext(pixels, sums), weight))
         end = code.at(target.address, step.index, COLUMNS)
         for part, total in enumerate(totals):
-            code.store(code.to_bytes(builder.load(total)), code.at(end, part, _LANES))
+            narrow = code.to_bytes(builder.load(total), cubic is not None)
+            code.store(narrow, code.at(end, part, _LANES))
 
 
 @vectorized

@@ -119,7 +119,7 @@ class Kernel:
         size, (pixels, *places) = self._size, self._frames
         form = self._preprocessing
         factors = normalizing_factors(size, form.mean, form.std)
-        scratch = cpu.fit_scratch(None, self._geometry, size, False)
+        scratch = cpu.fit_scratch(None, self._geometry, size, cubic=form.filter == "bicubic")
         out = BatchPool((most, size, size * 3), self._written).take().numpy()
         operations, changer = self._operations, Changer(form)
         room = np.empty(most * size**2 * 3 + READ_PAST, np.uint8)[: most * size**2 * 3]

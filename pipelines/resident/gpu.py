@@ -157,7 +157,8 @@ class GpuExecutor:
         rows = plan.rows(visits)
         samples = rows.samples
         geometry, down_first = make_geometry(rows, plan)
-        windows = gpu.find_windows(geometry, rows.flips, down_first, plan.size)
+        cubic = rows.filter == "bicubic"
+        windows = gpu.find_windows(geometry, rows.flips, down_first, plan.size, cubic=cubic)
         sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
         offsets, pitches, crops = layout.offsets[samples], layout.pitches[samples], None
         pieces = [slice(at, at + _PIECE_ROWS) for at in range(0, len(samples), _PIECE_ROWS)]
@@ -179,7 +180,8 @@ class GpuExecutor:
             geometry,
             windows,
         )
-        needs = gpu.find_needs(windows, plan.size, planar=layout.format.planar)
+        planar = layout.format.planar
+        needs = gpu.find_needs(windows, plan.size, planar=planar, cubic=cubic)
         change = None
         if self._changer is not None and rows.operations is not None:
             change = self._changer.of(rows.operations, plan.size)

@@ -18,7 +18,7 @@ from PIL import Image
 from pipelines import rendering
 from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.plan import VIEWS, Rows, make_plan
-from pipelines.preprocessing import MEAN, STD
+from pipelines.preprocessing import MEAN, STD, Preprocessing
 from pipelines.reference import cut
 
 #: Of `gpu`, which loads Triton.
@@ -60,14 +60,14 @@ def pillows_order(geometry: np.ndarray) -> np.ndarray:
     return rendering.goes_down_first(geometry[..., 1], geometry[..., 2], rendering._PILLOW)
 
 
-def touched(geometry: np.ndarray, size: int) -> list[slice]:
+def touched(geometry: np.ndarray, size: int, reach: int) -> list[slice]:
     """The source pixels that the taps of one row's int32[2, 4] touch, on each axis."""
     spans = []
     for start, length, resized, offset in geometry.tolist():
         scale = length / resized
         first, last = (offset + 0.5) * scale, (offset + size - 0.5) * scale
-        low = max(int(first - max(scale, 1.0) + 0.5), 0)
-        high = min(int(last + max(scale, 1.0) + 0.5), length)
+        low = max(int(first - reach * max(scale, 1.0) + 0.5), 0)
+        high = min(int(last + reach * max(scale, 1.0) + 0.5), length)
         spans.append(slice(start + low, start + high))
     return spans
 
@@ -78,12 +78,12 @@ def halved(span: slice, side: int) -> slice:
 
 
 def pack(
-    images: Sequence[Sequence[np.ndarray]], geometry: np.ndarray, size: int
+    images: Sequence[Sequence[np.ndarray]], geometry: np.ndarray, size: int, reach: int = 1
 ) -> list[np.ndarray]:
     """A kernel's Frames: of each row one RGB plane, or the three of Y, Cb, Cr."""
     parts, at, offsets, pitches = [], 0, [], []
     for planes, row in zip(images, geometry, strict=True):
-        spans = touched(row, size)
+        spans = touched(row, size, reach)
         if len(planes) == 3:
             color = [halved(*each) for each in zip(spans, planes[1].shape, strict=True)]
         gaps = RANDOM.integers(0, 7, 2).tolist()
@@ -110,16 +110,18 @@ def render(
     gpu: ModuleType, device: torch.device, images: Sequence[Sequence[np.ndarray]],
     geometry: np.ndarray, size: int, *, flips: np.ndarray | None = None,
     down_first: np.ndarray | None = None, dtype: torch.dtype = torch.uint8, spare_taps: int = 0,
+    cubic: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """[B, S, S, 3] of `dtype`."""
     count, planar = len(images), len(images[0]) == 3
     flips = np.zeros(count, bool) if flips is None else flips
     down_first = pillows_order(geometry) if down_first is None else down_first
-    windows = gpu.find_windows(geometry, flips, down_first, size)
+    windows = gpu.find_windows(geometry, flips, down_first, size, cubic=cubic)
     rows = (geometry, windows, *factors(size))
-    frames = [torch.from_numpy(each).to(device) for each in pack(images, geometry, size)]
+    packed = pack(images, geometry, size, 2 if cubic else 1)
+    frames = [torch.from_numpy(each).to(device) for each in packed]
     on_device = [torch.from_numpy(each).to(device) for each in rows]
-    needs = gpu.find_needs(windows, size, planar=planar)
+    needs = gpu.find_needs(windows, size, planar=planar, cubic=cubic)
     spare = needs._replace(taps=needs.taps + spare_taps)
     scratch = gpu.make_scratch(count + 1, size, spare, device)
     assert gpu.fits(scratch, count, needs)
@@ -147,23 +149,31 @@ CHOSEN = [(view, 17, slice(at and at % 3, None, (at and 3) or 1)) for at, view i
 CHOSEN += [(view, 1, slice(at, None, 2)) for at, view in enumerate(("train", "eval-square"))]
 CHOSEN += [(view, 50, slice(at + 1, None, 3)) for at, view in enumerate(("train", "eval-square"))]
 ALL = [(view, size, slice(None)) for view in VIEWS for size in (1, 17, 50)]
+#: The same by the other filter: every way of summing, and all sides that are thin.
+CUBIC = [("train", 17, slice(0, None, 2)), ("eval", 50, slice(1, None, 2)), ("eval", 1, slice(2))]
+EITHER = [
+    *((*each, "bilinear") for each in choose(CHOSEN, ALL)),
+    *((*each, "bicubic") for each in choose(CUBIC, ALL)),
+]
 
 
-@pytest.mark.parametrize(("view", "size", "some"), choose(CHOSEN, ALL))
+@pytest.mark.parametrize(("view", "size", "some", "by"), EITHER)
 def test_pixels_are_pillows(
-    view: str, size: int, some: slice, gpu: ModuleType, device: torch.device,
+    view: str, size: int, some: slice, by: Any, gpu: ModuleType, device: torch.device,
     tried: Callable[..., None],
 ) -> None:  # fmt: skip
     # Interpreted, all of an image in one pixel takes long.
     shapes = (TINY if size == 1 else SHAPES)[some]
     images = [(smooth if size == 17 else noise)(*shape) for shape in shapes]
     heights, widths = np.array(shapes, np.int32).T
-    plan = make_plan(widths, heights, view=view, size=size, seed=size)
+    form = Preprocessing(filter=by)
+    plan = make_plan(widths, heights, view=view, size=size, seed=size, preprocessing=form)
     rows = plan.rows(plan.order)
     flips = np.arange(len(rows)) % 2 == 0  # in views that do not flip, too
     chosen = [images[sample] for sample in rows.samples]
     geometry = geometry_of(rows)
-    found = render(gpu, device, [[each] for each in chosen], geometry, size, flips=flips).numpy()
+    how = {"flips": flips, "cubic": by == "bicubic"}
+    found = render(gpu, device, [[each] for each in chosen], geometry, size, **how).numpy()
     for row, (image, flip, pixels) in enumerate(zip(chosen, flips, found, strict=True)):
         wanted = np.asarray(cut(Image.fromarray(image), rows, row))
         assert np.array_equal(pixels, wanted[:, ::-1] if flip else wanted), (image.shape, row)
@@ -195,7 +205,7 @@ def test_needs(gpu: ModuleType) -> None:
     assert needs.between_bytes == -(-max(lines, 31) * 9 * 3 // 16) * 16
     assert (needs.has_across_first, needs.has_down_first, needs.rgb_bytes) == (True, True, 0)
     assert needs_of(gpu, [wide, noise(9, 46)], 9).taps == 11 + 2
-    assert needs_of(gpu, [wide], 90)[-2:] == (True, False)
+    assert needs_of(gpu, [wide], 90)[-3:-1] == (True, False)
     # The fewest that have code of their own.
     assert needs_of(gpu, [wide], 90).taps == needs_of(gpu, [], 9).taps == 4
     assert needs_of(gpu, [wide], 9, planar=True).rgb_bytes == -(-31 * 40 * 3 // 16) * 16

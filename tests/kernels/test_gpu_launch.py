@@ -106,18 +106,27 @@ def compiled(
         return kernels, *compile_kernels(kernels, planar=False, dtype="bf16")
 
 
+@pytest.fixture(scope="module")
+def cubic_filters(compiled: Any, triton_cache: Path) -> str:
+    """The assembly that computes bicubic filters."""
+    how: dict[str, Any] = {"planar": False, "dtype": "bf16", "cubic": True, "some": ("fill_taps",)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(triton_cache))
+        return compile_kernels(compiled[0], **how)[1]["fill_taps"]
+
+
 def test_compiled_kernels_want_a_gpu(compiled: Any) -> None:
     kernels = compiled[0]
     with pytest.raises(ValueError, match="out: on cpu, expected a GPU"):
         kernels.render_rows(**arguments(kernels, torch.device("cpu")))
 
 
-def test_filters_are_computed_as_pillow_does(compiled: Any) -> None:
+def test_filters_are_computed_as_pillow_does(compiled: Any, cubic_filters: str) -> None:
     """A fused multiply-add rounds once where Pillow rounds twice."""
-    assembly = compiled[2]["fill_taps"]
-    assert "mul.rn.f64" in assembly
-    assert "div.rn.f64" in assembly
-    assert "fma" not in assembly
+    for assembly in (compiled[2]["fill_taps"], cubic_filters):
+        assert "mul.rn.f64" in assembly
+        assert "div.rn.f64" in assembly
+        assert "fma" not in assembly
 
 
 def test_planar_rows_compile(
@@ -127,7 +136,9 @@ def test_planar_rows_compile(
     if not SOAK_H:
         pytest.skip("takes 10 s of a core: see ./dev soak")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(triton_cache))
-    assert "to_rgb" in compile_kernels(compiled[0], planar=True, dtype="fp32")[0]
+    for cubic in (False, True):
+        made = compile_kernels(compiled[0], planar=True, dtype="fp32", cubic=cubic)[0]
+        assert "to_rgb" in made
     tried("kernels compiled for a GPU")
 
 

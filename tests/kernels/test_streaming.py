@@ -34,12 +34,13 @@ SIDES = [(1, 1), (5, 3), (8, 8), (16, 17), (33, 47), (90, 5), (7, 130), (300, 40
 
 
 class Crop(NamedTuple):
-    """A row: geometry int32[2, 4] as `cpu.START` says, flip, order of passes, shrinking."""
+    """A row: geometry int32[2, 4] as `cpu.START` says, flip, order of passes, shrinking, filter."""
 
     geometry: np.ndarray
     flip: bool
     down_first: bool
     shrink: int = 1
+    cubic: bool = False
 
 
 def encode(pixels: np.ndarray, **way: Any) -> bytes:
@@ -70,13 +71,15 @@ def random_crop(height: int, width: int, size: int) -> Crop:
         resized = size if RANDOM.random() < 0.6 else size + int(RANDOM.integers(0, 2 * side + 1))
         start, offset = RANDOM.integers(0, side - length + 1), RANDOM.integers(resized - size + 1)
         geometry[axis] = start, length, resized, offset
-    return Crop(geometry, bool(RANDOM.random() < 0.5), bool(RANDOM.random() < 0.5))
+    flip, down_first, cubic = (RANDOM.random(3) < 0.5).tolist()
+    return Crop(geometry, flip, down_first, cubic=cubic)
 
 
 def render(
     data: bytes, sides: tuple[int, int], crop: Crop, size: int, *, whole: bool = False
 ) -> tuple[int, np.ndarray]:
-    scratch = cpu.fit_scratch(None, crop.geometry[None], size, streamed=True, shrinks=crop.shrink)
+    rows, how = crop.geometry[None], {"shrinks": crop.shrink, "cubic": crop.cubic}
+    scratch = cpu.fit_scratch(None, rows, size, streamed=True, **how)
     out = np.zeros((size, size * 3), np.uint8)
     result = streaming.render_jpeg(
         FUNCTIONS,
@@ -108,7 +111,7 @@ def wanted(data: bytes, crop: Crop, size: int) -> np.ndarray:
         np.array([[height, width]]),
     )
     shrinks = np.array([crop.shrink], np.int32)
-    scratch = cpu.fit_scratch(None, crop.geometry[None], size, shrinks=shrinks)
+    scratch = cpu.fit_scratch(None, crop.geometry[None], size, shrinks=shrinks, cubic=crop.cubic)
     out = np.zeros((1, size, size * 3), np.uint8)
     cpu.render_rows(
         frames,
@@ -231,7 +234,7 @@ def test_memory_grows_with_the_crops_width_alone() -> None:
     def bytes_of(height: int, width: int) -> int:
         geometry = np.array([[[0, height, 224, 0], [0, width, 224, 0]]], np.int32)
         scratch = cpu.fit_scratch(None, geometry, 224, streamed=True)
-        return sum(each.nbytes for each in scratch if each.dtype == np.uint8)
+        return sum(each.nbytes for each in scratch[:-1] if each.dtype == np.uint8)
 
     small, tall, large = bytes_of(300, 300), bytes_of(6000, 300), bytes_of(6000, 8000)
     assert tall < 20 * small

@@ -1,4 +1,4 @@
-"""The Triton kernel that turns planar rows into RGB, before the passes of `passes`.
+"""The Triton kernels before the passes of `passes`: filters of rows, and planar rows to RGB.
 
 Chroma at half the resolution is upsampled as libjpeg does it by default ("fancy"), and converted in
 its fixed-point arithmetic.
@@ -9,8 +9,74 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+#: Columns of a row's geometry on one axis, see `cpu`.
+_START, _LENGTH, _RESIZED, _OFFSET = (tl.constexpr(column) for column in range(4))
 #: Columns of a row's window on one axis, see `gpu.find_windows`.
-_FIRST, _EXTENT = tl.constexpr(0), tl.constexpr(1)
+_FIRST, _EXTENT, _NEEDED, _FLAG = (tl.constexpr(column) for column in range(4))
+_ONE = tl.constexpr(float(1 << 22))
+#: So many taps have code of their own, where weights of 0 stand in for missing ones.
+FEW_TAPS = 4
+_FEW = tl.constexpr(FEW_TAPS)
+#: Half of the bicubic filter's width, see `cpu`; the bilinear one's is 1.
+_CUBIC_REACH = tl.constexpr(2)
+
+
+@triton.jit(do_not_specialize=["taps"])
+def fill_taps(  # type: ignore[no-untyped-def]
+    geometry,
+    windows,
+    first,
+    counts,
+    weights,
+    taps,
+    SIZE: tl.constexpr,
+    CUBIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Each output pixel's taps as in `cpu`, in its double precision and its order of operations."""
+    row, axis = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    pixel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < SIZE
+    pixel = tl.minimum(pixel, SIZE - 1)
+    side = row * 2 + axis
+    length = tl.load(geometry + side * 4 + _LENGTH)
+    scale = length.to(tl.float64) / tl.load(geometry + side * 4 + _RESIZED).to(tl.float64)
+    wide = tl.maximum(scale, 1.0)
+    per_px = 1.0 / wide
+    support = wide * _CUBIC_REACH if CUBIC else wide
+    center = ((tl.load(geometry + side * 4 + _OFFSET) + pixel).to(tl.float64) + 0.5) * scale
+    low = tl.maximum((center - support + 0.5).to(tl.int32), 0)
+    end = tl.minimum((center + support + 0.5).to(tl.int32), length)
+    end = tl.minimum(end, low + taps)  # never past scratch, even if that is too small
+    most = tl.ceil(support).to(tl.int32) * 2 + 1
+    total = tl.full((BLOCK,), 0.0, tl.float64)
+    for tap in range(0, most):
+        part = _weigh(tl.abs((low + tap - center + 0.5) * per_px), CUBIC)
+        total += tl.where(low + tap < end, part, 0.0)
+    # The flag of axis 1 mirrors a row.
+    mirrored = (tl.load(windows + row * 8 + 4 + _FLAG) != 0) & (axis == 1)
+    at = tl.where(mirrored, SIZE - 1 - pixel, pixel)
+    for tap in range(0, tl.minimum(tl.maximum(most, _FEW), taps)):
+        part = _weigh(tl.abs((low + tap - center + 0.5) * per_px), CUBIC)
+        half = tl.where(part / total < 0.0, -0.5, 0.5) if CUBIC else 0.5
+        weight = (half + part / total * _ONE).to(tl.int32)
+        weight = tl.where(low + tap < end, weight, 0)
+        tl.store(weights + (side * taps + tap) * SIZE + at, weight, inside)
+    begin = tl.load(windows + side * 4 + _FIRST) - tl.load(geometry + side * 4 + _START)
+    tl.store(first + side * SIZE + at, low - begin, inside)
+    tl.store(counts + side * SIZE + at, end - low, inside)
+
+
+@triton.jit
+def _weigh(away, CUBIC: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A filter's value at a distance, as in `cpu`."""
+    if CUBIC:
+        near = (1.5 * away - 2.5) * away * away + 1.0
+        far = (((away - 5.0) * away + 8.0) * away - 4.0) * -0.5
+        value = tl.where(away < 1.0, near, tl.where(away < 2.0, far, 0.0))
+    else:
+        value = tl.maximum(1.0 - away, 0.0)
+    return value
 
 
 @triton.jit(do_not_specialize=["begin"])
