@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Who asks for a tracker is not asked whether its makers may hear of errors.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
 import wandb
 
 from fastft.runs.metrics import StepMetrics
@@ -32,19 +35,23 @@ class WandbRun:
         own = wandb.setup().settings
         # A progress bar is no log.
         console: dict[str, Any] = {} if "WANDB_CONSOLE" in os.environ else {"console": "off"}
-        self._run: Any = wandb.init(
-            project=own.project or "fastft",
-            name=own.run_name or out.resolve().name,
-            id=key or own.run_id,
-            resume="allow",
-            reinit="create_new",  # what else this process has of W&B is not ours
-            dir=os.environ.get("WANDB_DIR", str(out)),
-            config=dict(settings),
-            allow_val_change=True,  # by what a continued run may change
-            settings=wandb.Settings(
-                silent=True, finish_timeout=limit_s, finish_timeout_raises=True, **console
-            ),
-        )
+        try:
+            self._run: Any = wandb.init(
+                project=own.project or "fastft",
+                name=own.run_name or out.resolve().name,
+                id=key or own.run_id,
+                resume="allow",
+                reinit="create_new",  # what else this process has of W&B is not ours
+                dir=os.environ.get("WANDB_DIR", str(out)),
+                config=dict(settings),
+                allow_val_change=True,  # by what a continued run may change
+                settings=wandb.Settings(
+                    silent=True, finish_timeout=limit_s, finish_timeout_raises=True, **console
+                ),
+            )
+        except BaseException:
+            _leave(None)
+            raise
         self.key = str(self._run.id)
         folder = Path(self._run.settings.sync_dir)
         self.place = f"wandb sync {folder}" if self._run.offline else str(self._run.url)
@@ -70,5 +77,10 @@ class WandbRun:
                 self._run.mark_preempting()
             self._run.finish(exit_code=0 if ending.status == "finished" else 1)
         finally:
-            if wandb.setup().most_recent_active_run is None:
-                wandb.teardown()
+            _leave(self._run)
+
+
+def _leave(own: Any) -> None:
+    """End W&B's process and threads, unless this process has other runs there than its own."""
+    if wandb.setup().most_recent_active_run in (None, own):
+        wandb.teardown()

@@ -307,15 +307,20 @@ def find_children() -> set[str]:
     return {child for task in tasks for child in task.read_text().split()}
 
 
-def test_wandb_has_what_a_run_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder, where W&B sends nothing."""
     pytest.importorskip("wandb", reason="W&B is not installed")
     for name in ("WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_NAME", "WANDB_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    out = tmp_path / "run"
-    out.mkdir()
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_wandb_has_what_a_run_has(wandb_offline: Path) -> None:
+    out = wandb_offline
     before = find_children(), set(threading.enumerate())
     tell("wandb", out, [step(0), step(1)], STOPPED)
     tell("wandb", out, [step(1), step(2), EPOCH], FINISHED, first_step=1, heard=(1, -1))
