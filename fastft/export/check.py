@@ -30,7 +30,7 @@ from pipelines.formats.source import Source, open_source
 MOST_DIFFERENCE = 1e-4
 #: Time that a comparison may take: 64 photos of a ResNet-18 took 6 s on 2 cores.
 _LIMIT_S = 900.0
-_SYNTHETIC_PX = (200, 160)
+_SYNTHETIC, _SYNTHETIC_PX = "synthetic photos", (200, 160)
 #: Float32 holds so many of a number's own size; a large one has no closer neighbour.
 _FLOAT32 = float(np.finfo(np.float32).eps)
 
@@ -41,11 +41,13 @@ class Photos:
 
     Attributes:
         what: in words.
+        name: the same without where they lie, for others to read.
         count: how many there are.
         read: the name of one, and it as it would be stored.
     """
 
     what: str
+    name: str
     count: int
     read: Callable[[int], tuple[str, Stored]]
 
@@ -98,12 +100,15 @@ def find_photos(config: ExportConfig, checkpoint: Checkpoint, evaluation: Source
         def read_file(at: int) -> tuple[str, Stored]:
             return str(paths[at]), read_stored(str(paths[at]), encoder, 0)
 
-        return Photos(what, len(paths), read_file)
+        return Photos(what, "photos of their own", len(paths), read_file)
     if evaluation is not None and len(evaluation):
         source = evaluation
-        return Photos(
-            str(source.path), len(source), lambda at: (source.name(at), source.stored(at))
-        )
+        name = "/".join(source.path.absolute().parts[-2:])
+
+        def read_sample(at: int) -> tuple[str, Stored]:
+            return source.name(at), source.stored(at)
+
+        return Photos(str(source.path), name, len(source), read_sample)
 
     def draw(at: int) -> tuple[str, Stored]:
         rng = np.random.Generator(np.random.Philox(at))
@@ -112,7 +117,7 @@ def find_photos(config: ExportConfig, checkpoint: Checkpoint, evaluation: Source
         assert stored is not None, "a JPEG of ours"
         return f"synthetic photo {at}", stored
 
-    return Photos("synthetic photos", config.check_images, draw)
+    return Photos(_SYNTHETIC, _SYNTHETIC, config.check_images, draw)
 
 
 def write_photos(photos: Photos, most: int, path: Path) -> int:
@@ -174,17 +179,17 @@ def require_equal(found: Differences, checkpoint: Checkpoint, config: ExportConf
 
 
 def describe_differences(found: Differences, checkpoint: Checkpoint, what: str) -> list[str]:
-    """Lines on what a comparison came to."""
+    """Lines on what a comparison on some photos came to."""
     task = checkpoint.outputs.task
     noun = {"classes": "class", "labels": "labels", "number": "number"}[task]
     unit = "numbers, in deviations," if task == "number" else "probabilities"
     lines = [
-        f"run by {found.by} on {found.photos:,} photos of {what}: the same {noun} for "
-        f"{found.same:,} of {found.photos:,}, {unit} at most {found.most:.1e} apart"
+        f"run by {found.by} on {what}: the same {noun} for {found.same:,} of {found.photos:,}, "
+        f"{unit} at most {found.most:.1e} apart"
     ]
     if found.most_levels is not None:
         lines.append(
-            f"pixels at most {found.most_levels:g} levels of 255 from Pillow's, "
+            f"pixels at most {found.most_levels:g} of 255 levels from Pillow's, "
             f"{found.mean_levels:.4f} on average"
         )
     return lines

@@ -19,13 +19,11 @@ def write_example(checkpoint: Checkpoint, interface: Interface, file_name: str) 
         imports, run = ["import torch"], _run_program(checkpoint, interface, file_name)
     else:
         imports, run = _run_weights(checkpoint, file_name)
-    imports += ["import json", "import numpy as np", "from PIL import Image"]
+    imports += ["import numpy as np", "from PIL import Image"]
     if checkpoint.prepared.apply_exif:
         imports.append("from PIL import ImageOps")
-    plain = sorted(each for each in imports if each == "import json")
-    others = sorted((each for each in imports if each not in plain), key=_by_module)
     whole = interface.takes == "whole photos"
-    lines = [*plain, "", *others, "", *_open_photo(checkpoint)]
+    lines = ["import json", "", *sorted(imports, key=_by_module), "", *_open_photo(checkpoint)]
     lines += [f"{IMAGES} = np.asarray(photo)[None]"] if whole else _prepare(checkpoint)
     return "\n".join([*lines, "", *run, *_tell(checkpoint)]) + "\n"
 
@@ -58,7 +56,9 @@ def _prepare(checkpoint: Checkpoint) -> list[str]:
         f"left, top = (round((each - {size}) / 2) for each in photo.size)",
         f"photo = photo.crop((left, top, left + {size}, top + {size}))",
         "pixels = np.asarray(photo, np.float32) / 255",
-        f"pixels = (pixels - np.array([{mean}], np.float32)) / np.array([{std}], np.float32)",
+        f"mean = np.array([{mean}], np.float32)",
+        f"deviation = np.array([{std}], np.float32)",
+        "pixels = (pixels - mean) / deviation",
         f"{IMAGES} = pixels.transpose(2, 0, 1)[None]",
     ]
 

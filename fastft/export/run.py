@@ -79,7 +79,6 @@ def run_export(config: ExportConfig, console: Console) -> Export:
         interface = _write(file, config, told, model)
         found = _compare(config, path, file, photos, staging)
         require_equal(found, checkpoint, config)
-        lines = describe_differences(found, checkpoint, photos.what)
         facts = CardFacts(
             checkpoint=told,
             interface=interface,
@@ -87,7 +86,7 @@ def run_export(config: ExportConfig, console: Console) -> Export:
             size_bytes=file.stat().st_size,
             written=date.fromtimestamp(path.stat().st_mtime),
             data=data,
-            differences=lines,
+            differences=describe_differences(found, checkpoint, photos.name),
         )
         write_whole(made / CARD, write_card(facts))
         check_free(out, config.overwrite)
@@ -95,6 +94,7 @@ def run_export(config: ExportConfig, console: Console) -> Export:
     result = Export(
         file=out / config.file_name, card=out / CARD, interface=interface, differences=found
     )
+    lines = describe_differences(found, checkpoint, photos.what)
     for line in _closing_lines(result, told, lines):
         console.print(line, markup=False)
     return result
