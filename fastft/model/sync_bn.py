@@ -155,7 +155,7 @@ class _ThenAct(nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalize [b, C, H, W] and activate."""
-        normalized: torch.Tensor = super().forward(input)  # type: ignore[misc]
+        normalized: torch.Tensor = super().forward(input)
         activated: torch.Tensor = self.act(self.drop(normalized))
         return activated
 

@@ -117,7 +117,7 @@ def read_form(arch: str, *, filter: Filter | None = None, crop_share: float | No
         found = f"{arch}, whose images are resized by {told['interpolation']!r}"
         raise UsageError("--arch", found, f"one of {', '.join(FILTERS)}", "pass --filter bicubic")
     share = told["crop_pct"] if crop_share is None else crop_share
-    if share > 1:
+    if crop_share is None and share > 1:
         found = f"{arch}, which evaluates on {share:g} of an image's shorter side"
         raise UsageError("--arch", found, "1 at most", f"pass --crop-share 1 or {CROP_SHARE:g}")
     return Form(

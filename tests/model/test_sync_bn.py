@@ -8,6 +8,7 @@ from torchvision import models
 
 from fastft.model.sync_bn import GpuSyncBatchNorm, SyncBatchNorm, synchronize_batch_norm
 from fastft.train.distributed import World
+from pipelines.errors import UsageError
 
 #: Images of each process.
 SHARES = (4, 0, 3)
@@ -298,3 +299,27 @@ def test_an_empty_half_precision_share_counts_nothing(
     for count in (0, 2):
         assert layer(torch.zeros(count, 5, 4, 4, dtype=torch.float16)).dtype == torch.float16
     assert seen == [torch.float32, torch.float16]
+
+
+def test_an_activation_behind_the_norm_stays() -> None:
+    """timm's batch norm has one."""
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    plain, found = (layers.BatchNormAct2d(3) for _ in "ab")
+    synchronize_batch_norm(nn.Sequential(found))
+    assert isinstance(found, SyncBatchNorm)
+    images = torch.randn(4, 3, 5, 5)
+    for _ in ("training", "evaluation"):
+        output = found(images.clone())
+        assert output.equal(plain(images.clone()))
+        assert (output >= 0).all()
+        plain.eval()
+        found.eval()
+    assert synchronize_batch_norm(found) is found  # once more does nothing
+
+
+def test_batch_norm_of_unknown_kinds_is_refused() -> None:
+    class Other(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(UsageError, match="--sync-bn: with Other, expected batch norm of torch's"):
+        synchronize_batch_norm(nn.Sequential(Other(3)))

@@ -106,9 +106,9 @@ def learn(model: nn.Module, step: TrainStep, batches: list[Batch], world: World)
     return {"states": states, "values": values}
 
 
-def run_small(world: World, loss: str, micro_batch: int) -> dict[str, Any]:
+def run_small(world: World, loss: str, micro_batch: int, **options: Any) -> dict[str, Any]:
     model = make_small()
-    step = make_step(model, world, loss, micro_batch=micro_batch)
+    step = make_step(model, world, loss, micro_batch=micro_batch, **options)
     return learn(model, step, make_batches(), world)
 
 

@@ -1,10 +1,12 @@
 import copy
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from steps import (
+    CPU,
     LOSSES,
     Batch,
     compare,
@@ -22,6 +24,7 @@ from torchvision import models
 from fastft.model.loss import Loss
 from fastft.model.optim import WeightAverage
 from fastft.train.distributed import ALONE, World
+from fastft.train.step import TrainStep
 
 
 def test_steps_change_the_weights() -> None:
@@ -105,6 +108,48 @@ def test_the_losses_of_parts_add_up() -> None:
         assert total == pytest.approx(loss(logits, labels).item(), rel=1e-6)
 
 
+def gradient_norm(step: TrainStep, batch: Batch) -> float:
+    """The norm of the gradients that a step of plain SGD has taken, at a rate of 1."""
+    model = step.model
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step(*batch)
+    moved = [new.detach() - old for new, old in zip(model.parameters(), before, strict=True)]
+    return float(nn.utils.get_total_norm(moved))
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_gradients_are_clipped_to_a_norm(micro_batch: int) -> None:
+    """Those of the whole batch; smaller ones stay as they are."""
+    batch, norms = make_batches((8,))[0], []
+    for clip_grad in (0.0, 0.01, 1e5):
+        model = make_small()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        step = TrainStep(
+            model,
+            optimizer,
+            Loss(),
+            device=CPU,
+            amp_dtype=None,
+            micro_batch=micro_batch,
+            clip_grad=clip_grad,
+        )
+        norms.append(gradient_norm(step, batch))
+    assert norms == pytest.approx([norms[0], 0.01, norms[0]], rel=1e-4)
+    assert norms[0] > 0.1
+
+
+def test_float16s_gradients_are_clipped_unscaled() -> None:
+    """A step whose gradients overflow is still left out."""
+    model = make_small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    step = TrainStep(model, optimizer, Loss(), device=CPU, amp_dtype=torch.float16, clip_grad=0.01)
+    assert gradient_norm(step, make_batches((8,))[0]) == pytest.approx(0.01, rel=1e-2)
+    images, labels = make_batches((8,))[0]
+    images[3] = 1e6
+    assert gradient_norm(step, (images, labels)) == 0
+    assert step.scaler.get_scale() == 2.0**15
+
+
 class Drawing:
     """Training of a network with dropout and stochastic depth, a step at a time."""
 
@@ -168,13 +213,27 @@ def test_generators_are_left_alone_where_nothing_is_drawn() -> None:
         assert torch.get_rng_state().equal(before) != is_drawn
 
 
-def test_layers_that_draw_are_found() -> None:
-    def draws(model: nn.Module) -> bool:
-        return make_step(model, seed=0)._generator is not None
+def draws(model: nn.Module) -> bool:
+    return make_step(model, seed=0)._generator is not None
 
+
+def draws_in_timm(name: str, **options: float) -> bool:
+    import timm
+
+    return draws(timm.create_model(name, **options))
+
+
+def test_layers_that_draw_are_found() -> None:
     assert draws(nn.Sequential(nn.Linear(1, 1), nn.AlphaDropout(0.1)))
     assert draws(nn.TransformerEncoderLayer(4, 2, dropout=0.1).self_attn)
     assert draws(models.convnext_tiny())  # stochastic depth alone
     assert not draws(models.resnet18())
+    if find_spec("timm"):
+        assert draws_in_timm("test_vit", drop_path_rate=0.1)
+        assert draws_in_timm("test_vit", patch_drop_rate=0.1)
+        assert draws_in_timm("test_vit", attn_drop_rate=0.1)
+        assert draws_in_timm("test_efficientnet", drop_rate=0.1)  # which no layer of it says
+        assert not draws_in_timm("test_vit")
+        assert not draws_in_timm("test_efficientnet")
     assert not draws(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.0)))
     assert not draws(nn.MultiheadAttention(4, 2))

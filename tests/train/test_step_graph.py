@@ -40,16 +40,18 @@ def learn_at_changing_rates(model: nn.Module, step: Any, batches: list[Batch]) -
     return [values, {name: each.clone() for name, each in model.state_dict().items()}]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_captured_steps_learn_the_same(optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "options"), [("sgd", {}), ("adamw", {}), ("sgd", {"clip_grad": 0.1})]
+)
+def test_captured_steps_learn_the_same(optimizer: str, options: dict[str, float]) -> None:
     """Full batches and short ones, at rates that change; torch's other code for rates on a device
     rounds otherwise.
     """
     batches = make_batches((8, 8, 8, 8, 8, 3, 8, 8, 1, 8), SIZE)
     recorder = Recorder()
     plain, graphed = make_small(batch_norm=True), make_small(batch_norm=True)
-    wanted = learn_at_changing_rates(plain, make(plain, None, optimizer), batches)
-    found = learn_at_changing_rates(graphed, make(graphed, recorder, optimizer), batches)
+    wanted = learn_at_changing_rates(plain, make(plain, None, optimizer, **options), batches)
+    found = learn_at_changing_rates(graphed, make(graphed, recorder, optimizer, **options), batches)
     assert recorder.captured == 2
     assert recorder.replayed == 8 - 3  # full batches after those that warm up
     assert recorder.pools == [None, "pool 1"]

@@ -94,6 +94,7 @@ def work(world: World) -> dict[str, Any]:
         for loss in LOSSES
         for micro in MICRO_BATCHES
     }
+    results["clipped"] = run_small(world, "sum", 2, clip_grad=0.5)
     results["plain batch norm"] = run_plain_batch_norm(world)
     results["frozen"] = run_frozen(world)
     results["overflow"] = run_overflow(world)
@@ -118,6 +119,13 @@ def test_processes_learn_what_one_learns(
     found = [rank[f"{loss} {micro_batch}"] for rank in ranks]
     compare(found, run_small(ALONE, loss, 0), 1e-6)
     tried("steps shared by processes")
+
+
+def test_processes_clip_what_one_clips(ranks: Any) -> None:
+    wanted = run_small(ALONE, "sum", 0, clip_grad=0.5)
+    compare([rank["clipped"] for rank in ranks], wanted, 1e-6)
+    plain = run_small(ALONE, "sum", 0)["states"][-1]
+    assert not all(plain[name].equal(each) for name, each in wanted["states"][-1].items())
 
 
 @pytest.mark.parametrize("ranks", [RESNETS], indirect=True)
