@@ -16,6 +16,7 @@ from loader_kinds import LIBRARIES, LONG_S, make_kind
 from rendered import LOADERS
 from start_methods import look, tell
 
+from pipelines.errors import UsageError
 from pipelines.formats.beton import Index, read_index
 from pipelines.loaders import Loader, worker_processes
 
@@ -82,6 +83,11 @@ def test_threads_may_pass_a_loader_on(kind: str, make: Make) -> None:
         begun = [next(batches)]
         rest = thread.submit(list, batches).result(LONG_S)
         assert same(begun + rest, whole)
+        held = iter(loader)
+        next(held)
+        thread.submit(loader.close).result(LONG_S)
+        with pytest.raises(UsageError, match="is closed"):
+            next(held)
     assert same(everything(fresh), whole)  # its thread has ended
 
 
