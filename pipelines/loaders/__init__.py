@@ -186,14 +186,6 @@ def make_loader(
             raise _unknown(option)
         if name != "resident":
             raise UsageError(option, f"given for loader {name!r}", "loader 'resident'")
-    if preprocessing.filter != "bilinear" and name not in (
-        "torchvision",
-        "stock",
-        "ffcv",
-        "resident",
-    ):
-        found, remedy = f"filter {preprocessing.filter!r}", "take loader 'torchvision'"
-        raise UsageError(f"loader {name!r}", found, "filter 'bilinear'", remedy)
     module, kind = LOADERS[name]
     loader: Any = getattr(importlib.import_module(f"pipelines.loaders.{module}"), kind)
     if isinstance(data, str | Path):

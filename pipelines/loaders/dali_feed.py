@@ -147,9 +147,9 @@ class FeedMaker:
         source, samples = self._source, rows.samples
         boxes, first = rows.boxes, rows.crops[:, :2]
         top_left, extent = boxes[:, :2], boxes[:, 2:]
-        # The triangle filter reaches one output pixel beyond the box, never less than one source
-        # pixel, and ends at the crop; one more for rounding.
-        reach = np.maximum(extent / rows.size, 1) + 1
+        # The filter reaches one output pixel beyond the box, bicubic two, never less than so many
+        # source pixels, and ends at the crop; one more for rounding.
+        reach = (2 if rows.filter == "bicubic" else 1) * np.maximum(extent / rows.size, 1) + 1
         start = np.maximum(np.floor(top_left - reach), first).astype(np.int32)
         last = first + rows.crops[:, 2:]
         end = np.minimum(np.ceil(top_left + extent + reach), last).astype(np.int32)

@@ -7,7 +7,9 @@ found that regions work there (`dali_decode`).
 Distance from the reference: DALI's decoder is exact on the CPU; its resize keeps full precision
 between the two passes where Pillow rounds to bytes (1 level), and where the filter runs past the
 pixels, at the border of a train crop or of the image, it repeats the last one where Pillow leaves
-the missing taps out (up to 13 levels seen, in the outermost rows and columns alone).
+the missing taps out (up to 13 levels seen, in the outermost rows and columns alone). Its bicubic
+filter is Pillow's, too; where that overshoots at hard edges, Pillow cuts off at 0 and 255 between
+the passes, and DALI behind both (up to 22 levels seen in photos, 33 where black meets white).
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ _NO_MEMORY = ("bad_alloc", "Resource temporarily unavailable", "Cannot allocate 
 #: The line of DALI's errors behind which it says what went wrong, and lines that say nothing.
 _ENCOUNTERED = "encountered:"
 _SAYS_NOTHING = ("Critical error in pipeline:", "Current pipeline object is no longer valid.")
+#: Its names for filters.
+_FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 #: The types of `Feed.inputs`, in order.
 _INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.INT32]
 
@@ -86,7 +90,10 @@ class DaliLoader(Loader):
         # Past its ends DALI repeats the last pixel, by an eighth of an output pixel's weight, where
         # Pillow leaves taps out: 13 levels on photos of 0.2 megapixels, 22 on those of 12.9, and 32
         # where white ends in black. On a GPU, nvJPEG's distance has not been measured.
-        self.stated = (0.25, 32) if self.device.type == "cpu" else None
+        # Bicubic: 0.18 in the mean and 22 at most on 48 photos of 0.2 megapixels at 64, 224 and 518
+        # px; 0.41 and 30 on small images of noise.
+        stated = (0.25, 32) if self.preprocessing.filter == "bilinear" else (0.5, 48)
+        self.stated = stated if self.device.type == "cpu" else None
         _open.add(self)
 
     def _begin(self) -> None:
@@ -322,7 +329,7 @@ class DaliLoader(Loader):
                 size=[self.size, self.size],
                 roi_start=roi_start,
                 roi_end=roi_end,
-                interp_type=types.INTERP_LINEAR,
+                interp_type=_FILTERS[self.preprocessing.filter],
                 **self.resize_options,
             )
             changes = self.augment.changes_pixels

@@ -16,6 +16,7 @@ from pipelines.augment import Augment
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
 from pipelines.loaders import resident_loader
+from pipelines.preprocessing import Preprocessing
 from pipelines.resident.store import PixelWriter
 
 
@@ -37,6 +38,7 @@ def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyP
         loader._executor = resident_gpu.GpuExecutor(
             loader.source, loader._layout, memory, loader.device, loader.size, loader.dtype,
             loader.workers, on_gpu=on_gpu, changes=loader.augment.changes_pixels,
+            preprocessing=loader.preprocessing,
         )  # fmt: skip
         cpu_executor.threads.shutdown()
         return loader
@@ -58,14 +60,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("view", "place", "store"),
-    [("train", "gpu", "rgb"), ("train", "ram", "yuv420"), ("eval", "gpu", "yuv420"),
-     ("eval", "ram", "rgb")],
-)  # fmt: skip
+    ("view", "place", "store", "by"),
+    [
+        ("train", "gpu", "rgb", "bilinear"),
+        ("train", "ram", "yuv420", "bilinear"),
+        ("eval", "gpu", "yuv420", "bilinear"),
+        ("eval", "ram", "rgb", "bilinear"),
+        ("train", "ram", "rgb", "bicubic"),
+        ("train", "gpu", "yuv420", "bicubic"),
+        ("eval", "ram", "yuv420", "bicubic"),
+    ],
+)
 def test_batches_of_a_gpu_are_the_references(
-    view: str, place: str, store: str, executor: Any, tiny: Path
+    view: str, place: str, store: str, by: Any, executor: Any, tiny: Path
 ) -> None:
-    with executor(tiny, place, view=view, store=store, size=9, batch_size=3) as loader:
+    form = Preprocessing(filter=by, crop_share=0.9)
+    how = {"view": view, "store": store, "preprocessing": form}
+    with executor(tiny, place, size=9, batch_size=3, **how) as loader:
         assert np.array_equal(pixels_of(loader), wanted_of(loader))
 
 
