@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import PIL
 import torch
 from torch import nn
 from torch.nn import functional
@@ -21,6 +22,9 @@ from pipelines.preprocessing import Preprocessing
 #: The value in a graph that is the pixels the network sees, before they are normalized.
 PIXELS = "pixels"
 _LEVELS = 255
+#: Pillow rounds halves up, of sums of whole numbers; float32's come out a little lower.
+_HALF = 0.5 + 2**-12
+_PILLOW = tuple(map(int, PIL.__version__.split(".")[:2]))
 
 
 class Exported(nn.Module):
@@ -68,8 +72,8 @@ class WholePhotos(nn.Module):
 class Prepare(nn.Module):
     """Resizing and cutting as `pipelines.plan` has it for evaluation, in a graph.
 
-    Pillow resizes across, rounds to whole levels, then resizes down; so does this, in float32,
-    with torch's antialiased filters, which have Pillow's support and coefficients.
+    Pillow resizes one way, rounds to whole levels, then resizes the other way; so does this, in
+    float32, with torch's antialiased filters, which have Pillow's support and coefficients.
     """
 
     steps: torch.Tensor
@@ -94,7 +98,10 @@ class Prepare(nn.Module):
             short = torch.sym_min(height, width)
             resized_h, resized_w = self._side * height // short, self._side * width // short
         pixels = images.permute(0, 3, 1, 2).float().contiguous()
-        pixels = self._resize(pixels, (height, resized_w))
+        goes_down = _goes_down_first(height - resized_h, width - resized_w)
+        first_h = height + goes_down * (resized_h - height)
+        first_w = resized_w + goes_down * (width - resized_w)
+        pixels = self._resize(pixels, (first_h, first_w))
         pixels = self._resize(pixels, (resized_h, resized_w))
         rows, columns = self._places(resized_h), self._places(resized_w)
         return pixels.index_select(2, rows).index_select(3, columns)
@@ -107,13 +114,26 @@ class Prepare(nn.Module):
         resized: torch.Tensor = functional.interpolate(
             pixels, tuple(sides), mode=self._filter, antialias=True, align_corners=False
         )
-        return resized.round().clamp(0, _LEVELS)
+        return (resized + _HALF).floor().clamp(0, _LEVELS)
 
     def _places(self, resized: Any) -> torch.Tensor:
         """int64[S]: the rows or columns in the middle; halves are rounded to even, as Python's."""
         slack = resized - self._size
         places: torch.Tensor = self.steps + (slack + slack // 2 % 2) // 2
         return places
+
+
+def _goes_down_first(down: Any, across: Any) -> Any:
+    """1 where Pillow resizes down before across, else 0; a number that a graph computes.
+
+    Args:
+        down, across: by how many px an image shrinks.
+
+    Source: pull request 9549 of python-pillow/Pillow.
+    """
+    if _PILLOW < (13, 0):
+        return 0
+    return torch.sym_min(1, torch.sym_max(0, down - torch.sym_max(0, 2 * across)))
 
 
 def list_outputs(checkpoint: Checkpoint) -> tuple[str, str]:

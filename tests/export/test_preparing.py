@@ -41,7 +41,7 @@ def test_pixels_are_one_level_from_pillows(view: str, filter_: Filter, share: fl
         assert found.shape == wanted.shape
         apart.append(np.abs(found - wanted))
     assert max(each.max() for each in apart) <= 1
-    assert np.mean([each.mean() for each in apart]) < 0.01
+    assert np.mean([each.mean() for each in apart]) < 0.02
 
 
 def test_normalizing_is_the_references() -> None:
