@@ -29,7 +29,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS, Loader
 from pipelines.loaders.torchvision_loader import TorchvisionLoader
 from pipelines.plan import Plan
-from pipelines.reference import STD
+from pipelines.preprocessing import STD
 
 QUIET = Console(quiet=True)
 LEVEL = 1 / (255 * torch.tensor(STD)).reshape(1, 3, 1, 1)
