@@ -15,7 +15,7 @@ from torchvision.transforms.functional import _compute_resized_output_size
 from pipelines import order as orders
 from pipelines.errors import UsageError
 from pipelines.plan import DECODES, VIEWS, Plan, make_plan
-from pipelines.preprocessing import IMAGENET
+from pipelines.preprocessing import IMAGENET, Preprocessing
 
 SHAPES = [
     (400, 300), (300, 400), (224, 224), (256, 256), (1, 1), (1, 2), (2, 3), (5000, 20), (20, 5000),
@@ -217,14 +217,19 @@ def test_flips_are_fair_and_independent() -> None:
     assert abs(np.corrcoef(flips[:-1], flips[1:])[0, 1]) < 0.02
 
 
-@pytest.mark.parametrize("size", [224, 64, 192, 1])
+@pytest.mark.parametrize(
+    ("size", "share"),
+    [(224, 0.875), (64, 0.875), (192, 0.875), (1, 0.875), (97, 0.95), (224, 1), (518, 0.9)],
+)
 @pytest.mark.parametrize("view", ["eval", "eval-square"])
-def test_eval_geometry_is_torchvisions(view: str, size: int) -> None:
-    plan = make_plan(WIDTHS, HEIGHTS, view=view, size=size)
+def test_eval_geometry_is_torchvisions(view: str, size: int, share: float) -> None:
+    form = Preprocessing(crop_share=share, filter="bicubic")
+    plan = make_plan(WIDTHS, HEIGHTS, view=view, size=size, preprocessing=form)
     assert plan.order.tolist() == list(range(len(SHAPES)))
     rows = plan.rows(plan.order)
     assert not rows.flips.any()
-    side = IMAGENET.resize_side(size)
+    assert rows.filter == rows.take(slice(1)).filter == "bicubic"
+    side = int(size * 256 / 224) if share == 0.875 else int(size / share)
     geometry = np.hstack((rows.crops, rows.resized, rows.corners))
     for (width, height), found in zip(SHAPES, geometry, strict=True):
         if view == "eval":
