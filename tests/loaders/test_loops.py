@@ -13,7 +13,7 @@ import pytest
 import torch
 from batches import everything, same
 from loader_kinds import LONG_S
-from loops import EPOCHS, STEPS, TEXT, lay_out, read_examples
+from loops import EPOCHS, SMALLER, STEPS, TEXT, lay_out, read_examples
 from processes import run_program
 from rendered import LOADERS, make
 from torch.utils.data import IterableDataset, SequentialSampler
@@ -80,6 +80,7 @@ def test_timms_loop_trains(data: Path, tmp_path: Path) -> None:
 def test_examples_are_short() -> None:
     examples = read_examples()
     assert TEXT.read_text().count("```python") == len(examples)
+    assert all(said in "".join(examples.values()) for said in SMALLER)
     for name, code in examples.items():
         ast.parse(code)
         assert len(code.splitlines()) <= 40, name

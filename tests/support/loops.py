@@ -22,7 +22,11 @@ from pipelines.loaders import Loader, make_loader
 
 TEXT = Path(__file__).parents[2] / "pipelines" / "loaders" / "LOOPS.md"
 #: What an example says, and a test's smaller form of it.
-SMALLER = {"= 224, 128, 5": "= 32, 8, 2", "pretrained=True": "pretrained=False"}
+SMALLER = {
+    "= 224, 128, 5": "= 32, 8, 2",
+    "pretrained=True": "pretrained=False",
+    "ResNetConfig(d": "ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], d",
+}
 EPOCHS, STEPS = 2, 4
 #: The loader that the examples train on.
 OPTIONS: dict[str, Any] = {"view": "train", "size": 32, "batch_size": 8, "drop_last": True}
