@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipelines.formats.source import Source, open_source
     from pipelines.loaders import Loader, make_loader
     from pipelines.plan import Plan, make_plan
+    from pipelines.preprocessing import Preprocessing
 
 _HOME = {
     "Augment": "augment",
@@ -29,6 +30,7 @@ _HOME = {
     "Index": "formats.beton",
     "Loader": "loaders",
     "Plan": "plan",
+    "Preprocessing": "preprocessing",
     "Source": "formats.source",
     "UsageError": "errors",
     "convert": "conversion.run",
@@ -46,6 +48,7 @@ __all__ = [
     "Index",
     "Loader",
     "Plan",
+    "Preprocessing",
     "Source",
     "UsageError",
     "convert",

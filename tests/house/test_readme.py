@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READMES = sorted(
     path
     for folder in ("", "bench", "fastft", "pipelines", "tests")
-    for path in (ROOT / folder).glob("**/README.md" if folder else "*.md")
+    for path in (ROOT / folder).glob("**/*.md" if folder else "*.md")
 )
 
 
