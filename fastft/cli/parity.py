@@ -66,6 +66,23 @@ def parity(
             **_PIXELS,
         ),
     ] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            help="The filter that a model wants: bilinear or bicubic.",
+            show_default=_PARITY.filter,
+            **_PIXELS,
+        ),
+    ] = None,
+    crop_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the resized side that evaluation shows.",
+            show_default=str(_PARITY.crop_share),
+            **_PIXELS,
+        ),
+    ] = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -154,6 +171,8 @@ def parity(
         "stock": stock,
         "reference": reference,
         "store": store,
+        "filter": filter_,
+        "crop_share": crop_share,
         "images": images,
     }
     models: dict[str, Any] = {

@@ -18,6 +18,7 @@ from pipelines.errors import UsageError
 from pipelines.formats.division import Division
 from pipelines.formats.splits import split_of
 from pipelines.plan import DECODES, Decode
+from pipelines.preprocessing import CROP_SHARE, FILTERS, IMAGENET, Filter, Preprocessing
 
 _MOST_SEEDS = 10_000
 #: Crops that evaluation may average: the central one, or torchvision's FiveCrop.
@@ -178,6 +179,8 @@ class ParityConfig:
         reference: what `data` was converted from, if its pixels are the right ones.
         store: what the resident loader keeps, see TrainConfig.
         decode: see TrainConfig; `scaled` takes the loaders that decode so.
+        filter: that pixels are resized by, one of `pipelines.preprocessing.FILTERS`.
+        crop_share: share of the resized shorter side that evaluation shows.
         images: samples to look at, taken evenly from all.
         size: output side, px.
         seed: of the plan.
@@ -193,6 +196,8 @@ class ParityConfig:
     reference: Path | None = None
     store: StoreKind = "rgb"
     decode: Decode = "exact"
+    filter: Filter = "bilinear"
+    crop_share: float = CROP_SHARE
     images: int = 256
     size: int = 224
     seed: int = 0
@@ -203,6 +208,11 @@ class ParityConfig:
     def __post_init__(self) -> None:
         choose("--store", self.store, get_args(StoreKind))
         choose("--decode", self.decode, DECODES)
+        choose("--filter", self.filter, FILTERS)
+        require("--crop-share", self.crop_share, 0.05, 1)
+        if self.stock and self.preprocessing != IMAGENET:
+            found = "given for another filter or share than the libraries' own"
+            raise UsageError("--stock", found, "", "leave it out")
         if self.augment.mixes:
             found = "given: pixels are compared image by image"
             raise UsageError("--mixup and --cutmix", found, "", "leave them out")
@@ -210,6 +220,11 @@ class ParityConfig:
         require("--size", self.size, 16, 1024)
         require("--seed", self.seed, 0, 2**32 - 1)
         require("--workers", self.workers, 0, 1024)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The form of the images; mean and deviation change no pixels."""
+        return Preprocessing(filter=self.filter, crop_share=self.crop_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

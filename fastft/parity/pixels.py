@@ -35,7 +35,7 @@ from pipelines.formats.source import Source
 from pipelines.loaders import LOADERS, SCALING, Loader
 from pipelines.operations import draw_operations
 from pipelines.plan import Decode, Plan, Rows
-from pipelines.preprocessing import MEAN, STD
+from pipelines.preprocessing import Preprocessing
 from pipelines.reference import OPERATION, SCALED, change, render_batch
 
 _VIEWS = ("train", "eval")
@@ -218,7 +218,7 @@ def _run(loader: Loader, truth: NDArray[np.uint8], differences: Differences) -> 
     """Compare all that a loader gives with `truth`, uint8[N, S, S, 3] in the plan's order."""
     found, done = _Found(True), 0
     for images, labels in loader:
-        pixels = _levels(images)
+        pixels = _levels(images, loader.preprocessing)
         wanted = truth[done : done + len(labels)]
         order = loader.plan.order[done : done + len(labels)]
         found.in_order &= labels.tolist() == loader.source.labels[order].tolist()
@@ -234,20 +234,20 @@ def _run(loader: Loader, truth: NDArray[np.uint8], differences: Differences) -> 
 def _run_operations(make: MakeLoader, augment: Augment, differences: Differences) -> None:
     """Compare changed pixels with what the definition makes of the loader's unchanged ones."""
     with make() as loader:
-        before = [_levels(images) for images, _ in loader]
+        before = [_levels(images, loader.preprocessing) for images, _ in loader]
     with make(augment=augment) as loader:
         coming = zip(before, loader, loader.plan.batches(_BATCH), strict=True)
         for pixels, (images, _), rows in coming:
             assert rows.operations is not None
             wanted = [change(each, rows.operations, row) for row, each in enumerate(pixels)]
-            differences.add(_levels(images), np.stack(wanted))
+            differences.add(_levels(images, loader.preprocessing), np.stack(wanted))
 
 
-def _levels(images: torch.Tensor) -> NDArray[np.uint8]:
+def _levels(images: torch.Tensor, form: Preprocessing) -> NDArray[np.uint8]:
     """uint8[B, S, S, 3] of a batch, normalized or not."""
     pixels = images.permute(0, 2, 3, 1)
     if pixels.dtype != torch.uint8:
-        std, mean = (torch.tensor(each, device=pixels.device) for each in (STD, MEAN))
+        std, mean = (torch.tensor(each, device=pixels.device) for each in (form.std, form.mean))
         pixels = ((pixels.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return pixels.contiguous().cpu().numpy()
 

@@ -85,7 +85,8 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
 
 def _maker(name: str, config: ParityConfig) -> Callable[..., Loader]:
     options: dict[str, Any] = {"store": config.store} if name == "resident" else {}
-    return partial(make_loader, name, decode=config.decode, **options)
+    form = config.preprocessing
+    return partial(make_loader, name, decode=config.decode, preprocessing=form, **options)
 
 
 def _stock_rows(

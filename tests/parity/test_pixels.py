@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastft.config.commands import ParityConfig
 from fastft.datasets.synth import SynthConfig, write_synth
 from fastft.parity import pixels
 from fastft.parity.distance import Differences
@@ -25,6 +26,8 @@ from pipelines.loaders import make_loader
 from pipelines.loaders.torchvision_loader import TorchvisionLoader
 from pipelines.operations import Operations
 from pipelines.plan import Plan
+from pipelines.preprocessing import Preprocessing
+from pipelines.reference import RESAMPLING
 
 SIZE = 64
 
@@ -124,6 +127,27 @@ def test_turning_by_exif_shows_in_decoding(tmp_path: Path) -> None:
     assert stages["resize"] < 0.3
     assert {worst.name for worst in found.worst} == {"all/turned.jpg"}
     assert look(source, dali()).passed
+
+
+def test_another_filter_shows_in_resize(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = Preprocessing(filter="bicubic", crop_share=0.9, mean=(0.5,) * 3, std=(0.5,) * 3)
+    maker = partial(make_loader, "resident", preprocessing=form)
+    found = look(open_source(odd), maker)
+    assert found.passed
+    assert set(means(found).values()) == {0}
+    monkeypatch.setitem(RESAMPLING, "bicubic", Image.Resampling.LANCZOS)
+    found = look(open_source(odd), maker)
+    assert not found.passed
+    assert found.verdicts[0].cause == "resize"
+
+
+def test_stock_pipelines_have_one_form(tmp_path: Path) -> None:
+    assert ParityConfig(data=tmp_path, filter="bicubic", crop_share=0.9).preprocessing == (
+        Preprocessing(filter="bicubic", crop_share=0.9)
+    )
+    for asked in ({"filter": "bicubic"}, {"crop_share": 1.0}):
+        with pytest.raises(UsageError, match="--stock"):
+            ParityConfig(data=tmp_path, stock=True, **asked)
 
 
 class Wrong(TorchvisionLoader):
