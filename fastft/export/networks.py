@@ -76,6 +76,7 @@ class Prepare(nn.Module):
     float32, with torch's antialiased filters, which have Pillow's support and coefficients.
     """
 
+    one: torch.Tensor
     steps: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
@@ -84,23 +85,28 @@ class Prepare(nn.Module):
         super().__init__()
         self._size, self._side = size, form.resize_side(size)
         self._is_square, self._filter = view == "eval-square", form.filter
-        # Buffers, not constants: `arange` in a graph would name the device that it was traced on.
+        # Buffers, not constants: these would name the device that they were traced on.
+        self.register_buffer("one", torch.ones((), dtype=torch.int64))
         self.register_buffer("steps", torch.arange(size))
         for name, values in (("mean", form.mean), ("std", form.std)):
             self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """float32[B, 3, S, S], whole levels 0 to 255, of uint8[B, H, W, 3]."""
-        height: Any = images.shape[1]  # in a trace they are symbols
-        width: Any = images.shape[2]
-        resized_h = resized_w = self._side
-        if not self._is_square:  # torchvision's int(size * long / short): no float comes near it
-            short = torch.sym_min(height, width)
-            resized_h, resized_w = self._side * height // short, self._side * width // short
-        pixels = images.permute(0, 3, 1, 2).float().contiguous()
+        """float32[B, 3, S, S], whole levels 0 to 255, of uint8[B, H, W, 3].
+
+        Sides are tensors up to where they are sizes. As symbols they would stand in every assertion
+        of the program, page-long, and tracing and loading it would take ten times as long.
+        """
+        height, width = self.one * images.shape[1], self.one * images.shape[2]
+        if self._is_square:
+            resized_h = resized_w = self.one * self._side
+        else:  # torchvision's int(size * long / short): no float comes near it
+            short = torch.minimum(height, width)
+            resized_h, resized_w = (_divide(self._side * each, short) for each in (height, width))
         goes_down = _goes_down_first(height - resized_h, width - resized_w)
         first_h = height + goes_down * (resized_h - height)
         first_w = resized_w + goes_down * (width - resized_w)
+        pixels = images.permute(0, 3, 1, 2).float().contiguous()
         pixels = self._resize(pixels, (first_h, first_w))
         pixels = self._resize(pixels, (resized_h, resized_w))
         rows, columns = self._places(resized_h), self._places(resized_w)
@@ -110,21 +116,28 @@ class Prepare(nn.Module):
         """What the network is given of pixels."""
         return (pixels / _LEVELS - self.mean) / self.std
 
-    def _resize(self, pixels: torch.Tensor, sides: Sequence[Any]) -> torch.Tensor:
+    def _resize(self, pixels: torch.Tensor, sides: Sequence[torch.Tensor]) -> torch.Tensor:
+        sizes: list[Any] = [side.item() for side in sides]  # in a trace symbols
+        for size in sizes:
+            torch._check(size >= 1)  # which a tracer cannot know
         resized: torch.Tensor = functional.interpolate(
-            pixels, tuple(sides), mode=self._filter, antialias=True, align_corners=False
+            pixels, sizes, mode=self._filter, antialias=True, align_corners=False
         )
         return (resized + _HALF).floor().clamp(0, _LEVELS)
 
-    def _places(self, resized: Any) -> torch.Tensor:
+    def _places(self, resized: torch.Tensor) -> torch.Tensor:
         """int64[S]: the rows or columns in the middle; halves are rounded to even, as Python's."""
         slack = resized - self._size
-        places: torch.Tensor = self.steps + (slack + slack // 2 % 2) // 2
-        return places
+        return self.steps + _divide(slack + _divide(slack, 2) % 2, 2)
 
 
-def _goes_down_first(down: Any, across: Any) -> Any:
-    """1 where Pillow resizes down before across, else 0; a number that a graph computes.
+def _divide(number: torch.Tensor, by: torch.Tensor | int) -> torch.Tensor:
+    """The whole part of a quotient of numbers that are not negative."""
+    return torch.div(number, by, rounding_mode="trunc")
+
+
+def _goes_down_first(down: torch.Tensor, across: torch.Tensor) -> torch.Tensor | int:
+    """1 where Pillow resizes down before across, else 0.
 
     Args:
         down, across: by how many px an image shrinks.
@@ -133,7 +146,7 @@ def _goes_down_first(down: Any, across: Any) -> Any:
     """
     if _PILLOW < (13, 0):
         return 0
-    return torch.sym_min(1, torch.sym_max(0, down - torch.sym_max(0, 2 * across)))
+    return (down > (2 * across).clamp(min=0)).long()
 
 
 def list_outputs(checkpoint: Checkpoint) -> tuple[str, str]:

@@ -27,7 +27,7 @@ OPERATORS = frozenset(
     conv1d conv2d conv3d convolution cos cumsum detach detach_ div div_ dropout dropout_ einsum
     elu elu_ embedding eq erf exp expand expand_as fill_ flatten flip floor floor_divide full
     full_like gather ge gelu gelu_ glu group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_
-    hardtanh hardtanh_ index index_select instance_norm layer_norm le leaky_relu leaky_relu_
+    hardtanh hardtanh_ index index_select instance_norm item layer_norm le leaky_relu leaky_relu_
     lift_fresh_copy linalg_vector_norm linear log log_softmax logical_and logical_not lt
     masked_fill masked_fill_ matmul max max_pool2d maximum mean min minimum mish mish_ mm movedim
     mul mul_ narrow ne neg new_full new_ones new_zeros ones ones_like pad permute pixel_shuffle
@@ -44,6 +44,8 @@ OPERATORS = frozenset(
 _ON_NUMBERS: Mapping[str, Callable[..., Any]] = {
     "_operator.add": operator.add,
     "_operator.floordiv": operator.floordiv,
+    "_operator.ge": operator.ge,
+    "_operator.le": operator.le,
     "_operator.mod": operator.mod,
     "_operator.mul": operator.mul,
     "_operator.neg": operator.neg,
@@ -238,7 +240,7 @@ def _read_argument(argument: Mapping[str, Any]) -> Any:
         return _read_argument(value)
     if kind in ("as_optional_tensors", "as_sym_ints"):
         return [_read_argument(each) for each in value]
-    if kind == "as_sym_int":
+    if kind in ("as_sym_int", "as_sym_bool"):
         return _read_argument(value)
     if kind == "as_name":
         return _Value(_text(value))

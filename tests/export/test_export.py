@@ -193,7 +193,7 @@ def test_batches_of_photos_have_any_size(made: Callable[[str], tuple[Path, Expor
 
     session = onnxruntime.InferenceSession(made("onnx-photos")[1].file)
     program = torch.export.load(made("torch-photos")[1].file).module()
-    for sides in ((1, 35, 90), (3, 120, 41), (2, 40, 40)):
+    for sides in ((1, 35, 90), (3, 120, 41), (2, 40, 40), (1, 1, 50)):
         images = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
         logits, probabilities = session.run(None, {"images": images})
         assert logits.shape == probabilities.shape == (sides[0], 3)
