@@ -21,7 +21,7 @@ GRAY = 12
 #: Values: bits that stay; the level from which on a value is inverted.
 POSTERIZE, SOLARIZE = 13, 14
 AUTO_CONTRAST, EQUALIZE = 15, 16
-#: A rectangle becomes the mean colour; see `augment.Operations.boxes`.
+#: A rectangle becomes the colour ERASED; see `augment.Operations.boxes`.
 ERASE = 17
 
 #: Those that move pixels by a matrix.
@@ -47,5 +47,6 @@ NAMES = {
     EQUALIZE: "equalize",
     ERASE: "erase",
 }
-#: The mean colour of `reference.MEAN`, which is 0 once normalized: what ERASE leaves, RGB.
+#: ImageNet's mean colour, RGB, which is 0 once normalized by it: what ERASE leaves, whatever the
+#: model's mean is, as kernels are compiled with it.
 ERASED = (124, 116, 104)

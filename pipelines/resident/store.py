@@ -5,6 +5,9 @@ Whose memory the buffer is does not matter here.
 `rgb` holds what the reference decoder gives. `yuv420` holds luma and halved chroma, half the bytes:
 what a 4:2:0 or gray JPEG itself holds, from which the kernels make the reference's pixels again, to
 the bit. Of any other sample the chroma is averaged over 2 x 2 pixels, which costs detail.
+
+Images that are kept smaller are shrunk by Pillow's bilinear filter, whatever filter a model wants:
+a store does not depend on who will read it.
 """
 
 from __future__ import annotations
