@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from fastft.cli.tables import print_predictions
 from fastft.config.commands import EvaluateConfig, PredictConfig
 from fastft.evaluate.label_report import LABEL_FILES, judge_labels
 from fastft.evaluate.number_report import NUMBER_FILES
-from fastft.evaluate.predict import predict
+from fastft.evaluate.predict import Summary, predict
+from fastft.evaluate.predictions import Told
 from fastft.evaluate.run import run_evaluate
 from fastft.model.classifier import restore_model
 from fastft.model.label_scores import average_precisions
@@ -34,6 +36,13 @@ MEANINGS: dict[Task, dict[str, Any]] = {
     "number": {"task": "number", "score": -0.5, "mean": 1100.0, "deviation": 60.0},
 }
 pytestmark = pytest.mark.usefixtures("shallow")
+
+
+def summary_of(rows: Sequence[Told]) -> Summary:
+    summary = Summary()
+    for row in rows:
+        summary.add(row)
+    return summary
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +197,8 @@ def test_prediction_tells_labels_from_a_threshold_on(
     with Image.open(files["sheet"]) as sheet:
         assert sheet.width > 300
     said = io.StringIO()
-    print_predictions(rows, Console(file=said, width=200))
-    print_predictions(rows[:1], Console(file=said, width=200))
+    print_predictions(summary_of(rows), Console(file=said, width=200))
+    print_predictions(summary_of(rows[:1]), Console(file=said, width=200))
     assert "prob=" in said.getvalue()
 
 
@@ -206,7 +215,7 @@ def test_prediction_tells_a_number(runs: dict[str, Path], photos: Path, tmp_path
     assert [float(line[1]) for line in lines] == [row.value for row in rows]
     assert len({row.value for row in rows}) > 1
     said = io.StringIO()
-    print_predictions([alone], Console(file=said, width=200))
+    print_predictions(summary_of([alone]), Console(file=said, width=200))
     assert said.getvalue() == f"{NUMBER[0]}: {alone.plain['value']:.6g}\n"
 
 
