@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 from fastft.model.timm_models import PREFIX, load_timm, read_config, require_name
 from pipelines.errors import DataError, one_line
 
 #: Names of a model's file, the one that cannot hold code first.
 _NAMES = ("model.safetensors", "pytorch_model.bin")
+_TIMEOUT_S = 20
 _REMEDY = "pass --weights PATH with that file, or --weights none"
 
 
@@ -38,18 +42,27 @@ def fetch_weights(arch: str) -> Path:
 
 
 def _fetch_from_hub(address: str, what: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
 
-    repository, _, revision = address.partition("@")
-    first: Exception | None = None
+    repository, _, asked = address.partition("@")
+    revision = asked or None
     for file in _NAMES:
+        with suppress(EntryNotFoundError):
+            return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
+    told: object = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no such file"
+    for file in () if constants.HF_HUB_OFFLINE else _NAMES:
         try:
-            return Path(hf_hub_download(repository, file, revision=revision or None))
-        except (EntryNotFoundError, HFValidationError, OSError) as error:
-            first = first or error
-    assert first is not None
-    raise _cannot(what, f"{address}, {_NAMES[0]}", first) from first
+            # Asked first, since the library tries again for a minute before it gives up.
+            url = hf_hub_url(repository, file, revision=revision)
+            with suppress(HTTPError):  # of which it knows more: a token, another address
+                urlopen(Request(url, method="HEAD"), timeout=_TIMEOUT_S).close()
+            return Path(hf_hub_download(repository, file, revision=revision))
+        except EntryNotFoundError as error:
+            told = error
+        except OSError as error:
+            raise _cannot(what, f"{address}, {file}", getattr(error, "reason", error)) from error
+    raise _cannot(what, f"{address}, {_NAMES[0]}", told)
 
 
 def _cannot(what: str, file: str, error: object) -> DataError:

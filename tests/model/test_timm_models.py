@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -319,10 +320,21 @@ def test_timms_own_weights_come_from_the_hub(
 
 
 @pytest.mark.usefixtures("hub")
-def test_no_hub_is_one_line_with_a_remedy() -> None:
+@pytest.mark.parametrize("is_offline", [True, False])
+def test_no_hub_is_one_line_with_a_remedy(
+    is_offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
+    monkeypatch.setattr(timm_weights, "urlopen", offline)
     with pytest.raises(DataError, match="--weights imagenet of timm:test_vit") as caught:
         build(weights="imagenet")
-    assert "cannot download timm/test_vit.r160_in1k, model.safetensors" in str(caught.value)
+    reason = "HF_HUB_OFFLINE is set" if is_offline else "no route to host"
+    assert f"timm/test_vit.r160_in1k, model.safetensors ({reason})" in str(caught.value)
     assert "pass --weights PATH with that file, or --weights none" in str(caught.value)
     assert "\n" not in str(caught.value)
 
