@@ -18,7 +18,7 @@ from pipelines.formats.layout import MODE_RAW, Preparation
 from pipelines.loaders import image_files
 from pipelines.loaders.image_files import FileRenderer, gather
 from pipelines.plan import PLACES, make_plan
-from pipelines.preprocessing import IMAGENET, Preprocessing
+from pipelines.preprocessing import FILTERS, IMAGENET, Filter, Preprocessing
 from pipelines.reference import cut, normalize
 
 SIZE = 40
@@ -68,14 +68,20 @@ def test_odd_files_are_the_references(view: str, crops: int, odd: Path) -> None:
             np.testing.assert_array_equal(found.pixels[at, row], reference, path.name)
 
 
-def test_pixels_follow_the_model(photos: Path, odd: Path) -> None:
+@pytest.mark.parametrize("filter_", FILTERS)
+@pytest.mark.parametrize("crops", [1, 5])
+def test_pixels_follow_the_model(crops: int, filter_: Filter, photos: Path) -> None:
     paths = sorted((photos / "test").rglob("*.jpg"))
-    form = Preprocessing(crop_share=0.7, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    with renderer(paths, preprocessing=form, dtype=torch.float32) as files:
-        found = pixels_of(files)[0]
-    for row, path in enumerate(paths):
-        reference = normalize(wanted(path, preprocessing=form), form)
-        np.testing.assert_allclose(found[row], reference, atol=1e-5)
+    form = Preprocessing(filter=filter_, crop_share=0.7, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    with renderer(paths, preprocessing=form, dtype=torch.float32, crops=crops) as files:
+        found = pixels_of(files)
+    for at, place in enumerate(PLACES[:crops]):
+        for row, path in enumerate(paths):
+            reference = normalize(wanted(path, place, preprocessing=form), form)
+            np.testing.assert_allclose(found[at, row], reference, atol=1e-5)
+
+
+def test_photos_are_turned_as_asked(odd: Path) -> None:
     lying = [path for path in (odd / "jpegs").iterdir() if "exif" in path.name]
     assert lying
     with renderer(lying, preparation=Preparation(apply_exif=True)) as files:
