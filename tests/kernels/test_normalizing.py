@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.loaders import completion
-from pipelines.preprocessing import MEAN, STD
+from pipelines.preprocessing import IMAGENET, MEAN, STD
 from pipelines.transfer import Normalizer, normalizing_factors
 
 
@@ -68,5 +68,5 @@ def test_a_gpus_batches_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
         completion, "Normalizer", lambda *_, **options: made.append(options["fused"])
     )
     for device, dtype in (("cuda", torch.bfloat16), ("cuda", None), ("cpu", torch.bfloat16)):
-        completion.make_normalizer(8, torch.device(device), dtype)
+        completion.make_normalizer(8, torch.device(device), dtype, IMAGENET)
     assert [each is not None for each in made] == [True, False, False]
