@@ -136,7 +136,7 @@ def _describe_images(facts: CardFacts) -> str:
     inside = ""
     if facts.interface.takes == "whole photos":
         inside = " All of it but decoding is in the model; "
-        inside += "the filter runs across, rounds, then runs down, as Pillow's does, in float32."
+        inside += "the filter runs one way, rounds, then the other way, as Pillow's, in float32."
     turned = "turned upright as EXIF says" if prepared.apply_exif else "EXIF rotation is ignored"
     deep = {
         "clip": 'more than 8 bits are clipped as Pillow\'s `convert("RGB")` does',
