@@ -11,7 +11,7 @@ from pipelines.preprocessing import Filter, Preprocessing
 from pipelines.reference import cut, normalize
 
 SIZE = 32
-#: Width and height: landscape, portrait, square; smaller than the output; odd slacks; very long; a line.
+#: Width and height: landscape, portrait, square, smaller than the output, odd slacks, long, a line.
 SIDES = ((90, 70), (61, 113), (64, 64), (20, 31), (37, 36), (500, 40), (33, 210), (40, 1))
 
 

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipelines", "fastft")
 MAX_LINES, MAX_FILES = 400, 22
-HEAVY = {"ffcv", "fsspec", "matplotlib", "numba", "nvidia", "pyarrow", "torch", "torchvision"}
+HEAVY = {"ffcv", "fsspec", "matplotlib", "numba", "nvidia", "onnx", "onnxruntime", "onnxscript"}
+HEAVY |= {"pyarrow", "timm", "torch", "torchvision"}
 
 #: Rooms, lowest first: a package, or a module of a top level. What a room imports of others lies in
 #: lower layers; its own modules import each other, but not in a circle.
