@@ -1,7 +1,7 @@
 """The description of an exported model, as the metadata of its file, whatever its format.
 
-Under `fastft` lies what a checkpoint says of itself, under `fastft-export` what to give the model and
-what it answers.
+Under `fastft` lies what a checkpoint says of itself, under `fastft-export` what to give the model
+and what it answers.
 """
 
 from __future__ import annotations
