@@ -4,6 +4,7 @@ import threading
 import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +368,9 @@ def test_another_sizes_plan_never_reaches_compiled_code(name: str, data: Path) -
     with make(name, data / "train.beton") as loader:
         plan, renderer = loader.plan, renderer_of(loader)
         renderer.set_size(65)
+        rows = replace(plan.rows(plan.order[:1]), filter="bicubic")
+        with pytest.raises(ValueError, match="rows by bicubic, scratch for bilinear"):
+            renderer.submit(rows, replace(plan, size=65))
         with pytest.raises(ValueError, match="a plan of 64 px, batches of 65"):
             renderer.submit(plan.rows(plan.order[:8]), plan)
 
