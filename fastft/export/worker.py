@@ -51,7 +51,7 @@ class Differences:
         by: what ran it.
     """
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     photos: Count
     same: Count
     most: float

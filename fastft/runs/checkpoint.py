@@ -65,7 +65,7 @@ class Checkpoint:
             older version, or for torchvision's.
     """
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     model: Mapping[str, torch.Tensor]
     arch: Annotated[str, Field(max_length=99)]
     classes: Annotated[tuple[str, ...], Field(min_length=1, strict=False, fail_fast=True)]

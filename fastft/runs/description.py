@@ -47,7 +47,7 @@ class Interface:
         outputs: their names in order; of safetensors none.
     """
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     version: Literal[1] = 1
     fastft: Annotated[str, Field(max_length=99)] = __version__
     format: ExportFormat

@@ -25,7 +25,7 @@ class Meaning:
             from the mean.
     """
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     task: Task = "classes"
     score: Annotated[float, Field(allow_inf_nan=False, le=1)] = 0.0
     thresholds: Annotated[

@@ -33,7 +33,7 @@ _REMEDY = "free some of the disk, then continue with fastft train --resume"
 class StepMetrics:
     """One step. `wait_s`: how long the loop stood still for its batch; `step_s`: all of it."""
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     epoch: Count
     step: Count
     loss: float
@@ -50,7 +50,7 @@ class EpochMetrics:
     Of the measures those of one task are there, see `measures`; a row on disk has no others.
     """
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     epoch: Count
     size: Count
     train_loss: float

@@ -48,7 +48,7 @@ class RunState:
         compiled: how its steps are computed, see `compiling`.
     """
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     data: Mapping[str, Any]
     how: Mapping[str, str | int | None]
     epoch: Count = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -42,7 +42,7 @@ class Sums:
         wait_s, seconds: how long the loop stood still for batches, and all of it.
     """
 
-    __pydantic_config__: ClassVar = STRICT
+    __pydantic_config__: ClassVar[Any] = STRICT
     steps: Count = 0
     samples: Count = 0
     right: Count = 0

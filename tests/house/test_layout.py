@@ -240,6 +240,17 @@ def test_files_are_short():
     assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
 
 
+def test_class_variables_say_their_type():
+    """Python 3.10 cannot evaluate the annotation otherwise, which pydantic wants it to."""
+    bare = [
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r": ClassVar( =|$)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert bare == []
+
+
 def modules_by_folder() -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for package in PACKAGES:
