@@ -206,7 +206,11 @@ def _versions(torch: dict[str, Any]) -> list[Finding]:
         ("ffcv", ["ffcv"], _loader_remedy("ffcv", True)),
         ("numba", ["numba"], "pip install numba"),
         ("Pillow", ["pillow"], "pip install pillow"),
+        ("timm", ["timm"], 'pip install "fastft[timm]"'),
+        ("onnxruntime", ["onnxruntime", "onnxruntime-gpu"], 'pip install "fastft[export]"'),
         ("tensorboard", ["tensorboard"], 'pip install "fastft[tensorboard]"'),
+        ("wandb", ["wandb"], 'pip install "fastft[wandb]"'),
+        ("mlflow", ["mlflow-skinny", "mlflow"], 'pip install "fastft[mlflow]"'),
         ("pyarrow", ["pyarrow"], 'pip install "fastft[data]"'),
         ("s3fs", ["s3fs"], 'pip install "fastft[s3]"'),
     ):

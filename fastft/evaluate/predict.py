@@ -115,6 +115,9 @@ def run_predict(
             raise UsageError(option, f"{out} is a folder", "a file to write", "name a file in it")
     device = pick_device(config.device)
     checkpoint, model_path, model = open_model(config.run, device)
+    if config.crops > 1 and getattr(model, "takes_whole_images", False):
+        several = f"{config.crops} of a model that cuts photos itself"
+        raise UsageError("--crops", several, "1", "leave it out, or ask the run")
     teller = Teller(checkpoint, model_path, config)
     paths, summary = find_images(config.images), Summary()
     is_alone = len(paths) == 1

@@ -160,6 +160,8 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Checkpoint, nn.Module]
     del proto
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is raised, too
+    if device.type == "cpu" and interface.takes != "whole photos":
+        options.intra_op_num_threads = 1  # who asks does so from a thread for each core
     # Its own format is recognized by a few letters, and would be read by another parser.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []

@@ -223,3 +223,10 @@ def test_evaluate_refuses_an_export(
     for name in ("onnx", "torch"):
         file = made(name)[1].file
         refuses(name, ["evaluate", file, "--data", data], 1, "a checkpoint")
+
+
+def test_models_of_whole_photos_refuse_crops(
+    made: Callable[[str], tuple[Path, Export]], data: Path, refuses: Callable[..., str]
+) -> None:
+    file = made("onnx-photos")[1].file
+    refuses("crops", ["predict", file, data, "--crops", "5"], 2, "a model that cuts photos itself")

@@ -218,6 +218,7 @@ def test_no_other_place_makes_any() -> None:
         "models.py",
         "part.py",
         "pixels.py",
+        "run.py",
         "shared_file.py",
         "stock.py",
         "synth.py",
