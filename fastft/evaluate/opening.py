@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from fastft.model.classifier import restore_model
+from fastft.model.exported import is_exported, open_exported
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint
 from fastft.runs.folder import find_best
+from pipelines.errors import DataError
 
 
 def open_run(run: Path) -> tuple[Checkpoint, Path]:
@@ -19,6 +21,9 @@ def open_run(run: Path) -> tuple[Checkpoint, Path]:
         DataError: there is no such thing, or it is no checkpoint of ours.
     """
     path = find_best(run)
+    if is_exported(path):
+        found, remedy = "is an exported model, which predict alone runs", "name its run"
+        raise DataError(path, found, "a run folder or a checkpoint", remedy)
     return load_checkpoint(path), path
 
 
@@ -37,8 +42,6 @@ def open_model(run: Path, device: torch.device) -> tuple[Checkpoint, Path, nn.Mo
         DataError: there is no such thing, or it is none of ours.
         UsageError: a library is missing that runs it.
     """
-    from fastft.model.exported import is_exported, open_exported
-
     if is_exported(run):
         checkpoint, model = open_exported(run, device)
         return checkpoint, run, model
