@@ -29,7 +29,7 @@ BATCH, SIZE, STEPS = 8, 224, 50
 #: Of a smoke run.
 SMALL_BATCH, SMALL_SIZE, SMALL_STEPS = 2, 64, 3
 GOAL = "ratio >= 0.98"
-WRITINGS = 7
+WRITINGS, SMALL_WRITINGS = 7, 1
 #: A pair of them takes 40 s.
 MOST_ROUNDS = 3
 
@@ -119,13 +119,14 @@ def test_in_the_training_thread(training: Training, tmp_path: Path, duel: Duel) 
 
 
 @pytest.mark.benchmark(group="one checkpoint")
-def test_parts(training: Training, tmp_path: Path, tables: Tables) -> None:
+def test_parts(training: Training, rounds: int, tmp_path: Path, tables: Tables) -> None:
     training.run()
+    count = SMALL_WRITINGS if rounds == 1 else WRITINGS
     checkpoint = training.checkpoint()
     saver = CheckpointSaver(tmp_path)
     still_s: list[float] = []
     write_s: list[float] = []
-    for _ in range(WRITINGS + 1):
+    for _ in range(count + 1):
         started = time.perf_counter()
         saver.save(checkpoint)
         copied = time.perf_counter()
@@ -134,9 +135,9 @@ def test_parts(training: Training, tmp_path: Path, tables: Tables) -> None:
         write_s.append(time.perf_counter() - copied)
     saver.close()
     last = tmp_path / "last.safetensors"
-    thread_s = seconds(lambda: save_checkpoint(tmp_path / "thread.safetensors", checkpoint))
-    read_s = seconds(lambda: load_checkpoint(last))
-    library_s = seconds(lambda: load_file(last))
+    thread_s = seconds(count, lambda: save_checkpoint(tmp_path / "thread.safetensors", checkpoint))
+    read_s = seconds(count, lambda: load_checkpoint(last))
+    library_s = seconds(count, lambda: load_file(last))
     tables[f"one checkpoint of {last.stat().st_size / 1e6:.1f} MB, no training beside it"] = [
         ["", "ms", "the first", "range"],
         ["training thread stands still", *cells(still_s)],
@@ -147,9 +148,10 @@ def test_parts(training: Training, tmp_path: Path, tables: Tables) -> None:
     ]
 
 
-def seconds(call: Callable[[], object]) -> list[float]:
+def seconds(count: int, call: Callable[[], object]) -> list[float]:
+    """Of calls, so many behind the first."""
     taken = []
-    for _ in range(WRITINGS + 1):
+    for _ in range(count + 1):
         started = time.perf_counter()
         call()
         taken.append(time.perf_counter() - started)

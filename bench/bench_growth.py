@@ -29,7 +29,7 @@ from pipelines.memory import free_memory
 PHOTO_SIZE = (110, 90)
 SIZE, BATCH = 64, 64
 CLASSES, DISTINCT = 4, 1000
-SAMPLES, SMALL_SAMPLES = (1000, 10_000, 100_000), (12, 24, 48)
+SAMPLES, SMALL_SAMPLES = (1000, 10_000, 100_000), (12, 48)
 WORKERS = (1, 2)
 #: 36 cells of 4 s, their start beside it, and `resident`'s first epochs: under 10 minutes.
 SECONDS, SMALL_SECONDS = 4.0, 0.2

@@ -22,6 +22,8 @@ from pipelines.plan import Plan, Rows, make_plan
 
 SAMPLES, WORLD, BATCH = 100_000_000, 1024, 65_536
 RANK = 700
+#: Of a smoke run.
+SMALL_LIMIT = 1 << 20
 #: Of a process, beside widths and heights, with a rank's rows of the whole epoch held.
 MAX_BYTES = 16_000_000
 
@@ -29,9 +31,11 @@ pytestmark = pytest.mark.benchmark(group=f"plan, batches of {BATCH:,} over {WORL
 
 
 @pytest.fixture
-def side(photos: Photos) -> NDArray[np.int32]:
-    # In a smoke run as few as are planned in this way at all.
-    count = order.WHOLE_LIMIT + 1 if len(photos) < SMOKE_BELOW else SAMPLES
+def side(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.int32]:
+    count = SAMPLES
+    if len(photos) < SMOKE_BELOW:  # as few as are planned in this way at all, which begins sooner
+        monkeypatch.setattr(order, "WHOLE_LIMIT", SMALL_LIMIT)
+        count = SMALL_LIMIT + 1
     return np.broadcast_to(np.int32(500), count)
 
 

@@ -4,7 +4,7 @@ What is printed beside: what the process had taken when all was imported, and th
 resident loader's store.
 
 A program of its own, so that nothing else has grown the process before:
-python peak_memory.py LOADER BETON BATCH WORKERS
+python peak_memory.py LOADER BETON BATCH WORKERS EPOCHS
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from pathlib import Path
 
 from fastft.system.usage import peak_bytes_of, usage_of
 
-#: A sample goes to any worker process: in five epochs to both of two, 15 times out of 16.
-EPOCHS = 5
 
-
-def main(name: str, data: str, batch_size: str, workers: str) -> None:
+def main(name: str, data: str, *numbers: str) -> None:
+    batch_size, workers, epochs = map(int, numbers)
     if name == "stock ffcv":
-        read_stock_ffcv(data, int(batch_size), int(workers))
+        read_stock_ffcv(data, batch_size, workers, epochs)
     else:
-        read_ours(name, data, int(batch_size), int(workers))
+        read_ours(name, data, batch_size, workers, epochs)
 
 
-def read_ours(name: str, data: str, batch_size: int, workers: int) -> None:
+def read_ours(name: str, data: str, batch_size: int, workers: int, epochs: int) -> None:
     from pipelines.loaders import LOADERS, make_loader
     from pipelines.resident.store import StoreFormat, lay_out
 
@@ -36,19 +34,19 @@ def read_ours(name: str, data: str, batch_size: int, workers: int) -> None:
     imported = peak_bytes_of(os.getpid())
     with make_loader(name, data, batch_size=batch_size, workers=workers) as loader:
         store = lay_out(loader.source, StoreFormat()).total if name == "resident" else 0
-        for epoch in range(EPOCHS):
+        for epoch in range(epochs):
             loader.set_epoch(epoch)
             for _ in loader:
                 pass
         report(imported, store)
 
 
-def read_stock_ffcv(data: str, batch_size: int, workers: int) -> None:
+def read_stock_ffcv(data: str, batch_size: int, workers: int, epochs: int) -> None:
     from bench.stock_ffcv import LOADERS, stock_batches
 
     batches = stock_batches(Path(data), batch_size, workers, 224)
     next(batches)
-    for _ in islice(batches, EPOCHS * len(LOADERS[0]) - 1):
+    for _ in islice(batches, epochs * len(LOADERS[0]) - 1):
         pass
     report(0, 0)
 
