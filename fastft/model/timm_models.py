@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import heapq
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from pipelines.preprocessing import CROP_SHARE, FILTERS, Filter, Preprocessing
 #: The beginning of a name in `--arch`.
 PREFIX = "timm:"
 _SHOWN = 4
+#: Likeness from which on a name may be meant: that of difflib.
+_LIKE = 0.6
 #: How evaluation cuts an image: timm's `crop_mode`, and the view that is the same.
 _VIEWS: Mapping[str, EvalView] = {"center": "eval", "squash": "eval-square"}
 #: Where layers lie that stand between the body and the output layer. Files of features alone lack
@@ -73,7 +76,7 @@ def require_name(arch: str) -> str:
     known = timm.list_models()
     if own not in known:
         current = timm.models.get_deprecated_models().get(own)
-        near = [current] if current else difflib.get_close_matches(own, known, _SHOWN)
+        near = [current] if current else _find_near(own, known)
         expected = "a classifier of timm's" + (f", such as {', '.join(near)}" if near else "")
         remedy = "python -c 'import timm; print(timm.list_models())' lists them"
         raise UsageError("--arch", f"{arch!r:.200}", expected, remedy)
@@ -82,6 +85,21 @@ def require_name(arch: str) -> str:
         near = difflib.get_close_matches(name, tags, _SHOWN) or tags[:_SHOWN]
         raise UsageError("--arch", f"{arch!r:.200}", f"one of {', '.join(near)}", "or no tag")
     return name
+
+
+def _find_near(own: str, known: Collection[str]) -> list[str]:
+    """The names most like one that is mistyped, or of which no more than a part is there."""
+    matcher = difflib.SequenceMatcher(b=own)  # which remembers its second text
+
+    def likeness(name: str) -> float:
+        ratios = [float(own != "" and own in name)]
+        for part in (name, name[: len(own) + 1]):
+            matcher.set_seq1(part)
+            ratios.append(matcher.ratio())
+        return max(ratios)
+
+    likely = {name: ratio for name in known if (ratio := likeness(name)) > _LIKE}
+    return heapq.nlargest(_SHOWN, likely, key=likely.__getitem__)
 
 
 def same_network(one: str, other: str) -> bool:

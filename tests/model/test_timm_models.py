@@ -79,6 +79,8 @@ def test_a_model_brings_its_size_and_form() -> None:
     ("arch", "options", "message"),
     [
         ("timm:vit_tinny_patch16_224", {}, "such as vit_tiny_patch16_224, deit_tiny_patch16_224"),
+        ("timm:vit_tny", {}, "such as vit_tiny_patch16_224, "),
+        ("timm:dinov3", {}, "such as vit_7b_patch16_dinov3, "),
         ("timm:tv_resnet50", {}, "expected a classifier of timm's, such as resnet50.tv_in1k"),
         ("timm:", {}, "--arch: 'timm:', expected a classifier of timm's;"),
         ("timm:hf-hub:a/b", {}, "--arch: 'timm:hf-hub:a/b'"),
