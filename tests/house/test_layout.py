@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("pipelines", "fastft")
 MAX_LINES, MAX_FILES = 400, 22
 HEAVY = {"ffcv", "fsspec", "matplotlib", "numba", "nvidia", "onnx", "onnxruntime", "onnxscript"}
-HEAVY |= {"pyarrow", "timm", "torch", "torchvision"}
+HEAVY |= {"mlflow", "pyarrow", "tensorboard", "timm", "torch", "torchvision", "wandb"}
 
 #: Rooms, lowest first: a package, or a module of a top level. What a room imports of others lies in
 #: lower layers; its own modules import each other, but not in a circle.
