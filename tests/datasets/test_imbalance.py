@@ -25,7 +25,7 @@ def loader_of(source: Any, sampler: Any, weights: Any = None) -> Any:
     found = find_frequencies(
         sampler, source.labels, task=columns.task, targets=columns.targets, weights=weights
     )
-    return SimpleNamespace(source=source, sampler=sampler, frequencies=found)
+    return SimpleNamespace(source=source, sampling=sampler, frequencies=found)
 
 
 @pytest.mark.parametrize(

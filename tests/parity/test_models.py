@@ -60,8 +60,8 @@ class Altered(TorchvisionLoader):
 class Reordered(TorchvisionLoader):
     """Executes another seed's plan."""
 
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch + 1000)
+    def _enter(self, epoch: int) -> None:
+        super()._enter(epoch + 1000)
 
 
 def noise(images: Images) -> Images:
