@@ -197,6 +197,7 @@ def test_a_cpu_never_changes_by_itself() -> None:
     assert read_findings("steps", "") == {}
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0
 def test_a_compiled_run_trains_and_resumes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
