@@ -57,8 +57,11 @@ def end_after(limit_s: int) -> None:
 
 
 def look_at(loaders: dict[str, Loader]) -> dict[str, str]:
-    """The same of several, by name."""
+    """The same of several, by name, in another process than the one that made them."""
     end_after(4 * LONG_S)
+    # So long torch waits, in a fork, for a worker that is its parent's. In the parent, where a busy
+    # machine needs longer, workers that are not waited for would be left to the next fork.
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
     return {name: look(loader) for name, loader in loaders.items()}
 
 
@@ -141,8 +144,6 @@ def main() -> None:
     multiprocessing.set_start_method(places[0][1], force=True)
     forks = places[0][1] == "fork"
     end_after(5 * LONG_S)
-    # So long torch waits, in a fork, for a worker that is its parent's.
-    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
     loaders = make(Path(data), Path(folder), kinds, forks)
     found: dict[str, Any] = {}
     few = {
