@@ -111,7 +111,7 @@ def loader_panels(found: Bench) -> tuple[Panel, ...]:
         )
         for row in found.fastest
     ]
-    title = "Loaders, images/s; outline: what stages allow, stroke: first epoch"
+    title = "Images/s; outline: what stages allow, stroke: first epoch"
     panels = [bar_panel(title, rows)]
     workers = sorted({float(row.workers) for row in found.loaders})
     if len(workers) > 1:
