@@ -136,7 +136,7 @@ def test_recipe_is_the_tutorials(data: Path, tmp_path: Path) -> None:
     tuned = make_config(common, recipe="d2l")
     assert (tuned.size, tuned.epochs, tuned.batch_size) == (224, 5, None)  # 128, or all if fewer
     assert (tuned.lr, tuned.head_lr_factor, tuned.loss) == (5e-5, 10.0, "sum")
-    assert (tuned.view, tuned.eval_view) == ("train", "eval")
+    assert (tuned.view, tuned.eval_view) == ("train", "auto")  # the model's, which is eval
     assert (tuned.momentum, tuned.weight_decay, tuned.schedule) == (0, 0.001, "constant")
     scratch = make_config({**common, "weights": "none"}, recipe="d2l")
     assert (scratch.lr, scratch.head_lr_factor) == (5e-4, 1.0)

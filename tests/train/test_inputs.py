@@ -66,7 +66,7 @@ def test_the_place_of_pixels_is_agreed_on(data: Path, monkeypatch: pytest.Monkey
         ("torchvision", Told(size=2, others=[4.0]), False),
     ):
         options.clear()
-        config = config_of(data, loader=loader, workers=1)
+        config = config_of(data, loader=loader, workers=1, size=64)
         with open_inputs(config, open_sources(config), world):
             assert ["store_least" in given for given in options] == [agrees] * 2
         for given in options if agrees else ():
@@ -89,7 +89,7 @@ def test_scaled_decoding_wants_a_loader_that_knows_it(options: dict[str, Any], w
 
 def test_auto_takes_a_loader_that_decodes_scaled(data: Path) -> None:
     for options, expected in (({}, ("ffcv", "torchvision")), ({"store_side": 50}, ("resident",))):
-        config = config_of(data, decode="scaled", **options)
+        config = config_of(data, decode="scaled", size=64, **options)
         sources = open_sources(config)
         config = resolve_inputs(config, sources)
         assert config.loader in expected
