@@ -138,7 +138,7 @@ def test_exif_behind_a_pngs_pixels_counts() -> None:
     exif[0x0112] = 6
     data = saved(picture(30, 20), "PNG", exif=exif)
     at = data.index(b"eXIf") - 4
-    length = 12 + int.from_bytes(data[at : at + 4])
+    length = 12 + int.from_bytes(data[at : at + 4], "big")
     end = data.index(b"IEND") - 4
     moved = data[:at] + data[at + length : end] + data[at : at + length] + data[end:]
     stored, note = upright(moved)

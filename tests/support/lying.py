@@ -30,7 +30,7 @@ def segment(content: bytes, marker: int = 0xE1) -> bytes:
 
 def with_segments(jpeg: bytes, *segments: bytes, behind_jfif: bool = False) -> bytes:
     """A JPEG with segments put in, before or behind its JFIF segment."""
-    at = 4 + int.from_bytes(jpeg[4:6]) if behind_jfif else 2
+    at = 4 + int.from_bytes(jpeg[4:6], "big") if behind_jfif else 2
     return jpeg[:at] + b"".join(segments) + jpeg[at:]
 
 
