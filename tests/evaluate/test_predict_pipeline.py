@@ -159,7 +159,7 @@ def test_exported_files_are_opened_as_such(
     tmp_path: Path, run: Path, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Whole()
-    monkeypatch.setattr("fastft.model.exported.open_exported", lambda *_: (trained, model))
+    monkeypatch.setattr("fastft.evaluate.opening.open_exported", lambda *_: (trained, model))
     for name in ("a.onnx", "a.pt2"):
         (tmp_path / name).touch()
         opened = opening.open_model(tmp_path / name, torch.device("cpu"))
