@@ -201,10 +201,18 @@ def damaged_zip() -> bytes:
     return bytes(data)
 
 
+#: Pillow's warning of such a tag; before 13 it leaves out the tags behind it, too.
+TOO_LONG = (
+    "Tag data larger than file. Skipping tag 33432"
+    if int(Image.__version__.partition(".")[0]) >= 13
+    else "Truncated File Read"
+)
+
+
 def with_a_tag_too_long() -> bytes:
-    """A TIFF with a description that would end behind the file."""
-    data = bytearray(saved("TIFF", tiffinfo={270: "x" * 99}))
-    at = data.index(struct.pack("<HHI", 270, 2, 100))
+    """A TIFF with a copyright, its last tag, that would end behind the file."""
+    data = bytearray(saved("TIFF", tiffinfo={33432: "x" * 99}))
+    at = data.index(struct.pack("<HHI", 33432, 2, 100))
     struct.pack_into("<I", data, at + 4, 1 << 28)
     return bytes(data)
 
@@ -216,7 +224,7 @@ def test_nothing_is_printed_of_an_image(capfd: pytest.CaptureFixture[str], tmp_p
     images = {
         "fax": (damaged_fax(), "Bad code word"),
         "zip": (damaged_zip(), None),
-        "tag": (with_a_tag_too_long(), "Tag data larger than file. Skipping tag 270"),
+        "tag": (with_a_tag_too_long(), TOO_LONG),
         "palette": (target.getvalue(), ""),
     }
     with warnings.catch_warnings():
@@ -253,7 +261,7 @@ def test_what_others_provoke_is_left_to_them(capfd: pytest.CaptureFixture[str]) 
         with Image.open(io.BytesIO(data)) as image:
             image.load()
         with (
-            pytest.warns(UserWarning, match="Tag data larger than file"),
+            pytest.warns(UserWarning, match=TOO_LONG),
             Image.open(io.BytesIO(with_a_tag_too_long())) as image,
         ):
             image.load()
