@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import pytest
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
@@ -218,10 +217,6 @@ def with_a_tag_too_long() -> bytes:
     return bytes(data)
 
 
-#: Pillow 12, the last for Python 3.10, opens no TIFF with such a tag.
-OPENS_LONG_TAGS = int(PIL.__version__.split(".")[0]) >= 13
-
-
 def test_nothing_is_printed_of_an_image(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     transparent = Image.fromarray(PIXELS).convert("P")
     target = io.BytesIO()
@@ -232,8 +227,6 @@ def test_nothing_is_printed_of_an_image(capfd: pytest.CaptureFixture[str], tmp_p
         "tag": (with_a_tag_too_long(), TOO_LONG),
         "palette": (target.getvalue(), ""),
     }
-    if not OPENS_LONG_TAGS:
-        del images["tag"]
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         for name, (data, remark) in images.items():
@@ -245,14 +238,13 @@ def test_nothing_is_printed_of_an_image(capfd: pytest.CaptureFixture[str], tmp_p
                 assert remark in encoded.reason
                 assert bool(remark) == bool(encoded.reason), (name, encoded.reason)
         (tmp_path / "a").mkdir()
-        for name in images.keys() - {"zip"}:
+        for name in ("fax", "tag", "palette"):
             (tmp_path / "a" / f"{name}.png").write_bytes(images[name][0])
         with make_loader("torchvision", tmp_path, size=64, batch_size=2, workers=1) as batches:
-            assert sum(len(each) for each, _ in batches) == len(images) - 1
+            assert len(list(batches)) == 2
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(not OPENS_LONG_TAGS, reason="Pillow 13 opens the TIFF that warns")
 def test_what_others_provoke_is_left_to_them(capfd: pytest.CaptureFixture[str]) -> None:
     data, inside, go_on = damaged_fax(), threading.Event(), threading.Event()
 
