@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.errors import UsageError
 from pipelines.kernels import changing
 from pipelines.operations import Operations
 
@@ -38,12 +37,8 @@ class GpuChanger:
         """A batch's operations as a GPU takes them.
 
         Raises:
-            UsageError: the images are too large for the kernels' sums.
             ValueError: operations that no plan draws.
         """
-        if size > changing.MOST_PX:
-            expected = f"at most {changing.MOST_PX} px"
-            raise UsageError("augment", f"images of {size} px on a GPU", expected)
         operations.check(len(operations.codes), size)
         arrays = (
             operations.codes,

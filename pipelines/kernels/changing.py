@@ -43,8 +43,9 @@ _PIXELS, _WARPS = 512, 4
 #: Pixels of one round of a program that sums over an image, 16 of each thread. Such programs are
 #: few, one for each channel, so each takes many warps.
 _SUMMED_PIXELS, _SUMMING_WARPS = 4096, 8
-#: Larger images' sums of levels do not fit in 31 bits.
-MOST_PX = 2048
+#: Programs that a grid's second axis may have. The largest images take programs of more pixels and
+#: as many more warps.
+_MOST_TILES = 65535
 _LEVELS = 256
 
 #: Operations that begin a pass; of these, those that need sums over the image. The kernels have the
@@ -103,6 +104,14 @@ def fits(scratch: Scratch, batch: int, size: int) -> bool:
     return len(scratch.other) >= batch and scratch.other.shape[1] == size
 
 
+def find_tiles(size: int) -> tuple[int, int, int]:
+    """Programs that an image of S px takes, the pixels of one, and its warps."""
+    pixels, warps = _PIXELS, _WARPS
+    while triton.cdiv(size * size, pixels) > _MOST_TILES:
+        pixels, warps = 2 * pixels, 2 * warps
+    return triton.cdiv(size * size, pixels), pixels, warps
+
+
 def change(
     pixels: torch.Tensor,
     codes: torch.Tensor,
@@ -115,7 +124,7 @@ def change(
     """Change the rows of a batch, on the current stream.
 
     Args:
-        pixels: uint8[B, S, S, 3] RGB, up to 2048 px. Passes overwrite them.
+        pixels: uint8[B, S, S, 3] RGB. Passes overwrite them.
         codes: int32[B, K], see `pipelines.codes`.
         values: float64[B, K], or float32, whose blends may differ from torchvision's by a level.
         boxes: int32[B, 4] top, left, height, width of what `ERASE` paints over, px.
@@ -133,8 +142,6 @@ def change(
     if pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != 3:
         raise ValueError(f"pixels: {list(pixels.shape)}, expected [B, S, S, 3]")
     batch, size = pixels.shape[:2]
-    if size > MOST_PX:
-        raise ValueError(f"pixels: {size} px, expected up to {MOST_PX} px")
     if pixels.is_cuda == _INTERPRETED:
         place = "the CPU" if _INTERPRETED else "a GPU"
         raise ValueError(f"pixels: on {pixels.device}, expected {place}")
@@ -177,6 +184,7 @@ def _launch(
     Rows are on a grid's first axis, the only one that may be longer than 65,535.
     """
     (batch, size), columns = pixels.shape[:2], codes.shape[1]
+    tiles, tile_pixels, warps = find_tiles(size)
     source, target = pixels, other
     for number, needs_sums in enumerate(steps.sums):
         if needs_sums:
@@ -192,7 +200,7 @@ def _launch(
                 num_warps=_SUMMING_WARPS,
                 enable_fp_fusion=False,  # torchvision rounds products before sums
             )
-        change_pixels[(batch, triton.cdiv(size * size, _PIXELS))](
+        change_pixels[(batch, tiles)](
             source,
             target,
             codes,
@@ -204,8 +212,8 @@ def _launch(
             number,
             len(steps.sums),
             SIZE=size,
-            PIXELS=_PIXELS,
-            num_warps=_WARPS,
+            PIXELS=tile_pixels,
+            num_warps=warps,
             enable_fp_fusion=False,
         )
         source, target = target, source

@@ -3,6 +3,8 @@
 Rows are on the grid's first axis. All pixels of a program are one image's, so that it branches on
 the image's operations as a whole. Levels are int32 between operations; r, g, b of a program are
 loaded byte by byte, 3 apart: a warp's are 96 bytes in a row, which the cache holds for all three.
+A row's number has 64 bits, as a batch may have more than 2 GiB; offsets within an image, of a
+plan's 8192 px at most, fit in 31.
 
 Source: torchvision, transforms/v2/functional/_color.py and _geometry.py; where it has them, with
 the rounding of its tensor operations: `add` with `alpha` rounds once, others each for themselves.
@@ -73,9 +75,7 @@ def fill_tables(  # type: ignore[no-untyped-def]
     level = tl.arange(0, _LEVELS)
     if code == _CONTRAST:
         value = tl.load(values + row * columns + first).to(tl.float64)
-        total = tl.reduce(counts * level, 0, _add)
-        mean = tl.div_rn(total.to(tl.float32), float(SIZE * SIZE))
-        mean = tl.full((_LEVELS,), 0.0, tl.float32) + mean
+        mean = tl.full((_LEVELS,), 0.0, tl.float32) + _mean(counts, level, SIZE)
         tl.store(table + level, _blend(level, mean, value).to(tl.uint8))
     elif code == _AUTO_CONTRAST:
         low = tl.reduce(tl.where(counts > 0, level, _LEVELS), 0, _lesser)
@@ -209,6 +209,18 @@ def _count_levels(  # type: ignore[no-untyped-def]
         level = _mix(r, g, b, red, green, blue).to(tl.int32)
         counts += tl.histogram(level, _LEVELS, mask=inside)
     return counts
+
+
+@triton.jit
+def _mean(counts, level, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """float32: the mean level of an image's pixels; sums of large images' take 64 bits."""
+    if SIZE * SIZE * 255 < 1 << 31:
+        total = tl.reduce(counts * level, 0, _add)
+        mean = tl.div_rn(total.to(tl.float32), float(SIZE * SIZE))
+    else:
+        total = tl.reduce(counts.to(tl.int64) * level, 0, _add)
+        mean = (total.to(tl.float64) / (SIZE * SIZE)).to(tl.float32)
+    return mean
 
 
 @triton.jit
