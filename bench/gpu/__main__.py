@@ -5,8 +5,9 @@ has a limit; what there is no time left for is said, not left out. OUT gets
 `gpu_{card}_{date}.json`, written anew after each row, so that what was measured stays if the
 machine goes; a file of the same name is added to.
 
-    python -m bench.gpu OUT --run 1              # two runs, of 9 minutes at most each
+    python -m bench.gpu OUT --run 1              # three runs, of 9 minutes at most each
     python -m bench.gpu OUT --run 2
+    python -m bench.gpu OUT --run 3
     python -m bench.gpu OUT --budget 560         # or one, without what there is no time for
     python -m bench.gpu OUT --only loaders,fed   # some parts
     python -m bench.gpu --limits                 # how long each part may take, and each run
@@ -57,7 +58,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="README.md", help="and put it there")
     parser.add_argument("--limits", action="store_true", help="print what parts and runs may take")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--run", choices=tuple(RUNS), help="the parts of one of two runs")
+    which.add_argument("--run", choices=tuple(RUNS), help="the parts of one of three runs")
     which.add_argument("--only", help="parts, with commas between")
     parser.add_argument("--rehearse", action="store_true", help="small, on the CPU")
     parser.add_argument(

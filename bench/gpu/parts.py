@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bench.gpu import corruption, end_to_end, fed, loaders, pixels, startup, steady, steps
+from bench.gpu import (
+    augmented,
+    corruption,
+    end_to_end,
+    fed,
+    loaders,
+    pixels,
+    startup,
+    steady,
+    steps,
+)
 
 #: Seconds that a process pays for imports and the CUDA context before anything else: an estimate.
 #: Some pay more, and have their patience for that.
@@ -94,8 +104,10 @@ PARTS = (
     Part(name="startup", seconds=4, variants=startup.VARIANTS, times=3),
     Part(name="pixels", seconds=10, variants=pixels.VARIANTS),
     Part(name="loaders", seconds=10, variants=loaders.VARIANTS),
+    Part(name="changing", seconds=20),
+    Part(name="augmented", seconds=35, variants=augmented.VARIANTS, apart=True),
 )
-#: Two runs that between them have every part.
+#: Runs that between them have every part.
 RUNS = {
     "1": ("probe", "suite", "corruption", "machine", "kernel", "fed", "steady", "pixels"),
     "2": (
@@ -107,6 +119,7 @@ RUNS = {
         "startup",
         "loaders",
     ),
+    "3": ("changing", "augmented"),
 }
 
 

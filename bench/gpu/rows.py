@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from bench.gpu import corruption, end_to_end, fed, loaders, pixels, steady, steps
+from bench.gpu import augmented, corruption, end_to_end, fed, loaders, pixels, steady, steps
 
 #: A row: its name, the figure, what stands beside it, the goal.
 Row = tuple[str, str, str, str]
@@ -123,6 +123,57 @@ def _kernel(found: Found) -> Iterator[Row]:
             f"{row['bytes_per_s'] / 1e9:,.0f} GB/s, {row['share_of_copy']:.0%} of a copy's",
             "2 M img/s" if is_goal else "",
         )
+
+
+def _changing(found: Found) -> Iterator[Row]:
+    copied = found[""]["copied_bytes_per_s"]
+    for row in found[""]["rows"]:
+        if not row["img_per_s"]:
+            continue
+        rates, moved = row["img_per_s"], row["bytes_per_image"]
+        beside = (
+            f"{spread(rates)} img/s; passes: {row['passes']}; "
+            f"{median(rates) * moved / copied:.0%} of what copies allow"
+        )
+        goal = ""
+        if "whole" in row:
+            one, whole = row["operation"], row["whole"]
+            beside += f"; levels off: one operation {_off(one)}, all {_off(whole)}"
+            goal = _within(one["passed"] and whole["passed"])
+        what = f"operations alone, {row['asked']}, batches of {row['batch']}"
+        yield what, rate(median(rates)), beside, goal
+
+
+def _augmented(found: Found) -> Iterator[Row]:
+    for loader, each in found.items():
+        contenders, batch = each["contenders"], each["batch"]
+        plain = [one["img_per_s"] for one in contenders[augmented.NOTHING]["rounds"]]
+        for name, contender in contenders.items():
+            rounds = contender["rounds"]
+            if not rounds:
+                continue
+            rates = [one["img_per_s"] for one in rounds]
+            shares = [mine / theirs for mine, theirs in zip(rates, plain, strict=False)]
+            beside = f"{median(one['cores'] for one in rounds):.1f} cores"
+            what, goal = f"`{loader}`, {name}, batch {batch}", ""
+            if name == augmented.NOTHING:
+                beside += f"; {len(rounds)} rounds of {each['steps']} batches"
+                yield what, f"{spread(rates)} img/s", beside, goal
+                continue
+            if "check" in contender:
+                beside += f"; levels off: {_off(contender['check'])}"
+                goal = _within(contender["check"]["passed"])
+            what = f"{what}, share of {augmented.NOTHING}"
+            yield what, spread(shares, ".3f"), f"{spread(rates)} img/s; {beside}", goal
+
+
+def _off(found: Found) -> str:
+    """Levels that pixels are off their definition."""
+    return f"mean {found['mean']:.4f}, most {found['most']:.3g}"
+
+
+def _within(passed: bool) -> str:
+    return f"the definition's pixels{'' if passed else ': MISSED'}"
 
 
 def _fed(found: Found) -> Iterator[Row]:
@@ -309,6 +360,8 @@ ROWS: dict[str, Callable[[Found], Iterator[Row]]] = {
     "corruption": _corruption,
     "machine": _machine,
     "kernel": _kernel,
+    "changing": _changing,
+    "augmented": _augmented,
     "fed": _fed,
     "end_to_end": _end_to_end,
     "steady": _steady,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench.gpu import __main__ as command
 from bench.gpu import (
+    augmented,
     end_to_end,
     loaders,
     parts,
@@ -36,8 +37,10 @@ def test_a_run_ends_within_nine_minutes(run: str) -> None:
     assert RUN_LIMIT_S <= 540
 
 
-def test_both_runs_have_every_part_once() -> None:
-    assert sorted([*RUNS["1"], *RUNS["2"]]) == sorted(part.name for part in PARTS)
+def test_runs_have_every_part_once() -> None:
+    assert sorted(name for run in RUNS.values() for name in run) == sorted(
+        part.name for part in PARTS
+    )
 
 
 def test_limit_is_startup_plus_three_times_expected() -> None:
@@ -181,6 +184,7 @@ def test_every_part_has_rows_and_a_module() -> None:
     assert variants["steps"] == tuple(steps.WAYS)
     assert variants["pixels"] == pixels.VARIANTS
     assert variants["steady"] == steady.VARIANTS
+    assert variants["augmented"] == augmented.VARIANTS
     ended = [each for part in PARTS if part.section == "end_to_end" for each in part.variants]
     assert tuple(ended) == end_to_end.VARIANTS
 
@@ -197,10 +201,12 @@ def results() -> dict[str, Any]:
     tutorial = {"seconds": 55.0, "epochs_s": [9.0], "imported_s": 3.0, "accuracy": 0.9}
 
     def turns(*rates: float) -> dict[str, Any]:
-        rounds = [{"img_per_s": each, "waited_s": 0.1, "seconds": 1.0} for each in rates]
+        rest = {"waited_s": 0.1, "seconds": 1.0, "cores": 2.0}
+        rounds = [{"img_per_s": each, **rest} for each in rates]
         return {"rounds": rounds, "first_batch_s": 2.0}
 
     same = {"images": 0, "labels": 0, "levels": 0.0}
+    off = {"mean": 0.0002, "most": 1, "passed": True}
     return {
         "what": "gpu", "date": "2026-01-02", "rehearsal": False, "seconds": {"all": 400.0},
         "machine": {"environment": {"gpu": "NVIDIA H200", "cpus": 16}, "cuda": "13.0",
@@ -221,6 +227,14 @@ def results() -> dict[str, Any]:
             "kernel": {"": {"rows": [
                 {"store": "rgb", "dtype": "bf16", "batch": 1024, "img_per_s": 2.5e6,
                  "bytes_per_s": 1e12, "share_of_copy": 0.25}]}},
+            "changing": {"": {"copied_bytes_per_s": 4e12, "rows": [
+                {"asked": "rand", "batch": 1024, "passes": 2, "bytes_per_image": 600_000,
+                 "img_per_s": [3e6, 2e6, 1e6], "whole": off, "operation": off},
+                {"asked": "jitter", "batch": 1024, "img_per_s": []}]}},
+            "augmented": {"resident": {"batch": 256, "steps": 40, "contenders": {
+                augmented.NOTHING: turns(100, 200, 300),
+                "rand": {**turns(80, 100, 180), "check": {**off, "passed": False}},
+                "mixup": {"rounds": []}}}},
             "steps": {f"{steps.OURS}, eager": {"rows": [batch]},
                       f"{steps.OURS}, compiled": {"rows": [{**batch, "img_per_s": 9900.0}]},
                       "fp32, eager": {"rows": [batch]}},
@@ -270,6 +284,13 @@ def test_table_shows_results_and_failures() -> None:
     assert step[:2] == ("9,000 / 9,900 img/s", "compiled: 1.100 of eager")
     assert rows["`dali` alone, batches of 256"][2] == "1.0x stock DALI: 2.00"
     assert rows["fused kernel, rgb to bf16, batches of 1024"][0] == "2.50 M img/s"
+    alone = rows["operations alone, rand, batches of 1024"]
+    assert alone[::2] == ("2.00 M img/s", "the definition's pixels")
+    assert "passes: 2; 30% of what copies allow; levels off: one operation mean 0.0002" in alone[1]
+    assert rows["`resident`, nothing asked, batch 256"][0] == "200 (100 to 300) img/s"
+    share = rows["`resident`, rand, batch 256, share of nothing asked"]
+    assert share[::2] == ("0.600 (0.500 to 0.800)", "the definition's pixels: MISSED")
+    assert "2.0 cores; levels off: mean 0.0002, most 1" in share[1]
     assert "0.2 allocations by the driver" in rows["GPU busy, trained through `dali`"][1]
     text = table.as_markdown(results())
     assert "NVIDIA H200, driver 580.1" in text
