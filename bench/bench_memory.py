@@ -75,8 +75,6 @@ def test_peak_memory(
         pytest.importorskip("nvidia.dali", reason="needs nvidia-dali")
 
     def measure() -> dict[str, list[int]]:
-        if photos.is_smoke and loader == "stock ffcv":  # whose pipeline takes 18 s to compile
-            return dict.fromkeys(data, measured_bytes(loader, data["large"], cores, SMALL_EPOCHS))
         epochs = SMALL_EPOCHS if photos.is_smoke else EPOCHS
         # One after the other: what one keeps in memory would be taken from the next.
         return {kind: measured_bytes(loader, path, cores, epochs) for kind, path in data.items()}

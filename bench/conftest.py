@@ -31,6 +31,7 @@ from bench.photos import (
     draw_photos,
     find_photos,
 )
+from bench.stock_ffcv import INTERPRETED
 from bench.verdicts import Verdict
 
 # What the suites take from here.
@@ -126,6 +127,8 @@ def photos(workspace: Path, pytestconfig: pytest.Config) -> Photos:
     name = real.resolve().name if real else "synthetic"
     copied = copy_photos(found, limit, workspace / "photos", name)
     pytestconfig.stash[FACTS].update(copied.facts)
+    if copied.is_smoke:
+        os.environ[INTERPRETED] = "1"  # every process that is started has it
     return copied
 
 

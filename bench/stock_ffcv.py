@@ -6,11 +6,14 @@ compiled functions are filed under: beside it, nobody else's figures would be th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+#: Set in a smoke run: FFCV compiles its pipeline for 18 s in each process.
+INTERPRETED = "FASTFT_BENCH_INTERPRETS_FFCV"
 #: Kept to the end of the process: numba's finalizers trip over what FFCV did.
 LOADERS: list[Any] = []
 
@@ -18,6 +21,9 @@ LOADERS: list[Any] = []
 def stock_batches(data: Path, batch_size: int, cores: int, size: int) -> Iterator[Any]:
     """Source: FFCV's ImageNet example (ffcv-imagenet), whose normalization is on a GPU."""
     import numpy as np
+
+    if INTERPRETED in os.environ:
+        _interpret()
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -51,3 +57,13 @@ def stock_batches(data: Path, batch_size: int, cores: int, size: int) -> Iterato
     LOADERS.append(loader)
     for _ in count():
         yield from loader
+
+
+def _interpret() -> None:
+    """Have Python run what FFCV would compile, and its dictionary of two numbers be Python's."""
+    import numba.typed
+
+    numba.typed.Dict = dict
+    from ffcv.pipeline import Compiler
+
+    Compiler.set_enabled(False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import typer
-from effort import pytest_itemcollected, tried  # noqa: F401  # part of this file
+from effort import leave_out_long, pytest_itemcollected, tried  # noqa: F401  # part of this file
 from PIL import Image
 
 from fastft.cli.main import execute
@@ -44,7 +44,8 @@ for _number, _usual in (
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_out_long(config, items)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return  # torch takes seconds to load

@@ -12,16 +12,16 @@ from numba.core.caching import FunctionCache
 # numba's annotations hide what a decorated function takes.
 _njit: Any = njit
 #: For what compiled code alone calls, which needs no way in from Python: a fifth of the time.
-inner: Any = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 #: The same where a division by zero gives infinity or NaN: Python's check of it keeps a loop from
 #: becoming vectors.
-unchecked: Any = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
+unchecked: Any = _njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
 _NumbasCache: Any = FunctionCache
 
 
 def entry(function: Any) -> Any:
     """Compile what Python calls, and keep it on disk if numba finds a folder to write to."""
-    compiled: Any = _njit(nogil=True)(function)
+    compiled: Any = _njit(nogil=True, _nrt=False)(function)
     try:
         compiled._cache = _Cache(function)
     except RuntimeError:  # no such folder

@@ -293,6 +293,7 @@ def _resize(  # type: ignore[no-untyped-def]
 def _move(lines, pitch, base, need, done):  # type: ignore[no-untyped-def]
     """Move the lines from `need` to `done` to where `base` was; gives the new base."""
     for line in range(done - need):
-        at = (need - base + line) * pitch
-        lines[line * pitch : (line + 1) * pitch] = lines[at : at + pitch]
+        target, at = line * pitch, (need - base + line) * pitch
+        for byte in range(pitch):  # numba compiles an assignment of slices for three seconds
+            lines[target + byte] = lines[at + byte]
     return need

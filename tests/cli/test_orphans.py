@@ -106,7 +106,7 @@ def test_ranks_notice_a_dead_launcher(tmp_path: Path, tried: Tried) -> None:
     tried("train --nproc 2: launcher killed by kill -9", 1)
 
 
-@pytest.mark.skipif(not effort.SOAK_H, reason="takes 10 s of two cores: see ./dev soak")
+@effort.long
 def test_ranks_save_when_their_launcher_is_killed(
     cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from effort import SOAK_H
+from effort import long
 
 from bench.gpu.instructions import (
     Block,
@@ -129,12 +129,11 @@ def test_filters_are_computed_as_pillow_does(compiled: Any, cubic_filters: str) 
         assert "fma" not in assembly
 
 
+@long
 def test_planar_rows_compile(
     compiled: Any, triton_cache: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[..., None]
 ) -> None:
     """Kernels that are as before are found in the cache, those for another type are not."""
-    if not SOAK_H:
-        pytest.skip("takes 10 s of a core: see ./dev soak")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(triton_cache))
     for cubic in (False, True):
         made = compile_kernels(compiled[0], planar=True, dtype="fp32", cubic=cubic)[0]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,6 +20,32 @@ def choose(short: T, long: T) -> T:
 def scale(short: int, long: int) -> int:
     """How many: in an ordinary run, in an hour of `./dev soak`; between them in less of it."""
     return round(short + (long - short) * min(1.0, SOAK_H))
+
+
+def rest(*cases: Any) -> list[Any]:
+    """Cases of a parametrized test that `./dev soak` adds; others stand for them in ordinary runs.
+
+    A tuple holds the values of several parameters.
+    """
+    if not SOAK_H:
+        return []
+    each = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*values, marks=pytest.mark.soak) for values in each]
+
+
+def long(test: T) -> T:
+    """A test that `./dev soak` runs, and no other: shorter ones stand for it in ordinary runs."""
+    return pytest.mark.soak(pytest.mark.long(test))
+
+
+def leave_out_long(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what only `./dev soak` runs, in any other run."""
+    if SOAK_H:
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
