@@ -3,7 +3,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -177,11 +176,21 @@ def trained(data: Path) -> "Checkpoint":
 
 @pytest.fixture(scope="module")
 def shallow() -> Iterator[None]:
-    """Trainings take a smaller network, see `make_shallow`."""
-    from runs import make_shallow  # torch takes seconds to load
+    """Trainings take a network of three layers for a ShuffleNet."""
+    from tiny import make_tiny  # torch takes seconds to load
 
     with pytest.MonkeyPatch.context() as patch:
-        make_shallow(patch)
+        make_tiny(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def dropping() -> Iterator[None]:
+    """They take one with dropout, whose draws a run has to repeat."""
+    from tiny import make_tiny  # torch takes seconds to load
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_tiny(patch, drop=0.2)
         yield
 
 
@@ -288,12 +297,9 @@ def triton_kernels(load_kernels: Callable[..., ModuleType]) -> tuple[ModuleType,
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         module = load_kernels("interpreted_gpu")
-    from triton.runtime.interpreter import interpreter_builder
+    from interpreted import quicken_interpreter
 
-    # Half the time goes to overflows, which it looks for and then says nothing of but in debugging.
-    if not interpreter_builder.options.debug:
-        options = replace(interpreter_builder.options, sanitize_overflow=False)
-        interpreter_builder.options = options
+    quicken_interpreter()
     # An operation takes the interpreter as long on many pixels as on few.
     vars(module).update(_ACROSS_LINES=64, _ACROSS_COLUMNS=64, _DOWN_LINES=16, _DOWN_VALUES=256)
     return module, "cpu"
