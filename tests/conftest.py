@@ -301,7 +301,7 @@ def triton_kernels(load_kernels: Callable[..., ModuleType]) -> tuple[ModuleType,
 
     quicken_interpreter()
     # An operation takes the interpreter as long on many pixels as on few.
-    vars(module).update(_ACROSS_LINES=64, _ACROSS_COLUMNS=64, _DOWN_LINES=16, _DOWN_VALUES=256)
+    vars(module).update(_ACROSS_LINES=64, _ACROSS_COLUMNS=64, _DOWN_LINES=4, _DOWN_VALUES=256)
     return module, "cpu"
 
 
