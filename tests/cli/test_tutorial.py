@@ -80,7 +80,7 @@ def test_from_download_to_prediction(
         *LIGHT,
     )
     assert (status, err) == (0, "")
-    assert "not taken from source: fc.weight [3, 1024], fc.bias [3]" in text
+    assert "not taken from source: fc.weight [3, 8], fc.bias [3]" in text
     assert re.search(r"images/s, \d+% of step time waiting for input\n(input|model)-bound", text)
     settings = json.loads(Path("run/config.json").read_text())["config"]
     assert (settings["recipe"], settings["loss"], settings["lr"]) == ("d2l", "sum", 5e-5)

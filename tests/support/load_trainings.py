@@ -16,7 +16,7 @@ from held import Watch
 from load import Pace, Together, answering, plain, points_of
 from mortal import rows_of
 from rich.console import Console
-from runs import make_shallow
+from tiny import make_tiny
 
 from fastft.config.train import TrainConfig
 from fastft.system.signals import Stopped, StopSignals
@@ -130,7 +130,7 @@ def run_trainings(
     """Be a process that trains; see `load.run_loaders`."""
     with answering(folder / f"{rank}.json", together) as answer:
         torch.set_num_threads(1)
-        make_shallow(pytest.MonkeyPatch())
+        make_tiny(pytest.MonkeyPatch())
         bottleneck._LEAST_S = bottleneck._MOST_S = 0.01
         work = Trainings(good, bad, folder, loaders)
         agree = partial(together.agree, rank)

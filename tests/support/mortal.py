@@ -21,7 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
+from tiny import make_tiny
 
 from fastft.config.train import TrainConfig
 
@@ -124,10 +126,14 @@ def main() -> None:
     parser.add_argument("--loader", default="resident")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true", help="a network of three layers")
     parser.add_argument("--augmented", action="store_true", help="operations and mixes, too")
     given = parser.parse_args()
     draw = random.Random(given.seed)
     settings = {**SETTINGS, **(AUGMENTED if given.augmented else {})}
+    if given.tiny:
+        make_tiny(pytest.MonkeyPatch(), drop=0.2)
+        settings["arch"] = "shufflenet_v2_x0_5"
 
     def run(name: str) -> Callable[[], object]:
         config = TrainConfig(data=given.data, out=given.out / name, loader=given.loader, **settings)

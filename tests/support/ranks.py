@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from runs import make_shallow
+from tiny import make_tiny
 
 import fastft.runs.curves
 import fastft.train.distributed
@@ -86,7 +86,7 @@ def compute_in_double() -> None:
 def do_the_least() -> None:
     """Of a deep network, curves and limits each takes as long as a tiny training, and shows nothing
     of it."""
-    make_shallow(pytest.MonkeyPatch())
+    make_tiny(pytest.MonkeyPatch())
     fastft.runs.curves.draw_curves = lambda metrics, out: out.write_bytes(b"")
     fastft.train.run.find_bottleneck = lambda *_, **__: None  # type: ignore[attr-defined]
 

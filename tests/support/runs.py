@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
-from torchvision.models import shufflenetv2
 
 from fastft.model.classifier import build_model
 from fastft.runs.checkpoint import Checkpoint
@@ -17,15 +15,6 @@ Command = Callable[..., tuple[int, str, str]]
 SIZE = 40
 #: A fifth of the default's work, and a thirtieth of its bytes.
 ARCH = "shufflenet_v2_x0_5"
-
-
-def make_shallow(patch: pytest.MonkeyPatch) -> None:
-    """Give a ShuffleNet that this process builds one unit where it has four or eight, each alike.
-
-    For trainings that all build their own: no other weights fit it.
-    """
-    real = shufflenetv2.ShuffleNetV2
-    patch.setattr(shufflenetv2, "ShuffleNetV2", lambda _, *rest: real([1, 1, 1], *rest))
 
 
 def batches_of(

@@ -24,7 +24,7 @@ def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
         "amp": "off",
         "workers": 1,
         "loader": "resident",
-        "arch": "mobilenet_v3_small",
+        "arch": "shufflenet_v2_x0_5",
         "checkpoint_every": "1",
     }
     return TrainConfig(data=data, out=out, **{**usual, **options})

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from runs import ARCH, Command, make_shallow
+from runs import ARCH, Command
+from tiny import make_tiny
 
 from fastft.config.train import TrainConfig
 from fastft.experiments.compare import compare
@@ -84,7 +85,7 @@ def test_data_with_splits_are_not_divided(data: Path) -> None:
 def test_evaluation_takes_what_was_set_apart(
     whole: Path, data: Path, tmp_path: Path, fastft: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_shallow(monkeypatch)
+    make_tiny(monkeypatch)
     run = tmp_path / "run"
     train(config_of(whole, run, loader="torchvision"), QUIET)
     apart, rest = ([*source.names()] for source in reversed(open_sources(config_of(whole))))
@@ -110,7 +111,7 @@ def test_evaluation_takes_what_was_set_apart(
 def test_folds_are_compared_with_an_interval(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_shallow(monkeypatch)
+    make_tiny(monkeypatch)
     train(config_of(whole, tmp_path / "source", loader="torchvision"), QUIET)
     options = {
         name: getattr(config_of(whole, loader="resident", val_split=0.0), name)
@@ -134,7 +135,7 @@ def test_folds_are_compared_with_an_interval(
 def test_a_fold_is_not_continued_as_another(
     whole: Path, tmp_path: Path, fastft: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_shallow(monkeypatch)
+    make_tiny(monkeypatch)
     run = tmp_path / "run"
     train(config_of(whole, run, loader="torchvision", val_split=0.0, folds=3, fold=2), QUIET)
     code, _, err = fastft("train", "--resume", run, "--fold", "1")

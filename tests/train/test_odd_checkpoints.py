@@ -26,6 +26,7 @@ from pipelines.errors import DataError
 Command = Callable[..., tuple[int, str, str]]
 REFUSED = "odd states of checkpoints refused"
 QUIET = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def changed(kind: str, change: Change, amp: str = "off") -> dict[str, Any]:
@@ -144,7 +145,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
 def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
     usual = {
         "weights": "none", "size": 40, "batch_size": 10, "epochs": 1, "amp": "off", "workers": 1,
-        "loader": "resident", "arch": "mobilenet_v3_small", "ema": 0.5, "optimizer": "adamw",
+        "loader": "resident", "arch": "shufflenet_v2_x0_5", "ema": 0.5, "optimizer": "adamw",
     }  # fmt: skip
     return TrainConfig(data=data, out=out, **{**usual, **options})
 
@@ -171,7 +172,7 @@ def parts_of(path: Path) -> dict[str, Any]:
     ("change", "said"),
     [
         (drop("optimizer", "5/exp_avg"), "wrong 'optimizer': no 5/exp_avg"),
-        (put(torch.zeros(7), "ema", "classifier.3.bias"), "classifier.3.bias of shape [7]"),
+        (put(torch.zeros(7), "ema", "fc.bias"), "fc.bias of shape [7]"),
         (put("nope", "arch"), "is of a 'nope', expected a classification model"),
         (put(3, "progress", "consumed"), "consumed is 3 after 0 steps"),
         (put("x", "config", "lr"), "lr: 'x', expected a number"),

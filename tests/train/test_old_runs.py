@@ -19,6 +19,7 @@ from fastft.runs.folder import BEST, LAST
 from fastft.train.run import resume, train
 
 Command = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("dropping")
 
 
 @pytest.fixture(scope="module")

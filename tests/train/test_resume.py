@@ -30,8 +30,9 @@ from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.loaders import LOADERS
 
-MORTAL, ARCH = Path(__file__).parents[1] / "support" / "mortal.py", "shufflenet_v2_x0_5"
+MORTAL = Path(__file__).parents[1] / "support" / "mortal.py"
 Command = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("dropping")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_run_that_is_killed_again_and_again(
         pytest.importorskip({"dali": "nvidia.dali"}.get(loader, loader))
     ended = run_program(
         MORTAL, data, tmp_path, "--loader", loader, "--kills", kills, "--augmented",
-        folder=tmp_path, within_s=choose(500, 7200),
+        *choose(["--tiny"], []), folder=tmp_path, within_s=choose(500, 7200),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
@@ -101,11 +102,11 @@ def test_every_kind_of_state_is_resumed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Growing images, a body that thaws, an average, AdamW, class weights, operations, mixes."""
-    train(config_of(data, tmp_path / "source", arch=ARCH), QUIET)
+    train(config_of(data, tmp_path / "source"), QUIET)
     options: dict[str, Any] = {
         "weights": str(tmp_path / "source"), "freeze": "backbone", "unfreeze_epoch": 1,
         "start_size": 40, "size": 48, "epochs": 3, "ema": 0.9, "optimizer": "adamw", "amp": "bf16",
-        "class_weight": "balanced", "label_smoothing": 0.1, "micro_batch": 4, "arch": ARCH,
+        "class_weight": "balanced", "label_smoothing": 0.1, "micro_batch": 4,
         "augment": "rand-n2-m9", "erase": 0.3, "mixup": 0.3, "cutmix": 1.0, "mix_prob": 0.7,
     }  # fmt: skip
     train(config_of(data, tmp_path / "whole", **options), QUIET)
@@ -159,7 +160,7 @@ def test_a_real_signal_is_heard_at_the_keyboard(
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     out = tmp_path / "run"
     status, _, err = fastft("train", "--data", data, "--out", out, "--weights", "none", "--size",
-                            40, "--batch-size", 10, "--arch", "mobilenet_v3_small")  # fmt: skip
+                            40, "--batch-size", 10, "--arch", "shufflenet_v2_x0_5")  # fmt: skip
     assert status == 130
     said = f"fastft: stopped; {out}/last.safetensors is that of epoch 1 after 1 steps"
     assert err == f"{said}; continue with fastft train --resume {out}\n"
@@ -273,7 +274,7 @@ def test_a_job_that_is_started_again_goes_on(
     ("options", "said"),
     [
         (["--batch-size", "8"], "--batch-size: 8, and {run} was begun with 10, expected the same"),
-        (["--arch", "resnet18"], "--arch: resnet18, and {run} was begun with mobilenet_v3_small"),
+        (["--arch", "resnet18"], "--arch: resnet18, and {run} was begun with shufflenet_v2_x0_5"),
         (
             ["--epochs", "9"],
             "--epochs: 9, and {run} was begun with 2, expected the same; leave it ",

@@ -28,7 +28,6 @@ from pipelines.plan import Plan, make_plan
 from pipelines.sampling import find_frequencies
 
 RANKS = Path(__file__).parents[1] / "support" / "ranks.py"
-ARCH = "shufflenet_v2_x0_5"
 #: Images of each class that are left to learn from: 21, in batches of 10.
 SIZES = (14, 5, 2)
 Command = Callable[..., tuple[int, str, str]]
@@ -52,7 +51,7 @@ def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(skewed: Path, shallow: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 6 steps that nobody disturbed."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    train(config_of(skewed, out, sampler="balanced", arch=ARCH), QUIET)
+    train(config_of(skewed, out, sampler="balanced"), QUIET)
     return out
 
 
@@ -60,7 +59,7 @@ def straight(skewed: Path, shallow: None, tmp_path_factory: pytest.TempPathFacto
 def begun(skewed: Path, tmp_path: Path, shallow: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same run, stopped in the middle of its second epoch."""
     out = tmp_path / "begun"
-    run_until(config_of(skewed, out, sampler="balanced", arch=ARCH), 4, monkeypatch)
+    run_until(config_of(skewed, out, sampler="balanced"), 4, monkeypatch)
     return out
 
 
@@ -94,7 +93,7 @@ def test_processes_share_the_same_draws(skewed: Path, tmp_path: Path) -> None:
         "loader": "resident",
         "sync_bn": True,
         "checkpoint_every": "1",
-        "arch": ARCH,
+        "arch": "shufflenet_v2_x0_5",
         "sampler": "balanced",
         "epochs": 1,
         "out": str(tmp_path / "run"),
@@ -129,7 +128,7 @@ def test_a_stopped_run_resumes_to_the_bit(straight: Path, begun: Path) -> None:
 
 
 def test_a_sampler_changes_the_run(skewed: Path, straight: Path, tmp_path: Path) -> None:
-    train(config_of(skewed, tmp_path / "plain", arch=ARCH), QUIET)
+    train(config_of(skewed, tmp_path / "plain"), QUIET)
     assert differences(straight, tmp_path / "plain")
 
 
@@ -146,7 +145,7 @@ def test_another_sampler_is_refused(begun: Path) -> None:
 def test_runs_from_before_samplers_resume(
     skewed: Path, tmp_path: Path, shallow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of(skewed, tmp_path / "old", arch=ARCH)
+    config = config_of(skewed, tmp_path / "old")
     run_until(config, 4, monkeypatch)
     for name in (LAST, "previous.safetensors", "best.safetensors"):
         path = config.out / name
@@ -161,7 +160,7 @@ def test_runs_from_before_samplers_resume(
     # As --auto-resume asks for it: every setting is given.
     train(config, QUIET, or_resume=True)
     assert read_run(config.out, {}, ALONE, QUIET).config.sampler == "shuffle"
-    train(config_of(skewed, tmp_path / "straight", arch=ARCH), QUIET)
+    train(config_of(skewed, tmp_path / "straight"), QUIET)
     assert differences(tmp_path / "straight", config.out) == []
 
 
