@@ -1,5 +1,6 @@
 """What happens to a file while a loader has it open: an error or the very pixels, never a crash."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from effort import choose
+from effort import rest
 from loader_kinds import KINDS, OF_FOLDERS, alike, by_sample, make_kind
 from PIL import Image
 
@@ -58,10 +59,22 @@ def replace(path: Path) -> None:
     path.with_name("other").rename(path)
 
 
-HARMFUL: list[Callable[[Path], None]] = choose(
-    [cut_in_half, overwrite], [cut, cut_in_half, overwrite]
-)
 HARMLESS: list[Callable[[Path], None]] = [replace, Path.unlink]
+#: Each kind meets either form and either harm.
+CASES: list[Any] = [
+    *((kind, "jpeg", cut_in_half) for kind in KINDS),
+    *((kind, "raw", overwrite) for kind in KINDS),
+    *rest(
+        *((kind, "jpeg", overwrite) for kind in KINDS),
+        *((kind, "raw", cut_in_half) for kind in KINDS),
+        *((kind, "stock", harm) for kind in KINDS for harm in (cut_in_half, overwrite)),
+        *((kind, stored, cut) for kind in KINDS for stored in ("jpeg", "raw", "stock")),
+    ),
+]
+
+
+def name_case(value: Any) -> str:
+    return str(getattr(value, "__name__", value))
 
 
 def meet(
@@ -81,9 +94,7 @@ def meet(
     return found, ""
 
 
-@pytest.mark.parametrize("harm", HARMFUL, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("stored", choose(["jpeg", "raw"], ["jpeg", "raw", "stock"]))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "stored", "harm"), CASES, ids=name_case)
 def test_a_file_harmed_while_read(
     kind: str,
     stored: str,
@@ -206,14 +217,26 @@ def no_image(photo: Path) -> None:
     photo.write_bytes(b"no image")
 
 
-PHOTO_HARMS: list[Callable[[Path], None]] = choose(
-    [Path.unlink, shorten, enlarge, pipe],
-    [Path.unlink, shorten, enlarge, shrink, pipe, folder, no_image],
+#: Every harm, and every kind twice.
+PHOTO_CASES: list[Any] = [
+    ("torchvision", Path.unlink),
+    ("torchvision", pipe),
+    ("dali", shorten),
+    ("dali", enlarge),
+    ("resident", shorten),
+    ("resident", pipe),
+    ("resident-yuv420", Path.unlink),
+    ("resident-yuv420", enlarge),
+    ("resident-file", enlarge),
+    ("resident-file", pipe),
+]
+_HARMS = (Path.unlink, shorten, enlarge, shrink, pipe, folder, no_image)
+PHOTO_CASES += rest(
+    *(each for each in itertools.product(OF_FOLDERS, _HARMS) if each not in PHOTO_CASES)
 )
 
 
-@pytest.mark.parametrize("harm", PHOTO_HARMS, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("kind", OF_FOLDERS)
+@pytest.mark.parametrize(("kind", "harm"), PHOTO_CASES, ids=name_case)
 def test_a_photo_harmed_while_read(
     kind: str, harm: Callable[[Path], None], photos: Path, tmp_path: Path, tried: Tried
 ) -> None:
