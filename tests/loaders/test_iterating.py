@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from batches import everything, same
+from effort import choose
 from loader_kinds import LIBRARIES, LONG_S, make_kind
 from rendered import LOADERS
 from start_methods import look, tell
@@ -35,7 +36,9 @@ def make(index: Index, tmp_path: Path) -> Iterator[Make]:
     made: list[Loader] = []
 
     def make_one(kind: str, **options: Any) -> Loader:
-        made.append(make_kind(kind, index, tmp_path, view="train", **options))
+        workers = 1 if kind == "torchvision" else 2  # processes, which take a while to start
+        usual = {"view": "train", "workers": workers}
+        made.append(make_kind(kind, index, tmp_path, **{**usual, **options}))
         return made[-1]
 
     yield make_one
@@ -147,7 +150,12 @@ def test_batches_may_be_written_to(kind: str, make: Make) -> None:
 
 def test_a_spawned_process_reads_the_same(make: Make, tmp_path: Path) -> None:
     """As an argument, in the midst of an epoch of its parent's."""
-    kinds = [kind for kind in LOADERS if find_spec(LIBRARIES.get(kind, "torch").split(".")[0])]
+    # Imports take seconds: in an ordinary run few, as `test_start_methods.py` has the others.
+    kinds = [
+        kind
+        for kind in choose(["dali", "resident"], LOADERS)
+        if find_spec(LIBRARIES.get(kind, "torch").split(".")[0])
+    ]
     loaders = {kind: make(kind, workers=1) for kind in kinds}
     held = {kind: iter(loader) for kind, loader in loaders.items()}
     begun = {kind: len(next(batches)[1]) for kind, batches in held.items()}

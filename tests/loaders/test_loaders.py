@@ -64,7 +64,7 @@ def test_normalized(name: str, dtype: torch.dtype, data: Path) -> None:
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_epochs(name: str, data: Path) -> None:
-    with make(name, data / "train.beton") as loader:
+    with make(name, data / "train.beton", workers=2) as loader:
         assert len(loader) == 5
         first = everything(loader)
         assert [len(labels) for _, labels in first] == [8, 8, 8, 8, 1]
