@@ -78,11 +78,6 @@ class CsvFile:
             self._target.leave()
         self._stack.__exit__(kind, error, trace)
 
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether rows are in a file that `--skip-done` continues."""
-        return bool(self._size) and not self._is_stream
-
     def add(self, rows: Iterable[Sequence[object]]) -> None:
         """Write some rows, at once and whole.
 

@@ -324,11 +324,6 @@ _HOLDS: Mapping[Task, str] = {
 }
 
 
-def describe_targets(task: Task) -> str:
-    """The targets of each image, in words."""
-    return _HOLDS[task]
-
-
 def judge_numbers(predicted: Floats, truth: Floats) -> Judgement:
     """R2, MAE and RMSE of predictions float64[N]; R2 is NaN where the truth does not vary."""
     with np.errstate(over="ignore", invalid="ignore"):

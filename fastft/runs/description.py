@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,7 +27,6 @@ LOGITS, PROBABILITIES, NUMBERS = "logits", "probabilities", "numbers"
 #: What a model takes: images that are cut and normalized, or photos as they are.
 Takes = Literal["normalized images", "whole photos"]
 ExportFormat = Literal["onnx", "torch", "safetensors"]
-FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 #: Letters of either part; an export holds no more than a run's settings and class names.
 _MOST_LETTERS = 1 << 24

@@ -112,7 +112,7 @@ def open_archive(path: Path) -> Iterator[dict[str, ZipFolder]]:
                 tree.names,
                 tree.labels,
                 tree.ignored,
-                tuple(infos[member] for member in tree.members.tolist()),
+                tuple(infos[member] for member in tree.numbers.tolist()),
                 file.fileno(),
                 tree.passed_over,
             )

@@ -1,4 +1,4 @@
-"""Class folders in an archive, by the names of its members: the same samples as of it unpacked.
+"""Class folders by names alone, as archives and stores list them: samples as of the same on a disk.
 
 The rules are `folder`'s and `splits`'s.
 """
@@ -6,7 +6,7 @@ The rules are `folder`'s and `splits`'s.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -25,8 +25,8 @@ from pipelines.formats.folder import (
 )
 from pipelines.formats.splits import Layout, read_layout, require_no_splits, require_train, split_of
 
-#: A folder: what it holds by name, folders and numbers of members.
-_Node: TypeAlias = "dict[str, _Node | int]"
+#: A folder: what it holds by name; a file is a number of the caller's.
+Tree: TypeAlias = "dict[str, Tree | int]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ClassTree:
         classes: class names; a label is an index into them.
         names: each sample's path relative to `prefix`.
         labels: int64[N].
-        members: int64[N], the numbers of the samples' members.
+        numbers: int64[N], the samples' files.
         ignored: suffix -> how many files are no images.
         passed_over: folders beside it that are no split.
     """
@@ -47,45 +47,93 @@ class ClassTree:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     labels: NDArray[np.int64]
-    members: NDArray[np.int64]
+    numbers: NDArray[np.int64]
     ignored: dict[str, int]
     passed_over: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """The words of errors about a tree.
+
+    Attributes:
+        place: what to call a path; a folder's ends in `/`, that of all is empty.
+        take_alone: the remedy to take the folder at a path alone.
+        take_inside: the remedy to take the folder at a path, where classes were expected.
+        of_loose_images: the remedy where images lie beside no class folder.
+        of_nothing: the remedy where there is no class folder.
+    """
+
+    place: Callable[[str], str]
+    take_alone: Callable[[str], str]
+    take_inside: Callable[[str], str]
+    of_loose_images: str
+    of_nothing: str
+
+
 def read_trees(where: object, names: Iterable[str], kind: str = "archive") -> dict[str, ClassTree]:
-    """Split -> the samples of its class folders; or '' -> those of the only ones.
+    """Split -> the samples of an archive's class folders; or '' -> those of the only ones.
 
     The class folders, or the splits, are at the top, or below a folder that is alone there.
 
     Args:
         where: the archive, as errors name it.
-        names: of its members, each relative and plain; what ends in `/` is a folder.
+        names: of its members, each relative and plain; what ends in `/` is a folder. A sample's
+            number is its member's.
         kind: what to call an archive in advice.
 
     Raises:
         FormatError: a name is there twice.
         DataError: its folders are not as `folder.read_folder` wants them.
     """
-    top, prefix = _unwrap(where, _plant(where, names, _redo(kind)))
-    folders = _folders(top)
-    place = f"{where}: {prefix}" if prefix else where
-    layout = _find_layout(place, folders)
-    require_train(place, layout, f"make a {kind} of {layout.first} to take it alone")
-    trees: dict[str, ClassTree] = {}
+    redo = f"make the {kind} anew"
+    top, prefix = _unwrap(where, _plant(where, names, redo))
+    advice = Advice(
+        place=lambda path: f"{where}: {path}" if path else str(where),
+        take_alone=lambda path: f"make a {kind} of {path.removeprefix(prefix)} to take it alone",
+        take_inside=lambda _: f"make the {kind} of what is in it",
+        of_loose_images="put the images into one folder per class",
+        of_nothing=redo,
+    )
+    return read_splits(top, advice, prefix)
+
+
+def read_splits(tree: Tree, advice: Advice, prefix: str = "") -> dict[str, ClassTree]:
+    """Split -> the samples of class folders; or '' -> those of the only ones.
+
+    Args:
+        tree: holds the splits or the classes.
+        advice: what errors say.
+        prefix: the path of `tree`, empty or ending in `/`.
+
+    Raises:
+        DataError: its folders are not as `folder.read_folder` wants them.
+    """
+    folders, layout = folders_in(tree), _find_layout(tree, advice.place(prefix))
+    require_train(advice.place(prefix), layout, advice.take_alone(prefix + layout.first))
+    found: dict[str, ClassTree] = {}
     for split, name in layout.splits.items():
-        classes = trees["train"].classes if trees else None
-        passed_over = () if trees else layout.passed_over
-        trees[split] = _list(where, kind, f"{prefix}{name}/", folders[name], classes, passed_over)
-    return trees or {"": _list(where, kind, prefix, top, None, ())}
+        classes = found["train"].classes if found else None
+        passed_over = () if found else layout.passed_over
+        found[split] = _list(folders[name], f"{prefix}{name}/", advice, classes, passed_over)
+    return found or {"": _list(tree, prefix, advice, None, ())}
 
 
-def _redo(kind: str) -> str:
-    return f"make the {kind} anew"
+def folders_in(tree: Tree) -> dict[str, Tree]:
+    """The folders that may be classes or splits."""
+    return {
+        name: below for name, below in tree.items() if isinstance(below, dict) and is_class(name)
+    }
 
 
-def _plant(where: object, names: Iterable[str], redo: str) -> _Node:
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
+    return not name.startswith(".") and suffix(name) in IMAGE_SUFFIXES
+
+
+def _plant(where: object, names: Iterable[str], redo: str) -> Tree:
     """All folders and members by name; what macOS adds is left out."""
-    tree: _Node = {}
+    tree: Tree = {}
     for number, name in enumerate(names):
         *above, last = name.split("/")
         node = tree
@@ -103,18 +151,18 @@ def _plant(where: object, names: Iterable[str], redo: str) -> _Node:
     return tree
 
 
-def _unwrap(where: object, node: _Node) -> tuple[_Node, str]:
+def _unwrap(where: object, node: Tree) -> tuple[Tree, str]:
     """The folder that holds class or split folders, and its path.
 
     Raises:
         DataError: what is alone at the top might be a class or hold classes.
     """
     prefix = ""
-    while len(folders := _folders(node)) == 1:
+    while len(folders := folders_in(node)) == 1:
         ((name, below),) = folders.items()
-        if split_of(name) or not _folders(below):
+        if split_of(name) or not folders_in(below):
             break
-        if _has_images(below) and "train" not in map(split_of, _folders(below)):
+        if _has_images(below) and "train" not in map(split_of, folders_in(below)):
             found = "is the only folder, with images and folders"
             remedy = "move its images into some"
             raise DataError(f"{where}: {prefix}{name}", found, "class folders in it", remedy)
@@ -122,55 +170,44 @@ def _unwrap(where: object, node: _Node) -> tuple[_Node, str]:
     return node, prefix
 
 
-def _folders(node: _Node) -> dict[str, _Node]:
-    return {
-        name: below for name, below in node.items() if isinstance(below, dict) and is_class(name)
-    }
+def _find_layout(tree: Tree, place: str) -> Layout:
+    folders = folders_in(tree)
+    return read_layout(place, folders, lambda name: bool(folders_in(folders[name])))
 
 
-def _find_layout(where: object, folders: dict[str, _Node]) -> Layout:
-    return read_layout(where, folders, lambda name: bool(_folders(folders[name])))
-
-
-def _has_images(node: _Node) -> bool:
-    return any(
-        isinstance(below, int) and suffix(name) in IMAGE_SUFFIXES and not name.startswith(".")
-        for name, below in node.items()
-    )
+def _has_images(tree: Tree) -> bool:
+    return any(isinstance(below, int) and is_image(name) for name, below in tree.items())
 
 
 def _list(
-    where: object,
-    kind: str,
+    tree: Tree,
     prefix: str,
-    node: _Node,
+    advice: Advice,
     classes: tuple[str, ...] | None,
     passed_over: tuple[str, ...],
 ) -> ClassTree:
-    place = f"{where}: {prefix}" if prefix else str(where)
-    folders = _folders(node)
+    place, folders = advice.place(prefix), folders_in(tree)
     found = tuple(sorted(folders))
     if not found:
-        is_flat = _has_images(node)
-        remedy = "put the images into one folder per class" if is_flat else _redo(kind)
+        remedy = advice.of_loose_images if _has_images(tree) else advice.of_nothing
         raise DataError(place, "holds no class folders", "one folder of images per class", remedy)
     if classes is None:
-        advice = f"make the {kind} of what is in it"
-        require_no_splits(place, _find_layout(place, folders), advice)
+        layout = _find_layout(tree, place)
+        require_no_splits(place, layout, advice.take_inside(prefix + layout.first))
     require_classes(place, found, classes)
     ignored: Counter[str] = Counter()
-    members: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     images: dict[str, Levels] = {name: {} for name in found}
     for name in found:
-        _walk(folders[name], name, images[name], members, ignored)
-    names, labels = label_images(images, lambda name: f"{where}: {prefix}{name}")
-    in_order = np.array([members[name] for name in names], np.int64)
+        _walk(folders[name], name, images[name], numbers, ignored)
+    names, labels = label_images(images, lambda name: advice.place(prefix + name))
+    in_order = np.fromiter((numbers[name] for name in names), np.int64, len(names))
     counts = dict(sorted(ignored.items()))
     return ClassTree(prefix, found, names, labels, in_order, counts, passed_over)
 
 
 def _walk(
-    node: _Node, level: str, levels: Levels, members: dict[str, int], ignored: Counter[str]
+    node: Tree, level: str, levels: Levels, numbers: dict[str, int], ignored: Counter[str]
 ) -> None:
     """Fill `levels` with the sorted image files of each folder below `node`, as a folder's are."""
     files = levels[level] = []
@@ -179,9 +216,9 @@ def _walk(
         if name.startswith("."):
             ignored["dot files"] += 1
         elif isinstance(below, dict):
-            _walk(below, f"{level}/{name}", levels, members, ignored)
+            _walk(below, f"{level}/{name}", levels, numbers, ignored)
         elif suffix(name) in IMAGE_SUFFIXES:
             files.append(name)
-            members[f"{level}/{name}"] = below
+            numbers[f"{level}/{name}"] = below
         else:
             ignored[suffix(name) or "no suffix"] += 1

@@ -1,38 +1,25 @@
 """Class folders in a store: the same samples, in the same order, as of the same tree on a disk.
 
-Stores know names, not folders. Their listing is put into a tree, whose folders are read as those of
-a disk: see `formats.folder` for which files are samples, and `formats.splits` for splits.
+Stores know names, not folders. Their listing is put into a tree, a file in it is its size in bytes;
+`formats.class_tree` knows which of it are samples.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FastftError
+from pipelines.formats.class_tree import Advice, Tree, folders_in, is_image, read_splits
 from pipelines.formats.columns import NONE, Columns
-from pipelines.formats.folder import (
-    IMAGE_SUFFIXES,
-    MAX_DEPTH,
-    Levels,
-    is_class,
-    label_images,
-    require_classes,
-    suffix,
-)
-from pipelines.formats.splits import Layout, read_layout, require_no_splits, require_train
+from pipelines.formats.folder import MAX_DEPTH
 from pipelines.images.limits import MAX_FILE_BYTES
 from pipelines.remote.address import join, show
 from pipelines.remote.faults import Missing, StoreError
 from pipelines.remote.store import Store
-
-#: A folder: what it holds by name, files by their size in bytes.
-Tree: TypeAlias = "dict[str, Tree | int]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,94 +114,39 @@ def read_tree(address: str, tree: Tree, store: Store) -> dict[str, RemoteFolder]
     Raises:
         DataError: as `formats.folder.read_folder` and `read_splits`.
     """
-    layout = _find_layout(address, tree)
-    require_train(show(address), layout, f"name {show(join(address, layout.first))} alone")
-    found: dict[str, RemoteFolder] = {}
-    for split, name in layout.splits.items():
-        classes = found["train"].classes if found else None
-        passed_over = () if found else layout.passed_over
-        below, here = _folders(tree)[name], join(address, name)
-        found[split] = _read_folder(here, below, store, classes, passed_over)
-    return found or {"": _read_folder(address, tree, store, None)}
+
+    def place(path: str) -> str:
+        return show(join(address, path.removesuffix("/")) if path else address)
+
+    advice = Advice(
+        place=place,
+        take_alone=lambda path: f"name {place(path)} alone",
+        take_inside=lambda path: f"name {place(path)} instead",
+        of_loose_images="move the images into one folder per class",
+        of_nothing="see fastft convert --help for the layout",
+    )
+    return {
+        split: RemoteFolder(
+            address=join(address, found.prefix.removesuffix("/")) if found.prefix else address,
+            classes=found.classes,
+            names=found.names,
+            labels=found.labels,
+            ignored=found.ignored,
+            passed_over=found.passed_over,
+            _sizes=found.numbers,
+            _store=store,
+        )
+        for split, found in read_splits(tree, advice).items()
+    }
 
 
 def has_class_images(tree: Tree) -> bool:
     """Whether there are images in folders."""
-    return any(map(_has_images, _folders(tree).values()))
-
-
-def _read_folder(
-    address: str,
-    tree: Tree,
-    store: Store,
-    classes: tuple[str, ...] | None,
-    passed_over: tuple[str, ...] = (),
-) -> RemoteFolder:
-    """List the samples of one folder of class folders; see `folder.read_folder`."""
-    where, folders = show(address), _folders(tree)
-    found = tuple(sorted(folders))
-    if not found:
-        remedy = "see fastft convert --help for the layout"
-        if any(isinstance(below, int) and _is_image(name) for name, below in tree.items()):
-            remedy = "move the images into one folder per class"
-        raise DataError(where, "holds no class folders", "one folder of images per class", remedy)
-    if classes is None:
-        layout = _find_layout(address, tree)
-        require_no_splits(where, layout, f"name {show(join(address, layout.first))} instead")
-    require_classes(where, found, classes)
-    ignored: Counter[str] = Counter()
-    sizes: dict[str, int] = {}
-    images: dict[str, Levels] = {name: {} for name in found}
-    for name in found:
-        _walk(folders[name], name, images[name], sizes, ignored)
-    names, labels = label_images(images, lambda name: show(join(address, name)))
-    return RemoteFolder(
-        address=address,
-        classes=found,
-        names=names,
-        labels=labels,
-        ignored=dict(sorted(ignored.items())),
-        passed_over=passed_over,
-        _sizes=np.fromiter((sizes[name] for name in names), np.int64, len(names)),
-        _store=store,
-    )
-
-
-def _walk(
-    tree: Tree, level: str, levels: Levels, sizes: dict[str, int], ignored: Counter[str]
-) -> None:
-    """Fill `levels` with the sorted image files of each folder from `tree` on."""
-    files = levels[level] = []
-    for name in sorted(tree):
-        below = tree[name]
-        if name.startswith("."):
-            ignored["dot files"] += 1
-        elif not isinstance(below, int):
-            _walk(below, f"{level}/{name}", levels, sizes, ignored)
-        elif suffix(name) in IMAGE_SUFFIXES:
-            files.append(name)
-            sizes[f"{level}/{name}"] = below
-        else:
-            ignored[suffix(name) or "no suffix"] += 1
-
-
-def _find_layout(address: str, tree: Tree) -> Layout:
-    folders = _folders(tree)
-    return read_layout(show(address), folders, lambda name: bool(_folders(folders[name])))
-
-
-def _folders(tree: Tree) -> dict[str, Tree]:
-    return {
-        name: below for name, below in tree.items() if isinstance(below, dict) and is_class(name)
-    }
+    return any(map(_has_images, folders_in(tree).values()))
 
 
 def _has_images(tree: Tree) -> bool:
     return any(
-        _is_image(name) if isinstance(below, int) else _has_images(below)
+        is_image(name) if isinstance(below, int) else _has_images(below)
         for name, below in tree.items()
     )
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and suffix(name) in IMAGE_SUFFIXES

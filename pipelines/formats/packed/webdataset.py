@@ -315,7 +315,7 @@ def _list_tree(
     src: Path, shards: tuple[ShardFile, ...], members: Sequence[Member], tree: ClassTree
 ) -> Tars:
     found = _Collected()
-    for name, member in zip(tree.names, tree.members.tolist(), strict=True):
+    for name, member in zip(tree.names, tree.numbers.tolist(), strict=True):
         found.add(name, 0, members[member])
     return Tars(
         path=src,
