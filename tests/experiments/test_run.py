@@ -31,6 +31,7 @@ from fastft.train.run import train
 from pipelines.errors import DataError, UsageError
 
 QUIET = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")

@@ -143,11 +143,18 @@ def go_on(folder: Path, kind: str, amp: str = "off") -> Trained:
     try:
         trained.restore(run.checkpoint, run.state, run.path)
     except DataError:
-        for part in ("model", "optimizer", "scaler", "ema"):
-            now, before = (str(each[part]) for each in (trained.content(), content_of(kind, amp)))
-            assert now == before, "something was loaded"
+        assert _told(trained.content()) == _first_told(kind, amp), "something was loaded"
         raise
     return trained
+
+
+def _told(content: dict[str, Any]) -> list[str]:
+    return [str(content[part]) for part in ("model", "optimizer", "scaler", "ema")]
+
+
+@functools.cache
+def _first_told(kind: str, amp: str) -> list[str]:
+    return _told(content_of(kind, amp))
 
 
 def put(value: Any, *way: Any) -> Change:
