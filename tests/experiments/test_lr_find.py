@@ -14,6 +14,7 @@ from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 
 QUIET = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def curve(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
