@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
-from objects import make_bucket, s3_server, settings_of
+from objects import make_bucket, memory_address, s3_server, settings_of
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +16,10 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("no_proxy", "*")
     return make_bucket(f"b{abs(hash(request.node.nodeid)):x}"[:40])
+
+
+@pytest.fixture
+def holder(request: pytest.FixtureRequest) -> str:
+    """A store: in memory, unless a test's parameters say S3."""
+    kind = getattr(request, "param", "memory")
+    return request.getfixturevalue("bucket") if kind == "s3" else memory_address()

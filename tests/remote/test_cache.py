@@ -1,14 +1,22 @@
 """Copies of `.beton` files on this machine: made once, and anew when they change."""
 
 import fcntl
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from objects import Faults, FaultyStore, as_path, memory_address, put_bytes, put_tree
+from objects import (
+    Faults,
+    FaultyStore,
+    as_path,
+    memory_address,
+    put_bytes,
+    put_tree,
+    settings_of,
+)
+from processes import SERVER
 from sites import names
 
 from pipelines.errors import DataError
@@ -109,24 +117,25 @@ def test_what_is_no_beton_is_refused(tmp_path: Path, name: str, said: str):
     assert there in str(caught.value)
 
 
-def copies(address: str, beside: Path, answers: Any) -> None:
+def copies(address: str, beside: Path, settings: dict[str, str], answers: Any) -> None:
     """In a process of its own: copy, and tell how many ranges that took."""
+    os.environ.update(settings)
     store, faults = counted(address)
     here = localize(as_path(address), beside, store=store)
     answers.put((str(here), faults.asked.get("range", 0)))
 
 
-def test_several_processes_copy_once(bucket: str, data: Path, tmp_path: Path):
+def test_several_processes_copy_once(bucket: str, endpoint: str, data: Path, tmp_path: Path):
     put_tree(data, f"{bucket}/data")
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
+    answers = SERVER.Queue()
     # Whoever comes first waits here, until all have come.
     folder = tmp_path / cache.FOLDER / cache.copy_name(f"{bucket}/data")
     folder.mkdir(parents=True)
     held = os.open(folder, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    arguments = (f"{bucket}/data", tmp_path, answers)
-    processes = [context.Process(target=copies, args=arguments) for _ in range(2)]
+    settings = {**settings_of(endpoint), "no_proxy": "*"}
+    arguments = (f"{bucket}/data", tmp_path, settings, answers)
+    processes = [SERVER.Process(target=copies, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     os.close(held)

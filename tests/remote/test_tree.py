@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from effort import rest
 from objects import QUICK, as_path, memory_address, put_bytes, put_tree
 
 from pipelines.errors import DataError, FastftError
@@ -47,12 +48,19 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["memory", "s3"])
-@pytest.mark.parametrize("names", TREES.values(), ids=TREES)
+@pytest.mark.parametrize(
+    ("tree", "kind"),
+    [
+        *((tree, "memory") for tree in TREES),
+        ("classes", "s3"),
+        ("splits", "s3"),
+        *rest(*((tree, "s3") for tree in TREES if tree not in ("classes", "splits"))),
+    ],
+)
 def test_samples_are_those_of_a_disk(
-    names: list[str], kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    tree: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
-    root = write_files(tmp_path / "root", *names)
+    root = write_files(tmp_path / "root", *TREES[tree])
     holder = request.getfixturevalue("bucket") if kind == "s3" else memory_address()
     put_tree(root, f"{holder}/root")
     there = list_remote(f"{holder}/root", tmp_path / "work")
