@@ -393,9 +393,8 @@ def copy_blocks(data, blocks, out):  # type: ignore[no-untyped-def]
     for block in range(len(blocks)):
         source, pitch, lines, length, target, target_pitch = blocks[block]
         for _ in range(lines):
-            # A slice set to a slice would be copied first, in case that they overlap.
             line, found = out[target : target + length], data[source : source + length]
-            for at in range(length):
+            for at in range(length):  # a slice set to a slice would be copied in between
                 line[at] = found[at]
             source += pitch
             target += target_pitch
