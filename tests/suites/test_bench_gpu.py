@@ -205,6 +205,7 @@ def test_all_marked_tests_are_run_and_counted(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(command.ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which take a second to load
     monkeypatch.setattr(suite, "REHEARSED", suite.ON_GPU)
     monkeypatch.setattr(suite, "_LOOK_S", 0.05)
     (tmp_path / "tests").mkdir()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from processes import SERVER
 
 from bench import remote
 from bench.remote import CannotRun, MissingError, Remote, RemoteError
@@ -69,6 +70,12 @@ def dying() -> Iterator[object]:
     yield
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked from one that has imported what takes seconds."""
+    monkeypatch.setattr(remote.multiprocessing, "get_context", lambda method: SERVER)
+
+
 def test_a_process_is_read_by_number():
     with Remote("fake", batches) as process:
         assert process.read(1) == 2
@@ -78,6 +85,7 @@ def test_a_process_is_read_by_number():
     assert not psutil.pid_exists(process.pid)
 
 
+@pytest.mark.usefixtures("forked")
 def test_restart_counts_labels_anew():
     with Remote("fake", partial(batches, 3)) as process:
         look = process.look(2)
@@ -91,6 +99,7 @@ def test_restart_counts_labels_anew():
         process.close()
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("make", "kind", "line"),
     [
@@ -106,6 +115,7 @@ def test_what_befalls_a_process_is_one_line(make, kind: type, line: str):
     assert str(caught.value) == line
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_ends_with_its_own(tmp_path: Path):
     with Remote("fake", partial(forking, tmp_path / "pid")) as process:
         process.ready()
@@ -114,6 +124,7 @@ def test_a_process_ends_with_its_own(tmp_path: Path):
     child.wait(5)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_killed_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "PATIENCE_S", 30)
     with Remote("fake", partial(forking, tmp_path / "pid")) as process:
@@ -127,6 +138,7 @@ def test_a_killed_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             child.kill()
 
 
+@pytest.mark.usefixtures("forked")
 def test_who_is_silent_is_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "PATIENCE_S", 0)
     monkeypatch.setattr(remote, "_FAREWELL_S", 0.1)
