@@ -1,12 +1,10 @@
 """The count of what tests try, and README's table of it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import soak
+from processes import run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,6 +13,14 @@ CONFTEST = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
 from effort import pytest_itemcollected, tried
+"""
+
+#: Without plugins, which take seconds to load.
+PROGRAM = """
+import os, sys
+import soak
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+sys.exit(soak.main())
 """
 
 TESTS = """
@@ -44,31 +50,12 @@ def test_what_is_tried_is_counted_over_all_processes(tmp_path: Path) -> None:
     (tmp_path / "test_faults.py").write_text(TESTS)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     out = tmp_path / "toll.json"
-    ended = subprocess.run(
-        [
-            sys.executable,
-            ROOT / "tests/support/soak.py",
-            "--hours",
-            "0.5",
-            "--out",
-            out,
-            "--",
-            tmp_path,
-            "-c",
-            ROOT / "pyproject.toml",
-            "--rootdir",
-            tmp_path,
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "xdist.plugin",
-        ],
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # which take seconds to load
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    asked = ("--hours", "0.5", "--out", out, "--", tmp_path)
+    places = ("-c", ROOT / "pyproject.toml", "--rootdir", tmp_path)
+    plugins = ("-p", "no:cacheprovider", "-p", "xdist.plugin")
+    ended = run_program(program, *asked, *places, *plugins, folder=tmp_path, within_s=200)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     results = json.loads(out.read_text())
     assert {what: each["times"] for what, each in results["tried"].items()} == {

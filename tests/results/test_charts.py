@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fastft.results.charts import Bar, Line, bar_panel, line_panel, span_panel
-from fastft.results.plots import Panel, save_panels
+from fastft.results.plots import DPI, Panel, draw_panels, save_panels
 from fastft.results.svg import CLASSES, draw_svg
 from pipelines.errors import DataError
 
@@ -134,9 +134,10 @@ def test_one_panel_gives_one_text() -> None:
 def test_panels_stand_in_rows(tmp_path: Path) -> None:
     panels = [PANELS["bars"], PANELS["lines"], PANELS["spans"]]
     for columns, width in ((3, 1650), (2, 1100), (1, 550)):
-        save_panels(panels, tmp_path / "it.png", "heading", columns, caption="a caption " * 30)
-        with Image.open(tmp_path / "it.png") as image:
-            assert image.width == width
+        assert draw_panels(panels, columns=columns).get_figwidth() * DPI == width
+    save_panels(panels, tmp_path / "it.png", "heading", 2, caption="a caption " * 30)
+    with Image.open(tmp_path / "it.png") as image:
+        assert image.width == 1100
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="expected a file to write"):
         save_panels(panels, tmp_path / "file" / "it.png")
