@@ -243,7 +243,9 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "fastft-checkpoint", "version": 1, "evil": Evil()}, tmp_path / "evil.pt")
-    large = {**trained.model, "fc.weight": torch.full((3, 1024), 3e38)}  # its outputs overflow
+    weights = torch.full_like(trained.model["fc.weight"], 3e38)
+    scale = {"bn.weight": 100 * trained.model["bn.weight"]}
+    large = {**trained.model, **scale, "fc.weight": weights}  # its outputs overflow
     save_checkpoint(tmp_path / "large.pt", replace(trained, model=large))
     (tmp_path / "empty").mkdir()
     rows: list[tuple[list[object], int, str]] = [

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from effort import rest
 from PIL import Image
 from rich.console import Console
 from runs import ARCH, Command, batches_of
 
 from fastft.config.commands import EvaluateConfig
 from fastft.evaluate.class_report import FILES
-from fastft.evaluate.plots import draw_top_losses
 from fastft.evaluate.result import SampleRow
 from fastft.evaluate.run import run_evaluate
 from fastft.evaluate.scores import Findings, wilson_interval
@@ -42,7 +42,7 @@ def table(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("form", ["splits", "beton", "folder", "class folders"])
+@pytest.mark.parametrize("form", ["splits", "beton", "folder", *rest("class folders")])
 def test_the_report_is_complete(
     form: str, run: Path, trained: Checkpoint, data: Path, photos: Path,
     request: pytest.FixtureRequest,
@@ -100,15 +100,17 @@ def test_the_report_is_complete(
             assert min(image.size) > 200
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_pictures_of_top_losses_are_the_samples(
     run: Path, data: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[Image.Image, SampleRow]] = []
-    real = draw_top_losses
-    monkeypatch.setattr(
-        "fastft.evaluate.class_report.draw_top_losses",
-        lambda each: [shown.extend(each), real(each)][1],
-    )
+
+    def draw(each: list[tuple[Image.Image, SampleRow]]) -> bytes:
+        shown.extend(each)
+        return b""
+
+    monkeypatch.setattr("fastft.evaluate.class_report.draw_top_losses", draw)
     judged(run, data, n=4)
     assert len(shown) == 4
     for image, row in shown:
@@ -221,9 +223,10 @@ def test_outputs_that_are_no_numbers(
     least: float, run: Path, trained: Checkpoint, data: Path
 ) -> None:
     # Numbers all of them, whose sums are not.
-    large = torch.full((3, 1024), 3e38)
+    large = torch.full_like(trained.model["fc.weight"], 3e38)
     large[:, ::2] = least
-    weights = {**trained.model, "fc.weight": large}
+    scale = {"bn.weight": 100 * trained.model["bn.weight"]}
+    weights = {**trained.model, **scale, "fc.weight": large}
     save_checkpoint(run / "best.safetensors", replace(trained, model=weights))
     with pytest.raises(
         DataError, match=r"best\.safetensors: its outputs for 6 of 6 images, first \w+/0000"
@@ -286,6 +289,7 @@ def test_hostile_input_is_one_line_and_leaves_nothing(
         assert sorted(tmp_path.rglob("*")) == before, arguments
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_prints_what_it_found(fastft: Command, run: Path, data: Path) -> None:
     status, text, err = fastft("evaluate", run, "--data", data, "--flip")
     content = json.loads((run / "evaluation" / "evaluation.json").read_text())

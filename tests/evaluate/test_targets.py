@@ -35,7 +35,15 @@ MEANINGS: dict[Task, dict[str, Any]] = {
     "labels": {"task": "labels", "score": 0.5, "thresholds": [0.25, 0.75]},
     "number": {"task": "number", "score": -0.5, "mean": 1100.0, "deviation": 60.0},
 }
-pytestmark = pytest.mark.usefixtures("shallow")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports leave empty pictures: drawing takes longer than all else."""
+    for draw in ("label_report.draw_precisions", "number_report.draw_scatter"):
+        monkeypatch.setattr(f"fastft.evaluate.{draw}", lambda *_: b"")
+    for report in ("label_report", "number_report"):
+        monkeypatch.setattr(f"fastft.evaluate.{report}.draw_worst", lambda *_: b"")
 
 
 def summary_of(rows: Sequence[Told]) -> Summary:
@@ -81,6 +89,7 @@ def judged(run: Path, data: Path, **options: Any) -> tuple[Any, dict[str, Any], 
     return findings, json.loads((out / "evaluation.json").read_text()), rows
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("asked", "thresholds"), [("", (0.5, 0.5)), ("best", (0.25, 0.75))])
 def test_labels_are_judged_by_hand(
     asked: str, thresholds: tuple[float, float], runs: dict[str, Path], data: dict[str, Path]
@@ -113,6 +122,7 @@ def test_labels_are_judged_by_hand(
     assert worst == sorted(worst, reverse=True)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_number_is_judged_by_hand(runs: dict[str, Path], data: dict[str, Path]) -> None:
     _, found, rows = judged(runs["number"], data["number"], flip=True, crops=5)
     outputs, truth = outputs_of(runs["number"], data["number"])
@@ -143,6 +153,7 @@ def test_a_new_report_replaces_another_tasks(
             assert picture.width > 300
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_reports_have_a_section_on_a_page(runs: dict[str, Path], data: dict[str, Path]) -> None:
     for task, kind, key in (("labels", "labels", "mAP"), ("number", "number", "R2")):
         said = io.StringIO()
@@ -180,7 +191,8 @@ def photos(tmp_path: Path) -> Path:
 def test_prediction_tells_labels_from_a_threshold_on(
     asked: str, thresholds: tuple[float, float], runs: dict[str, Path], photos: Path, tmp_path: Path
 ) -> None:
-    files = {name: tmp_path / f"out.{name}" for name in ("csv", "json", "sheet")}
+    kinds = ("csv", "json", "sheet") if asked == "best" else ("csv", "json")
+    files = {name: tmp_path / f"out.{name}" for name in kinds}
     rows: list[Any] = predict(
         PredictConfig(run=runs["labels"], images=(photos,), threshold=asked, flip=True, **files)
     )
@@ -194,8 +206,9 @@ def test_prediction_tells_labels_from_a_threshold_on(
     assert [float(line[2]) for line in lines] == [float(row.probabilities[0]) for row in rows]
     content = json.loads(files["json"].read_text())
     assert [each["labels"] for each in content] == [list(row.labels) for row in rows]
-    with Image.open(files["sheet"]) as sheet:
-        assert sheet.width > 300
+    if "sheet" in files:
+        with Image.open(files["sheet"]) as sheet:
+            assert sheet.width > 300
     said = io.StringIO()
     print_predictions(summary_of(rows), Console(file=said, width=200))
     print_predictions(summary_of(rows[:1]), Console(file=said, width=200))
