@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loaded_kernels import load_kernels
 from rich.console import Console
 from tiny import make_tiny
 
@@ -135,9 +136,14 @@ def main() -> None:
         make_tiny(pytest.MonkeyPatch(), drop=0.2)
         settings["arch"] = "shufflenet_v2_x0_5"
 
+    def config_of(name: str) -> TrainConfig:
+        return TrainConfig(data=given.data, out=given.out / name, loader=given.loader, **settings)
+
     def run(name: str) -> Callable[[], object]:
-        config = TrainConfig(data=given.data, out=given.out / name, loader=given.loader, **settings)
-        return lambda: train(config, Console(quiet=True), or_resume=True)
+        return lambda: train(config_of(name), Console(quiet=True), or_resume=True)
+
+    if given.loader == "resident":
+        load_kernels(config_of("none"))
 
     status, whole_s = live(run("straight"), _MOST_S)
     assert status == 0, f"the run without disturbance ended with {status}"

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loaded_kernels import load_kernels
 from rich.console import Console
 from tiny import make_tiny
 
@@ -91,6 +92,12 @@ def do_the_least() -> None:
     fastft.train.run.find_bottleneck = lambda *_, **__: None  # type: ignore[attr-defined]
 
 
+def config_of(job: dict[str, Any]) -> TrainConfig:
+    """The settings of a job."""
+    paths = {name: Path(job["config"][name]) for name in ("data", "out")}
+    return TrainConfig(**{**job["config"], **paths})
+
+
 def be(rank: int, job: dict[str, Any], port: int) -> int:
     """One process of a job; its exit status."""
     world = job["world"]
@@ -114,12 +121,9 @@ def be(rank: int, job: dict[str, Any], port: int) -> int:
         at_step(job["stop_after"], lambda: os.kill(os.getpid(), signal.SIGTERM))
     if "die_at" in job and rank == job["die_rank"]:
         at_step(job["die_at"], lambda: os.kill(os.getpid(), signal.SIGKILL))
-    settings = {
-        name: Path(v) if name in ("data", "out") else v for name, v in job["config"].items()
-    }
     try:
         with StopSignals(is_one_of_many=world > 1) as stop:
-            train(TrainConfig(**settings), Console(quiet=True), stop, or_resume=True)
+            train(config_of(job), Console(quiet=True), stop, or_resume=True)
     except Stopped as error:
         return error.exit_code
     except FastftError as error:
@@ -152,4 +156,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([run(job) for job in json.loads(Path(sys.argv[1]).read_text())]))
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    for job in {job["config"].get("augment"): job for job in jobs}.values():
+        load_kernels(config_of(job))
+    print(json.dumps([run(job) for job in jobs]))

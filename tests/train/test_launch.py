@@ -18,7 +18,10 @@ import pytest
 from commands import PATIENCE_S, Living, begin
 from effort import choose
 from forked import be_torchrun, fork_ranks
+from loaded_kernels import load_kernels
+from ranks import do_the_least
 
+from fastft.config.train import TrainConfig
 from fastft.runs.checkpoint import load_checkpoint
 from fastft.runs.folder import LAST, METRICS
 from fastft.runs.metrics import read_metrics
@@ -33,9 +36,28 @@ OPTIONS = (
 )
 
 
-def start(folder: Path, *arguments: object) -> Living:
+def fork_small_ranks(data: Path | None = None) -> None:
+    """Let ranks be forks of this process, which train a network of three layers.
+
+    Args:
+        data: what kernels are loaded for that all of them use.
+    """
+    do_the_least()
+    if data is not None:
+        load_kernels(TrainConfig(data=data, out=Path("out"), size=40, batch_size=10, workers=1))
+    fork_ranks()
+
+
+def be_small_torchrun(data: Path, *given: str) -> None:
+    """Be torchrun, whose ranks are such forks."""
+    fork_small_ranks(data)
+    be_torchrun(*given)
+
+
+def start(folder: Path, data: Path, *arguments: object) -> Living:
     """A training whose processes are forked."""
-    return begin(["train", *map(str, arguments)], folder / "begun", fork_ranks)
+    given = ["train", "--data", str(data), *map(str, arguments)]
+    return begin(given, folder / "begun", fork_small_ranks, data)
 
 
 def ranks_of(process: Living, folder: Path) -> list[psutil.Process]:
@@ -50,8 +72,8 @@ def ranks_of(process: Living, folder: Path) -> list[psutil.Process]:
 
 def test_two_processes_make_one_run(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 2)
-    status, said, err = start(tmp_path, *arguments).end()
+    arguments = ("--out", out, *OPTIONS, "--nproc", 2, "--epochs", 2)
+    status, said, err = start(tmp_path, data, *arguments).end()
     assert (status, err) == (0, "")
     assert len(re.findall(r"^epoch \d/2", said, re.MULTILINE)) == 2
     assert said.count("33 training and 6 evaluation images, 3 classes") == 1
@@ -77,7 +99,7 @@ def test_one_processs_error_ends_all_once(
     arguments = ("--data", tmp_path / "photos", "--out", tmp_path / "run", "--nproc", 2)
     given = ["train", *map(str, arguments), *OPTIONS]
     # At length its ranks are started as ever, imports and all.
-    status, _, err = begin(given, tmp_path / "begun", choose(fork_ranks, None)).end()
+    status, _, err = begin(given, tmp_path / "begun", choose(fork_small_ranks, None)).end()
     tried("a training of processes ended in the middle by an error")
     assert status == 1
     assert err.count("\n") == 1, err
@@ -87,8 +109,8 @@ def test_one_processs_error_ends_all_once(
 
 def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
-    process = start(tmp_path, *arguments)
+    arguments = ("--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
+    process = start(tmp_path, data, *arguments)
     ranks = ranks_of(process, tmp_path)
     assert len(ranks) == 2
     ranks[1].kill()
@@ -138,8 +160,8 @@ def test_no_thread_of_torch_sees_the_interpreter_end() -> None:
 
 def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ("--data", data, "--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
-    process = start(tmp_path, *arguments)
+    arguments = ("--out", out, *OPTIONS, "--nproc", 2, "--epochs", 1000)
+    process = start(tmp_path, data, *arguments)
     ranks_of(process, tmp_path)
     os.kill(process.pid, signal.SIGTERM)
     status, _, err = process.end()
@@ -155,8 +177,8 @@ def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
 def test_reading_processes_survive_a_group_signal(data: Path, tmp_path: Path) -> None:
     """What terminals and schedulers send reaches the loader's own processes, too."""
     out = tmp_path / "run"
-    arguments = ("--data", data, "--out", out, *OPTIONS, "--loader", "torchvision")
-    process = start(tmp_path, *arguments, "--epochs", 1000)
+    arguments = ("--out", out, *OPTIONS, "--loader", "torchvision")
+    process = start(tmp_path, data, *arguments, "--epochs", 1000)
     ranks_of(process, tmp_path)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         os.killpg(process.pid, number)
@@ -168,7 +190,7 @@ def test_reading_processes_survive_a_group_signal(data: Path, tmp_path: Path) ->
 
 def be_in_terminal(screen: str) -> None:
     """Make a terminal this process's own, as a shell's child has it; ranks are forks of it."""
-    fork_ranks()
+    fork_small_ranks()
     descriptor = os.open(screen, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(descriptor, standard)
@@ -206,7 +228,7 @@ def test_torchrun_starts_it_again_and_it_goes_on(data: Path, tmp_path: Path) -> 
     options += ["--log-dir", os.devnull]  # else it leaves a folder
     arguments = ["train", "--data", data, "--out", out, *OPTIONS, "--epochs", 6]
     given = [*options, "-m", "fastft", *map(str, arguments)]
-    process = begin([], tmp_path / "begun", be_torchrun, *given)
+    process = begin([], tmp_path / "begun", be_small_torchrun, data, *given)
     ranks_of(process, tmp_path)[0].kill()
     status, said, err = process.end()
     assert status == 0, err
