@@ -33,7 +33,7 @@ Tried = Callable[..., None]
 @pytest.fixture(scope="module")
 def src(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Splits of photos that take some tenths of a second to convert."""
-    return make_long(photos, tmp_path_factory.mktemp("long") / "src", choose(12, 40))
+    return make_long(photos, tmp_path_factory.mktemp("long") / "src", choose(8, 40))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def moments(src: Path, tmp_path_factory: pytest.TempPathFactory) -> Moments:
 def test_killed_at_random_moments_and_resumed(
     src: Path, moments: Moments, tmp_path: Path, tried: Tried
 ) -> None:
-    kills, wanted = 0, scale(2, 60)
+    kills, wanted = 0, scale(1, 60)
     for number in range(wanted + 1):
         out, status = tmp_path / str(number), -1
         while status:

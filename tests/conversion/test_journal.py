@@ -22,10 +22,10 @@ OPTIONS: dict[str, Any] = {"max_bad": "2", "mode": "proportion"}
 Leave = Callable[..., bool]
 
 
-@pytest.fixture
-def src(photos: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def spoiled(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Splits of 33 and 6 photos, of which one is cut short, one has bytes that say nothing."""
-    copy = tmp_path / "src"
+    copy = tmp_path_factory.mktemp("spoiled") / "src"
     shutil.copytree(photos, copy)
     broken, _, odd, *_ = sorted((copy / "train").glob("*/*"))  # the second becomes pixels
     broken.write_bytes(broken.read_bytes()[:-300])
@@ -34,15 +34,22 @@ def src(photos: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def src(spoiled: Path, tmp_path: Path) -> Path:
+    """A copy of them."""
+    return shutil.copytree(spoiled, tmp_path / "src")
+
+
+@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.fixture
-def whole(src: Path, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def whole(spoiled: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a conversion leaves that nobody kills."""
-    run(src, tmp_path / "whole")
-    return contents(tmp_path / "whole")
+    out = tmp_path_factory.mktemp("whole")
+    run(spoiled, out)
+    return contents(out)
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_killed_anywhere_and_resumed(
     tried: Callable[..., None],
 ) -> None:
     resumed = set()
-    for k in range(1 + part, 1000, choose(12, 4)):
+    for k in range(1 + part, 1000, choose(18, 4)):
         if not leave(k):
             break
         seen = {path: digest for path, digest in contents(out).items() if path[0] != "."}
@@ -103,7 +110,7 @@ def test_killed_anywhere_and_resumed(
 
 def test_killed_again_and_again(src: Path, out: Path, whole: dict[str, str], leave: Leave) -> None:
     kills = 0
-    while leave(12 + choose(5, 1) * kills, resume=True):
+    while leave(12 + choose(8, 1) * kills, resume=True):
         kills += 1
     assert kills > 2
     assert contents(out) == whole
