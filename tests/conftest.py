@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import sys
@@ -40,6 +41,12 @@ for _number, _usual in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+
+def pytest_collection_finish() -> None:
+    """Tests that collect garbage need not go through all that was imported by now, and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
