@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import rest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,7 +33,7 @@ def _digest(root: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=["shapes", *rest("weaves")])
 def family_photos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of one family, large enough to train a linear classifier on."""
     out: Path = tmp_path_factory.mktemp("synth") / request.param

@@ -1,5 +1,6 @@
 """Starting without torch's compiler: it costs seconds, and is there when it is asked for."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from effort import long
 
 from fastft.model.optim import AdamW, make_optimizer
+from pipelines.errors import UsageError
 from pipelines.vision import _remedy
 
 _STARTS = """
@@ -60,10 +63,9 @@ def test_optimizers_are_still_torchs_own() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_a_torchvision_for_another_torch_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As PyPI's is, beside a torch that was built for the CPU."""
+@pytest.fixture
+def alien(tmp_path: Path) -> Path:
+    """A folder with a torchvision as PyPI's is, beside a torch that was built for the CPU."""
     fake = tmp_path / "torchvision"
     fake.mkdir()
     fake.joinpath("__init__.py").write_text(
@@ -71,9 +73,38 @@ def test_a_torchvision_for_another_torch_is_one_line(
         "torch.version.cuda = None\n"
         "raise RuntimeError('operator torchvision::nms does not exist\\nmore')\n"
     )
+    return tmp_path
+
+
+def check_line(line: str) -> None:
+    assert line.startswith(
+        "torchvision: cannot be imported (operator torchvision::nms does not exist), "
+        f"expected the one that was built for torch {torch.__version__}; pip install "
+    )
+    assert "CPU" in line
+
+
+def test_a_torchvision_for_another_torch_is_refused(
+    alien: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = torch.version.cuda
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "torchvision" or name == "pipelines.vision":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(alien)
+    monkeypatch.setattr(torch.version, "cuda", cuda)  # which the module sets
+    with pytest.raises(UsageError) as caught:
+        importlib.import_module("pipelines.vision")
+    check_line(str(caught.value))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert _remedy() == "pip install --force-reinstall torch torchvision"
+
+
+@long
+def test_a_command_says_so_in_one_line(alien: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "fastft", "predict", "run", "photo.jpg"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(alien)},
         capture_output=True,
         text=True,
         check=False,
@@ -82,10 +113,4 @@ def test_a_torchvision_for_another_torch_is_one_line(
     assert ended.returncode == 2, ended.stderr
     assert ended.stdout == ""
     [line] = ended.stderr.splitlines()
-    assert line.startswith(
-        "torchvision: cannot be imported (operator torchvision::nms does not exist), "
-        f"expected the one that was built for torch {torch.__version__}; pip install "
-    )
-    assert "CPU" in line
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert _remedy() == "pip install --force-reinstall torch torchvision"
+    check_line(line)
