@@ -2,7 +2,6 @@
 
 import ast
 import json
-import subprocess
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,27 +21,36 @@ from pipelines.errors import UsageError
 from pipelines.formats.beton import read_index
 from pipelines.loaders.loops import as_dicts
 
-SUPPORT = Path(__file__).parents[1] / "support"
+PROGRAM = Path(__file__).parents[1] / "support" / "loops.py"
 #: Batches of an epoch of 33 photos.
 BATCHES = 5
 
 
-def run(name: str, data: Path, folder: Path) -> tuple[dict[str, Any], str]:
-    """Run an example by its library; gives what its program tells, and all that it says."""
-    if find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
-    lay_out(name, data, folder)
-    program = SUPPORT / f"loop_{name}.py"
-    ended: subprocess.CompletedProcess[str] = run_program(
-        program, folder, folder=folder, within_s=4 * LONG_S
-    )
+Run = tuple[dict[str, Any], str]
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Each example, run by its library: what its program tells, and all that it says."""
+    folder = tmp_path_factory.mktemp("loops")
+    names = [name for name in read_examples() if find_spec(name) is not None]
+    for name in names:
+        (folder / name).mkdir()
+        lay_out(name, data, folder / name)
+    ended = run_program(PROGRAM, folder, *names, folder=folder, within_s=8 * LONG_S)
     assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return found, ended.stdout
+    said = {name: (folder / name / "stdout").read_text() for name in names}
+    return {name: (json.loads(text.splitlines()[-1]), text) for name, text in said.items()}
 
 
-def test_lightning_trains_and_resumes_within_epochs(data: Path, tmp_path: Path) -> None:
-    found, _ = run("lightning", data, tmp_path)
+def run_of(name: str, runs: dict[str, Run]) -> Run:
+    if name not in runs:
+        pytest.skip(f"{name} is not installed")
+    return runs[name]
+
+
+def test_lightning_trains_and_resumes_within_epochs(runs: dict[str, Run]) -> None:
+    found, _ = run_of("lightning", runs)
     assert len(set(found["expected"])) == EPOCHS * STEPS  # epochs differ
     assert found["whole"] == found["expected"]
     stopped = STEPS + 2
@@ -53,8 +61,8 @@ def test_lightning_trains_and_resumes_within_epochs(data: Path, tmp_path: Path) 
     assert found["warned"] == []
 
 
-def test_accelerates_processes_have_their_own_share(data: Path, tmp_path: Path) -> None:
-    found, said = run("accelerate", data, tmp_path)
+def test_accelerates_processes_have_their_own_share(runs: dict[str, Run]) -> None:
+    found, said = run_of("accelerate", runs)
     for rank, expected in zip(found["ranks"], found["expected"], strict=True):
         assert rank["is_itself"]
         assert rank["seen"] == expected
@@ -63,16 +71,16 @@ def test_accelerates_processes_have_their_own_share(data: Path, tmp_path: Path) 
     assert said.count("of 6 right") == EPOCHS
 
 
-def test_transformers_trainer_resumes_within_epochs(data: Path, tmp_path: Path) -> None:
-    found, _ = run("transformers", data, tmp_path)
+def test_transformers_trainer_resumes_within_epochs(runs: dict[str, Run]) -> None:
+    found, _ = run_of("transformers", runs)
     assert found["whole"] == found["expected"]
     assert found["begun"] + found["rest"] == found["expected"]
     assert len(found["begun"]) == STEPS + 2
     assert 0 <= found["evaluated"]["eval_accuracy"] <= 1
 
 
-def test_timms_loop_trains(data: Path, tmp_path: Path) -> None:
-    found, said = run("timm", data, tmp_path)
+def test_timms_loop_trains(runs: dict[str, Run]) -> None:
+    found, said = run_of("timm", runs)
     assert found["seen"] == found["expected"]
     assert (found["right"], said.count("% right")) == (6, EPOCHS)
 
