@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from effort import choose
 from pages import (
     GROWING,
     WRITERS,
@@ -201,10 +202,9 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+def whole(report: Path) -> str:
     """A page of every kind of source."""
-    folder = tmp_path_factory.mktemp("whole")
-    return render(page_of(*(write(folder / kind) for kind, write in WRITERS.items())))
+    return report.read_text(encoding="utf-8")
 
 
 def test_a_page_needs_nothing_else(whole: str) -> None:
@@ -228,7 +228,8 @@ def test_the_policy_names_its_style_and_script(whole: str) -> None:
 
 
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
-    sources = [write(tmp_path / kind) for kind, write in WRITERS.items()]
+    kinds = choose(("bench", "pixels", "evaluation"), WRITERS)
+    sources = [WRITERS[kind](tmp_path / kind) for kind in kinds]
     write_report(sources, tmp_path / "a.html")
     code = (
         "import sys; from pathlib import Path; from fastft.report.page import write_report; "
@@ -261,23 +262,23 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
 
 
 def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
-    run, out = write_run(tmp_path / "run"), tmp_path / "report.html"
-    write_report([run], out)
+    pixels, out = write_pixels(tmp_path / "pixels"), tmp_path / "report.html"
+    write_report([pixels], out)
     first = out.read_bytes()
-    write_report([run], out, "another")
+    write_report([pixels], out, "another")
     assert out.read_bytes() != first
     out.write_text("<!doctype html><p>fastft report</p>")
     with pytest.raises(UsageError, match="is no page of fastft report"):
-        write_report([run], out)
+        write_report([pixels], out)
     assert "<p>" in out.read_text()
     with pytest.raises(UsageError, match="is a folder"):
-        write_report([run], run)
+        write_report([pixels], pixels)
 
 
 def test_an_unwritable_page_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="expected a file to write"):
-        write_report([write_run(tmp_path / "run")], tmp_path / "file" / "report.html")
+        write_report([write_pixels(tmp_path / "a")], tmp_path / "file" / "report.html")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from drawn import find_overlaps
 from pages import WRITERS, Json, edit, write_evaluation, write_run, write_suite, write_sweep
+from tiny import make_tiny
 
 from fastft.report.page import Page, make_page, write_report
 from fastft.report.sources import read_sources
@@ -25,11 +26,16 @@ def test_a_run_brings_its_evaluation(tmp_path: Path) -> None:
     assert [(each.kind, each.name) for each in found] == [("run", "run"), ("evaluation", "run")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_the_commands_write_is_read(
-    data: Path, tmp_path: Path, fastft: Callable[..., tuple[int, str, str]]
+    data: Path,
+    tmp_path: Path,
+    fastft: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    make_tiny(monkeypatch)
     run, parity = tmp_path / "run", tmp_path / "parity"
-    train = ("--data", data, "--out", run, "--weights", "none", "--arch", "squeezenet1_1")
+    train = ("--data", data, "--out", run, "--weights", "none", "--arch", "shufflenet_v2_x0_5")
     small = ("--size", "40", "--batch-size", "16", "--workers", "1", "--epochs", "1")
     assert fastft("train", *train, *small, "--loader", "torchvision", "--seed", "3")[0] == 0
     assert fastft("evaluate", run, "--data", data)[0] == 0
