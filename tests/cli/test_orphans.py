@@ -66,24 +66,25 @@ def test_an_early_orphan_ends(tmp_path: Path, tried: Tried) -> None:
     tried("parents that end at once")
 
 
-#: A worker of a DataLoader kills its parent before it has looked for one.
-_LATE = """
-import os, sys
-from pipelines.loaders import make_loader, torchvision_loader
-begin, parent = torchvision_loader.live_for_parent, os.getpid()
-def begin_late(worker):
-    os.kill(parent, 9)
-    while os.getppid() == parent:
-        pass
-    begin(worker)
-torchvision_loader.live_for_parent = begin_late
-with make_loader("torchvision", sys.argv[1], batch_size=2, workers=2) as loader:
-    next(iter(loader))
-"""
+def _loses_its_parent(data: Path) -> None:
+    """A worker of a DataLoader kills its parent before it has looked for one."""
+    from pipelines.loaders import make_loader, torchvision_loader
+
+    live, parent = torchvision_loader.live_for_parent, os.getpid()
+
+    def live_late(worker: int) -> None:
+        os.kill(parent, signal.SIGKILL)
+        while os.getppid() == parent:
+            pass
+        live(worker)
+
+    torchvision_loader.live_for_parent = live_late
+    with make_loader("torchvision", data, batch_size=2, workers=2) as loader:
+        next(iter(loader))
 
 
 def test_an_early_orphaned_worker_ends(data: Path, tmp_path: Path, tried: Tried) -> None:
-    living = begin_alone([str(data / "train.beton")], tmp_path, ("-c", _LATE))
+    living = begin([], tmp_path, _loses_its_parent, data / "train.beton")
     assert living.ends(PATIENCE_S)
     assert is_left_by(living) == []
     tried("parents that end at once")
