@@ -11,6 +11,7 @@ import old_checkpoints
 import pytest
 import torch
 from damaged import flip
+from effort import choose
 from safetensors.torch import load_file
 
 from fastft.runs.checkpoint import (
@@ -100,7 +101,7 @@ def test_no_temporary_file_is_left(tmp_path: Path) -> None:
         (json.dumps({**PLAIN, "accuracy": "1"}), "wrong 'accuracy': '1'"),
         (json.dumps({**PLAIN, "epoch": -1}), "wrong 'epoch': -1"),
         (json.dumps({**PLAIN, "classes": []}), "wrong 'classes': a list"),
-        (json.dumps({**PLAIN, "classes": [3] * 1_000_000}), "wrong 'classes.0': 3"),
+        (json.dumps({**PLAIN, "classes": [3] * 100_000}), "wrong 'classes.0': 3"),
         (json.dumps({**PLAIN, "classes": {"x": 1}}), "wrong 'classes': a dict"),
         (json.dumps({**PLAIN, "view": "train"}), "wrong 'view': 'train'"),
         (json.dumps({**PLAIN, "progress": [3]}), "wrong 'progress': a list"),
@@ -162,15 +163,17 @@ def test_torch_alone_does_not_see_a_changed_weight(tmp_path: Path) -> None:
 def test_an_old_file_cut_short_is_refused(tmp_path: Path) -> None:
     path = old_file(tmp_path / "c.pt")
     os.truncate(path, path.stat().st_size - len(old_checkpoints.SEAL) - 1)
-    for size in reversed(range(path.stat().st_size)):
+    for size in reversed(range(0, path.stat().st_size, choose(3, 1))):
         os.truncate(path, size)
         assert_refused(path)
 
 
 def test_any_number_of_an_old_file_is_covered(tmp_path: Path) -> None:
     path = old_file(tmp_path / "c.pt")
-    wanted = str(load_checkpoint(path))
-    for position in range(path.stat().st_size):
+    wanted, number = str(load_checkpoint(path)), SAVED.model["a"].numpy().tobytes()
+    at, size = path.read_bytes().index(number), path.stat().st_size
+    # In an ordinary run a tensor, and every seventh byte of the rest.
+    for position in sorted({*range(at, at + len(number)), *range(0, size, choose(7, 1))}):
         flip(path, position, position % 8)
         try:
             assert str(load_checkpoint(path)) == wanted  # in what stands between the records

@@ -28,6 +28,8 @@ from fastft.runs.metrics import read_metrics
 from fastft.train.distributed import divide_cpus, join_world
 from fastft.train.launch import count_processes
 from pipelines.errors import UsageError
+from pipelines.formats.source import open_source
+from pipelines.plan import make_plan
 
 Command = Callable[..., tuple[int, str, str]]
 OPTIONS = (
@@ -94,7 +96,12 @@ def test_one_processs_error_ends_all_once(
     photos: Path, tmp_path: Path, tried: Callable[..., None]
 ) -> None:
     shutil.copytree(photos, tmp_path / "photos")
-    victim = sorted((tmp_path / "photos" / "train").rglob("*.jpg"))[5]
+    source = open_source(photos / "train")
+    plan = make_plan(source.widths, source.heights, view="train", size=40)
+    # The first process shows the first photo, the second one the last of a batch; it holds back for
+    # seconds before it says what is wrong.
+    first = int(plan.order[choose(0, 9)])
+    victim = tmp_path / "photos" / "train" / source.name(first)
     victim.write_bytes(victim.read_bytes()[:-400])
     arguments = ("--data", tmp_path / "photos", "--out", tmp_path / "run", "--nproc", 2)
     given = ["train", *map(str, arguments), *OPTIONS]
