@@ -30,6 +30,7 @@ from pipelines.preprocessing import Preprocessing
 from pipelines.reference import RESAMPLING
 
 SIZE = 64
+pytestmark = pytest.mark.usefixtures("in_threads")
 
 
 def look(source: Source, maker: Any, **options: Any) -> Comparison:
