@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from effort import SOAK_H, choose
+from effort import SOAK_H, choose, rest
 from held import Held, growth
 from load import KINDS, Pace, Together, break_sample, run_loaders
 from load_leaks import run_leaking
@@ -60,11 +60,11 @@ def pace_of(short: Pace, parts: int) -> Pace:
     return choose(short, Pace(points=points, warm_up=warm_up, epochs=1, seconds=each_s, plans=9))
 
 
-def together(work: Callable[..., None], size: int, folder: Path, *rest: Any) -> Any:
+def together(work: Callable[..., None], size: int, folder: Path, *more: Any) -> Any:
     """What `work(rank, ...)` answers in each of so many processes."""
     with_others = Together(SERVER, size)
     processes = [
-        SERVER.Process(target=work, args=(rank, *rest, with_others)) for rank in range(size)
+        SERVER.Process(target=work, args=(rank, *more, with_others)) for rank in range(size)
     ]
     try:
         for process in processes:
@@ -118,9 +118,11 @@ def is_here(loader: str) -> bool:
     return find_spec(library.split(".")[0]) is not None and find_spec(library) is not None
 
 
-#: In an ordinary run threads of ours, and those of a library, a `.beton` and a class folder; what
-#: all kinds give is held against the plan by test_loaders, test_set_size and test_loader_faults.
-@pytest.mark.parametrize("kind", choose(["dali-folder", "resident"], [*KINDS]))
+#: In an ordinary run threads of ours; what all kinds give is held against the plan by test_loaders,
+#: test_set_size and test_loader_faults.
+@pytest.mark.parametrize(
+    "kind", ["resident", *rest(*(kind for kind in KINDS if kind != "resident"))]
+)
 def test_loaders(kind: str, few: Path, tmp_path: Path, tried: Callable[..., None]) -> None:
     what = KINDS[kind]
     if not is_here(what.loader):

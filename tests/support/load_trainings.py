@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from effort import SOAK_H
 from held import Watch
 from load import Pace, Together, answering, plain, points_of
 from mortal import rows_of
@@ -19,6 +20,7 @@ from rich.console import Console
 from tiny import make_tiny
 
 from fastft.config.train import TrainConfig
+from fastft.runs import curves
 from fastft.system.signals import Stopped, StopSignals
 from fastft.train import bottleneck
 from fastft.train import loop as trainer
@@ -132,6 +134,8 @@ def run_trainings(
         torch.set_num_threads(1)
         make_tiny(pytest.MonkeyPatch())
         bottleneck._LEAST_S = bottleneck._MOST_S = 0.01
+        if not SOAK_H:  # drawing takes longer than all else
+            curves.draw_curves = lambda metrics, out: out.write_bytes(b"")  # type: ignore[assignment]
         work = Trainings(good, bad, folder, loaders)
         agree = partial(together.agree, rank)
         points = list(points_of(work.run, lambda: work.epochs, pace, agree, Watch().look))
