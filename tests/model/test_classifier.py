@@ -5,30 +5,35 @@ from urllib.error import URLError
 import pytest
 import torch
 from old_checkpoints import content_of, save_old
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import ResNet18_Weights, shufflenet_v2_x0_5
 
 from fastft.model.classifier import build_model, restore_model
 from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipelines.errors import DataError, FormatError
 
+#: A twentieth of the default's numbers.
+ARCH = "shufflenet_v2_x0_5"
+
 
 def checkpoint(classes: int = 3) -> Checkpoint:
-    model = build_model(classes, "none").model
+    model = build_model(classes, "none", arch=ARCH).model
     return Checkpoint(
-        model=model.state_dict(), arch="resnet18", classes=tuple("abcdefgh"[:classes]), size=64,
+        model=model.state_dict(), arch=ARCH, classes=tuple("abcdefgh"[:classes]), size=64,
         view="eval", epoch=2, accuracy=0.5, optimizer={}, scaler={}, config={"lr": 0.1},
     )  # fmt: skip
 
 
 def test_what_is_drawn_comes_from_the_seed(tmp_path: Path) -> None:
-    a, b, c = (build_model(5, "none", seed=seed).model.state_dict() for seed in (0, 0, 1))
+    a, b, c = (
+        build_model(5, "none", arch=ARCH, seed=seed).model.state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["fc.weight"], c["fc.weight"])
-    bound = (1 / 512) ** 0.5  # as torch draws a linear layer
+    bound = (1 / 1024) ** 0.5  # as torch draws a linear layer
     assert 0.99 * bound < a["fc.weight"].abs().max() <= bound
     save_checkpoint(tmp_path / "c.safetensors", checkpoint())
     tuned = build_model(5, str(tmp_path / "c.safetensors")).model.state_dict()
-    bound = (6 / (512 + 5)) ** 0.5  # Xavier-uniform, as the tutorial has it on weights
+    bound = (6 / (1024 + 5)) ** 0.5  # Xavier-uniform, as the tutorial has it on weights
     assert 0.98 * bound < tuned["fc.weight"].abs().max() <= bound
 
 
@@ -43,25 +48,25 @@ def test_our_checkpoint_gives_its_body(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.safetensors", saved)
     built = build_model(3, str(tmp_path / "c.safetensors"), seed=7)
     state = built.model.state_dict()
-    assert torch.equal(state["conv1.weight"], saved.model["conv1.weight"])
+    assert torch.equal(state["conv1.0.weight"], saved.model["conv1.0.weight"])
     assert not torch.equal(state["fc.weight"], saved.model["fc.weight"])
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    state = resnet18().state_dict()
+    state = shufflenet_v2_x0_5().state_dict()
     path = tmp_path / "w.pth"
     for name, value, message in [
-        ("conv1.weight", torch.zeros(64, 1, 7, 7), "conv1.weight of shape"),
+        ("conv1.0.weight", torch.zeros(24, 1, 3, 3), "conv1.0.weight of shape"),
         ("layer9.weight", torch.zeros(1), "an additional layer9.weight"),
         ("layer9", 3, "holds no tensors by name"),
-        ("layer4.1.bn2.bias", torch.zeros(3), r"shape \[3\] instead of \[512\]"),
+        ("conv5.1.bias", torch.zeros(3), r"shape \[3\] instead of \[1024\]"),
     ]:
         torch.save({**state, name: value}, path)
         with pytest.raises(DataError, match=message):
-            build_model(2, str(path))
-    torch.save({k: v for k, v in state.items() if k != "bn1.bias"}, path)
-    with pytest.raises(DataError, match=r"has no bn1\.bias"):
-        build_model(2, str(path))
+            build_model(2, str(path), arch=ARCH)
+    torch.save({k: v for k, v in state.items() if k != "conv1.1.bias"}, path)
+    with pytest.raises(DataError, match=r"has no conv1\.1\.bias"):
+        build_model(2, str(path), arch=ARCH)
 
 
 def test_no_network_is_one_line_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

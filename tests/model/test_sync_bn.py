@@ -25,7 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "float64": {"shape": (5, 6, 4), "dtype": torch.float64},
     "bfloat16": {"shape": (5, 6, 4), "dtype": torch.bfloat16},
 }
-ARCHS = ("mobilenet_v3_small", "efficientnet_b0")  # and resnet18 in test_step.py
+ARCHS = ("mobilenet_v3_small", "efficientnet_b0")  # and a ShuffleNet in test_step_world.py
 
 
 def make_layer(case: dict[str, Any]) -> nn.Module:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torchvision import models
+from torchvision.models.shufflenetv2 import ShuffleNetV2
 
 from fastft.model.loss import Loss
 from fastft.train.distributed import ALONE, World
@@ -61,9 +61,11 @@ def make_small(*, batch_norm: bool = False) -> nn.Module:
     ).to(memory_format=torch.channels_last)
 
 
-def make_resnet() -> nn.Module:
+def make_deep() -> nn.Module:
+    """A ShuffleNet of one unit where it has four or eight alike: 14 layers of batch norm."""
     torch.manual_seed(2)
-    return models.resnet18(num_classes=3).to(memory_format=torch.channels_last).train()
+    network = ShuffleNetV2([1, 1, 1], [24, 48, 96, 192, 1024], num_classes=3)
+    return network.to(memory_format=torch.channels_last).train()
 
 
 def make_batches(counts: tuple[int, ...] = COUNTS, size: int = 16) -> list[Batch]:

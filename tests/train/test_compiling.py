@@ -197,6 +197,7 @@ def test_a_cpu_never_changes_by_itself() -> None:
     assert read_findings("steps", "") == {}
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0
 def test_a_compiled_run_trains_and_resumes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,7 +207,7 @@ def test_a_compiled_run_trains_and_resumes(
     out = tmp_path / "run"
     quiet = Console(quiet=True)
     config = TrainConfig(
-        data=data, out=out, weights="none", arch="squeezenet1_1", size=40, epochs=1, batch_size=16,
+        data=data, out=out, weights="none", arch="shufflenet_v2_x0_5", size=40, epochs=1, batch_size=16,
         amp="off", loader="resident", compile="default",
     )  # fmt: skip
     train(config, quiet)

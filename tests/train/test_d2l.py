@@ -11,7 +11,9 @@ import pytest
 import torch
 import torchvision
 from rich.console import Console
+from tiny import Tiny
 from torch import nn
+from torchvision.models import resnet
 from torchvision.transforms import functional
 
 from fastft.config.recipes import make_config
@@ -25,9 +27,17 @@ from pipelines.plan import make_plan
 BATCH, EPOCHS, SEED, SIZE = 4, 1, 3, 40
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """A network of three layers for every ResNet: neither side minds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "ResNet", lambda *_, **options: Tiny(**options))
+        yield
+
+
 @pytest.fixture(scope="module")
 def few(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photos to learn from: a step of the tutorial's network takes long."""
+    """Six photos to learn from."""
     folder = tmp_path_factory.mktemp("few")
     for split in ("train", "test"):
         (folder / f"{split}.beton").symlink_to(data / "test.beton")

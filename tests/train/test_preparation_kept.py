@@ -1,7 +1,7 @@
 """What a model learned from is prepared alike later: checkpoint, predict, evaluate, parity."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from old_checkpoints import age, content_of, save_old
 from PIL import Image
 from rich.console import Console
 from runs import make_checkpoint
+from tiny import make_tiny
 
 from fastft.config.commands import PredictConfig
 from fastft.config.train import TrainConfig
@@ -42,6 +43,14 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def small() -> Iterator[None]:
+    """Trainings take a network of three layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_tiny(patch)
+        yield
+
+
 def converted(src: Path, out: Path, **options: Any) -> Path:
     convert(ConvertConfig(src=src, out=out, **options))
     return out
@@ -57,6 +66,7 @@ def settings(data: Path, out: Path, **options: Any) -> TrainConfig:
     )
 
 
+@pytest.mark.usefixtures("small")
 def test_training_on_folders_is_remembered(splits: Path, tmp_path: Path) -> None:
     config = settings(splits, tmp_path / "r", apply_exif=True, depth="scale")
     train(config, QUIET)
@@ -178,6 +188,7 @@ def test_checkpoints_without_it_are_of_the_default(run: Path, trained: Checkpoin
             load_checkpoint(path)
 
 
+@pytest.mark.usefixtures("small")
 def test_an_old_run_goes_on(splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its settings nor its checkpoint say anything of a preparation."""
     out = tmp_path / "r"

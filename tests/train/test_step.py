@@ -13,7 +13,7 @@ from steps import (
     is_same,
     learn,
     make_batches,
-    make_resnet,
+    make_deep,
     make_small,
     make_step,
     run_small,
@@ -74,7 +74,7 @@ def plain_steps(model: nn.Module, batches: list[Batch]) -> list[float]:
 
 def test_one_process_equals_plain_pytorch_bitwise() -> None:
     batches = make_batches((4, 4), 40)
-    mine, plain = make_resnet(), make_resnet()
+    mine, plain = make_deep(), make_deep()
     average = WeightAverage(mine, 0.9)
     step = make_step(mine, average=average)
     assert [step(*batch)[0].item() for batch in batches] == plain_steps(plain, batches)

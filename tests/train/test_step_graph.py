@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from steps import Batch, Recorder, is_same, learn, make_batches, make_resnet, make_small
+from steps import Batch, Recorder, is_same, learn, make_batches, make_deep, make_small
 from torch import nn
 
 from fastft.model.loss import Loss
@@ -193,7 +193,7 @@ def test_compiled_steps_take_full_batches_alone(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(step_module, "BACKEND", "one")
     monkeypatch.setattr(torch, "compile", compile_)
-    found, wanted = make_resnet(), make_resnet()
+    found, wanted = make_deep(), make_deep()
     batches = make_batches((4, 2, 4), 40)
     steps = []
     for model in (found, wanted):
@@ -213,7 +213,7 @@ def test_a_gpus_graph_learns_the_same(optimizer: str) -> None:
     device = torch.device("cuda")
     results = []
     for how in ("off", "graph"):
-        model = make_resnet().to(device)
+        model = make_deep().to(device)
         made = make_optimizer(
             model, model.fc, optimizer=optimizer,  # type: ignore[arg-type]
             lr=0.01, head_lr_factor=3, momentum=0.9, weight_decay=0.01,

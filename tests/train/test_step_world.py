@@ -12,7 +12,7 @@ from steps import (
     compare,
     learn,
     make_batches,
-    make_resnet,
+    make_deep,
     make_small,
     make_step,
     run_small,
@@ -24,14 +24,18 @@ from torch.nn.parallel import DistributedDataParallel
 from fastft.model.sync_bn import synchronize_batch_norm
 from fastft.train.distributed import ALONE, World
 
-MICRO_BATCHES = (0, 1, 2, 3)
-#: So many processes train a resnet18, too: on 2, 2 and 1 images, then on 1, 1 and 0.
-RESNETS = 3
+#: A loss and images of a piece: in an ordinary run every value of each, under soak all pairs.
+CASES = choose(
+    [*(("mean", micro) for micro in range(4)), ("sum", 2), ("weighed mean", 1)],
+    [(loss, micro) for loss in LOSSES for micro in range(4)],
+)
+#: So many processes train a deep network, too: on 2, 2 and 1 images, then on 1, 1 and 0.
+DEEP = 3
 
 
-def run_resnet(world: World, micro_batch: int = 0, order: list[int] | None = None) -> Any:
+def run_deep(world: World, micro_batch: int = 0, order: list[int] | None = None) -> Any:
     """With joint batch norm; the images of the first batch in another order."""
-    model = make_resnet()
+    model = make_deep()
     if world.size > 1:
         synchronize_batch_norm(model)
     step = make_step(model, world, micro_batch=micro_batch, sync_bn=True)
@@ -90,29 +94,26 @@ def run_overflow(world: World) -> dict[str, Any]:
 
 def work(world: World) -> dict[str, Any]:
     results: dict[str, Any] = {
-        f"{loss} {micro}": run_small(world, loss, micro)
-        for loss in LOSSES
-        for micro in MICRO_BATCHES
+        f"{loss} {micro}": run_small(world, loss, micro) for loss, micro in CASES
     }
     results["clipped"] = run_small(world, "sum", 2, clip_grad=0.5)
     results["plain batch norm"] = run_plain_batch_norm(world)
     results["frozen"] = run_frozen(world)
     results["overflow"] = run_overflow(world)
     results["reductions"] = count_reductions(world)
-    if world.size == RESNETS:
-        results["resnet"] = [run_resnet(world, micro_batch) for micro_batch in (0, 1)]
+    if world.size == DEEP:
+        results["deep"] = [run_deep(world, micro_batch) for micro_batch in (0, 1)]
     return results
 
 
 #: In an ordinary run by three alone, whose shares are uneven and sometimes empty.
-@pytest.fixture(scope="module", params=choose([RESNETS], [2, 3, 4]))
+@pytest.fixture(scope="module", params=choose([DEEP], [2, 3, 4]))
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     size = request.param
     return run_processes(work, size, tmp_path_factory.mktemp("step"))
 
 
-@pytest.mark.parametrize("micro_batch", MICRO_BATCHES)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("loss", "micro_batch"), CASES)
 def test_processes_learn_what_one_learns(
     loss: str, micro_batch: int, ranks: Any, tried: Callable[..., None]
 ) -> None:
@@ -128,13 +129,13 @@ def test_processes_clip_what_one_clips(ranks: Any) -> None:
     assert not all(plain[name].equal(each) for name, each in wanted["states"][-1].items())
 
 
-@pytest.mark.parametrize("ranks", [RESNETS], indirect=True)
+@pytest.mark.parametrize("ranks", [DEEP], indirect=True)
 def test_joint_batch_norm_learns_what_one_process_learns(ranks: Any) -> None:
-    whole, in_pieces = zip(*(rank["resnet"] for rank in ranks), strict=True)
-    compare(list(whole), run_resnet(ALONE), 1e-4)
+    whole, in_pieces = zip(*(rank["deep"] for rank in ranks), strict=True)
+    compare(list(whole), run_deep(ALONE), 1e-4)
     # Together the first pieces of one image each are images 0, 2 and 4; of the second, the last
     # process has none.
-    compare(list(in_pieces), run_resnet(ALONE, 3, [0, 2, 4, 1, 3]), 1e-4)
+    compare(list(in_pieces), run_deep(ALONE, 3, [0, 2, 4, 1, 3]), 1e-4)
 
 
 def test_an_empty_share_leaves_batch_norms_statistics(ranks: Any) -> None:
