@@ -40,6 +40,7 @@ def archive(photos: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_from_download_to_prediction(
     fastft: Run,
     site: Site,
@@ -99,7 +100,7 @@ def test_from_download_to_prediction(
 
     status, text, _ = fastft("evaluate", "run", "--data", "a")
     assert status == 0
-    assert Path("run/evaluation/confusion.png").stat().st_size > 5_000
+    assert Path("run/evaluation/confusion.png").exists()
     status, text, _ = fastft("predict", "run", next((photos / "test").rglob("*.jpg")))
     assert status == 0
     assert re.fullmatch(r"With prob=0\.\d{3}, \w+\n", text)
