@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from effort import choose
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
@@ -59,10 +60,10 @@ def test_eval_is_torchvisions_on_odd_images(odd_beton: Path, view: str) -> None:
     check_eval(read_index(odd_beton), view)
 
 
-def test_real_photos(hymenoptera: Path) -> None:
+def test_real_photos(hymenoptera: Path, few_photos: Path) -> None:
     from pipelines.formats.source import open_source
 
-    source = open_source(hymenoptera / "val")
+    source = open_source(choose(few_photos, hymenoptera / "val"))
     check_train(source)
     check_eval(source, "eval")
 
