@@ -4,6 +4,7 @@ import os
 import unicodedata
 from pathlib import Path
 
+from effort import choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +36,7 @@ def test_classes_become_different_folders(tmp_path: Path) -> None:
     assert name_folders(("ants", "bees")) == ("ants", "bees")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=choose(40, 200), deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -23,7 +23,7 @@ from pipelines.images.pillow import IMAGE_FORMATS
 #: Larger files are left to another day: each is decoded a dozen times.
 MOST_BYTES = 4 << 20
 #: In an ordinary run each n-th is looked at.
-STRIDE = choose(9, 1)
+STRIDE = choose(27, 1)
 
 
 @pytest.fixture(scope="module")
