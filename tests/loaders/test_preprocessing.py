@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from effort import rest
 from PIL import Image
 from rendered import LOADERS, TOLERANCE, check_pixels, make
 from torchvision.transforms import v2 as transforms
@@ -47,11 +48,17 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return open_source(folder / "edges.beton")
 
 
+FORMS = [("train", VIT, 64), ("eval", VIT, 97), ("eval-square", WHOLE, 33), ("recordio", VIT, 24)]
+
+
 @pytest.mark.parametrize(
-    ("view", "form", "size"),
-    [("train", VIT, 64), ("eval", VIT, 97), ("eval-square", WHOLE, 33), ("recordio", VIT, 24)],
+    ("name", "view", "form", "size"),
+    [
+        *((name, *form) for name in LOADERS if name != "torchvision" for form in FORMS),
+        ("torchvision", *FORMS[1]),
+        *rest(*(("torchvision", *form) for form in FORMS if form != FORMS[1])),
+    ],
 )
-@pytest.mark.parametrize("name", LOADERS)
 def test_odd_images_are_the_references(
     name: str, view: str, form: Preprocessing, size: int, odd_beton: Path
 ) -> None:
@@ -107,8 +114,14 @@ def test_parts_hold_all_that_taps_touch(tmp_path: Path) -> None:
         assert len(loader._decoder.renderer.known.entries) == 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", [*LOADERS, "stock"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float32) for name in (*LOADERS, "stock")),
+        *((name, torch.bfloat16) for name in LOADERS if name != "torchvision"),
+        *rest(*((name, torch.bfloat16) for name in ("torchvision", "stock"))),
+    ],
+)
 def test_normalized_as_the_form_says(name: str, dtype: torch.dtype, data: Path) -> None:
     source = open_source(data / "test.beton")
     form = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))

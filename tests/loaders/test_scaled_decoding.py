@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import rest
 from PIL import Image
 from rendered import check_pixels, make
 
@@ -22,12 +23,18 @@ from pipelines.reference import render
 SMALL_PX = 3
 VIEWS = ("train", "recordio", "eval", "eval-square")
 SCALING = ("torchvision", "ffcv")
+WITH, WITHOUT = "pillow's libjpeg", "no such libjpeg"
+CASES = [
+    *(("ffcv", view, by) for view in VIEWS for by in (WITH, WITHOUT)),
+    *(("torchvision", view, WITH) for view in ("train", "eval-square")),
+    *(("torchvision", view, WITHOUT) for view in ("recordio", "eval")),
+]
 
 
-@pytest.fixture(params=["pillow's libjpeg", "no such libjpeg"])
-def libjpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def libjpeg(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions are decoded by libjpeg, or all is left to Pillow."""
-    if request.param == "no such libjpeg":
+    if by == WITHOUT:
         monkeypatch.setattr(regions.libjpeg, "find_libjpeg", lambda: None)
     elif find_libjpeg() is None:
         pytest.skip("Pillow has loaded no libjpeg")
@@ -37,11 +44,20 @@ def scaled(name: str, data: Any, **options: Any) -> Loader:
     return make(name, data, decode="scaled", normalize=False, **options)
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", SCALING)
+@pytest.mark.parametrize(
+    ("name", "view", "by"),
+    [
+        *CASES,
+        *rest(
+            *(("torchvision", view, WITH) for view in ("recordio", "eval")),
+            *(("torchvision", view, WITHOUT) for view in ("train", "eval-square")),
+        ),
+    ],
+)
 def test_pixels_are_those_of_the_definition(
     name: str,
     view: str,
+    by: str,
     odd_beton: Path,
     data: Path,
     libjpeg: None,
@@ -131,9 +147,10 @@ def test_resident_keeps_what_a_scaled_decoder_gives(kind: str, data: Path) -> No
     assert 0 < np.abs(exact - shrunk).mean() < 2
 
 
+@pytest.mark.parametrize("by", [WITH, WITHOUT])
 @pytest.mark.parametrize("name", SCALING)
 def test_damage_is_named_all_the_same(
-    name: str, photos: Path, tmp_path: Path, libjpeg: None, monkeypatch: pytest.MonkeyPatch
+    name: str, by: str, photos: Path, tmp_path: Path, libjpeg: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torchvision_loader, "_LARGE_PX", 0)
     source: Any = open_source(photos / "test")
