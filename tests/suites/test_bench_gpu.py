@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +23,14 @@ from bench.gpu import (
     loaders,
     photos,
     probe,
+    steps,
     suite,
     suite_report,
     trainings,
 )
 from bench.gpu.task import Found, Task, answer, read_task
-from bench.gpu.timeline import merge, shared, summarize
 from fastft.config.train import TrainConfig
+from fastft.model.classifier import build_model
 from fastft.system.isolated import ANSWER
 from pipelines.errors import UsageError
 from pipelines.formats.beton import read_index
@@ -56,11 +58,19 @@ def task(photos: Path, data: Path) -> Task:
     )
 
 
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are those of a smaller model than a ResNet-18."""
+    small = partial(build_model, arch="shufflenet_v2_x0_5")
+    monkeypatch.setattr(steps, "build_model", small)
+
+
 def last(found: Iterable[Found]) -> Found:
     *_, whole = found
     return json.loads(json.dumps(whole))
 
 
+@pytest.mark.usefixtures("light")
 @pytest.mark.parametrize(
     ("part", "variant", "has"),
     [
@@ -91,22 +101,23 @@ def test_each_way_to_decode_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch)
         "try_way",
         lambda way, *_, **__: crashed if way.region else Decoding(img_per_s=9.0),
     )
-    steps = list(probe.measure(task))
-    assert [len(each["ways"]) for each in steps] == [1, 2, 3, 4]
-    assert list(steps[1]["ways"]) == ["whole, fancy", "region, fancy"]
-    assert set(steps[-1]["ways"]) == {str(way) for way in WAYS}
-    assert steps[-1]["takes_regions"] is False
+    told = list(probe.measure(task))
+    assert [len(each["ways"]) for each in told] == [1, 2, 3, 4]
+    assert list(told[1]["ways"]) == ["whole, fancy", "region, fancy"]
+    assert set(told[-1]["ways"]) == {str(way) for way in WAYS}
+    assert told[-1]["takes_regions"] is False
 
 
+@pytest.mark.usefixtures("light")
 def test_contenders_take_turns(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fed, "LOADERS", ("resident", "none such"))
     monkeypatch.setattr(fed, "_WARM", 1)
     monkeypatch.setattr(fed, "_LEAST_REHEARSED", 1)
     monkeypatch.setattr(fed, "train_through", lambda name, task, batch: {"batch": batch})
-    steps = [last([each]) for each in fed.measure(replace(task, variant="large batch"))]
-    turns = [[len(one["rounds"]) for one in each["contenders"].values()] for each in steps]
+    told = [last([each]) for each in fed.measure(replace(task, variant="large batch"))]
+    turns = [[len(one["rounds"]) for one in each["contenders"].values()] for each in told]
     assert turns == [[1, 0, 0], [1, 1, 0], [2, 1, 0], [2, 2, 0], [2, 2, 0]]
-    found = steps[-1]
+    found = told[-1]
     assert "'none such', expected one of" in found["contenders"]["none such"]["missing"]
     for name in ("bound", "resident"):
         for one in found["contenders"][name]["rounds"]:
@@ -334,67 +345,3 @@ def test_no_clocks_do_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         pass
     assert sampled.found == other.found == {}
     assert clocks.summarize(["no devices were found"]) == {}
-
-
-def kernel(begin: float, us: float, name: str = "conv") -> dict[str, Any]:
-    return {"ph": "X", "cat": "kernel", "name": name, "ts": begin, "dur": us}
-
-
-def host(name: str, begin: float, us: float, tid: int = 1, cat: str = "cuda_runtime") -> Any:
-    return {"ph": "X", "cat": cat, "name": name, "ts": begin, "dur": us, "tid": tid}
-
-
-def test_a_trace_is_summed_up() -> None:
-    copy = {
-        "ph": "X",
-        "cat": "gpu_memcpy",
-        "name": "Memcpy HtoD (Pinned -> Device)",
-        "ts": 50,
-        "dur": 100,
-        "args": {"bytes": 4096},
-    }
-    found = summarize(
-        [
-            kernel(0, 100),
-            kernel(90, 10, "bn"),
-            kernel(300, 100),
-            kernel(410, 590),
-            copy,
-            host("cudaStreamSynchronize", 100, 200),
-            host("cudaMalloc", 500, 30, tid=2),
-            host("cudaLaunchKernel", 280, 10),
-            host("aten::to", 95, 210, cat="cpu_op"),
-            {"ph": "M", "name": "process_name"},
-        ],
-        steps=2,
-    )
-    assert found["span_ms"] == 1.0
-    assert found["busy_share"] == pytest.approx(0.79)
-    assert found["gaps"]["count"] == 1  # that of 10 us lies between any two kernels
-    assert found["gaps"]["share"] == pytest.approx(0.2)
-    (gap,) = found["gaps"]["longest"]
-    assert gap["us"] == 200
-    assert gap["host"] == ["cudaStreamSynchronize", "aten::to"]
-    (copies,) = found["copies"].values()
-    assert copies == {
-        "per_step": 0.5,
-        "ms_per_step": 0.05,
-        "bytes_per_step": 2048,
-        "beside_kernels": 0.5,
-    }
-    assert found["synchronizing"] == {
-        "cudaStreamSynchronize in thread 1": {"per_step": 0.5, "ms_per_step": 0.1}
-    }
-    assert found["allocating"] == {
-        "cudaMalloc in thread 2": {"per_step": 0.5, "ms_per_step": 0.015}
-    }
-    assert [each["name"] for each in found["kernels"]] == ["conv", "bn"]
-
-
-def test_a_trace_without_kernels_says_so() -> None:
-    assert "no kernels" in summarize([host("cudaMalloc", 0, 1)], 1)["failed"]
-
-
-def test_spans() -> None:
-    assert merge([(5, 7), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 7)]
-    assert shared((2, 6), [(0, 4), (5, 7)]) == 3
