@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from batches import everything, same
+from effort import rest
 from rendered import LOADERS, check_pixels, make
 from scipy import stats
 
@@ -39,14 +40,28 @@ def test_pixels_of_real_photos(name: str, view: str, real: Source) -> None:
     check_pixels(name, real, view, size=224)
 
 
-@pytest.mark.parametrize("view", ["train", "eval"])
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [
+        *((name, "train") for name in LOADERS),
+        *((name, "eval") for name in LOADERS if name != "torchvision"),
+        *rest(("torchvision", "eval")),
+    ],
+)
 def test_pixels_of_synthetic_photos(name: str, view: str, data: Path) -> None:
     check_pixels(name, data / "train.beton", view)
 
 
-@pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float32) for name in LOADERS),
+        *((name, torch.bfloat16) for name in LOADERS if name != "torchvision"),
+        ("torchvision", torch.float16),
+        *rest(*((name, torch.float16) for name in LOADERS if name != "torchvision")),
+        *rest(("torchvision", torch.bfloat16)),
+    ],
+)
 def test_normalized(name: str, dtype: torch.dtype, data: Path) -> None:
     source = open_source(data / "test.beton")
     with (
