@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from effort import choose
 from processes import run_processes
 from torch import nn
 from torchvision import models
@@ -25,7 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
     "float64": {"shape": (5, 6, 4), "dtype": torch.float64},
     "bfloat16": {"shape": (5, 6, 4), "dtype": torch.bfloat16},
 }
-ARCHS = ("mobilenet_v3_small", "efficientnet_b0")  # and a ShuffleNet in test_step_world.py
+#: Beside the ShuffleNet in test_step_world.py.
+ARCHS = ("mobilenet_v3_small", *choose((), ("efficientnet_b0",)))
 
 
 def make_layer(case: dict[str, Any]) -> nn.Module:

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from damaged import flip
-from torchvision.models import resnet18
+from torchvision.models import resnet18, shufflenet_v2_x0_5
 
 from fastft.model.weights import load_weights
 from fastft.runs.checkpoint import read_file
@@ -85,12 +85,13 @@ def test_the_same_tensors_make_the_same_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_load_file_serves_other_libraries(library: str, tmp_path: Path) -> None:
-    network = resnet18().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    make = resnet18 if library == "timm" else shufflenet_v2_x0_5
+    network = make().to(memory_format=torch.channels_last)
     path = write(tmp_path / "x", network.state_dict())
     if library == "timm":
         other = pytest.importorskip("timm", reason="timm is not installed").create_model("resnet18")
     else:
-        other = resnet18()
+        other = make()
     other.load_state_dict(safetensors.torch.load_file(path))
     assert all(map(torch.equal, other.state_dict().values(), network.state_dict().values()))
 

@@ -207,9 +207,17 @@ def test_a_compiled_run_trains_and_resumes(
     out = tmp_path / "run"
     quiet = Console(quiet=True)
     config = TrainConfig(
-        data=data, out=out, weights="none", arch="shufflenet_v2_x0_5", size=40, epochs=1, batch_size=16,
-        amp="off", loader="resident", compile="default",
-    )  # fmt: skip
+        data=data,
+        out=out,
+        weights="none",
+        arch="shufflenet_v2_x0_5",
+        size=40,
+        epochs=1,
+        batch_size=16,
+        amp="off",
+        loader="resident",
+        compile="default",
+    )
     train(config, quiet)
     last = load_checkpoint(out / "last.safetensors")
     assert last.progress is not None

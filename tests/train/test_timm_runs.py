@@ -125,6 +125,7 @@ def test_rates_are_tried_on_the_models_own_images(
     assert shown[0].train.preprocessing == shown[0].evaluation.preprocessing == FORM
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluation_is_timms(photos: Path, tmp_path: Path) -> None:
     """Bicubic, of a share and on means of its own: as timm's own transforms and network do it."""
     built = build_model(("circle", "cross", "ring"), "none", arch=VIT, size=SIZE, seed=4)
@@ -190,6 +191,7 @@ def test_images_grow_only_where_a_network_lets_them(tmp_path: Path) -> None:
     assert build(replace(config, arch="timm:test_convnext"), ("x", "y")).form.size == 64
 
 
+@pytest.mark.usefixtures("shallow")
 def test_torchvisions_checkpoints_say_nothing_new(data: Path, tmp_path: Path) -> None:
     out, text = tmp_path / "run", io.StringIO()
     train(config_of(data, out, epochs=1), Console(file=text, width=1000))
