@@ -143,7 +143,7 @@ def go_on(folder: Path, kind: str, amp: str = "off") -> Trained:
     try:
         trained.restore(run.checkpoint, run.state, run.path)
     except DataError:
-        assert _told(trained.content()) == _first_told(kind, amp), "something was loaded"
+        assert _told(trained.content()) == _told_of(kind, amp), "something was loaded"
         raise
     return trained
 
@@ -152,9 +152,7 @@ def _told(content: dict[str, Any]) -> list[str]:
     return [str(content[part]) for part in ("model", "optimizer", "scaler", "ema")]
 
 
-@functools.cache
-def _first_told(kind: str, amp: str) -> list[str]:
-    return _told(content_of(kind, amp))
+_told_of = functools.cache(lambda kind, amp: _told(content_of(kind, amp)))
 
 
 def put(value: Any, *way: Any) -> Change:
