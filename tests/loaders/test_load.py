@@ -37,7 +37,7 @@ SHORT_KB, LONG_KB, EPOCH_KB = 1536, 8192, 1.0
 #: Of trainings, whose steps are larger and whose files are drawn and written by others.
 TRAINING_KB, TRAINING_EPOCH_KB = choose(12_000, 24_000), 8.0
 #: Of a process, beside the time that it is given.
-LIMIT_S = choose(200.0, SOAK_H * 3600)
+LIMIT_S = max(200.0, SOAK_H * 3600)
 #: Each takes its share of a soak.
 KINDS_OF_WORK = len(KINDS) + 1
 SHORT = Pace(points=6, warm_up=2, epochs=16, seconds=0, plans=3)
