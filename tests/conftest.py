@@ -8,11 +8,12 @@ from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import typer
+from compiled_kernels import begin
 from effort import leave_out_long, pytest_itemcollected, tried  # noqa: F401  # part of this file
 from PIL import Image
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastft.runs.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+_COMPILING = pytest.StashKey[Any]()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each test process has a core: more threads would wait for each other. Before torch is loaded.
@@ -41,6 +43,18 @@ for _number, _usual in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if getattr(session.config.option, "numprocesses", None):  # in the process that starts them
+        session.config.stash[_COMPILING] = begin()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    compiling = session.config.stash.get(_COMPILING, None)
+    if compiling is not None:
+        compiling.kill()
+        compiling.wait()
 
 
 def pytest_collection_finish() -> None:
