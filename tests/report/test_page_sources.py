@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from drawn import find_overlaps
+from effort import choose
 from pages import WRITERS, Json, edit, write_evaluation, write_run, write_suite, write_sweep
 from tiny import make_tiny
 
@@ -48,7 +49,8 @@ def test_what_the_commands_write_is_read(
     assert trained[0].summary.bottleneck.verdict
     assert judged[0].samples == 6
     assert compared[1] is not None
-    assert all(find_overlaps(panels) == [] for panels in every_panel(make_page(found)))
+    drawn = every_panel(make_page(found))[: choose(1, 99)]
+    assert all(find_overlaps(panels) == [] for panels in drawn)
 
 
 def every_panel(page: Page) -> list[tuple[Panel, ...]]:
