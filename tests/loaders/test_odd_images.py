@@ -145,7 +145,8 @@ def test_a_broken_image_is_named(name: str, tmp_path: Path, tried: Callable[...,
     assert len(read_index(out)) == 1
     unverified = [left_out for left_out, _ in converted(verify=False)]
     assert unverified == ([f"a/{name}"] if refused_unverified else [])
-    for loader in LOADERS:
+    # In an ordinary run each file meets two loaders, and each loader three files or more.
+    for loader in choose(LOADERS[[*BROKEN].index(name) % 2 :: 2], LOADERS):
         if loader != "ffcv":
             _assert_named(loader, folder.parent, f"{folder}/{name}", f"{folder.parent}: a/{name}")
         if not refused_unverified:
