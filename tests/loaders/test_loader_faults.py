@@ -153,7 +153,7 @@ def torch_is_watching() -> None:
 
 @pytest.mark.usefixtures("torch_is_watching", "torch_looks_often")
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("kind", ["torchvision", "stock"])
+@pytest.mark.parametrize("kind", ["torchvision", *rest("stock")])
 def test_a_worker_that_dies_is_an_error(
     kind: str, number: signal.Signals, data: Path, tmp_path: Path, tried: Tried
 ) -> None:
@@ -175,7 +175,7 @@ def test_a_worker_that_dies_is_an_error(
     tried("a worker process killed by a signal", 2)
 
 
-@pytest.mark.parametrize("kind", ["torchvision", "stock"])
+@pytest.mark.parametrize("kind", ["stock", *rest("torchvision")])
 def test_shared_memory_that_is_too_small_is_named(
     kind: str, data: Path, tmp_path: Path, tried: Tried
 ) -> None:
@@ -317,7 +317,7 @@ def test_a_truncated_store_is_an_error(data: Path, tmp_path: Path, tried: Tried)
         tried("a store's file cut short while it is used")
 
 
-@pytest.mark.parametrize("kind", ["torchvision", "stock"])
+@pytest.mark.parametrize("kind", ["torchvision", *rest("stock")])
 def test_a_low_limit_of_open_files_is_named(
     kind: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
