@@ -24,8 +24,8 @@ STARTS = ["empty", "last is damaged", "killed before", "of an earlier version"]
     ],
 )
 def test_killed_at_any_moment(start: str, links: bool, tmp_path: Path) -> None:
-    # In an ordinary run every eighth moment, others from each start.
-    stride = choose(8, 1)
+    # In an ordinary run every 16th moment, others from each start.
+    stride = choose(16, 1)
     k, code = (STARTS.index(start) + links) % stride + 1 - stride, -signal.SIGKILL
     while code == -signal.SIGKILL:
         k += stride
