@@ -81,6 +81,7 @@ def test_an_old_run_is_used_as_weights(
     assert all(torch.equal(each, second[name]) for name, each in first.items())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_old_run_is_evaluated_and_predicts(
     straight: Path, finished: Path, data: Path, photos: Path, tmp_path: Path, fastft: Command
 ) -> None:

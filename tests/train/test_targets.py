@@ -158,7 +158,7 @@ def test_runs_of_different_tasks_share_a_page(runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_stopped_run_resumes_exactly(
-    task: str, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
         "epochs": 2,
@@ -169,20 +169,21 @@ def test_a_stopped_run_resumes_exactly(
     }
     more: dict[str, Any] = {"label_smoothing": 0.1, "class_weight": "balanced"}
     options |= more if task == "labels" else {}
-    train(config(data[task], tmp_path / "whole", **options), QUIET)
+    few = write_splits(tmp_path / "data", task, 24, 8)
+    train(config(few, tmp_path / "whole", **options), QUIET)
     real, stop, steps = TrainStep.__call__, StopSignals(), 0
 
     def call(self: TrainStep, *arguments: Any) -> Any:
         nonlocal steps
         steps += 1
-        if steps == 11:  # in the second epoch
+        if steps == 5:  # of six, in the second epoch
             stop.requested = 15
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainStep, "__call__", call)
         with pytest.raises(Stopped):
-            train(config(data[task], tmp_path / "run", **options), QUIET, stop)
+            train(config(few, tmp_path / "run", **options), QUIET, stop)
     resume(tmp_path / "run", {}, QUIET)
     whole, again = (
         load_checkpoint(tmp_path / out / "last.safetensors") for out in ("whole", "run")
