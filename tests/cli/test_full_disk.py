@@ -42,7 +42,7 @@ def refused(status: int, err: str, place: Path) -> None:
     assert any(each in err.lower() for each in FULL), err
 
 
-@pytest.mark.parametrize("name", effort.choose(("show", "train"), WRITING))
+@pytest.mark.parametrize("name", effort.choose(("show",), WRITING))
 def test_files_that_do_not_fit_leave_nothing(
     name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
@@ -62,7 +62,7 @@ def test_files_that_do_not_fit_leave_nothing(
 
 
 @pytest.mark.parametrize(
-    "name", effort.choose(("show",), ("show", "evaluate", "predict", "report"))
+    "name", effort.choose(("predict",), ("show", "evaluate", "predict", "report"))
 )
 def test_what_was_there_before_is_unharmed(
     name: str, cases: Cases, tmp_path: Path, tried: Tried

@@ -23,9 +23,10 @@ from fastft.system.signals import StopSignals
 
 Cases = dict[str, Case]
 Tried = Callable[..., None]
-#: In an ordinary run those that are ended in ways of their own.
+#: In an ordinary run those that are ended in ways of their own; `synth` is ended as it starts
+#: processes, below.
 COMMANDS = effort.choose(
-    ("synth", "fetch", "train", "compare", "doctor"),
+    ("fetch", "train", "compare", "doctor"),
     (
         "synth",
         "fetch",
