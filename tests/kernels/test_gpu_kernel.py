@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from effort import choose
+from effort import choose, rest
 from PIL import Image
 
 from pipelines import rendering
@@ -147,10 +147,10 @@ def resized(image: np.ndarray, *sides: tuple[int, int]) -> np.ndarray:
 #: every image in the first, and in some other.
 CHOSEN = [(view, 17, slice(at and at % 3, None, (at and 3) or 1)) for at, view in enumerate(VIEWS)]
 CHOSEN += [(view, 1, slice(at, None, 2)) for at, view in enumerate(("train", "eval-square"))]
-CHOSEN += [(view, 50, slice(at + 1, None, 3)) for at, view in enumerate(("train", "eval-square"))]
+CHOSEN += [(view, 50, slice(at + 3, None, 4)) for at, view in enumerate(("train", "eval-square"))]
 ALL = [(view, size, slice(None)) for view in VIEWS for size in (1, 17, 50)]
 #: The same by the other filter: every way of summing, and all sides that are thin.
-CUBIC = [("train", 17, slice(0, None, 2)), ("eval", 50, slice(1, None, 2)), ("eval", 1, slice(2))]
+CUBIC = [("train", 17, slice(2, None, 3)), ("eval", 50, slice(3, None, 4)), ("eval", 1, slice(2))]
 EITHER = [
     *((*each, "bilinear") for each in choose(CHOSEN, ALL)),
     *((*each, "bicubic") for each in choose(CUBIC, ALL)),
@@ -181,11 +181,11 @@ def test_pixels_are_pillows(
 
 
 def test_shrunk_a_lot(gpu: ModuleType, device: torch.device) -> None:
-    images = [noise(101, 5), noise(5, 101), smooth(40, 24)]
-    geometry = whole(images, 7)
-    found = render(gpu, device, [[each] for each in images], geometry, 7)
+    images = [noise(61, 5), noise(5, 61)]
+    geometry = whole(images, 4)
+    found = render(gpu, device, [[each] for each in images], geometry, 4)
     for image, pixels in zip(images, found.numpy(), strict=True):
-        assert np.array_equal(pixels, resized(image, (7, 7)))
+        assert np.array_equal(pixels, resized(image, (4, 4)))
 
 
 def needs_of(
@@ -213,14 +213,13 @@ def test_needs(gpu: ModuleType) -> None:
 
 def test_scratch_of_more_taps_does_as_well(gpu: ModuleType, device: torch.device) -> None:
     image = noise(40, 31)
-    for more in (0, 6):
-        found = render(gpu, device, [[image]], whole([image], 9), 9, spare_taps=more).numpy()
-        assert np.array_equal(found[0], resized(image, (9, 9)))
+    found = render(gpu, device, [[image]], whole([image], 9), 9, spare_taps=6).numpy()
+    assert np.array_equal(found[0], resized(image, (9, 9)))
 
 
 def test_no_tap_is_left_out() -> None:
     """Twice the support, rounded up, are all that weigh anything, also where doubles round."""
-    sizes = {1, 2, 7, 24, 100, 224, 255}
+    sizes = {1, 2, 7, 24, 224}
     sizes |= choose(set(), {3, 5, 9, 17, 40, 96, 229, 256, 384, 1000})
     lengths = [*range(1, 400), *range(401, 4000, 37), 65_500]
     for size in sorted(sizes):
@@ -243,7 +242,7 @@ def pillows_filter(length: int, size: int) -> np.ndarray:
     return (0.5 + part / part.sum(1, keepdims=True) * (1 << 22)).astype(int)
 
 
-@pytest.mark.parametrize("shape", [(35, 23), (23, 35), (10, 10)])
+@pytest.mark.parametrize("shape", [(35, 23), (10, 10), *rest(((23, 35),))])
 def test_either_order_of_passes(shape: tuple[int, int], gpu: ModuleType, device: torch.device):
     """Whatever the order, pixels are rounded to bytes between the passes."""
     size, image = 16, noise(*shape)
@@ -262,7 +261,7 @@ def test_tiles_make_no_difference(
     shipped = load_kernels("shipped_gpu")
     names = ("_ACROSS_LINES", "_ACROSS_COLUMNS", "_DOWN_LINES", "_DOWN_VALUES", "_FILTER_PX")
     # More columns than the one's tile, more of everything than the other's.
-    for size, tile in ((34, [getattr(shipped, name) for name in names]), (18, (4, 16, 2, 32, 16))):
+    for size, tile in ((33, [getattr(shipped, name) for name in names]), (18, (4, 16, 2, 32, 16))):
         image = noise(11, 17)
         rows, geometry = [[image]] * 2, whole([image] * 2, size)
         whole_batch = render(gpu, device, rows, geometry, size, down_first=order)
@@ -273,7 +272,7 @@ def test_tiles_make_no_difference(
         assert found.equal(whole_batch)
 
 
-@pytest.mark.parametrize("halved_colors", [False, True])
+@pytest.mark.parametrize("halved_colors", [True, *rest(False)])
 def test_rows_take_turns(
     halved_colors: bool, gpu: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,10 +289,10 @@ def test_rows_take_turns(
     assert render(gpu, device, [image] * 5, geometry, 6, down_first=order).equal(at_once)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, *rest(torch.float16)])
 def test_normalized(dtype: torch.dtype, gpu: ModuleType, device: torch.device) -> None:
     """One rounding of float32's sum, and one to a narrower type."""
-    images = [[smooth(19, 24)], [noise(29, 14)]]
+    images = [[smooth(9, 14)], [noise(19, 4)]]
     geometry = whole([each[0] for each in images], 16)
     pixels = render(gpu, device, images, geometry, 16).double()
     found = render(gpu, device, images, geometry, 16, dtype=dtype)
