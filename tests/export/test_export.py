@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from runs import SIZE, make_checkpoint
 from safetensors.torch import load_file
 from targets import LABELS, NUMBER
 from tiny import make_tiny
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from fastft.config.commands import PredictConfig
 from fastft.config.export import ExportConfig
@@ -83,9 +85,12 @@ def made(
             found[name] = run, run_export(config, QUIET)
         return found[name]
 
+    # torch describes its thousand ONNX operators for each export, which takes a second.
+    read = ONNXRegistry.from_torchlib
     with pytest.MonkeyPatch.context() as patch:
         make_tiny(patch)
         patch.setattr(export_run, "compare_in_process", compare)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(read)))
         yield make
 
 

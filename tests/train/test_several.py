@@ -22,19 +22,21 @@ RANKS = Path(__file__).parents[1] / "support" / "ranks.py"
 BATCH, IMAGES = 10, 36
 #: How many processes share a run; one is shared by three and two of them in any case.
 WORLDS = choose([1], [1, 2, 3, 4])
+UNEVEN = {
+    # processes, photos to learn from, photos to be judged by, batch
+    "one sample": (2, 1, 1, 1),
+    "a last batch of one": (3, 7, 4, 3),
+}
 Job = dict[str, Any]
 
 
-def run_jobs(folder: Path, jobs: list[Job]) -> list[dict[str, Any]]:
-    """Run jobs of tests/support/ranks.py; what each came to, and stderr of all."""
+def run_jobs(folder: Path, jobs: list[Job]) -> tuple[list[list[int]], str]:
+    """Run jobs of tests/support/ranks.py; the exit statuses of each, and stderr of all."""
     file = folder / "jobs.json"
     file.write_text(json.dumps(jobs))
     ended = run_program(RANKS, file, folder=folder, within_s=400)
     assert ended.returncode == 0, ended.stderr
-    found: list[dict[str, Any]] = json.loads(ended.stdout)
-    for result in found:
-        result["stderr"] = ended.stderr
-    return found
+    return [result["codes"] for result in json.loads(ended.stdout)], ended.stderr
 
 
 def settings(data: Path, out: Path, **options: Any) -> Job:
@@ -59,8 +61,11 @@ def even(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(even: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One run by each number of processes, and one whose number changed twice."""
+def runs(even: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run by each number of processes, one whose number changed twice, and others.
+
+    All of them by one program, which loads for seconds what they share.
+    """
     out = tmp_path_factory.mktemp("several")
     jobs: list[Job] = [
         {
@@ -87,9 +92,22 @@ def runs(even: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"world": 3, "stop_after": 3, "stop_rank": 1, "trace": str(out / "changed-1"), **changed},
         {"world": 2, "trace": str(out / "changed-2"), **changed},
     ]
-    codes = [result["codes"] for result in run_jobs(out, jobs)]
-    mixed, changing = [[0], [143] * 2, [0] * 3], [[143], [143] * 3, [0, 0]]
-    assert codes == [*([0] * world for world in WORLDS), *mixed, *changing]
+    wanted = [[0] * world for world in WORLDS]
+    wanted += [[0], [143] * 2, [0] * 3, [143], [143] * 3, [0, 0]]
+    for name, (world, train, test, batch) in UNEVEN.items():
+        data = make_data(photos, out / name / "data", train, test)
+        config = settings(data, out / name / "run", batch_size=batch, sync_bn=False)
+        jobs.append({"world": world, "config": config})
+        wanted.append([0] * world)
+    config = settings(even, out / "died", checkpoint_every="1")
+    jobs += [
+        {"world": 2, "config": config, "die_rank": 1, "die_at": 3},
+        {"world": 2, "config": config},
+    ]
+    wanted += [[1, -9], [0, 0]]
+    codes, said = run_jobs(out, jobs)
+    assert codes == wanted, said
+    (out / "said").write_text(said)
     return out
 
 
@@ -179,31 +197,10 @@ def make_data(photos: Path, out: Path, train: int, test: int) -> Path:
     return out
 
 
-UNEVEN = {
-    # processes, photos to learn from, photos to be judged by, batch
-    "one sample": (2, 1, 1, 1),
-    "a last batch of one": (3, 7, 4, 3),
-}
-
-
-@pytest.fixture(scope="module")
-def uneven(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of each of these sizes."""
-    folder = tmp_path_factory.mktemp("uneven")
-    jobs = []
-    for name, (world, train, test, batch) in UNEVEN.items():
-        data = make_data(photos, folder / name / "data", train, test)
-        config = settings(data, folder / name / "run", batch_size=batch, sync_bn=False)
-        jobs.append({"world": world, "config": config})
-    for job, result in zip(jobs, run_jobs(folder, jobs), strict=True):
-        assert result["codes"] == [0] * job["world"], result["stderr"]
-    return folder
-
-
 @pytest.mark.parametrize("name", UNEVEN)
-def test_uneven_sizes_are_counted_once(name: str, uneven: Path) -> None:
+def test_uneven_sizes_are_counted_once(name: str, runs: Path) -> None:
     _, train, test, batch = UNEVEN[name]
-    run = uneven / name / "run"
+    run = runs / name / "run"
     steps, (epoch,) = read_metrics(run / "metrics.jsonl")
     assert len(steps) == -(-train // batch)
     # There is one class only: whoever counts right finds everything right, and no loss.
@@ -216,12 +213,7 @@ def test_uneven_sizes_are_counted_once(name: str, uneven: Path) -> None:
     assert (progress["is_done"], found) == (True, {"train": train, "eval": test})
 
 
-def test_a_process_that_dies_ends_the_others(even: Path, tmp_path: Path) -> None:
-    config = settings(even, tmp_path / "run", checkpoint_every="1")
-    dies = {"world": 2, "config": config, "die_rank": 1, "die_at": 3}
-    first, second = run_jobs(tmp_path, [dies, {"world": 2, "config": config}])
-    assert first["codes"] == [1, -9]
-    assert "rank 0: process 1 of 2: lost the others" in first["stderr"]
+def test_a_process_that_dies_ends_the_others(runs: Path) -> None:
+    assert "rank 0: process 1 of 2: lost the others" in (runs / "said").read_text()
     # And nothing is lost but the step it died in.
-    assert second["codes"] == [0, 0], second["stderr"]
-    assert [row.step for row in read_metrics(tmp_path / "run" / "metrics.jsonl")[0]] == [0, 1, 2, 3]
+    assert [row.step for row in read_metrics(runs / "died" / "metrics.jsonl")[0]] == [0, 1, 2, 3]
