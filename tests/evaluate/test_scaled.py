@@ -23,7 +23,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos of three classes, of four times the pixels that a model is shown on each side."""
     out = tmp_path_factory.mktemp("large") / "photos"
     sides = (SIZE * 9, SIZE * 7)
-    write_synth(SynthConfig(out=out, classes=3, per_class=3, test_per_class=2, size=sides))
+    write_synth(SynthConfig(out=out, classes=3, per_class=1, test_per_class=2, size=sides))
     return out
 
 

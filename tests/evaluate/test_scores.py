@@ -198,8 +198,7 @@ def test_names_are_cut_and_counted() -> None:
         (5, 99, 25),
         (28, 99, 28),
         (28, 12345, 0),
-        (200, 9, 0),
-        *rest((10, 99, 100), (60, 99, 60), (60, 12345, 0), (300, 9, 0)),
+        *rest((10, 99, 100), (60, 99, 60), (60, 12345, 0), (200, 9, 0), (300, 9, 0)),
     ],
 )
 def test_counts_are_written_where_they_fit(
@@ -238,10 +237,11 @@ def test_pictures_take_any_name() -> None:
     matrix = np.arange(64).reshape(8, 8)
     assert image_of(draw_confusion(matrix, HOSTILE, "$title$ 猫")).width > 300
     photo = Image.new("RGB", (50, 50), "gray")
-    rows = [SampleRow(f"{name}/{name}.jpg", name, name, 0.5, 0.5, 0.7) for name in HOSTILE]
+    pairs = [*zip(HOSTILE[::2], HOSTILE[1::2], strict=True)]
+    rows = [SampleRow(f"{a}/{b}.jpg", a, b, 0.5, 0.5, 0.7) for a, b in pairs]
     assert image_of(draw_top_losses([(photo, row) for row in rows])).width > 300
     assert image_of(draw_top_losses([(photo, rows[0])])).width > 100
-    shown = [Shown(photo, name, 0.5, (name, "b", None)[at % 3]) for at, name in enumerate(HOSTILE)]
+    shown = [Shown(photo, a, 0.5, (b, a, None, "b")[at]) for at, (a, b) in enumerate(pairs)]
     assert image_of(draw_sheet(shown)).width > 300
 
 

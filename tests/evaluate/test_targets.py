@@ -182,7 +182,7 @@ def test_labels_that_no_sample_has_are_in_no_mean() -> None:
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for at, pixels in enumerate(make_targets("labels", 6)[1]):
+    for at, pixels in enumerate(make_targets("labels", 6)[1][:3]):
         Image.fromarray(pixels).save(folder / f"{at}.png")
     return folder
 
