@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disturbed import ROOT, end, said, start, visible
+from disturbed import ROOT, said, visible
 from effort import choose
 from killed_conversions import merges_changing
-from processes import SERVER
+from processes import SERVER, run_program
 from records import pack, write_rec
 from shard_jobs import contents, one_pixel, run_shards
 from zips import DEFLATED, zip_folder
@@ -128,24 +128,20 @@ def test_a_photo_that_changes(
 def test_photos_that_may_no_longer_be_read(src: Path, tmp_path: Path, tried: Tried) -> None:
     victim = sorted(src.glob("*/*"))[3]
     victim.chmod(0)
-    shell = ""
-    if not os.geteuid():
-        if shutil.which("setpriv") is None:
-            pytest.skip("nothing keeps root from reading")
-        dropped = "-dac_override,-dac_read_search"
-        shell = f'set -- setpriv --bounding-set {dropped} --inh-caps {dropped} "$@"'
-    arguments = ("convert", src, tmp_path / "out.beton", "--max-bad")
-    status, text, err = end(start(*arguments, 1, shell=shell))
+    program = ROOT / "tests" / "support" / "unprivileged.py"
+    given = "convert", src, tmp_path / "out.beton", "--max-bad", 1
+    ended = run_program(program, *given, folder=tmp_path, within_s=200)
     tried("convert whose source changes")
-    assert status == 0, err
-    assert f"left out: {victim.parent.name}/{victim.name}: Permission denied" in text
+    assert ended.returncode == 0, ended.stderr
+    left_out = f"left out: {victim.parent.name}/{victim.name}: Permission denied"
+    assert left_out in ended.stdout
     victim.parent.chmod(0)
     try:
-        status, _, err = end(start(*arguments, 1, shell=shell))
+        ended = run_program(program, *given, folder=tmp_path, within_s=200)
     finally:
         victim.parent.chmod(0o755)
-    assert status == 1
-    said(err, str(victim.parent), "ermission denied")
+    assert ended.returncode == 1
+    said(ended.stderr, str(victim.parent), "ermission denied")
 
 
 @pytest.mark.parametrize("number", choose([0], [0, 5, 20]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import choose
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from tables import WRITERS, failure, read, read_text, write_json_lines
@@ -272,7 +273,7 @@ CELL = some.sampled_from(
 HEADER = some.sampled_from(["path", "label", "split", "weight", "group", "tags", "a", "b"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=choose(60, 400), deadline=None)
 @given(
     header=some.lists(HEADER, min_size=1, max_size=5, unique=True),
     rows=some.lists(some.lists(CELL, min_size=5, max_size=5), max_size=6),

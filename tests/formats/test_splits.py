@@ -203,7 +203,7 @@ def test_folders_beside_splits_are_named(
     assert "splits: 0, 1, 2, 3, 4 and 2 more (" in describe_folders_beside(tmp_path / "many")
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "shallow")
 def test_training_names_folders_beside(photos: Path, tmp_path: Path, fastft: Command) -> None:
     src = rename(photos, tmp_path / "src", {"train": "Training", "test": "Dev"})
     make(src, "extra/a/1.jpg")
@@ -220,7 +220,7 @@ def test_training_names_folders_beside(photos: Path, tmp_path: Path, fastft: Com
         "--epochs",
         1,
         "--arch",
-        "squeezenet1_1",
+        "shufflenet_v2_x0_5",
         "--loader",
         "torchvision",
         "--device",
@@ -300,6 +300,7 @@ def test_training_on_another_level_is_refused(tmp_path: Path, refuses: Callable[
 
 
 @pytest.mark.filterwarnings("ignore:Attempting to set identical")  # a loss of 0, drawn
+@pytest.mark.usefixtures("shallow")
 def test_one_class_is_warned_of(photos: Path, tmp_path: Path, fastft: Command) -> None:
     one, deep = tmp_path / "one", tmp_path / "deep"
     for split in ("train", "test"):
