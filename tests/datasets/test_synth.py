@@ -21,7 +21,7 @@ from pipelines.errors import DataError, UsageError
 
 SMALL: dict[str, Any] = {"classes": 2, "per_class": 6, "size": (64, 48), "workers": 1}
 CLASSES = 4
-TRAIN, TEST = 60, 40
+TRAIN, TEST = 50, 35
 SIZE = (64, 54)
 
 
@@ -45,7 +45,7 @@ def family_photos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             per_class=TRAIN,
             test_per_class=TEST,
             size=SIZE,
-            workers=2,
+            workers=1,
         )
     )
     return out
@@ -309,7 +309,7 @@ def test_a_failure_surfaces_and_leaves_nothing(
             folder.rename(tmp_path / f"{folder.parent.name}-{folder.name}")
 
     config = SynthConfig(
-        out=tmp_path / "a" / "out", **{**SMALL, "per_class": 200, "workers": workers}
+        out=tmp_path / "a" / "out", **{**SMALL, "per_class": 100, "workers": workers}
     )
     with pytest.raises(DataError, match="no such file"):
         write_synth(config, remove_folders)

@@ -120,7 +120,7 @@ def reference(pixels: np.ndarray, operations: Operations) -> np.ndarray:
 @pytest.mark.parametrize("code", VALUES, ids=lambda code: codes.NAMES.get(code, "nothing"))
 def test_pixels_are_torchvisions(code: int, kernels: ModuleType, device: torch.device) -> None:
     for size in SIZES:
-        values = VALUES[code]
+        values = VALUES[code][: choose(None if size == 33 else 3, None)]
         pixels = make_pixels(len(values), size)
         operations = make_operations([[(code, value)] for value in values], size)
         wanted, found = reference(pixels, operations), run(kernels, device, pixels, operations)
@@ -167,7 +167,7 @@ def draw_chains(count: int, columns: int, among: Sequence[int]) -> list[list[tup
 
 def test_chains_are_torchvisions(kernels: ModuleType, device: torch.device) -> None:
     """Operations without a level's difference, which others would enlarge."""
-    chains = [*draw_chains(choose(6, 11), 6, sorted(EXACT)), [(NOTHING, 0.0)] * 6]
+    chains = [*draw_chains(choose(4, 11), 6, sorted(EXACT)), [(NOTHING, 0.0)] * 6]
     pixels, operations = make_pixels(len(chains), 17), make_operations(chains, 17)
     found = run(kernels, device, pixels, operations)
     assert np.array_equal(found, reference(pixels, operations))
@@ -176,7 +176,7 @@ def test_chains_are_torchvisions(kernels: ModuleType, device: torch.device) -> N
 
 def test_chains_do_one_after_the_other(kernels: ModuleType, device: torch.device) -> None:
     """However many passes they are."""
-    for columns, count in choose([(3, 6)], [(2, 4), (3, 6), (6, 9)]):
+    for columns, count in choose([(3, 4)], [(2, 4), (3, 6), (6, 9)]):
         chains = [*draw_chains(count, columns, sorted(VALUES)), [(NOTHING, 0.0)] * columns]
         pixels, operations = make_pixels(len(chains), 20), make_operations(chains, 20)
         found, wanted = run(kernels, device, pixels, operations), pixels
