@@ -242,8 +242,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_a_download_that_is_cut_off_continues(
-    fastft: Run, site: Site, archive: Path, tmp_path: Path
+    fastft: Run, site: Site, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr("fastft.datasets.download.time.sleep", paused.append)
     site.body = archive.read_bytes()
     half = len(site.body) // 2
     site.statuses = [404]
@@ -254,4 +256,5 @@ def test_a_download_that_is_cut_off_continues(
     status, text, err = fastft("fetch", f"{site.base}/x.zip", tmp_path / "got")
     assert (status, err) == (0, "")
     assert site.asked[-1] == f"bytes={half}-"
+    assert paused == [1.0]
     assert "--sha256" in text
