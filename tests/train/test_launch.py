@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import PATIENCE_S, Living, begin
-from effort import choose
+from effort import choose, long
 from forked import be_torchrun, fork_ranks
 from loaded_kernels import load_kernels
 from ranks import do_the_least
@@ -129,11 +129,23 @@ def test_a_process_that_is_killed_is_named(data: Path, tmp_path: Path) -> None:
     )
 
 
+#: A process becomes one that is joined to others: as torch says it, under soak in truth.
+_JOINS = choose(
+    """
+distributed = types.ModuleType("torch.distributed")
+distributed.is_available = distributed.is_initialized = lambda: True
+sys.modules["torch.distributed"] = distributed
+""",
+    """
+from torch import distributed
+store = distributed.HashStore()
+distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+""",
+)
 #: Ends as a command does that had an error, alone and joined to others; says how far the
 #: interpreter's own end came.
-_LEAVES = """
+_LEAVES = f"""
 import atexit, os, sys, types
-from torch import distributed
 from fastft.cli.main import _leave
 
 class Object:
@@ -149,8 +161,7 @@ sys.modules["kept"] = types.ModuleType("kept")
 sys.modules["kept"].object = Object()
 atexit.register(os.write, 1, b"closed ")
 if not forked:
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    exec({_JOINS!r})
 _leave(1, "the error")
 """
 
@@ -181,8 +192,12 @@ def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
     assert len(read_metrics(out / METRICS)[0]) == progress["epoch"] * 4 + progress["sums"]["steps"]
 
 
+@long
 def test_reading_processes_survive_a_group_signal(data: Path, tmp_path: Path) -> None:
-    """What terminals and schedulers send reaches the loader's own processes, too."""
+    """What terminals and schedulers send reaches the loader's own processes, too.
+
+    In an ordinary run an evaluation's are told, in `test_interrupts`.
+    """
     out = tmp_path / "run"
     arguments = ("--out", out, *OPTIONS, "--loader", "torchvision")
     process = start(tmp_path, data, *arguments, "--epochs", 1000)
