@@ -232,7 +232,10 @@ def _stop_after_one(out: Path) -> Any:
     return run
 
 
-def test_parity_prepares_the_reference_alike(splits: Path, tmp_path: Path, fastft: Command) -> None:
+def test_parity_prepares_the_reference_alike(
+    splits: Path, tmp_path: Path, fastft: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastft.parity.run.draw_worst", lambda *_: None)
     stored = converted(splits / "val", tmp_path / "v.beton", apply_exif=True)
     status, out, err = fastft(
         "parity", stored, "--reference", splits / "val", "--loaders", "torchvision",
