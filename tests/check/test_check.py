@@ -237,8 +237,11 @@ def test_classes_are_counted(found: tuple[Check, Path]) -> None:
     assert found[0].imbalance == 2.0
 
 
-def test_workers_change_nothing(found: tuple[Check, Path], tainted: Path, tmp_path: Path) -> None:
+def test_workers_change_nothing(
+    found: tuple[Check, Path], tainted: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     again = look(tainted, tmp_path / "check", size=128, workers=1)
+    request.getfixturevalue("undrawn")  # from here on
     other = look(tainted, tmp_path / "other", size=128, workers=5)
     plain: Any = {"config": {}, "environment": {}, "seconds": 0.0}
     assert replace(again, **plain) == replace(found[0], **plain) == replace(other, **plain)
@@ -246,6 +249,7 @@ def test_workers_change_nothing(found: tuple[Check, Path], tainted: Path, tmp_pa
         assert (tmp_path / "check" / name).read_bytes() == (found[1] / name).read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("kind", ["betons", "beton", "zip"])
 def test_other_formats_give_the_same_findings(
     kind: str, tainted: Path, found: tuple[Check, Path], tmp_path: Path
@@ -268,6 +272,7 @@ def test_other_formats_give_the_same_findings(
     assert told.images == wanted.images - (0 if kind == "zip" else 2)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_strict_fails_for_leaks_and_conflicts(
     tainted: Path, clean: Path, fastft: Command, tmp_path: Path
 ) -> None:
@@ -283,6 +288,7 @@ def test_strict_fails_for_leaks_and_conflicts(
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["check.json"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_new_check_replaces_an_old_one(tainted: Path, clean: Path, tmp_path: Path) -> None:
     look(tainted, tmp_path / "check", max_sheet=2)
     assert len(list((tmp_path / "check").iterdir())) == 4
@@ -292,6 +298,7 @@ def test_a_new_check_replaces_an_old_one(tainted: Path, clean: Path, tmp_path: P
     assert told.verdict == ("few images: " + ", ".join(row.name for row in told.classes),)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_classes_in_one_split_are_reported(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "data")
     names = sorted(folder.name for folder in (photos / "train").iterdir())
@@ -302,6 +309,7 @@ def test_classes_in_one_split_are_reported(photos: Path, tmp_path: Path) -> None
     assert f"not in every split: {names[0]}, zebra" in found.verdict
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_files_unlike_all_others_are_told(photos: Path, tmp_path: Path) -> None:
     names = sorted(folder.name for folder in (photos / "train").iterdir())
     shutil.copytree(photos / "train", tmp_path / "data")

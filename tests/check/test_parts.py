@@ -23,6 +23,7 @@ def test_tables_are_looked_at(photos: Path, fastft: Command, tmp_path: Path) -> 
     assert (status, "--label-column: given for" in err) == (2, True)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_split_to_make_is_looked_at(photos: Path, fastft: Command, tmp_path: Path) -> None:
     src = tmp_path / "photos"
     for copy in ("", "x"):  # of 33 photos, so that some copies lie on both sides

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -122,6 +122,14 @@ def module_name(path: Path, root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All within a module; what expressions are made of, which are many times as many, is not."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for each in getattr(node, name, ()):
+            yield each
+            yield from statements(each)
+
+
 def read_imports(root: Path) -> dict[str, set[str]]:
     """Imports of ours by module, those inside functions and TYPE_CHECKING included."""
     paths = {
@@ -133,7 +141,7 @@ def read_imports(root: Path) -> dict[str, set[str]]:
     for name, path in paths.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        for node in statements(ast.parse(path.read_text(encoding="utf-8"), str(path))):
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -208,11 +216,10 @@ def test_imports_are_found_in_every_form(tmp_path: Path):
 @pytest.mark.parametrize(
     ("code", "output"),
     [
-        ("import pipelines", ""),
-        ("import pipelines.conversion.run, pipelines.reference", ""),
+        ("import pipelines, pipelines.conversion.run, pipelines.reference", ""),
         ("import sys; sys.argv[1:] = ['--help']; import fastft.cli.main as c; c.main()", "Usage"),
     ],
-    ids=["import pipelines", "conversion", "fastft --help"],
+    ids=["pipelines", "fastft --help"],
 )
 def test_starting_up_loads_nothing_heavy(code: str, output: str):
     done = subprocess.run(

@@ -1,0 +1,9 @@
+"""What holds for all that is checked here."""
+
+import pytest
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sheets are empty files: drawing them takes longer than all else."""
+    monkeypatch.setattr("fastft.check.sheets.draw_sheet", lambda sheet, out: out.write_bytes(b""))
