@@ -1,6 +1,7 @@
 """Nobody reads what a command prints, or it cannot be written: no traceback, never a success."""
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import effort
 import pytest
-from commands import Case, begin, begin_alone, require_sound
+from commands import Case, Living, begin, begin_alone, require_sound
 
 from fastft.cli import commands as program
 
@@ -50,15 +51,35 @@ def full() -> int:
 BOTH = [(broken, ""), (full, FULL)]
 
 
+def start_with(
+    standard: int, make: Callable[[], int], arguments: list[str], folder: Path
+) -> Living:
+    """Begin a command, one of whose standard files is such a one."""
+    if not effort.SOAK_H:
+        return begin(arguments, folder, _replace, standard, make)
+    descriptor = make()
+    stream = {1: "stdout", 2: "stderr"}[standard]
+    living = begin_alone(arguments, folder, **{stream: descriptor})  # type: ignore[arg-type]
+    os.close(descriptor)
+    return living
+
+
+def _replace(standard: int, make: Callable[[], int]) -> None:
+    descriptor = make()
+    os.dup2(descriptor, standard)
+    os.close(descriptor)
+    if standard == 1:  # the stream that was there takes it for a file
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+
+
 @pytest.mark.parametrize("name", PRINTING)
 @pytest.mark.parametrize(("make", "said"), effort.choose(BOTH[:1], BOTH))
 def test_an_unwritable_output_is_no_success(
     make: Callable[[], int], said: str, name: str, cases: Cases, tmp_path: Path, tried: Tried
 ) -> None:
-    descriptor = make()
-    living = begin_alone(cases[name].call(tmp_path / "place"), tmp_path, stdout=descriptor)
-    os.close(descriptor)
-    assert living.end()[::2] == (1, said)
+    arguments = cases[name].call(tmp_path / "place")
+    # Forked in an ordinary run, but for the last flush, below.
+    assert start_with(1, make, arguments, tmp_path).end()[::2] == (1, said)
     tried("standard output that cannot be written")
 
 
@@ -83,10 +104,7 @@ def test_a_failed_last_flush_is_no_success(
 
 @pytest.mark.parametrize("make", effort.choose([broken], [broken, full]))
 def test_untold_errors_still_fail(make: Callable[[], int], tmp_path: Path, tried: Tried) -> None:
-    descriptor = make()
-    living = begin_alone(["inspect"], tmp_path, stderr=descriptor)
-    os.close(descriptor)
-    assert living.end() == (2, "", "")
+    assert start_with(2, make, ["inspect"], tmp_path).end() == (2, "", "")
     tried("standard error that cannot be written")
 
 
