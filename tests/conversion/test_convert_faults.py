@@ -357,7 +357,8 @@ def test_nobody_who_listens(shell: str, broken: Path, tmp_path: Path, tried: Tri
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("stream", choose(["stdout"], ["stdout", "stderr"]))
+@long
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_reader_that_has_left(stream: str, broken: Path, tmp_path: Path, tried: Tried) -> None:
     out = tmp_path / "out"
     reader, writer = os.pipe()
