@@ -14,6 +14,7 @@ import torch
 from batches import everything, same
 from effort import choose
 from loader_kinds import LIBRARIES, LONG_S, make_kind
+from processes import SERVER
 from rendered import LOADERS
 from start_methods import look, tell
 
@@ -148,9 +149,9 @@ def test_batches_may_be_written_to(kind: str, make: Make) -> None:
     assert same(everything(loader), whole)
 
 
-def test_a_spawned_process_reads_the_same(make: Make, tmp_path: Path) -> None:
+def test_a_process_that_is_no_fork_reads_the_same(make: Make, tmp_path: Path) -> None:
     """As an argument, in the midst of an epoch of its parent's."""
-    # Imports take seconds: in an ordinary run few, as `test_start_methods.py` has the others.
+    # Imports take seconds: in an ordinary run few, in a process of a fork server that has torch.
     kinds = [
         kind
         for kind in choose(["dali", "resident"], LOADERS)
@@ -160,7 +161,8 @@ def test_a_spawned_process_reads_the_same(make: Make, tmp_path: Path) -> None:
     held = {kind: iter(loader) for kind, loader in loaders.items()}
     begun = {kind: len(next(batches)[1]) for kind, batches in held.items()}
     file = tmp_path / "found"
-    process = multiprocessing.get_context("spawn").Process(target=tell, args=(loaders, file))
+    context: Any = choose(SERVER, multiprocessing.get_context("spawn"))
+    process = context.Process(target=tell, args=(loaders, file))
     process.start()
     process.join()
     assert process.exitcode == 0

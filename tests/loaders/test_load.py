@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from effort import SOAK_H, choose, rest
+from effort import SOAK_H, choose, long, rest
 from held import Held, growth
 from load import KINDS, Pace, Together, break_sample, run_loaders
 from load_leaks import run_leaking
@@ -151,6 +151,7 @@ def test_trainings(few: Path, tmp_path: Path, tried: Callable[..., None]) -> Non
     assert grown_in([answer], TRAINING_KB, TRAINING_EPOCH_KB) == {}
 
 
+@long  # it puts the tests above to the proof, as the next one does what they compare by
 def test_what_leaks_is_found(few: Path, tmp_path: Path, tried: Callable[..., None]) -> None:
     """Of a batch's memory in each epoch, and of one file, thread and so on in 50 of them."""
     answers = together(

@@ -1,8 +1,6 @@
 """Leaving a loader open: the program ends as it would without it, at once and with nothing left."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Any
 import pytest
 from effort import choose
 from loader_exits import OWN, ROOMS_MB, WAYS
-from loader_kinds import KINDS, LIBRARIES
+from loader_kinds import KINDS, LIBRARIES, LONG_S
+from whole_programs import run_whole
 
 #: The status is also the command line's, see `fastft.cli.main.main`.
 NO_MEMORY = ("memoryerror", "cannot allocate memory", "can't start new thread", "out of memory")
@@ -35,10 +34,8 @@ def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
         Path(__file__).parents[1] / "support" / "loader_exits.py",
         tmp_path_factory.mktemp("exits"),
     )
-    ended = subprocess.run(
-        [sys.executable, path, data / "train.beton", folder, *cases],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    within_s = LONG_S * (len(cases) + 1)
+    ended = run_whole(path, data / "train.beton", folder, *cases, folder=folder, within_s=within_s)
     assert ended.returncode == 0, ended.stderr
     found: dict[str, dict[str, Any]] = json.loads(ended.stdout.splitlines()[-1])
     assert list(found) == cases

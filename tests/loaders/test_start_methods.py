@@ -15,6 +15,7 @@ from effort import choose
 from loader_kinds import KINDS, LIBRARIES, LONG_S, alike, by_sample, make_kind
 from processes import run_program
 from start_methods import LEFT_OUT, STARTING, STATES
+from whole_programs import run_whole
 
 from pipelines.errors import UsageError
 from pipelines.forks import explain_start, here, start_method
@@ -30,10 +31,8 @@ IMAGES, BATCH = 33, 8
 #: Imports of the others take seconds: that they can be pickled is shown here, that DALI's loader
 #: works where it is imported anew by `test_iterating.py`.
 STARTED = choose(["torchvision", "resident", "resident-file"], ALL)
-FORKS = ["os.fork:fork", *choose([], ["Process:fork"])]
-FORKED = choose([kind for kind in ALL if kind != "stock"], ALL)
-#: Those that start processes, which a DataLoader's worker may not, and one that does not.
-WORKING = choose(["torchvision", "stock", "resident"], ALL)
+#: A DataLoader's worker is one that may start no processes itself.
+FORKS = ["os.fork:fork", "DataLoader:fork", *choose([], ["Process:fork"])]
 #: Each takes as long as all that it imports.
 PLACES = choose(
     ["DataLoader:forkserver"],
@@ -54,24 +53,17 @@ def look(ended: subprocess.CompletedProcess[str]) -> Found:
 
 @pytest.fixture(scope="module")
 def forked(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """In a process of its own, as its forks' way to their end counts."""
+    """A whole program, as its forks' way to their end counts."""
     folder = tmp_path_factory.mktemp("forked")
-    return look(
-        subprocess.run(
-            [sys.executable, PROGRAM, data / "train.beton", folder, ",".join(FORKS), *FORKED],
-            capture_output=True, text=True, check=False, timeout=6 * LONG_S,
-        )
-    )  # fmt: skip
-
-
-def run(data: Path, folder: Path, places: list[str], kinds: list[str]) -> Found:
-    arguments = data / "train.beton", folder, ",".join(places), *kinds
-    return look(run_program(PROGRAM, *arguments, folder=folder, within_s=6 * LONG_S))
+    arguments = data / "train.beton", folder, ",".join(FORKS), *ALL
+    return look(run_whole(PROGRAM, *arguments, folder=folder, within_s=6 * LONG_S))
 
 
 @pytest.fixture(scope="module")
 def started(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    return run(data, tmp_path_factory.mktemp("started"), PLACES, STARTED)
+    folder = tmp_path_factory.mktemp("started")
+    arguments = data / "train.beton", folder, ",".join(PLACES), *STARTED
+    return look(run_program(PROGRAM, *arguments, folder=folder, within_s=6 * LONG_S))
 
 
 def check(found: Found, place: str) -> int:
@@ -90,12 +82,7 @@ def check(found: Found, place: str) -> int:
 
 @pytest.mark.parametrize("place", FORKS)
 def test_a_forked_process_reads_what_its_parent_does(forked: Found, place: str) -> None:
-    assert check(forked, place) == len(FORKED) * len(STATES)
-
-
-def test_a_forked_worker_reads_what_its_parent_does(data: Path, tmp_path: Path) -> None:
-    found = run(data, tmp_path, ["DataLoader:fork"], WORKING)
-    assert check(found, "DataLoader:fork") == len(WORKING) * len(STATES)
+    assert check(forked, place) == len(ALL) * len(STATES)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -128,7 +115,7 @@ def run():
     process.join()
     return process.exitcode
 if __name__ == "__main__":
-    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_start_method("forkserver", force=True)
     assert run() == 0
     child = os.fork()
     if child == 0:
@@ -141,9 +128,7 @@ if __name__ == "__main__":
 def test_forks_start_their_own_fork_server(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_OWN_SERVER)
-    ended = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False, timeout=2 * LONG_S
-    )
+    ended = run_whole(script, folder=tmp_path, within_s=2 * LONG_S)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "started\n" * 3, "")
 
 
@@ -155,14 +140,14 @@ def test_the_parent_goes_on_where_it_was(forked: Found, started: Found) -> None:
 
 def test_an_iteration_from_before_the_fork_says_so(forked: Found) -> None:
     held = {name: said for name, said in forked["os.fork:fork"].items() if name.endswith(":held")}
-    assert len(held) == len(FORKED)
+    assert len(held) == len(ALL)
     for name, said in held.items():
         assert "an iteration that began before this process was forked" in said, name
         assert said.startswith("UsageError: "), name
 
 
 def test_a_closed_loader_says_so(forked: Found) -> None:
-    assert len(forked["closed"]) == len(FORKED) * len(STATES)
+    assert len(forked["closed"]) == len(ALL) * len(STATES)
     for name, said in forked["closed"].items():
         kind = name.split(":")[0].removesuffix("-file")
         assert said == (

@@ -142,6 +142,8 @@ def main() -> None:
     data, folder, asked, *kinds = sys.argv[1:]
     places = [place.split(":") for place in asked.split(",")]
     multiprocessing.set_start_method(places[0][1], force=True)
+    # Several are started, and each would import this for seconds.
+    multiprocessing.set_forkserver_preload(["loader_kinds", "pipelines.loaders.torchvision_loader"])
     forks = places[0][1] == "fork"
     end_after(5 * LONG_S)
     loaders = make(Path(data), Path(folder), kinds, forks)
