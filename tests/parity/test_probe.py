@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -74,19 +75,21 @@ def test_order_is_random_and_complete(output: tuple[str, list[np.ndarray]]) -> N
     assert stats.kstest(early, "uniform").pvalue > SUSPECT_P
 
 
+@cache
+def draw_boxes(shape: tuple[int, int]) -> np.ndarray:
+    """float64[1500, 4]: crops of an image of this width and height by torchvision."""
+    image = Image.new("RGB", shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        draw = partial(RandomResizedCrop.get_params, image, [0.08, 1], [3 / 4, 4 / 3])
+        return np.array([draw() for _ in range(1500)])
+
+
 def test_crops_are_distributed_as_torchvisions(output: tuple[str, list[np.ndarray]]) -> None:
     found = read_crops(np.concatenate(output[1]))
     for shape in SHAPES:
         width, height = shape
-        image = Image.new("RGB", shape)
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            drawn = np.array(
-                [
-                    RandomResizedCrop.get_params(image, [0.08, 1], [3 / 4, 4 / 3])
-                    for _ in range(1500)
-                ]
-            )
+        drawn = draw_boxes(shape)
         mine = found.boxes[[probe_shape(int(sample)) == shape for sample in found.samples]]
         for what in (
             lambda boxes: boxes[:, 2] * boxes[:, 3],
