@@ -180,7 +180,7 @@ class Drawing:
         self.step._optimizer.load_state_dict(state[1])
 
 
-@pytest.mark.parametrize("arch", ["efficientnet_b0", *rest("mobilenet_v3_small")])
+@pytest.mark.parametrize("arch", ["tiny", *rest("efficientnet_b0", "mobilenet_v3_small")])
 def test_a_resumed_run_draws_the_same_numbers(arch: str) -> None:
     straight = Drawing(arch)
     straight.take(range(2))
