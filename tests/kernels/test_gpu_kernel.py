@@ -220,7 +220,7 @@ def test_scratch_of_more_taps_does_as_well(gpu: ModuleType, device: torch.device
 def test_no_tap_is_left_out() -> None:
     """Twice the support, rounded up, are all that weigh anything, also where doubles round."""
     sizes = {1, 2, 7, 24, 224}
-    sizes |= choose(set(), {3, 5, 9, 17, 40, 96, 229, 256, 384, 1000})
+    sizes |= choose(set(), {3, 5, 9, 17, 40, 96, 100, 229, 255, 256, 384, 1000})
     lengths = [*range(1, 400), *range(401, 4000, 37), 65_500]
     for size in sorted(sizes):
         for length in (each for each in lengths if each <= 70 * size):
