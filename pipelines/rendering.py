@@ -18,7 +18,7 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
-from pipelines.changing.on_cpu import as_asked, written_for
+from pipelines.changing.on_cpu import as_asked, find_changes, written_for
 from pipelines.compiling import compiling
 from pipelines.decoder import Known
 from pipelines.formats.source import Source
@@ -104,6 +104,9 @@ class Renderer(ABC):
             raise ValueError(f"rows by {rows.filter}, scratch for {self._preprocessing.filter}")
         rows = self._as_decoded(rows)
         geometry, down_first = make_geometry(rows, plan)
+        changes = None
+        if self._changes and rows.operations is not None:
+            changes = find_changes(rows.operations, len(rows), plan.size)
         whole = Piece(
             slice(None),
             rows.samples,
@@ -111,7 +114,7 @@ class Renderer(ABC):
             rows.shrinks,
             rows.flips,
             down_first,
-            rows.operations if self._changes else None,
+            changes,
         )
         step = self._piece_rows
         pieces = [
@@ -140,12 +143,12 @@ class Renderer(ABC):
         """Render a piece into the batch's memory [B, S, S, 3]."""
         worker, size = self.worker(), out.shape[1]
         target = out[piece.part].reshape(-1, size, size * 3)
-        if piece.operations is None:
+        if piece.changes is None:
             self._draw(piece, worker, target)
         else:
             pixels = worker.images(len(target), size)
             self._draw(piece, worker, pixels)
-            worker.changer.run(piece.operations, pixels, target)
+            worker.changer.change(piece.changes, pixels, target)
         worker.relax()
 
     def _as_decoded(self, rows: Rows) -> Rows:

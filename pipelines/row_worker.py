@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.changing.on_cpu import READ_PAST, Changer
+from pipelines.changing.on_cpu import READ_PAST, Changer, take
 from pipelines.decoder import Known
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, streaming
-from pipelines.operations import Operations
+from pipelines.kernels.changes import Changes
 from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.regions import RegionDecoder
 from pipelines.transfer import normalizing_factors
@@ -35,7 +35,7 @@ class Piece:
         geometry: int32[B, 2, 4], see `cpu.START`.
         shrinks: int32[B], at what part of its size a JPEG is decoded, see `cpu.render_rows`.
         flips, down_first: bool[B].
-        operations: what is done to the pixels beyond that; None: nothing.
+        changes: what is done to the pixels beyond that, see `find_changes`; None: nothing.
     """
 
     part: slice
@@ -44,11 +44,11 @@ class Piece:
     shrinks: NDArray[np.int32]
     flips: NDArray[np.bool_]
     down_first: NDArray[np.bool_]
-    operations: Operations | None = None
+    changes: Changes | None = None
 
     def cut(self, part: slice) -> Piece:
         """A part of it, as a piece of the same batch."""
-        operations = None if self.operations is None else self.operations.take(part)
+        changes = None if self.changes is None else take(self.changes, part)
         return Piece(
             part,
             self.samples[part],
@@ -56,7 +56,7 @@ class Piece:
             self.shrinks[part],
             self.flips[part],
             self.down_first[part],
-            operations,
+            changes,
         )
 
 

@@ -40,6 +40,28 @@ def as_asked(written: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return written.view(torch.bfloat16) if dtype == torch.bfloat16 else written.to(dtype)
 
 
+def find_changes(operations: Operations, count: int, size: int) -> changes.Changes:
+    """The operations of a batch as the kernel takes them, checked.
+
+    Args:
+        operations: of B images.
+        count: B.
+        size: S.
+
+    Raises:
+        ValueError: operations that no plan draws.
+    """
+    operations.check(count, size)
+    matrices = operations.matrices(size)
+    return changes.Changes(operations.codes, operations.values, operations.boxes, matrices)
+
+
+def take(of_rows: changes.Changes, part: slice) -> changes.Changes:
+    """Those of some of the images."""
+    codes, values, boxes, matrices = of_rows
+    return changes.Changes(codes[part], values[part], boxes[part], matrices[part])
+
+
 class Changer:
     """One thread's scratch memory for images of one size after another."""
 
@@ -60,14 +82,16 @@ class Changer:
         Raises:
             ValueError: operations that no plan draws.
         """
+        self.change(find_changes(operations, *pixels.shape[:2]), pixels, out)
+
+    def change(
+        self, of_rows: changes.Changes, pixels: NDArray[np.uint8], out: NDArray[Any]
+    ) -> None:
+        """The same of what `find_changes` has found for these images, or more of their batch."""
         size = pixels.shape[1]
         if size != self._size:
             self._size, self._factors = size, normalizing_factors(size, *self._mean_std)
             self._scratch = changes.make_scratch(size)
-        operations.check(len(pixels), size)
-        of_rows = changes.Changes(
-            operations.codes, operations.values, operations.boxes, operations.matrices(size)
-        )
         changes.change_rows(pixels, of_rows, self._scratch, *self._factors, out)
 
     def load(self, dtype: type[np.generic]) -> None:
@@ -112,7 +136,7 @@ class BatchChanger:
         if self._pool.shape[1:2] != (size,) or self._pool.shape[0] < count:
             self._pool = BatchPool((count, size, size, 3), written_for(self._dtype))
         batch = self._pool.take()
-        out = batch.numpy()
+        out, of_rows = batch.numpy(), find_changes(operations, count, size)
         self._loaded.result()
 
         def change(at: int) -> None:
@@ -125,7 +149,7 @@ class BatchChanger:
             bytes_ = shape[0] * shape[1] * shape[2]
             own = np.empty(bytes_ + READ_PAST, np.uint8)[:bytes_].reshape(shape)
             own[:] = pixels[part].reshape(shape)
-            changer.run(operations.take(part), own, out[part].reshape(shape))
+            changer.change(take(of_rows, part), own, out[part].reshape(shape))
 
         list(self._threads.map(change, range(0, count, _PIECE)))
         return as_asked(batch[:count], self._dtype)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.changing.on_cpu import READ_PAST, Changer
+from pipelines.changing.on_cpu import READ_PAST, Changer, find_changes, take
 from pipelines.decoder import Known
 from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu
+from pipelines.kernels.changes import Changes
 from pipelines.plan import Plan
 from pipelines.reference import find_cover
 from pipelines.regions import RegionDecoder
@@ -111,7 +112,10 @@ class Kernel:
         rows = plan.rows(samples)
         self._shrinks, self._flips, self._size = rows.shrinks, rows.flips, plan.size
         self._geometry, self._down_first = make_geometry(rows, plan)
-        self._operations, self._preprocessing = rows.operations, plan.preprocessing
+        self._changes: Changes | None = None
+        if rows.operations is not None:
+            self._changes = find_changes(rows.operations, len(rows), plan.size)
+        self._preprocessing = plan.preprocessing
         self._written: type[np.generic] = np.float32 if normalize else np.uint8
 
     def worker(self, most: int) -> Work:
@@ -121,9 +125,9 @@ class Kernel:
         factors = normalizing_factors(size, form.mean, form.std)
         scratch = cpu.fit_scratch(None, self._geometry, size, cubic=form.filter == "bicubic")
         out = BatchPool((most, size, size * 3), self._written).take().numpy()
-        operations, changer = self._operations, Changer(form)
+        changes, changer = self._changes, Changer(form)
         room = np.empty(most * size**2 * 3 + READ_PAST, np.uint8)[: most * size**2 * 3]
-        drawn = out if operations is None else room.reshape(most, size, size * 3)
+        drawn = out if changes is None else room.reshape(most, size, size * 3)
 
         def render(part: slice) -> NDArray[Any]:
             geometry = self._geometry[part]
@@ -138,8 +142,8 @@ class Kernel:
                 scratch,
                 drawn[: len(geometry)],
             )
-            if operations is not None:
-                changer.run(operations.take(part), drawn[: len(geometry)], out[: len(geometry)])
+            if changes is not None:
+                changer.change(take(changes, part), drawn[: len(geometry)], out[: len(geometry)])
             return out[: len(geometry)]
 
         return render

@@ -22,9 +22,9 @@ from pipelines.changing.on_cpu import Changer
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.source import Source, open_source
+from pipelines.kernels.changes import Changes
 from pipelines.loaders import make_loader
 from pipelines.loaders.torchvision_loader import TorchvisionLoader
-from pipelines.operations import Operations
 from pipelines.plan import Plan
 from pipelines.preprocessing import Preprocessing
 from pipelines.reference import RESAMPLING
@@ -309,14 +309,13 @@ def test_operations_are_held_against_their_definition(photos: Path) -> None:
 def test_other_operations_than_the_plans_fail(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, real = open_source(photos / "train"), Changer.run
+    source, real = open_source(photos / "train"), Changer.change
 
-    def stronger(self: Changer, operations: Operations, *arrays: Any) -> None:
-        is_light = operations.codes == codes.BRIGHTNESS
-        values = operations.values + 0.2 * is_light
-        real(self, replace(operations, values=values), *arrays)
+    def stronger(self: Changer, changes: Changes, *arrays: Any) -> None:
+        is_light = changes.codes == codes.BRIGHTNESS
+        real(self, changes._replace(values=changes.values + 0.2 * is_light), *arrays)
 
-    monkeypatch.setattr(Changer, "run", stronger)
+    monkeypatch.setattr(Changer, "change", stronger)
     asked = Augment(color_jitter=(0.3, 0.0, 0.0))
     found = look(source, partial(make_loader, "resident"), images=8, augment=asked)
     assert not found.passed
