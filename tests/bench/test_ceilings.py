@@ -13,22 +13,36 @@ from fastft.bench.ceilings import (
 
 #: Round figures of four cores.
 RATES: Rates = {
-    "read_cold": 900.0, "read_warm": 50_000.0, "decode_one_core": 1000.0,
-    "decode_all_cores": 4000.0, "kernel_one_core": 4000.0, "kernel_all_cores": 16_000.0,
-    "copy_to_device": None, "model_step": 100.0,
-}  # fmt: skip
+    "read_cold": 900.0,
+    "read_warm": 50_000.0,
+    "decode_one_core": 1000.0,
+    "decode_all_cores": 4000.0,
+    "kernel_one_core": 4000.0,
+    "kernel_all_cores": 16_000.0,
+    "copy_to_device": None,
+    "model_step": 100.0,
+}
 
 
 def measured(
     loader: str, img_per_s: float, first: float | None = None, **other: object
 ) -> Measured:
     values: dict[str, object] = {
-        "loader": loader, "workers": 4, "img_per_s": img_per_s,
-        "first_epoch_img_per_s": first or img_per_s, "cold_img_per_s": None,
-        "train_img_per_s": 1.0, "cpu_s_per_image": 0.001, "peak_rss_bytes": 1, "import_s": 0.0,
-        "first_batch_s": 0.1, "bytes_per_image": 1, "binds": "decode_all_cores",
-        "ceiling_img_per_s": 1.0, "share_of_ceiling": 1.0,
-    }  # fmt: skip
+        "loader": loader,
+        "workers": 4,
+        "img_per_s": img_per_s,
+        "first_epoch_img_per_s": first or img_per_s,
+        "cold_img_per_s": None,
+        "train_img_per_s": 1.0,
+        "cpu_s_per_image": 0.001,
+        "peak_rss_bytes": 1,
+        "import_s": 0.0,
+        "first_batch_s": 0.1,
+        "bytes_per_image": 1,
+        "binds": "decode_all_cores",
+        "ceiling_img_per_s": 1.0,
+        "share_of_ceiling": 1.0,
+    }
     return Measured(**{**values, **other})  # type: ignore[arg-type]
 
 
@@ -114,9 +128,11 @@ def test_the_quickest_whole_training_wins() -> None:
 
 def test_near_ties_go_to_the_simplest() -> None:
     rows = [
-        measured("ffcv", 2000), measured("torchvision", 700),
-        measured("torchvision", 650, workers=2), measured("resident", 13_000, 1700),
-    ]  # fmt: skip
+        measured("ffcv", 2000),
+        measured("torchvision", 700),
+        measured("torchvision", 650, workers=2),
+        measured("resident", 13_000, 1700),
+    ]
     found = recommend(rows, 1000, 10, shares_cores=True)
     assert (found.loader, found.workers) == ("torchvision", 2)
     assert found.reason.startswith("the model binds, no loader would save 5%")

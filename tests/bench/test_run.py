@@ -25,14 +25,23 @@ from pipelines.formats.beton import read_index
 Run = Callable[..., tuple[int, str, str]]
 
 STAGES = {
-    "read_cold": 2000.0, "read_warm": 50_000.0, "decode_one_core": 1000.0,
-    "decode_all_cores": 2000.0, "kernel_one_core": 4000.0, "kernel_all_cores": 8000.0,
-    "copy_to_device": None, "model_step": 100.0,
-}  # fmt: skip
+    "read_cold": 2000.0,
+    "read_warm": 50_000.0,
+    "decode_one_core": 1000.0,
+    "decode_all_cores": 2000.0,
+    "kernel_one_core": 4000.0,
+    "kernel_all_cores": 8000.0,
+    "copy_to_device": None,
+    "model_step": 100.0,
+}
 LOADER = {
-    "img_per_s": 800.0, "first_epoch_img_per_s": 400.0, "cpu_s_per_image": 0.00123,
-    "peak_rss_bytes": 10**9, "import_s": 2.0, "first_batch_s": 0.5,
-}  # fmt: skip
+    "img_per_s": 800.0,
+    "first_epoch_img_per_s": 400.0,
+    "cpu_s_per_image": 0.00123,
+    "peak_rss_bytes": 10**9,
+    "import_s": 2.0,
+    "first_batch_s": 0.5,
+}
 Answers = dict[str, dict[str, Any]]
 
 
@@ -79,15 +88,28 @@ def test_the_json_has_what_reports_read(
     assert status == 0
     found = json.loads((out / "bench.json").read_text())
     assert list(found) == [
-        "kind", "version", "environment", "config", "data", "seconds", "stages", "loaders",
-        "skipped", "recommendation",
-    ]  # fmt: skip
+        "kind",
+        "version",
+        "environment",
+        "config",
+        "data",
+        "seconds",
+        "stages",
+        "loaders",
+        "skipped",
+        "recommendation",
+    ]
     assert (found["kind"], found["version"]) == ("fastft bench", 1)
     assert found["config"]["workers"] == [2]
     index = read_index(data / "train.beton")
     assert found["data"].keys() == {
-        "path", "images", "classes", "mean_px", "mean_bytes", "stored_bytes",
-    }  # fmt: skip
+        "path",
+        "images",
+        "classes",
+        "mean_px",
+        "mean_bytes",
+        "stored_bytes",
+    }
     assert (found["data"]["images"], found["data"]["classes"]) == (33, 3)
     areas = index.widths.astype(int) * index.heights
     assert found["data"]["mean_px"] == round(areas.mean())
@@ -97,10 +119,16 @@ def test_the_json_has_what_reports_read(
     assert [row["loader"] for row in found["loaders"]] == list(CONTENDERS)
     row = found["loaders"][2]
     assert row == {
-        **LOADER, "loader": "ffcv", "workers": 2, "cold_img_per_s": 321.0,
-        "train_img_per_s": 88.9, "bytes_per_image": found["data"]["mean_bytes"],
-        "binds": "decode_all_cores", "ceiling_img_per_s": 1600.0, "share_of_ceiling": 0.5,
-    }  # fmt: skip
+        **LOADER,
+        "loader": "ffcv",
+        "workers": 2,
+        "cold_img_per_s": 321.0,
+        "train_img_per_s": 88.9,
+        "bytes_per_image": found["data"]["mean_bytes"],
+        "binds": "decode_all_cores",
+        "ceiling_img_per_s": 1600.0,
+        "share_of_ceiling": 0.5,
+    }
     resident = found["loaders"][-1]
     assert resident["binds"] == "kernel_all_cores"
     assert resident["bytes_per_image"] == pytest.approx(3 * areas.mean(), rel=0.01)
@@ -192,9 +220,14 @@ def test_without_any_loader_nothing_is_written(
     ],
 )
 def test_what_ends_the_stages_ends_the_command(
-    answer: dict[str, Any], status: int, message: str, answers: Answers, fastft: Run, data: Path,
+    answer: dict[str, Any],
+    status: int,
+    message: str,
+    answers: Answers,
+    fastft: Run,
+    data: Path,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     answers[""] = answer
     found, _, error = fastft("bench", data, "--out", tmp_path / "out")
     assert found == status
@@ -309,17 +342,34 @@ def test_three_photos_of_one_class_end_to_end(
         (only / f"{number}.jpg").write_bytes(photo.read_bytes())
     out = tmp_path / "out"
     status, text, error = fastft(
-        "bench", only.parent, "--out", out, "--loaders", "resident", "--size", 40,
-        "--workers", 1, "--seconds", 0.1, "--no-cold", "--arch", "squeezenet1_1",
-    )  # fmt: skip
+        "bench",
+        only.parent,
+        "--out",
+        out,
+        "--loaders",
+        "resident",
+        "--size",
+        40,
+        "--workers",
+        1,
+        "--seconds",
+        0.1,
+        "--no-cold",
+        "--arch",
+        "squeezenet1_1",
+    )
     assert status == 0, error
     found = json.loads((out / "bench.json").read_text())
     assert [row["loader"] for row in found["loaders"]] == ["resident"]
     for row in found["loaders"]:
         for figure in (
-            "img_per_s", "first_epoch_img_per_s", "peak_rss_bytes", "first_batch_s",
-            "ceiling_img_per_s", "share_of_ceiling",
-        ):  # fmt: skip
+            "img_per_s",
+            "first_epoch_img_per_s",
+            "peak_rss_bytes",
+            "first_batch_s",
+            "ceiling_img_per_s",
+            "share_of_ceiling",
+        ):
             assert row[figure] > 0, figure
         assert row["import_s"] > 0 or not SOAK_H  # whoever is forked has imported all
         assert row["cpu_s_per_image"] >= 0

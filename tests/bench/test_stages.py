@@ -133,9 +133,15 @@ def test_samples_repeat_until_time_is_over(
 def test_every_stage_of_a_beton(data: Path) -> None:
     found = {each["name"]: each for each in measure_stages(task(data / "test.beton"))}
     assert list(found) == [
-        "read_cold", "read_warm", "decode_one_core", "decode_all_cores", "kernel_one_core",
-        "kernel_all_cores", "copy_to_device", "model_step",
-    ]  # fmt: skip
+        "read_cold",
+        "read_warm",
+        "decode_one_core",
+        "decode_all_cores",
+        "kernel_one_core",
+        "kernel_all_cores",
+        "copy_to_device",
+        "model_step",
+    ]
     missing = {name for name, each in found.items() if each["img_per_s"] is None}
     assert missing == {"read_cold", "copy_to_device"}
     assert all(each["img_per_s"] > 0 for name, each in found.items() if name not in missing)

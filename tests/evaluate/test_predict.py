@@ -107,8 +107,17 @@ def test_the_best_classes_come_in_order(run: Path, photos: Path) -> None:
 
 def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ("b/2.jpg", "b/10.PNG", "a/1.jpg", "a/deep/3.jpeg", "a/notes.txt", "a/.4.jpg",
-             ".hidden/5.jpg", "odd[1]*.jpg", "7.jpg")  # fmt: skip
+    names = (
+        "b/2.jpg",
+        "b/10.PNG",
+        "a/1.jpg",
+        "a/deep/3.jpeg",
+        "a/notes.txt",
+        "a/.4.jpg",
+        ".hidden/5.jpg",
+        "odd[1]*.jpg",
+        "7.jpg",
+    )
     for name in names:
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +135,11 @@ def test_which_images_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert meant("b/**") == meant("b/*") == meant("b") == ["b/10.PNG", "b/2.jpg"]
     assert meant("[ab]/deep") == ["a/deep/3.jpeg"]
     assert meant("odd[1]*.jpg") == ["odd[1]*.jpg"]
-    for image, found in (("c/*.jpg", "matches no images"), ("a/*.txt", "matches no images"),
-                         ("nothing.jpg", "no such file")):  # fmt: skip
+    for image, found in (
+        ("c/*.jpg", "matches no images"),
+        ("a/*.txt", "matches no images"),
+        ("nothing.jpg", "no such file"),
+    ):
         with pytest.raises(DataError, match=found):
             meant("a", image)
 
@@ -197,9 +209,13 @@ def test_what_is_printed(
 
 
 def test_names_that_are_hard_to_print(
-    fastft: Command, run: Path, photos: Path, trained: Checkpoint, tmp_path: Path,
+    fastft: Command,
+    run: Path,
+    photos: Path,
+    trained: Checkpoint,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     odd = ("$a$ [red]", "line\nbreak", "\udcff猫")
     save_checkpoint(run / "best.safetensors", replace(trained, classes=odd))
@@ -209,9 +225,18 @@ def test_names_that_are_hard_to_print(
         shutil.copy(image, tmp_path / "odd" / name)
     outputs = [tmp_path / name for name in ("p.csv", "p.json", "p.png")]
     status, out, err = fastft(
-        "predict", run, tmp_path / "odd", "--top", 3, "--csv", outputs[0], "--json", outputs[1],
-        "--sheet", outputs[2],
-    )  # fmt: skip
+        "predict",
+        run,
+        tmp_path / "odd",
+        "--top",
+        3,
+        "--csv",
+        outputs[0],
+        "--json",
+        outputs[1],
+        "--sheet",
+        outputs[2],
+    )
     assert (status, err) == (0, "")
     assert "[red]$x$.jpg" in out
     assert r"\udcff.jpg" in out
@@ -238,9 +263,13 @@ class Evil:
 
 
 def test_hostile_input_is_one_line_and_leaves_nothing(
-    fastft: Command, run: Path, trained: Checkpoint, photos: Path, tmp_path: Path,
+    fastft: Command,
+    run: Path,
+    trained: Checkpoint,
+    photos: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "fastft-checkpoint", "version": 1, "evil": Evil()}, tmp_path / "evil.pt")
     weights = torch.full_like(trained.model["fc.weight"], 3e38)

@@ -130,9 +130,12 @@ class Whole(nn.Module):
 
 
 def test_whole_images_go_to_who_takes_them(
-    paths: list[str], run: Path, trained: Checkpoint, monkeypatch: pytest.MonkeyPatch,
+    paths: list[str],
+    run: Path,
+    trained: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     model = Whole()
     monkeypatch.setattr(
         "fastft.evaluate.predict.open_model", lambda path, _: (trained, path, model)
@@ -170,14 +173,24 @@ def test_exported_files_are_opened_as_such(
     assert not network.training
 
 
-@pytest.mark.parametrize(("asked", "trained_with", "wanted"), [
-    (None, "bf16", torch.bfloat16), (None, "off", None), ("off", "bf16", None),
-    ("bf16", "off", torch.bfloat16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "trained_with", "wanted"),
+    [
+        (None, "bf16", torch.bfloat16),
+        (None, "off", None),
+        ("off", "bf16", None),
+        ("bf16", "off", torch.bfloat16),
+    ],
+)
 def test_precision_is_asked_for_or_the_runs(
-    asked: str | None, trained_with: str, wanted: Any, run: Path, photos: Path,
-    trained: Checkpoint, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    asked: str | None,
+    trained_with: str,
+    wanted: Any,
+    run: Path,
+    photos: Path,
+    trained: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[Setting] = []
 
     def spy(paths: Any, checkpoint: Any, model: Any, setting: Setting) -> Any:

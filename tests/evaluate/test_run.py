@@ -44,15 +44,21 @@ def table(out: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("form", ["splits", "beton", "folder", *rest("class folders")])
 def test_the_report_is_complete(
-    form: str, run: Path, trained: Checkpoint, data: Path, photos: Path,
+    form: str,
+    run: Path,
+    trained: Checkpoint,
+    data: Path,
+    photos: Path,
     request: pytest.FixtureRequest,
-) -> None:  # fmt: skip
+) -> None:
     if form != "splits":  # whose pictures are drawn
         request.getfixturevalue("undrawn")
     where = {
-        "splits": data, "beton": data / "test.beton", "folder": photos,
+        "splits": data,
+        "beton": data / "test.beton",
+        "folder": photos,
         "class folders": photos / "test",
-    }  # fmt: skip
+    }
     findings, content = judged(run, where[form])
     batches = batches_of(data)
     wanted = evaluate(restore_model(trained, run), batches, device=CPU, amp_dtype=None, keep=True)
@@ -71,12 +77,18 @@ def test_the_report_is_complete(
     assert [row["name"] for row in content["classes"]] == list(trained.classes)
     assert sum(row["count"] for row in content["confused"]) == 6 - content["right"]
     assert content["checkpoint"] == {
-        "path": str(run / "best.safetensors"), "arch": ARCH, "size": 40, "view": "eval", "epoch": 3,
+        "path": str(run / "best.safetensors"),
+        "arch": ARCH,
+        "size": 40,
+        "view": "eval",
+        "epoch": 3,
         "accuracy": 0.5,
-    }  # fmt: skip
+    }
     assert (content["loader"], content["batch_size"], content["dtype"]) == (
-        "torchvision", 4, "float32",
-    )  # fmt: skip
+        "torchvision",
+        4,
+        "float32",
+    )
 
     rows = table(run / "evaluation")
     found = sorted(path.relative_to(photos / "test").as_posix() for path in photos.glob("test/*/*"))
@@ -117,9 +129,13 @@ def test_the_pictures_of_top_losses_are_the_samples(
         with Image.open(photos / "test" / row.name) as photo:
             short = min(photo.size)
             central = photo.crop(
-                ((photo.width - short) // 2, (photo.height - short) // 2,
-                 (photo.width + short) // 2, (photo.height + short) // 2)
-            ).resize((224, 224))  # fmt: skip
+                (
+                    (photo.width - short) // 2,
+                    (photo.height - short) // 2,
+                    (photo.width + short) // 2,
+                    (photo.height + short) // 2,
+                )
+            ).resize((224, 224))
         apart = np.abs(np.asarray(image, float) - np.asarray(central, float)).mean()
         others = np.abs(np.asarray(image, float) - np.asarray(central, float)[::-1]).mean()
         assert apart < others
@@ -241,9 +257,13 @@ class Evil:
 
 
 def test_hostile_input_is_one_line_and_leaves_nothing(
-    fastft: Command, run: Path, trained: Checkpoint, data: Path,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    fastft: Command,
+    run: Path,
+    trained: Checkpoint,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     best = load_checkpoint(run / "best.safetensors")
     content = {name: getattr(best, name) for name in Checkpoint.__slots__}

@@ -107,11 +107,18 @@ def pack(
 
 
 def render(
-    gpu: ModuleType, device: torch.device, images: Sequence[Sequence[np.ndarray]],
-    geometry: np.ndarray, size: int, *, flips: np.ndarray | None = None,
-    down_first: np.ndarray | None = None, dtype: torch.dtype = torch.uint8, spare_taps: int = 0,
+    gpu: ModuleType,
+    device: torch.device,
+    images: Sequence[Sequence[np.ndarray]],
+    geometry: np.ndarray,
+    size: int,
+    *,
+    flips: np.ndarray | None = None,
+    down_first: np.ndarray | None = None,
+    dtype: torch.dtype = torch.uint8,
+    spare_taps: int = 0,
     cubic: bool = False,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """[B, S, S, 3] of `dtype`."""
     count, planar = len(images), len(images[0]) == 3
     flips = np.zeros(count, bool) if flips is None else flips
@@ -159,9 +166,14 @@ EITHER = [
 
 @pytest.mark.parametrize(("view", "size", "some", "by"), EITHER)
 def test_pixels_are_pillows(
-    view: str, size: int, some: slice, by: Any, gpu: ModuleType, device: torch.device,
+    view: str,
+    size: int,
+    some: slice,
+    by: Any,
+    gpu: ModuleType,
+    device: torch.device,
     tried: Callable[..., None],
-) -> None:  # fmt: skip
+) -> None:
     # Interpreted, all of an image in one pixel takes long.
     shapes = (TINY if size == 1 else SHAPES)[some]
     images = [(smooth if size == 17 else noise)(*shape) for shape in shapes]
@@ -254,9 +266,11 @@ def test_either_order_of_passes(shape: tuple[int, int], gpu: ModuleType, device:
 
 
 def test_tiles_make_no_difference(
-    gpu: ModuleType, device: torch.device, load_kernels: Callable[..., ModuleType],
+    gpu: ModuleType,
+    device: torch.device,
+    load_kernels: Callable[..., ModuleType],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     order = np.array([True, False])
     shipped = load_kernels("shipped_gpu")
     names = ("_ACROSS_LINES", "_ACROSS_COLUMNS", "_DOWN_LINES", "_DOWN_VALUES", "_FILTER_PX")

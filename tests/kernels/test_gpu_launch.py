@@ -25,18 +25,25 @@ def arguments(gpu: ModuleType, device: torch.device) -> dict[str, object]:
     """Of two rows of nothing."""
     long, empty = {"dtype": torch.int64, "device": device}, {"device": device}
     frames = gpu.Frames(
-        torch.zeros(100, dtype=torch.uint8, **empty), torch.zeros((2, 3), **long),
-        torch.zeros((2, 2), **long), torch.ones((2, 2), **long),
-    )  # fmt: skip
+        torch.zeros(100, dtype=torch.uint8, **empty),
+        torch.zeros((2, 3), **long),
+        torch.zeros((2, 2), **long),
+        torch.ones((2, 2), **long),
+    )
     geometry, flips = np.array([[[0, 1, 8, 0]] * 2] * 2, np.int32), np.zeros(2, bool)
     windows = gpu.find_windows(geometry, flips, flips, 8)
     needs = gpu.find_needs(windows, 8, planar=False)
     return {
-        "frames": frames, "planar": False, "geometry": torch.from_numpy(geometry).to(device),
-        "windows": torch.from_numpy(windows).to(device), "scale": torch.ones(24, **empty),
-        "bias": torch.ones(24, **empty), "needs": needs,
-        "scratch": gpu.make_scratch(2, 8, needs, device), "out": torch.zeros((2, 8, 8, 3), **empty),
-    }  # fmt: skip
+        "frames": frames,
+        "planar": False,
+        "geometry": torch.from_numpy(geometry).to(device),
+        "windows": torch.from_numpy(windows).to(device),
+        "scale": torch.ones(24, **empty),
+        "bias": torch.ones(24, **empty),
+        "needs": needs,
+        "scratch": gpu.make_scratch(2, 8, needs, device),
+        "out": torch.zeros((2, 8, 8, 3), **empty),
+    }
 
 
 def test_no_rows(gpu: ModuleType, device: torch.device) -> None:
@@ -173,10 +180,12 @@ LISTING = """
 def test_a_listing_is_cut_where_it_branches() -> None:
     blocks = list(read_blocks(LISTING.splitlines(), "first_pass"))
     assert blocks == [
-        Block(2, 0, 0, (1,), may_end=True), Block(1, 0, 0, (2, 4), may_end=False),
-        Block(2, 1, 0, (2, 3), may_end=False), Block(2, 0, 1, (), may_end=True),
+        Block(2, 0, 0, (1,), may_end=True),
+        Block(1, 0, 0, (2, 4), may_end=False),
+        Block(2, 1, 0, (2, 3), may_end=False),
+        Block(2, 0, 1, (), may_end=True),
         Block(5, 2, 2, (), may_end=True),
-    ]  # fmt: skip
+    ]
 
 
 def test_the_counted_path_does_the_work() -> None:

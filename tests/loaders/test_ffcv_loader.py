@@ -61,8 +61,12 @@ def test_the_first_process_compiles(data: Path, tmp_path: Path, tried: Callable[
     for counts in (["0", "1"], ["1", "0"]):
         ended = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _CACHED, str(data / "train.beton")],
-            env=environment, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
         assert not ended.returncode, ended.stderr
         assert ended.stdout.split() == counts
     tried("kernels compiled anew")
@@ -158,9 +162,13 @@ def test_stock_files_of_any_field_names(data: Path, tmp_path: Path) -> None:
     at = content.index(MAGIC)
     content[at : at + len(MAGIC)] = bytes(len(MAGIC))  # nothing says any more that it is ours
     (tmp_path / "photo.beton").write_bytes(content)
-    loaders = (make_loader("ffcv", path, size=32) for path in (
-        data / "test.beton", tmp_path / "photo.beton",
-    ))  # fmt: skip
+    loaders = (
+        make_loader("ffcv", path, size=32)
+        for path in (
+            data / "test.beton",
+            tmp_path / "photo.beton",
+        )
+    )
     ((a, _),), ((b, _),) = (list(loader) for loader in loaders)
     assert torch.equal(a, b)
     assert np.isfinite(a.numpy()).all()

@@ -129,9 +129,15 @@ def test_loaders(kind: str, few: Path, tmp_path: Path, tried: Callable[..., None
         pytest.skip(f"{library_of(what.loader)} is not installed")
     good = few / "photos" / "train" if what.of_folder else few / "data" / "train.beton"
     answers = together(
-        run_loaders, what.world, tmp_path, kind, good, tmp_path, pace_of(SHORT, parts=2),
+        run_loaders,
+        what.world,
+        tmp_path,
+        kind,
+        good,
+        tmp_path,
+        pace_of(SHORT, parts=2),
         str(os.getpid()),
-    )  # fmt: skip
+    )
     tried("epochs under load", sum(answer["epochs"] for answer in answers))
     assert grown_in(answers) == {}
 
@@ -144,9 +150,15 @@ def test_trainings(few: Path, tmp_path: Path, tried: Callable[..., None]) -> Non
     loaders = [each for each in ("resident", "ffcv", "torchvision", "dali") if is_here(each)]
     short = Pace(points=6, warm_up=2, epochs=1, seconds=0, plans=0)
     (answer,) = together(
-        run_trainings, 1, tmp_path, few / "data", bad, tmp_path, pace_of(short, parts=1),
+        run_trainings,
+        1,
+        tmp_path,
+        few / "data",
+        bad,
+        tmp_path,
+        pace_of(short, parts=1),
         choose(loaders[:1], loaders),
-    )  # fmt: skip
+    )
     tried("epochs under load", answer["epochs"])
     assert grown_in([answer], TRAINING_KB, TRAINING_EPOCH_KB) == {}
 
@@ -161,8 +173,9 @@ def test_what_leaks_is_found(few: Path, tmp_path: Path, tried: Callable[..., Non
     grown = grown_in(answers, SHORT_KB, most=NOTHING)
     names = {each.name for each in fields(Held)}
     assert {part: set(found) for part, found in grown.items()} == {
-        "stay, process 0": names, "come and go, process 0": names,
-    }  # fmt: skip
+        "stay, process 0": names,
+        "come and go, process 0": names,
+    }
 
 
 def test_growth_is_told_from_noise() -> None:

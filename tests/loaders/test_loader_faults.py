@@ -340,10 +340,15 @@ def test_a_low_limit_of_open_files_is_named(
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("received 0 items of ancdata"), OSError(errno.EMFILE, "Too many open files"),
-     RuntimeError("Too many open files. Communication with the workers is no longer possible. P")],
+    [
+        RuntimeError("received 0 items of ancdata"),
+        OSError(errno.EMFILE, "Too many open files"),
+        RuntimeError(
+            "Too many open files. Communication with the workers is no longer possible. P"
+        ),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_torchs_open_files_error_is_one_line(
     error: Exception, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -341,9 +341,15 @@ def test_what_is_said_of_foreign_arguments_is_true() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"batch_size": 0}, {"rank": 2, "world": 2}, {"workers": -1}, {"dtype": torch.int8},
-     {"view": "upside-down"}, {"size": 0}],
-)  # fmt: skip
+    [
+        {"batch_size": 0},
+        {"rank": 2, "world": 2},
+        {"workers": -1},
+        {"dtype": torch.int8},
+        {"view": "upside-down"},
+        {"size": 0},
+    ],
+)
 def test_nonsense_is_a_usage_error(options: dict[str, Any], data: Path) -> None:
     with pytest.raises(UsageError):
         make("torchvision", data / "train.beton", **options)

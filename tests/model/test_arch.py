@@ -107,10 +107,18 @@ def a_checkpoint(path: Path, arch: str = "squeezenet1_1") -> Path:
     save_checkpoint(
         path,
         Checkpoint(
-            model=built.model.state_dict(), arch=arch, classes=CLASSES, size=64, view="eval",
-            epoch=1, accuracy=0.5, optimizer={}, scaler={}, config={},
+            model=built.model.state_dict(),
+            arch=arch,
+            classes=CLASSES,
+            size=64,
+            view="eval",
+            epoch=1,
+            accuracy=0.5,
+            optimizer={},
+            scaler={},
+            config={},
         ),
-    )  # fmt: skip
+    )
     return path
 
 

@@ -18,9 +18,17 @@ ARCH = "shufflenet_v2_x0_5"
 def checkpoint(classes: int = 3) -> Checkpoint:
     model = build_model(classes, "none", arch=ARCH).model
     return Checkpoint(
-        model=model.state_dict(), arch=ARCH, classes=tuple("abcdefgh"[:classes]), size=64,
-        view="eval", epoch=2, accuracy=0.5, optimizer={}, scaler={}, config={"lr": 0.1},
-    )  # fmt: skip
+        model=model.state_dict(),
+        arch=ARCH,
+        classes=tuple("abcdefgh"[:classes]),
+        size=64,
+        view="eval",
+        epoch=2,
+        accuracy=0.5,
+        optimizer={},
+        scaler={},
+        config={"lr": 0.1},
+    )
 
 
 def test_what_is_drawn_comes_from_the_seed(tmp_path: Path) -> None:

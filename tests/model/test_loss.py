@@ -64,10 +64,12 @@ def test_smoothing_is_torchs() -> None:
 def test_weights_as_they_are_asked_for() -> None:
     assert class_weights("", CLASSES, LABELS) is None
     for asked, wanted in {
-        "hotdog=6": [1, 1, 6], "hotdog=6,*=0.5": [0.5, 0.5, 6], " dog = 2 ,cat=0": [0, 2, 1],
+        "hotdog=6": [1, 1, 6],
+        "hotdog=6,*=0.5": [0.5, 0.5, 6],
+        " dog = 2 ,cat=0": [0, 2, 1],
         # 6 images, 3 classes: each class counts 2 in sum.
         "balanced": [2 / 3, 2, 1],
-    }.items():  # fmt: skip
+    }.items():
         found = class_weights(asked, CLASSES, LABELS)
         assert found is not None
         assert found == pytest.approx(np.array(wanted, np.float32)), asked

@@ -40,9 +40,17 @@ def test_mnasnet_takes_its_own_weights(tmp_path: Path) -> None:
     average = WeightAverage(built.model, 0.5)
     average.restore(dict(whole), 3)
     found = Checkpoint(
-        model=dict(whole), arch="mnasnet0_5", classes=("x", "y"), size=40, view="eval", epoch=1,
-        accuracy=0.5, optimizer={}, scaler={}, config={},
-    )  # fmt: skip
+        model=dict(whole),
+        arch="mnasnet0_5",
+        classes=("x", "y"),
+        size=40,
+        view="eval",
+        epoch=1,
+        accuracy=0.5,
+        optimizer={},
+        scaler={},
+        config={},
+    )
     again = restore_model(found, tmp_path / "c.safetensors")
     assert isinstance(again, nn.Module)
     assert all(map(torch.equal, again.state_dict().values(), whole.values()))
@@ -71,9 +79,17 @@ def test_half_a_layer_gives_no_row(bias: torch.Tensor, tmp_path: Path) -> None:
 def test_a_class_without_a_row_is_not_reused(tmp_path: Path) -> None:
     network = build_model(2, "none", arch="squeezenet1_1", size=40).model
     found = Checkpoint(
-        model=network.state_dict(), arch="squeezenet1_1", classes=("x", "y", "z"), size=40,
-        view="eval", epoch=1, accuracy=0.5, optimizer={}, scaler={}, config={},
-    )  # fmt: skip
+        model=network.state_dict(),
+        arch="squeezenet1_1",
+        classes=("x", "y", "z"),
+        size=40,
+        view="eval",
+        epoch=1,
+        accuracy=0.5,
+        optimizer={},
+        scaler={},
+        config={},
+    )
     save_checkpoint(tmp_path / "c.safetensors", found)
     with pytest.raises(UsageError, match=r"a row that .* does not have"):
         build_model(["z"], str(tmp_path / "c.safetensors"), size=40, reuse_head=["z=z"])
@@ -105,9 +121,17 @@ def commands(checkpoint: Path, data: Path, photos: Path, out: Path) -> list[list
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_command_refuses_an_odd_checkpoint(
-    name: str, part: str, value: Any, said: str, trained: Checkpoint, data: Path, photos: Path,
-    tmp_path: Path, fastft: Command, tried: Callable[..., None],
-) -> None:  # fmt: skip
+    name: str,
+    part: str,
+    value: Any,
+    said: str,
+    trained: Checkpoint,
+    data: Path,
+    photos: Path,
+    tmp_path: Path,
+    fastft: Command,
+    tried: Callable[..., None],
+) -> None:
     path, out = tmp_path / name, tmp_path / "out"
     if name == BEST:
         save_checkpoint(path, replace(trained, **{part: value}))

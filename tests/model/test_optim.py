@@ -51,9 +51,14 @@ def test_default_rates_depend_on_optimizer_and_weights() -> None:
 def test_adamw_has_the_same_two_groups() -> None:
     built = build_model(2, "none")
     optimizer = make_optimizer(
-        built.model, built.head, optimizer="adamw", lr=0.1, head_lr_factor=3, momentum=0.9,
+        built.model,
+        built.head,
+        optimizer="adamw",
+        lr=0.1,
+        head_lr_factor=3,
+        momentum=0.9,
         weight_decay=0.05,
-    )  # fmt: skip
+    )
     assert isinstance(optimizer, torch.optim.AdamW)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.3])
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.05}

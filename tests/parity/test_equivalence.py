@@ -56,9 +56,13 @@ def test_verdicts(differences: list[float], verdict: str) -> None:
 
 @pytest.mark.parametrize(
     ("difference", "p", "verdict"),
-    [(0.0, 0.0, "equivalent"), (0.3, 0.0, "equivalent"), (1.0, 1.0, "different"),
-     (-2.0, 1.0, "different")],
-)  # fmt: skip
+    [
+        (0.0, 0.0, "equivalent"),
+        (0.3, 0.0, "equivalent"),
+        (1.0, 1.0, "different"),
+        (-2.0, 1.0, "different"),
+    ],
+)
 def test_differences_that_do_not_spread(difference: float, p: float, verdict: str) -> None:
     # 0.1 + 0.3 - 0.1 is not 0.3: such dust is no spread.
     second = [0.1, 70.7, 33.3, 94.9]

@@ -40,9 +40,15 @@ Images = torch.Tensor
 
 def config(data: Path, **options: Any) -> AccuracyConfig:
     small: dict[str, Any] = {
-        "loaders": ("torchvision",), "seeds": 2, "size": 33, "batch_size": 16, "warm_epochs": 1,
-        "amp": "off", "workers": 1, "weights": "none",
-    }  # fmt: skip
+        "loaders": ("torchvision",),
+        "seeds": 2,
+        "size": 33,
+        "batch_size": 16,
+        "warm_epochs": 1,
+        "amp": "off",
+        "workers": 1,
+        "weights": "none",
+    }
     return AccuracyConfig(data=data, **{**small, **options})
 
 
@@ -193,11 +199,19 @@ def test_a_run_is_what_fastft_train_does(
     result = run_accuracy(config(data, seed=4, epochs=2), QUIET)
     train(
         TrainConfig(
-            data=data, out=tmp_path / "run", loader="torchvision", weights="none", size=33,
-            epochs=2, batch_size=16, amp="off", seed=5, workers=1,
+            data=data,
+            out=tmp_path / "run",
+            loader="torchvision",
+            weights="none",
+            size=33,
+            epochs=2,
+            batch_size=16,
+            amp="off",
+            seed=5,
+            workers=1,
         ),
         QUIET,
-    )  # fmt: skip
+    )
     steps, epochs = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row.loss for row in steps] == list(result.losses["torchvision"][1])
     accuracy = result.accuracies["torchvision"]["torchvision"][1]
@@ -273,13 +287,20 @@ def result_of(finished: AccuracyResult, offsets: tuple[float, ...]) -> AccuracyR
     rows = {"torchvision": better, "stock": stock}
     accuracies = {name: dict.fromkeys(rows, row) for name, row in rows.items()}
     findings = judge(
-        finished.losses, finished.control_losses, accuracies, reference="torchvision",
-        baseline="stock", margin=1.0,
-    )  # fmt: skip
+        finished.losses,
+        finished.control_losses,
+        accuracies,
+        reference="torchvision",
+        baseline="stock",
+        margin=1.0,
+    )
     return replace(
-        finished, accuracies=accuracies, findings=findings, passed=findings.passed,
+        finished,
+        accuracies=accuracies,
+        findings=findings,
+        passed=findings.passed,
         config={**finished.config, "margin": 1.0},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,11 +309,12 @@ def result_of(finished: AccuracyResult, offsets: tuple[float, ...]) -> AccuracyR
         ((0.1, -0.1, 0.2, 0.0, 0.1), True, ["passed in"]),
         ((3.0, 3.1, 2.9, 3.2, 3.0), False, [r"stock: different, \+3\.04 ", "FAILED in"]),
         (
-            (3.0, -3.0, 2.0, -2.0, 0.0), True,
+            (3.0, -3.0, 2.0, -2.0, 0.0),
+            True,
             [r"not shown to lie within 1: \+0\.00 .* \d\d seeds would", "not all is shown in"],
         ),
     ],
-)  # fmt: skip
+)
 def test_conclusions(
     finished: AccuracyResult,
     offsets: tuple[float, ...],
@@ -317,19 +339,31 @@ def test_evaluation_that_differs_fails(finished: AccuracyResult) -> None:
     """Runs that train alike, and a loader whose evaluation view is off."""
     rows = {"torchvision": (90.0, 91.0, 90.5), "stock": (85.0, 86.5, 85.5)}
     findings = judge(
-        finished.losses, finished.control_losses, dict.fromkeys(rows, rows),
-        reference="torchvision", baseline="stock", margin=1.0,
-    )  # fmt: skip
+        finished.losses,
+        finished.control_losses,
+        dict.fromkeys(rows, rows),
+        reference="torchvision",
+        baseline="stock",
+        margin=1.0,
+    )
     assert findings.evaluation["stock"].verdict == "different"
     assert not findings.passed
 
 
 def test_settings_are_checked(data: Path) -> None:
     for options in (
-        {"seeds": 1}, {"epochs": 0}, {"size": 32}, {"margin": 0.0}, {"margin": float("nan")},
-        {"lr": -1.0}, {"amp": "half"}, {"seed": 2**32 - 5}, {"workers": -1}, {"batch_size": 0},
+        {"seeds": 1},
+        {"epochs": 0},
+        {"size": 32},
+        {"margin": 0.0},
+        {"margin": float("nan")},
+        {"lr": -1.0},
+        {"amp": "half"},
+        {"seed": 2**32 - 5},
+        {"workers": -1},
+        {"batch_size": 0},
         {"warm_epochs": 0},
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=f"--{next(iter(options)).replace('_', '-')}: "):
             config(data, **options)
 

@@ -86,9 +86,10 @@ def test_a_file_encoded_again_shows_in_decoding(photos: Path, tmp_path: Path) ->
             image.save(worse / file.parent.name / file.name, quality=90)
     convert(ConvertConfig(src=worse, out=tmp_path / "worse.beton"))
     found = look(
-        open_source(tmp_path / "worse.beton"), partial(make_loader, "torchvision"),
+        open_source(tmp_path / "worse.beton"),
+        partial(make_loader, "torchvision"),
         reference=open_source(photos / "train"),
-    )  # fmt: skip
+    )
     assert not found.passed
     assert found.verdicts[0].cause == "decode"
     stages = means(found)

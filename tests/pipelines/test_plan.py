@@ -18,9 +18,24 @@ from pipelines.plan import DECODES, VIEWS, Plan, make_plan
 from pipelines.preprocessing import IMAGENET, Preprocessing
 
 SHAPES = [
-    (400, 300), (300, 400), (224, 224), (256, 256), (1, 1), (1, 2), (2, 3), (5000, 20), (20, 5000),
-    (97, 61), (61, 97), (375, 500), (333, 500), (1984, 1488), (7, 1000), (255, 257), (640, 427),
-]  # fmt: skip
+    (400, 300),
+    (300, 400),
+    (224, 224),
+    (256, 256),
+    (1, 1),
+    (1, 2),
+    (2, 3),
+    (5000, 20),
+    (20, 5000),
+    (97, 61),
+    (61, 97),
+    (375, 500),
+    (333, 500),
+    (1984, 1488),
+    (7, 1000),
+    (255, 257),
+    (640, 427),
+]
 WIDTHS = np.array([width for width, _ in SHAPES], np.int32)
 HEIGHTS = np.array([height for _, height in SHAPES], np.int32)
 HUGE = 100_000_000

@@ -51,8 +51,13 @@ def test_a_claim_is_to_one_sample_and_ends(file: Path) -> None:
     mine, theirs = (os.open(file, os.O_RDWR) for _ in range(2))
     with claim(mine, 3), claim(mine, 4):
         assert [is_claimed(theirs, sample) for sample in range(6)] == [
-            False, False, False, True, True, False,
-        ]  # fmt: skip
+            False,
+            False,
+            False,
+            True,
+            True,
+            False,
+        ]
     with claim(mine, 1 << 40):
         assert is_claimed(theirs, 1 << 40)
     with pytest.raises(KeyError), claim(mine, 3):

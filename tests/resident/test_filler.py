@@ -340,10 +340,12 @@ def source_of(pictures: list[np.ndarray]) -> Any:
         for picture in pictures
     ]
     return SimpleNamespace(
-        path=Path("set.beton"), stored=stored.__getitem__, name="{}.jpg".format,
+        path=Path("set.beton"),
+        stored=stored.__getitem__,
+        name="{}.jpg".format,
         heights=np.array([each.height for each in stored], np.int32),
         widths=np.array([each.width for each in stored], np.int32),
-    )  # fmt: skip
+    )
 
 
 def test_samples_land_in_their_places(pool: Pool) -> None:

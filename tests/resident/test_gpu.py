@@ -37,10 +37,17 @@ def executor(triton_kernels: tuple[ModuleType, str], monkeypatch: pytest.MonkeyP
         on_gpu = place == "gpu"
         memory = None if on_gpu and "store_file" not in options else cpu_executor._memory
         loader._executor = resident_gpu.GpuExecutor(
-            loader.source, loader._layout, memory, loader.device, loader.size, loader.dtype,
-            loader.workers, on_gpu=on_gpu, changes=loader.augment.changes_pixels,
+            loader.source,
+            loader._layout,
+            memory,
+            loader.device,
+            loader.size,
+            loader.dtype,
+            loader.workers,
+            on_gpu=on_gpu,
+            changes=loader.augment.changes_pixels,
             preprocessing=loader.preprocessing,
-        )  # fmt: skip
+        )
         cpu_executor.threads.shutdown()
         return loader
 

@@ -121,9 +121,15 @@ def is_mapped(shm: Path) -> bool:
     ),
 )
 def test_a_machine_decodes_each_sample_once(
-    count: int, kept: str, ranks: Ranks, few: Path, decoded: list[int], tmp_path: Path, shm: Path,
+    count: int,
+    kept: str,
+    ranks: Ranks,
+    few: Path,
+    decoded: list[int],
+    tmp_path: Path,
+    shm: Path,
     tried: Callable[..., None],
-) -> None:  # fmt: skip
+) -> None:
     options = {"store_file": tmp_path / "pixels.store"} if kept == "in a file" else {}
     loaders = ranks(few, count, **options)
     assert len(list(shm.iterdir())) == len(options)  # for claims to a file's samples
@@ -216,9 +222,14 @@ def test_without_room_each_rank_decodes_alone(
 
 @pytest.mark.parametrize(("count", "which"), [(1, "the"), (2, "each")])
 def test_sets_too_large_for_gpus_stay_in_ram(
-    count: int, which: str, ranks: Ranks, few: Path, decoded: list[int], tmp_path: Path,
+    count: int,
+    which: str,
+    ranks: Ranks,
+    few: Path,
+    decoded: list[int],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     place = Place(on_gpu=False, gpu_bytes=3_210_000_000)
     monkeypatch.setattr(resident_loader, "choose_place", lambda *_, **options: place)
     loaders = ranks(few, count)
@@ -229,8 +240,9 @@ def test_sets_too_large_for_gpus_stay_in_ram(
     said = f"0.00 GB of pixels do not fit on {which} GPU (3.21 GB free beside training), "
     for loader in loaders:
         assert loader.remarks == (
-            "0.00 GB of rgb pixels in memory", f"{said}but in RAM: kept there",
-        )  # fmt: skip
+            "0.00 GB of rgb pixels in memory",
+            f"{said}but in RAM: kept there",
+        )
     path = tmp_path / "pixels.store"
     for loader in ranks(few, count, store_file=path):
         assert loader.remarks[1] == f"{said}kept in {path}"

@@ -94,9 +94,15 @@ def test_sets_for_all_gpus_together_are_refused(data: Path) -> None:
     def refuse(gpu_bytes: int | None, gpus: int) -> str:
         with pytest.raises(UsageError) as caught:
             require_room(
-                source, layout, layout.total, promised=0, batches=0, gpu_bytes=gpu_bytes,
-                gpus=gpus, free=memory,
-            )  # fmt: skip
+                source,
+                layout,
+                layout.total,
+                promised=0,
+                batches=0,
+                gpu_bytes=gpu_bytes,
+                gpus=gpus,
+                free=memory,
+            )
         return str(caught.value)
 
     half = -(-layout.total // 2)

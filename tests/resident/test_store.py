@@ -75,8 +75,10 @@ def test_yuv420_has_even_sided_quarter_planes() -> None:
     assert layout.pitches.tolist() == [[2, 1], [6, 3], [34, 17]]
     luma = 18 * 34
     assert layout.offsets.tolist() == [
-        [0, 4, 5], [64, 64 + 24, 64 + 30], [128, 128 + luma, 128 + luma + luma // 4],
-    ]  # fmt: skip
+        [0, 4, 5],
+        [64, 64 + 24, 64 + 30],
+        [128, 128 + luma, 128 + luma + luma // 4],
+    ]
     assert layout.total == 128 + 960 + TAIL
     assert layout.heights.tolist() == [1, 4, 17]
     assert layout.widths.tolist() == [1, 6, 33]

@@ -42,8 +42,15 @@ from pipelines.transfer import normalizing_factors
 #: Height and width: tiny, odd, thin; chroma of 1, 2, 3 and many columns.
 SHAPES = [
     *[(height, width) for height in range(1, 7) for width in range(1, 7)],
-    (17, 33), (33, 17), (1, 70), (70, 1), (2, 51), (16, 16), (47, 64), (61, 97),
-]  # fmt: skip
+    (17, 33),
+    (33, 17),
+    (1, 70),
+    (70, 1),
+    (2, 51),
+    (16, 16),
+    (47, 64),
+    (61, 97),
+]
 #: TurboJPEG's numbers: 4:4:4, 4:2:2, 4:2:0, gray, 4:4:0, 4:1:1.
 SUBSAMPLINGS = range(6)
 YUV = StoreFormat(kind="yuv420")
@@ -216,9 +223,15 @@ def test_planar_stores_render_like_the_reference(view: str) -> None:
     source: Any = Samples(samples)
     for size in (1, 24):
         with make_loader(
-            "resident", source, view=view, size=size, batch_size=len(samples), normalize=False,
-            store="yuv420", workers=2,
-        ) as loader:  # fmt: skip
+            "resident",
+            source,
+            view=view,
+            size=size,
+            batch_size=len(samples),
+            normalize=False,
+            store="yuv420",
+            workers=2,
+        ) as loader:
             ((images, _),) = loader
             rows = loader.plan.rows(loader.plan.order)
             wanted = render_batch([samples[at] for at in rows.samples], rows)

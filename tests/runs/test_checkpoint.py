@@ -27,15 +27,29 @@ from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError, FormatError
 
 SAVED = Checkpoint(
-    model={"a": torch.arange(6.0), "b": torch.tensor(3)}, arch="resnet18", classes=("x", "y\udcff"),
-    size=64, view="eval", epoch=2, accuracy=0.5, optimizer={"0/momentum_buffer": torch.ones(2)},
-    scaler={}, config={"lr": 0.1},
+    model={"a": torch.arange(6.0), "b": torch.tensor(3)},
+    arch="resnet18",
+    classes=("x", "y\udcff"),
+    size=64,
+    view="eval",
+    epoch=2,
+    accuracy=0.5,
+    optimizer={"0/momentum_buffer": torch.ones(2)},
+    scaler={},
+    config={"lr": 0.1},
     progress={"step": 7, "best": [0.5, 1.25], "loader": {"epoch": 1}, "loss": float("inf")},
-)  # fmt: skip
+)
 PLAIN = {
-    "version": 2, "arch": "resnet18", "classes": ["x"], "size": 64, "view": "eval", "epoch": 2,
-    "accuracy": 0.5, "config": {}, "scaler": {},
-}  # fmt: skip
+    "version": 2,
+    "arch": "resnet18",
+    "classes": ["x"],
+    "size": 64,
+    "view": "eval",
+    "epoch": 2,
+    "accuracy": 0.5,
+    "config": {},
+    "scaler": {},
+}
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -111,7 +125,7 @@ def test_no_temporary_file_is_left(tmp_path: Path) -> None:
         (json.dumps(dict([*PLAIN.items()][:5])), "required keyword-only arguments: 'epoch'"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_odd_text_is_refused(text: str, said: str, tmp_path: Path) -> None:
     error = assert_refused(write_text(tmp_path / "c.safetensors", text))
     assert said in str(error)

@@ -35,9 +35,14 @@ def trained(optimizer: str = "sgd") -> tuple[nn.Module, Any, Callable[[int], Che
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 2))
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rule = make_optimizer(
-        model, model[3], optimizer=optimizer, lr=0.1, head_lr_factor=1, momentum=0.9,  # type: ignore[arg-type]
+        model,
+        model[3],
+        optimizer=optimizer,
+        lr=0.1,
+        head_lr_factor=1,
+        momentum=0.9,  # type: ignore[arg-type]
         weight_decay=0.1,
-    )  # fmt: skip
+    )
     model(torch.randn(4, 3, 8, 8)).sum().backward()
     rule.step()
 
@@ -45,9 +50,12 @@ def trained(optimizer: str = "sgd") -> tuple[nn.Module, Any, Callable[[int], Che
         state = model.state_dict()
         average = {**model.state_dict(), "tied": state["3.weight"][1:], "none": torch.empty(0)}
         return replace(
-            small(epoch), model=state, optimizer=pack_optimizer(rule), ema=average,
+            small(epoch),
+            model=state,
+            optimizer=pack_optimizer(rule),
+            ema=average,
             config={"list": [1, None, "x"], "pair": (1, 2.5), "map": {"deep": [True]}},
-        )  # fmt: skip
+        )
 
     return model, rule, checkpoint
 

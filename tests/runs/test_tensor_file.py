@@ -28,10 +28,17 @@ def all_kinds() -> dict[str, torch.Tensor]:
     found = {str(kind): (torch.randn(3, 5) * 50).to(kind) for kind in DTYPES}
     weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     return {
-        **found, "number": torch.tensor(7), "truth": torch.tensor(True), "none": torch.zeros(0, 3),
-        "scalar": torch.tensor(-0.0), "weight": weight, "part": weight[1:, :, 1], "t": found[
-            "torch.bfloat16"].T, "tiny": torch.tensor(1e-42), "learnt": torch.nn.Parameter(weight),
-    }  # fmt: skip
+        **found,
+        "number": torch.tensor(7),
+        "truth": torch.tensor(True),
+        "none": torch.zeros(0, 3),
+        "scalar": torch.tensor(-0.0),
+        "weight": weight,
+        "part": weight[1:, :, 1],
+        "t": found["torch.bfloat16"].T,
+        "tiny": torch.tensor(1e-42),
+        "learnt": torch.nn.Parameter(weight),
+    }
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor], text: str = TEXT) -> Path:
@@ -52,8 +59,10 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
     for name, tensor in wanted.items():
         assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
         assert found[name].is_contiguous()
-        bits = [each.detach().contiguous().view(-1).view(torch.uint8) for each in (
-            found[name].clone(), tensor)]  # fmt: skip
+        bits = [
+            each.detach().contiguous().view(-1).view(torch.uint8)
+            for each in (found[name].clone(), tensor)
+        ]
         assert torch.equal(*bits), name
 
 
@@ -113,8 +122,11 @@ def test_what_is_cut_or_longer_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x", {"a": torch.arange(9.0)})
     whole = path.read_bytes()
     for content in (
-        *(whole[:size] for size in range(len(whole))), whole + b"\0", whole + whole, b"\0" + whole,
-    ):  # fmt: skip
+        *(whole[:size] for size in range(len(whole))),
+        whole + b"\0",
+        whole + whole,
+        b"\0" + whole,
+    ):
         path.write_bytes(content)
         with pytest.raises(FormatError):
             read_file(path)

@@ -75,9 +75,13 @@ def starve(loader: Any) -> None:
 
 
 WAYS: dict[str, tuple[Callable[[Any], None], int]] = {
-    "leave": (leave, 0), "hold": (hold, 0), "raises": (raises, 1), "exits": (exits, 5),
-    "drop": (drop, 0), "starve": (starve, 0),
-}  # fmt: skip
+    "leave": (leave, 0),
+    "hold": (hold, 0),
+    "raises": (raises, 1),
+    "exits": (exits, 5),
+    "drop": (drop, 0),
+    "starve": (starve, 0),
+}
 
 
 def main() -> None:
@@ -111,9 +115,11 @@ def _run(case: str, data: Path, folder: Path) -> dict[str, Any]:
     status = _wait(child)
     (folder / "pixels.store").unlink(missing_ok=True)
     return {
-        "status": status, "said": said.read_text(), "processes": _left(child),
+        "status": status,
+        "said": said.read_text(),
+        "processes": _left(child),
         "shared": [name for name in {*os.listdir("/dev/shm")} - before if f"_{child}_" in name],
-    }  # fmt: skip
+    }
 
 
 def _wait_until_alone() -> None:

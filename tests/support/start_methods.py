@@ -78,10 +78,13 @@ class Several(IterableDataset):  # type: ignore[type-arg]
 def in_data_loader(loaders: dict[str, Loader], method: str, file: Path) -> dict[str, str]:
     return dict(
         DataLoader(
-            Several(loaders), batch_size=None, num_workers=1, timeout=4 * LONG_S,
+            Several(loaders),
+            batch_size=None,
+            num_workers=1,
+            timeout=4 * LONG_S,
             multiprocessing_context=method,
         )
-    )  # fmt: skip
+    )
 
 
 def tell(loaders: dict[str, Loader], file: Path) -> None:
@@ -149,9 +152,10 @@ def main() -> None:
     loaders = make(Path(data), Path(folder), kinds, forks)
     found: dict[str, Any] = {}
     few = {
-        name: loader for name, loader in loaders.items()
+        name: loader
+        for name, loader in loaders.items()
         if forks or name.split(":")[0] not in LEFT_OUT
-    }  # fmt: skip
+    }
     for place, method in places:
         look_in = {"DataLoader": in_data_loader, "Process": in_process, "os.fork": in_fork}[place]
         tried = loaders if place == "DataLoader" else few

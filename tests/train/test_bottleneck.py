@@ -10,9 +10,13 @@ from pipelines.loaders import make_loader
 
 def found(loader: float, model: float, wait: float, *, on_cpu: bool) -> Bottleneck:
     return Bottleneck(
-        img_per_s=min(loader, model), wait_share=wait, loader_img_per_s=loader,
-        model_img_per_s=model, shares_cores=on_cpu, advice="try --loader resident",
-    )  # fmt: skip
+        img_per_s=min(loader, model),
+        wait_share=wait,
+        loader_img_per_s=loader,
+        model_img_per_s=model,
+        shares_cores=on_cpu,
+        advice="try --loader resident",
+    )
 
 
 def test_on_a_gpu_the_slower_one_binds() -> None:
@@ -43,9 +47,17 @@ def test_waiting_counts_whatever_the_trials_say() -> None:
 
 def epoch(number: int, images: int, train_s: float, wait_s: float) -> EpochMetrics:
     return EpochMetrics(
-        epoch=number, size=40, train_loss=1.0, train_accuracy=0.5, eval_loss=1.0,
-        eval_accuracy=0.5, img_per_s=images / train_s, wait_s=wait_s, train_s=train_s, eval_s=1.0,
-    )  # fmt: skip
+        epoch=number,
+        size=40,
+        train_loss=1.0,
+        train_accuracy=0.5,
+        eval_loss=1.0,
+        eval_accuracy=0.5,
+        img_per_s=images / train_s,
+        wait_s=wait_s,
+        train_s=train_s,
+        eval_s=1.0,
+    )
 
 
 def test_a_runs_own_loader_and_step_are_tried(data: Path) -> None:
@@ -59,8 +71,10 @@ def test_a_runs_own_loader_and_step_are_tried(data: Path) -> None:
         result = find_bottleneck(
             # The first epoch, which starts everything up, does not count beside others.
             [epoch(0, 33, 33.0, 30.0), epoch(1, 33, 1.0, 0.25), epoch(2, 33, 3.0, 0.75)],
-            loader, step, loader_name="torchvision",
-        )  # fmt: skip
+            loader,
+            step,
+            loader_name="torchvision",
+        )
         assert loader.plan.epoch == 3  # none of the run's
     assert result.img_per_s == pytest.approx(66 / 4)
     assert result.wait_share == pytest.approx(0.25)

@@ -82,8 +82,14 @@ class Steps:
 def make(steps: Steps, choice: str = "auto") -> tuple[Compiling, list[str]]:
     told: list[str] = []
     made = Compiling(
-        choice, steps, setup="a card", batch=128, size=224, world=ALONE, say=told.append  # type: ignore[arg-type]
-    )  # fmt: skip
+        choice,
+        steps,
+        setup="a card",
+        batch=128,
+        size=224,
+        world=ALONE,
+        say=told.append,  # type: ignore[arg-type]
+    )
     return made, told
 
 
@@ -186,9 +192,12 @@ def test_a_setup_names_what_speed_depends_on() -> None:
 def test_a_cpu_never_changes_by_itself() -> None:
     model = make_small()
     step = TrainStep(
-        model, torch.optim.SGD(model.parameters(), lr=0.1), Loss(), device=torch.device("cpu"),
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        Loss(),
+        device=torch.device("cpu"),
         amp_dtype=None,
-    )  # fmt: skip
+    )
     compiling = Compiling("auto", step, setup="", batch=8, size=16, world=ALONE, say=print)
     take(compiling, 100.0)
     compiling.decide(10**6)
@@ -248,9 +257,18 @@ def test_a_captured_run_learns_the_same(
     runs = []
     for how in ("off", "graph"):
         config = TrainConfig(
-            data=data, out=tmp_path / how, weights="none", arch="shufflenet_v2_x0_5", size=40,
-            epochs=2, batch_size=4, amp="off", loader="resident", compile=how, ema=0.9,  # type: ignore[arg-type]
-        )  # fmt: skip
+            data=data,
+            out=tmp_path / how,
+            weights="none",
+            arch="shufflenet_v2_x0_5",
+            size=40,
+            epochs=2,
+            batch_size=4,
+            amp="off",
+            loader="resident",
+            compile=how,
+            ema=0.9,  # type: ignore[arg-type]
+        )
         if how == "graph":
             monkeypatch.setattr(trainer, "TrainStep", partial(TrainStep, capture=recorder))
         train(config, Console(quiet=True))

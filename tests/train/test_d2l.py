@@ -86,13 +86,13 @@ def tutorial_losses(source: Source, weights: Path | None) -> list[float]:
         nn.init.xavier_uniform_(net.fc.weight)
         learning_rate = 5e-5
         params_1x = [
-            param for name, param in net.named_parameters()
-            if name not in ["fc.weight", "fc.bias"]
-        ]  # fmt: skip
+            param for name, param in net.named_parameters() if name not in ["fc.weight", "fc.bias"]
+        ]
         trainer = torch.optim.SGD(
             [{"params": params_1x}, {"params": net.fc.parameters(), "lr": learning_rate * 10}],
-            lr=learning_rate, weight_decay=0.001,
-        )  # fmt: skip
+            lr=learning_rate,
+            weight_decay=0.001,
+        )
     else:
         trainer = torch.optim.SGD(net.parameters(), lr=5e-4, weight_decay=0.001)
     net = net.to(memory_format=torch.channels_last)  # the same numbers, summed in the same order
@@ -118,10 +118,17 @@ def test_recipe_equals_the_tutorial(
     pretrained: bool, source_model: Path, few: Path, tmp_path: Path
 ) -> None:
     options = {
-        "data": few, "out": tmp_path / "run", "loader": "torchvision", "size": SIZE, "seed": SEED,
-        "batch_size": BATCH, "epochs": EPOCHS, "device": "cpu", "workers": 1,
+        "data": few,
+        "out": tmp_path / "run",
+        "loader": "torchvision",
+        "size": SIZE,
+        "seed": SEED,
+        "batch_size": BATCH,
+        "epochs": EPOCHS,
+        "device": "cpu",
+        "workers": 1,
         "weights": str(source_model) if pretrained else "none",
-    }  # fmt: skip
+    }
     train(make_config(options, recipe="d2l"), Console(quiet=True))
     mine = [row.loss for row in read_metrics(tmp_path / "run" / "metrics.jsonl")[0]]
     source = open_source(few / "train.beton")

@@ -25,9 +25,15 @@ pytestmark = pytest.mark.usefixtures("shallow")
 
 def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
     small: dict[str, Any] = {
-        "weights": "none", "arch": "shufflenet_v2_x0_5", "size": 40, "epochs": 2, "batch_size": 4,
-        "amp": "off", "loader": "resident", "checkpoint_every": "0",
-    }  # fmt: skip
+        "weights": "none",
+        "arch": "shufflenet_v2_x0_5",
+        "size": 40,
+        "epochs": 2,
+        "batch_size": 4,
+        "amp": "off",
+        "loader": "resident",
+        "checkpoint_every": "0",
+    }
     return TrainConfig(data=data, out=out, **{**small, **options})
 
 
@@ -50,8 +56,18 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_says_where_its_seconds_went(at_once: Path) -> None:
     summary = json.loads((at_once / "summary.json").read_text())
     costs = summary["costs_s"]
-    wanted = {"data", "model", "first_batch", "first_epoch", "later_epochs", "evaluation",
-              "checkpoints", "curves", "bottleneck", "other"}  # fmt: skip
+    wanted = {
+        "data",
+        "model",
+        "first_batch",
+        "first_epoch",
+        "later_epochs",
+        "evaluation",
+        "checkpoints",
+        "curves",
+        "bottleneck",
+        "other",
+    }
     assert wanted <= set(costs)
     assert all(seconds >= 0 for seconds in costs.values())
     assert sum(costs.values()) == pytest.approx(summary["seconds"], abs=0.1)

@@ -85,9 +85,13 @@ def test_two_processes_make_one_run(data: Path, tmp_path: Path) -> None:
     assert [row.step for row in steps] == list(range(8))
     assert len(epochs) == 2
     assert sorted(file.name for file in out.iterdir()) == [
-        "best.safetensors", "config.json", "curves.png", "last.safetensors", "metrics.jsonl",
+        "best.safetensors",
+        "config.json",
+        "curves.png",
+        "last.safetensors",
+        "metrics.jsonl",
         "summary.json",
-    ]  # fmt: skip
+    ]
     checkpoint = load_checkpoint(out / LAST)
     assert not [name for name in checkpoint.model if name.startswith("module.")]
 
@@ -321,7 +325,10 @@ def test_cores_of_a_socket_stay_together(tmp_path: Path) -> None:
     # Linux numbers the second threads of all cores behind the first ones.
     cpus = describe_cpus(tmp_path, {n: (n % 8 // 4, n % 4) for n in range(16)})
     assert divide_cpus(range(16), 4, cpus) == [
-        [0, 8, 1, 9], [2, 10, 3, 11], [4, 12, 5, 13], [6, 14, 7, 15],
-    ]  # fmt: skip
+        [0, 8, 1, 9],
+        [2, 10, 3, 11],
+        [4, 12, 5, 13],
+        [6, 14, 7, 15],
+    ]
     assert divide_cpus([1, 2, 9], 2, cpus) == [[1], [9, 2]]
     assert divide_cpus(range(5), 2, tmp_path / "none") == [[0, 1], [2, 3, 4]]

@@ -18,9 +18,13 @@ class Hungry(nn.Module):
         super().__init__()
         self.room, self.seen = room, list[tuple[int, bool]]()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(), nn.Linear(4, 2),
-        )  # fmt: skip
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Dropout(0.5),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 2),
+        )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         assert images.is_contiguous(memory_format=torch.channels_last)
@@ -35,8 +39,12 @@ class Hungry(nn.Module):
 
 def find(model: nn.Module, share: int, **options: Any) -> int | None:
     all_options: dict[str, Any] = {
-        "size": 8, "classes": 2, "device": CPU, "amp_dtype": None, **options
-    }  # fmt: skip
+        "size": 8,
+        "classes": 2,
+        "device": CPU,
+        "amp_dtype": None,
+        **options,
+    }
     return halve_until_it_fits(
         share,
         lambda images, pieces: rehearse(model, Loss(), images=images, pieces=pieces, **all_options),

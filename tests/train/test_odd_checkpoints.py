@@ -148,9 +148,17 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
 
 def config_of(data: Path, out: Path, **options: Any) -> TrainConfig:
     usual = {
-        "weights": "none", "size": 40, "batch_size": 10, "epochs": 1, "amp": "off", "workers": 1,
-        "loader": "resident", "arch": "shufflenet_v2_x0_5", "ema": 0.5, "optimizer": "adamw",
-    }  # fmt: skip
+        "weights": "none",
+        "size": 40,
+        "batch_size": 10,
+        "epochs": 1,
+        "amp": "off",
+        "workers": 1,
+        "loader": "resident",
+        "arch": "shufflenet_v2_x0_5",
+        "ema": 0.5,
+        "optimizer": "adamw",
+    }
     return TrainConfig(data=data, out=out, **{**usual, **options})
 
 
@@ -184,9 +192,13 @@ def parts_of(path: Path) -> dict[str, Any]:
     ids=["optimizer", "ema", "arch", "progress", "config"],
 )
 def test_a_run_is_not_gone_on_with(
-    change: Change, said: str, begun: Path, tmp_path: Path, fastft: Command,
+    change: Change,
+    said: str,
+    begun: Path,
+    tmp_path: Path,
+    fastft: Command,
     tried: Callable[..., None],
-) -> None:  # fmt: skip
+) -> None:
     content = copy.deepcopy(parts_of(begun / "last.safetensors"))
     change(content)
     run = tmp_path / "run"

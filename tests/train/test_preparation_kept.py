@@ -58,9 +58,13 @@ def converted(src: Path, out: Path, **options: Any) -> Path:
 
 def settings(data: Path, out: Path, **options: Any) -> TrainConfig:
     small = {
-        "weights": "none", "arch": "shufflenet_v2_x0_5", "size": 40, "epochs": 1, "batch_size": 6,
+        "weights": "none",
+        "arch": "shufflenet_v2_x0_5",
+        "size": 40,
+        "epochs": 1,
+        "batch_size": 6,
         "amp": "off",
-    }  # fmt: skip
+    }
     return TrainConfig(
         data=data, out=out, **{**small, "workers": 1, "loader": "torchvision", **options}
     )
@@ -238,8 +242,16 @@ def test_parity_prepares_the_reference_alike(
     monkeypatch.setattr("fastft.parity.run.draw_worst", lambda *_: None)
     stored = converted(splits / "val", tmp_path / "v.beton", apply_exif=True)
     status, out, err = fastft(
-        "parity", stored, "--reference", splits / "val", "--loaders", "torchvision",
-        "--size", 33, "--out", tmp_path / "p",
-    )  # fmt: skip
+        "parity",
+        stored,
+        "--reference",
+        splits / "val",
+        "--loaders",
+        "torchvision",
+        "--size",
+        33,
+        "--out",
+        tmp_path / "p",
+    )
     assert status == 0, (out, err)
     assert decode(read_index(stored).stored(1)).size == (64, 96)

@@ -104,11 +104,24 @@ def test_every_kind_of_state_is_resumed(
     """Growing images, a body that thaws, an average, AdamW, class weights, operations, mixes."""
     train(config_of(data, tmp_path / "source"), QUIET)
     options: dict[str, Any] = {
-        "weights": str(tmp_path / "source"), "freeze": "backbone", "unfreeze_epoch": 1,
-        "start_size": 40, "size": 48, "epochs": 3, "ema": 0.9, "optimizer": "adamw", "amp": "bf16",
-        "class_weight": "balanced", "label_smoothing": 0.1, "micro_batch": 4,
-        "augment": "rand-n2-m9", "erase": 0.3, "mixup": 0.3, "cutmix": 1.0, "mix_prob": 0.7,
-    }  # fmt: skip
+        "weights": str(tmp_path / "source"),
+        "freeze": "backbone",
+        "unfreeze_epoch": 1,
+        "start_size": 40,
+        "size": 48,
+        "epochs": 3,
+        "ema": 0.9,
+        "optimizer": "adamw",
+        "amp": "bf16",
+        "class_weight": "balanced",
+        "label_smoothing": 0.1,
+        "micro_batch": 4,
+        "augment": "rand-n2-m9",
+        "erase": 0.3,
+        "mixup": 0.3,
+        "cutmix": 1.0,
+        "mix_prob": 0.7,
+    }
     train(config_of(data, tmp_path / "whole", **options), QUIET)
     parts = config_of(data, tmp_path / "parts", **options)
     for step in (2, 5, 9):
@@ -159,8 +172,21 @@ def test_a_real_signal_is_heard_at_the_keyboard(
     monkeypatch.setattr(TrainStep, "__call__", interrupts)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     out = tmp_path / "run"
-    status, _, err = fastft("train", "--data", data, "--out", out, "--weights", "none", "--size",
-                            40, "--batch-size", 10, "--arch", "shufflenet_v2_x0_5")  # fmt: skip
+    status, _, err = fastft(
+        "train",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--weights",
+        "none",
+        "--size",
+        40,
+        "--batch-size",
+        10,
+        "--arch",
+        "shufflenet_v2_x0_5",
+    )
     assert status == 130
     said = f"fastft: stopped; {out}/last.safetensors is that of epoch 1 after 1 steps"
     assert err == f"{said}; continue with fastft train --resume {out}\n"
@@ -300,8 +326,9 @@ def test_another_run_is_refused(
     assert before == {file: file.read_bytes() for file in begun.iterdir()}
 
 
-def test_other_data_are_refused(begun: Path, data: Path, photos: Path, tmp_path: Path,
-                                fastft: Command) -> None:  # fmt: skip
+def test_other_data_are_refused(
+    begun: Path, data: Path, photos: Path, tmp_path: Path, fastft: Command
+) -> None:
     def refused(name: str, change: Callable[[Path], None], **options: Any) -> str:
         source = shutil.copytree(photos, tmp_path / name)
         change(source)
@@ -340,11 +367,12 @@ def test_checkpoints_without_progress_are_refused(begun: Path) -> None:
     content = load_checkpoint(begun / LAST)
     progress = dict(content.progress or {})
     for odd, said in (
-        ({}, "does not say where its run stood"), (None, "does not say where its run stood"),
+        ({}, "does not say where its run stood"),
+        (None, "does not say where its run stood"),
         ({**progress, "epoch": "x"}, "a wrong 'epoch': 'x'"),
         ({**progress, "sums": {"steps": 1, "odd": 2}}, "odd"),
         ({**progress, "rows": [1]}, "does not say"),
-    ):  # fmt: skip
+    ):
         save_checkpoint(begun / LAST, replace(content, progress=odd))
         with pytest.raises(DataError, match=said):
             resume(begun, {}, QUIET)

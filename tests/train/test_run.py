@@ -34,9 +34,14 @@ ARCH = "shufflenet_v2_x0_5"
 
 def run(data: Path, out: Path, **options: Any) -> Any:
     small = {
-        "weights": "none", "arch": ARCH, "size": 40, "epochs": 1, "batch_size": 16, "amp": "off",
+        "weights": "none",
+        "arch": ARCH,
+        "size": 40,
+        "epochs": 1,
+        "batch_size": 16,
+        "amp": "off",
         "loader": "resident",
-    }  # fmt: skip
+    }
     return train(TrainConfig(data=data, out=out, **{**small, **options}), QUIET)
 
 
@@ -159,8 +164,10 @@ def test_evaluation_is_counted_by_hand(finished: Path, data: Path) -> None:
 def test_a_failed_start_leaves_nothing(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for options in (
-        {"batch_size": 34}, {"weights": str(tmp_path / "none.pt")}, {"device": "cuda:77"},
-    ):  # fmt: skip
+        {"batch_size": 34},
+        {"weights": str(tmp_path / "none.pt")},
+        {"device": "cuda:77"},
+    ):
         with pytest.raises((DataError, UsageError)):
             run(data, out, **options)
         assert not out.exists()
@@ -252,12 +259,22 @@ def test_the_four_steps_of_transfer(averaged: Path, data: Path, tmp_path: Path) 
     console = Console(record=True, width=300, quiet=False, file=io.StringIO())
     result = train(
         TrainConfig(
-            data=data, out=tmp_path / "target", weights=str(averaged), size=40,
-            epochs=2, batch_size=16, amp="off", loader="resident", freeze="backbone",
-            unfreeze_epoch=1, label_smoothing=0.1, class_weight="balanced", optimizer="adamw",
+            data=data,
+            out=tmp_path / "target",
+            weights=str(averaged),
+            size=40,
+            epochs=2,
+            batch_size=16,
+            amp="off",
+            loader="resident",
+            freeze="backbone",
+            unfreeze_epoch=1,
+            label_smoothing=0.1,
+            class_weight="balanced",
+            optimizer="adamw",
         ),
         console,
-    )  # fmt: skip
+    )
     text = console.export_text()
     assert "not taken from" in text
     assert "fc.weight [3, 8]" in text

@@ -41,10 +41,18 @@ def run_jobs(folder: Path, jobs: list[Job]) -> tuple[list[list[int]], str]:
 
 def settings(data: Path, out: Path, **options: Any) -> Job:
     usual = {
-        "weights": "none", "size": 40, "batch_size": BATCH, "epochs": 1, "amp": "off", "workers": 1,
-        "loader": "resident", "schedule": "constant", "sync_bn": True, "checkpoint_every": "0",
+        "weights": "none",
+        "size": 40,
+        "batch_size": BATCH,
+        "epochs": 1,
+        "amp": "off",
+        "workers": 1,
+        "loader": "resident",
+        "schedule": "constant",
+        "sync_bn": True,
+        "checkpoint_every": "0",
         "arch": "shufflenet_v2_x0_5",
-    }  # fmt: skip
+    }
     return {"data": str(data), "out": str(out), **usual, **options}
 
 
@@ -69,12 +77,14 @@ def runs(even: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("several")
     jobs: list[Job] = [
         {
-            "world": world, "double": True, "trace": str(out / f"trace-{world}"),
+            "world": world,
+            "double": True,
+            "trace": str(out / f"trace-{world}"),
             # The only one that the changed one is compared with behind the first epoch.
             "config": settings(even, out / f"run-{world}", epochs=2 if world == 1 else 1),
         }
         for world in WORLDS
-    ]  # fmt: skip
+    ]
     # Where a checkpoint may be made, all processes look whether they are to stop.
     config = settings(even, out / "changed", epochs=2, checkpoint_every="1")
     changed = {"double": True, "config": config}
@@ -171,8 +181,11 @@ def test_processes_may_come_and_go_between_steps(runs: Path) -> None:
         assert torch.allclose(tensor, second.model[name], rtol=1e-6, atol=1e-9), name
     # Each part showed the rest of the plan from where the part before it had stopped.
     whole = [batch for epoch in (0, 1) for batch in global_batches(runs / "trace-1", epoch)[:4]]
-    shown = {(part, epoch): global_batches(runs / f"changed-{part}", epoch)
-             for part in range(3) for epoch in (0, 1)}  # fmt: skip
+    shown = {
+        (part, epoch): global_batches(runs / f"changed-{part}", epoch)
+        for part in range(3)
+        for epoch in (0, 1)
+    }
     joined = [*shown[0, 0][:2], *shown[1, 0][:2], *shown[1, 1][:1], *shown[2, 1][:3]]
     for mine, theirs in zip(joined, whole, strict=True):
         for part, wanted in zip(mine, theirs, strict=True):

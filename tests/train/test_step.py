@@ -207,9 +207,10 @@ def test_draws_depend_on_seed_step_process() -> None:
 
 def test_generators_are_left_alone_where_nothing_is_drawn() -> None:
     for model, options in (
-        (make_small(), {"seed": 5}), (models.mobilenet_v3_small(num_classes=3), {"seed": None}),
+        (make_small(), {"seed": 5}),
+        (models.mobilenet_v3_small(num_classes=3), {"seed": None}),
         (models.mobilenet_v3_small(num_classes=3, dropout=0.0), {"seed": 5}),
-    ):  # fmt: skip
+    ):
         torch.manual_seed(7)
         step = make_step(model, **options)
         before = torch.get_rng_state()

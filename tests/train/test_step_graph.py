@@ -21,9 +21,14 @@ def make(
     model: nn.Module, recorder: Recorder | None, optimizer: str = "sgd", **options: Any
 ) -> Any:
     made = make_optimizer(
-        model, list(model.children())[-1], optimizer=optimizer,  # type: ignore[arg-type]
-        lr=0.05, head_lr_factor=3, momentum=0.9, weight_decay=0.01,
-    )  # fmt: skip
+        model,
+        list(model.children())[-1],
+        optimizer=optimizer,  # type: ignore[arg-type]
+        lr=0.05,
+        head_lr_factor=3,
+        momentum=0.9,
+        weight_decay=0.01,
+    )
     step = TrainStep(model, made, Loss(), device=CPU, amp_dtype=None, capture=recorder, **options)
     if recorder is not None:
         step.prepare("graph", BATCH, SIZE)
@@ -215,9 +220,14 @@ def test_a_gpus_graph_learns_the_same(optimizer: str) -> None:
     for how in ("off", "graph"):
         model = make_deep().to(device)
         made = make_optimizer(
-            model, model.fc, optimizer=optimizer,  # type: ignore[arg-type]
-            lr=0.01, head_lr_factor=3, momentum=0.9, weight_decay=0.01,
-        )  # fmt: skip
+            model,
+            model.fc,
+            optimizer=optimizer,  # type: ignore[arg-type]
+            lr=0.01,
+            head_lr_factor=3,
+            momentum=0.9,
+            weight_decay=0.01,
+        )
         step = TrainStep(model, made, Loss(), device=device, amp_dtype=torch.bfloat16)
         step.prepare(how, 16, 64)  # type: ignore[arg-type]
         losses = []
