@@ -1,4 +1,4 @@
-"""What augmentation costs a loader on this GPU: images/s with it, and with nothing asked.
+"""The cost of augmentation to a loader on this GPU: images/s with it, and with nothing asked.
 
 Whatever is asked has a loader of its own in one process, and they take turns: images/s are a share
 of those with nothing asked in the same round. A round is some batches, in which the host waits for
@@ -44,7 +44,7 @@ ASKED = {
 }
 #: Batches before the clock starts, and the fewest of a round.
 _WARM, _LEAST, _LEAST_REHEARSED = 4, 32, 2
-#: What mixed labels may be off.
+#: Distance that mixed labels may be off.
 _LABELS_OFF = 1e-6
 
 

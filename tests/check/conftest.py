@@ -1,4 +1,4 @@
-"""What holds for all that is checked here."""
+"""Fixtures of the tests of `fastft check`."""
 
 import pytest
 

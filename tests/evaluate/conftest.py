@@ -20,5 +20,5 @@ def tiny() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(tiny: None, data: Path) -> Checkpoint:
-    """What a training of it on `data` could have come to."""
+    """A checkpoint as a training of it on `data` could have left it."""
     return make_checkpoint(data, read_index(data / "test.beton").classes)

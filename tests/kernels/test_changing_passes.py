@@ -98,7 +98,7 @@ def test_a_grid_holds_the_largest_images(
 
 @pytest.mark.gpu
 def test_a_batch_of_more_than_two_gib(device: torch.device) -> None:
-    """Of the largest images, whose last row alone is changed."""
+    """The largest images, whose last row alone is changed."""
     count = 11
     rows = [*[[NOTHING] * 3] * (count - 1), [EQUALIZE, FLIP_DOWN, CONTRAST]]
     pixels = torch.randint(0, 256, (count, LARGEST, LARGEST, 3), dtype=torch.uint8, device=device)

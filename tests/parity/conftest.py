@@ -1,4 +1,4 @@
-"""What holds for all that is compared here."""
+"""Fixtures of the tests of parity."""
 
 from collections.abc import Iterator
 

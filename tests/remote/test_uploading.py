@@ -1,4 +1,4 @@
-"""What arrives of an upload: the file, or nothing."""
+"""An upload arrives whole, or nothing of it does."""
 
 import os
 from collections.abc import Callable

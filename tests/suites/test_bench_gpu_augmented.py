@@ -72,7 +72,7 @@ def test_operations_alone_are_timed_and_checked(task: Task, interpreted: None) -
 def test_wrong_pixels_are_found(
     task: Task, interpreted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the last operation alone, too, behind which nothing hides it."""
+    """An error of the last operation is found, too, behind which nothing hides it."""
     work = changing.prepare("jitter", 2, 8, torch.device("cpu"))
     assert changing.check(work)["operation"]["passed"]
     last = work.operations.codes[0, -1]

@@ -1,4 +1,4 @@
-"""What a trace of a GPU is summed up to."""
+"""Sums of a GPU's trace."""
 
 from typing import Any
 

@@ -198,7 +198,7 @@ def test_sigterm_saves_and_ends_all(data: Path, tmp_path: Path) -> None:
 
 @long
 def test_reading_processes_survive_a_group_signal(data: Path, tmp_path: Path) -> None:
-    """What terminals and schedulers send reaches the loader's own processes, too.
+    """Signals of terminals and schedulers reach the loader's own processes, too.
 
     In an ordinary run an evaluation's are told, in `test_interrupts`.
     """
