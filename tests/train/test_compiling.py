@@ -266,8 +266,8 @@ def test_a_captured_run_learns_the_same(
             batch_size=4,
             amp="off",
             loader="resident",
-            compile=how,
-            ema=0.9,  # type: ignore[arg-type]
+            compile=how,  # type: ignore[arg-type]
+            ema=0.9,
         )
         if how == "graph":
             monkeypatch.setattr(trainer, "TrainStep", partial(TrainStep, capture=recorder))
