@@ -37,10 +37,10 @@ def trained(optimizer: str = "sgd") -> tuple[nn.Module, Any, Callable[[int], Che
     rule = make_optimizer(
         model,
         model[3],
-        optimizer=optimizer,
+        optimizer=optimizer,  # type: ignore[arg-type]
         lr=0.1,
         head_lr_factor=1,
-        momentum=0.9,  # type: ignore[arg-type]
+        momentum=0.9,
         weight_decay=0.1,
     )
     model(torch.randn(4, 3, 8, 8)).sum().backward()

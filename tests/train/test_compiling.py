@@ -82,13 +82,13 @@ class Steps:
 def make(steps: Steps, choice: str = "auto") -> tuple[Compiling, list[str]]:
     told: list[str] = []
     made = Compiling(
-        choice,
+        choice,  # type: ignore[arg-type]
         steps,
         setup="a card",
         batch=128,
         size=224,
         world=ALONE,
-        say=told.append,  # type: ignore[arg-type]
+        say=told.append,
     )
     return made, told
 
