@@ -25,8 +25,8 @@ from fastft.datasets.fetch import MARKER
 from fastft.runs.checkpoint import load_checkpoint
 from fastft.runs.metrics import read_metrics
 
-#: A machine that is busy takes a while.
-PATIENCE_S = 240.0
+#: A machine that is busy takes a while; less than what ends a run of tests, without a word of why.
+PATIENCE_S = 180.0
 TINY = "--size 40 --batch-size 10 --amp off --arch shufflenet_v2_x0_5 --workers 1".split()
 #: For a process of its own.
 ENVIRONMENT = {

@@ -16,7 +16,7 @@ KERNELS = ROOT / "pipelines" / "kernels"
 def begin() -> subprocess.Popen[bytes] | None:
     """Start this program if a kernel has changed since any was compiled; it ends by itself."""
     changed = max(path.stat().st_mtime for path in KERNELS.glob("*.py"))
-    compiled = [path.stat().st_mtime for path in KERNELS.glob("__pycache__/*.nbi")]
+    compiled = [path.stat().st_mtime for path in KERNELS.glob("__pycache__/*.nbc")]
     if compiled and max(compiled) > changed:
         return None
     quiet = subprocess.DEVNULL  # what is wrong with a kernel, its tests say
