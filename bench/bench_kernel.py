@@ -96,7 +96,7 @@ def test_one_core(
                 down_first[part],
                 *factors,
                 scratch,
-                out[part],
+                out[part].view(np.uint8),
             )
 
     benchmark.pedantic(render, args=(memory,), rounds=rounds, warmup_rounds=1)

@@ -74,8 +74,6 @@ class Renderer(ABC):
         self._source, self._dtype, self._batch, self._changes = source, dtype, batch, changes
         self.known, self._preprocessing = Known(source), preprocessing
         self._written = written_for(dtype)
-        #: The type that rows are rendered to.
-        self._drawn = np.uint8 if changes else self._written
         self.set_size(size)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
         if changes:  # what is rendered stays in a core's cache until it is changed
@@ -142,7 +140,7 @@ class Renderer(ABC):
     def render(self, piece: Piece, out: NDArray[Any]) -> None:
         """Render a piece into the batch's memory [B, S, S, 3]."""
         worker, size = self.worker(), out.shape[1]
-        target = out[piece.part].reshape(-1, size, size * 3)
+        target = out[piece.part].reshape(-1, size, size * 3).view(np.uint8)
         if piece.changes is None:
             self._draw(piece, worker, target)
         else:
@@ -156,13 +154,13 @@ class Renderer(ABC):
         return rows
 
     @abstractmethod
-    def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+    def _draw(self, piece: Piece, worker: Worker, out: NDArray[np.uint8]) -> None:
         """Render a piece.
 
         Args:
             piece: the rows.
             worker: of the calling thread.
-            out: [B, S, S * 3], see `cpu.render_rows`.
+            out: uint8[B, S, bytes of a line], see `cpu.render_rows`.
 
         Raises:
             DataError: a sample is broken.
@@ -173,7 +171,7 @@ class Renderer(ABC):
         frames: cpu.Frames,
         piece: Piece,
         worker: Worker,
-        out: NDArray[Any],
+        out: NDArray[np.uint8],
         planar: bool = False,
     ) -> None:
         """Call the kernel on decoded pixels."""
@@ -181,7 +179,12 @@ class Renderer(ABC):
         self._call(frames, piece, worker, out, planar)
 
     def _call(
-        self, frames: cpu.Frames, piece: Piece, worker: Worker, out: NDArray[Any], planar: bool
+        self,
+        frames: cpu.Frames,
+        piece: Piece,
+        worker: Worker,
+        out: NDArray[np.uint8],
+        planar: bool,
     ) -> None:
         cpu.render_rows(
             frames,
@@ -204,13 +207,13 @@ class Renderer(ABC):
         piece = Piece(slice(0), nothing, geometry, shrinks, flags, flags)
         worker = self.worker()
         frames = cpu.Frames(worker.room(0), *(np.empty((0, n), np.int64) for n in (3, 2, 2)))
-        out = np.empty((0, 1, 3), self._drawn)
+        out = np.empty((0, 1, 3), np.uint8)
         with compiling():
             self._call(frames, piece, worker, out, planar=False)
             if self._decodes:
-                worker.load(self._drawn)
+                worker.load()
             if self._changes:
-                worker.changer.load(self._written)
+                worker.changer.load()
 
 
 class Rendering:

@@ -107,13 +107,13 @@ class Worker:
         )
         return *self._factors, self._scratch
 
-    def render_jpegs(self, piece: Piece, rows: list[int], out: NDArray[Any]) -> list[int]:
+    def render_jpegs(self, piece: Piece, rows: list[int], out: NDArray[np.uint8]) -> list[int]:
         """Decode what rows show of their JPEGs, and render them.
 
         Args:
             piece: of it, those rows.
             rows: which.
-            out: [B, S, S * 3], see `cpu.render_rows`.
+            out: uint8[B, S, bytes of a line], see `cpu.render_rows`.
 
         Returns:
             The rows whose image has to be decoded whole.
@@ -133,20 +133,22 @@ class Worker:
                 left.append(row)
         return left
 
-    def load(self, dtype: type[np.generic]) -> None:
-        """Compile or load the kernel that decodes, for batches of a dtype."""
+    def load(self) -> None:
+        """Compile or load the kernel that decodes."""
         geometry = np.tile(np.array([0, 1, 1, 0], np.int32), (1, 2, 1))
         one, none = np.ones(1, np.int32), np.zeros(1, np.bool_)
         piece = Piece(slice(0, 1), np.zeros(1, np.int64), geometry, one, none, none)
         fitting = self.fit(piece, 1, streamed=True)
-        self.regions.load(partial(self._render, piece, 0, fitting, np.empty((1, 3), dtype)))
+        self.regions.load(partial(self._render, piece, 0, fitting, np.empty((1, 3), np.uint8)))
 
     @staticmethod
-    def _render(piece: Piece, row: int, fitting: Fitting, out: NDArray[Any], *image: Any) -> int:
+    def _render(
+        piece: Piece, row: int, fitting: Fitting, out: NDArray[np.uint8], *image: Any
+    ) -> int:
         *image_of, origin, whole = image
         geometry = piece.geometry[row].copy()
         geometry[:, cpu.START] -= origin
-        how = geometry, piece.shrinks[row], piece.flips[row], piece.down_first[row]
+        how = geometry, int(piece.shrinks[row]), piece.flips[row], piece.down_first[row]
         result: int = streaming.render_jpeg(*image_of, *how, whole, *fitting, out)
         return result
 

@@ -77,7 +77,7 @@ class Changer:
         Args:
             operations: of B images.
             pixels: uint8[B, S, S * 3], which is overwritten, and READ_PAST bytes behind it.
-            out: [B, S, S * 3], see `changes.change_rows`.
+            out: [B, S, S * 3] of a type that `written_for` gives.
 
         Raises:
             ValueError: operations that no plan draws.
@@ -92,15 +92,15 @@ class Changer:
         if size != self._size:
             self._size, self._factors = size, normalizing_factors(size, *self._mean_std)
             self._scratch = changes.make_scratch(size)
-        changes.change_rows(pixels, of_rows, self._scratch, *self._factors, out)
+        changes.change_rows(pixels, of_rows, self._scratch, *self._factors, out.view(np.uint8))
 
-    def load(self, dtype: type[np.generic]) -> None:
-        """Compile the kernel for batches of a dtype, or load it from numba's cache."""
+    def load(self) -> None:
+        """Compile the kernel, or load it from the cache on disk."""
         nothing = Operations(
             np.empty((0, 1), np.int32), np.empty((0, 1)), np.empty((0, 4), np.int32)
         )
         with compiling():
-            self.run(nothing, np.empty((0, 1, 3), np.uint8), np.empty((0, 1, 3), dtype))
+            self.run(nothing, np.empty((0, 1, 3), np.uint8), np.empty((0, 1, 3), np.uint8))
 
 
 class BatchChanger:
@@ -120,7 +120,7 @@ class BatchChanger:
         self._dtype, self._pool = dtype, BatchPool((0,), np.uint8)
         self._local = threading.local()
         self._threads = make_threads(workers, "fastft-change")
-        self._loaded = self._threads.submit(Changer().load, written_for(dtype))
+        self._loaded = self._threads.submit(Changer().load)
 
     def run(self, operations: Operations, pixels: NDArray[np.uint8]) -> torch.Tensor:
         """Change a batch, and normalize it.

@@ -99,7 +99,7 @@ def change_rows(pixels, changes, scratch, scale, bias, out):  # type: ignore[no-
         changes: a Changes of these rows.
         scratch: a Scratch.
         scale, bias: float32[S * 3], a pixel times scale plus bias is normalized, rounded once.
-        out: [B, S, S * 3] float32, uint16 that hold bfloat16, or uint8, which is not normalized.
+        out: uint8[B, S, bytes of a line], see `cpu.render_rows`.
     """
     for row in range(len(pixels)):
         image, other = pixels[row], scratch.image

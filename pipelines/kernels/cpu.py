@@ -5,7 +5,8 @@ bound. Machine code is cached on disk, so only the first process on a machine co
 
 The resize is Pillow's antialiased bilinear or bicubic filter in Pillow's own arithmetic: a pass
 across and a pass down, each a sum in 32 bits with weights of 22 fractional bits, rounded to uint8.
-Each filter has a compiled form of its own, which the type of `Scratch.cubic` picks.
+It is compiled once for either filter and all values of a batch: that takes seconds, and to ask for
+each line which loop is to run takes nothing.
 Source: Pillow, src/libImaging/Resample.c (`precompute_coeffs`, `normalize_coeffs_8bpc`); the order
 of the passes: its pull request 9549.
 
@@ -86,8 +87,7 @@ class Scratch(NamedTuple):
             empty where frames are RGB.
         chroma: uint8[2, ...], a line of it, doubled.
         sums: int32[...], of two lines of it.
-        cubic: None for the bilinear filter, else True. Weights of the bicubic one may be negative,
-            and sums fall below 0 or exceed 255.
+        cubic: whether it is the bicubic filter, whose sums may fall below 0 or exceed 255.
     """
 
     lines: NDArray[np.uint8]
@@ -100,7 +100,7 @@ class Scratch(NamedTuple):
     pixels: NDArray[np.uint8]
     chroma: NDArray[np.uint8]
     sums: NDArray[np.int32]
-    cubic: bool | None = None
+    cubic: bool = False
 
 
 def fit_scratch(
@@ -163,7 +163,7 @@ def fit_scratch(
         pixels=_grown(old.pixels, region),
         chroma=_grown(old.chroma, 2 * (columns + 20)).reshape(2, -1),
         sums=_grown(old.sums, columns // 2 + 4),
-        cubic=True if cubic else None,
+        cubic=cubic,
     )
 
 
@@ -189,7 +189,7 @@ def render_rows(  # type: ignore[no-untyped-def]
             by far more in height than in width.
         scale, bias: float32[S * 3], a pixel times scale plus bias is normalized, rounded once.
         scratch: a Scratch that fits.
-        out: [B, S, S * 3] float32, uint16 that hold bfloat16, or uint8, which is not normalized.
+        out: uint8[B, S, S * 3 * (4, 2 or 1)], bytes of float32, bfloat16, or uint8 as it is.
     """
     for row in range(len(geometry)):
         vertical, horizontal = geometry[row]
@@ -247,7 +247,7 @@ def fill_taps(geometry, shrink, mirrored, scratch, axis):  # type: ignore[no-unt
     scale = geometry[LENGTH] / shrink / resized
     wide = max(scale, 1.0)
     per_px = 1.0 / wide
-    support = wide if scratch.cubic is None else CUBIC_REACH * wide
+    support = CUBIC_REACH * wide if scratch.cubic else wide
     most = 0
     for pixel in range(size):
         center = first_px + (offset + pixel + 0.5) * scale
@@ -259,7 +259,7 @@ def fill_taps(geometry, shrink, mirrored, scratch, axis):  # type: ignore[no-unt
         at = size - 1 - pixel if mirrored else pixel
         for tap in range(low, high):
             weight = _weigh((tap - center + 0.5) * per_px, scratch.cubic) / total
-            half = -0.5 if weight < 0.0 and scratch.cubic is not None else 0.5
+            half = -0.5 if weight < 0.0 and scratch.cubic else 0.5
             weights[at * room + tap - low] = np.int32(half + weight * _ONE)
         first[at] = low
         count[at] = high - low
@@ -271,7 +271,7 @@ def fill_taps(geometry, shrink, mirrored, scratch, axis):  # type: ignore[no-unt
 def _weigh(distance, cubic):  # type: ignore[no-untyped-def]
     """A filter's value: the triangle, or Keys' cubic convolution with a = -0.5."""
     away = abs(distance)
-    if cubic is None:
+    if not cubic:
         return max(1.0 - away, 0.0)
     if away < 1.0:
         return (1.5 * away - 2.5) * away * away + 1.0
@@ -340,7 +340,7 @@ def _across_then_down(  # type: ignore[no-untyped-def]
         width: bytes of a line that the taps touch.
         blocks: as `pack_weights` gives them.
         scale, bias, scratch: as in `render_rows`.
-        out: [S, S * 3].
+        out: uint8[S, bytes of a line].
     """
     top, count = find_span(scratch, 0)
     first, counts, weights = scratch.first[0], scratch.counts[0], scratch.weights[0]
@@ -354,7 +354,7 @@ def _across_then_down(  # type: ignore[no-untyped-def]
         across(at, scratch.offsets, scratch.packed, blocks, target, scratch.cubic)
     for row in range(len(out)):
         at = lines + (first[row] - top) * line_bytes
-        begin, width = row * room, out.shape[1]
+        begin, width = row * room, len(scale)
         down(at, line_bytes, weights, begin, counts[row], width, scratch.line, scratch.cubic)
         finish(scratch.line, scale, bias, out[row])
 

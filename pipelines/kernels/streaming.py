@@ -97,7 +97,7 @@ def render_jpeg(  # type: ignore[no-untyped-def]
         whole: read the data to their end, to hear all that libjpeg has to say of them.
         scale, bias: float32[S * 3].
         scratch: a Scratch that fits, made for `streamed`.
-        out: [S, S * 3] float32, uint16 or uint8, see `cpu.render_rows`.
+        out: uint8[S, bytes of a line], see `cpu.render_rows`.
 
     Returns:
         DONE, WARNED, GAVE_UP or OTHER_SIZE.
@@ -264,7 +264,7 @@ def _resize(  # type: ignore[no-untyped-def]
         summed, width = scratch.lines, columns * 3
     else:
         lines, pitch, shift = scratch.lines, len(line), 0
-        summed, width = line, out.shape[1]
+        summed, width = line, len(scale)
     held = (len(lines) - READ_PAST) // pitch
     base = done = 0  # the first line that is held, and the next one to read
     for row in range(len(out)):

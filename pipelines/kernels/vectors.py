@@ -8,7 +8,7 @@ touched.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import llvmlite.binding
@@ -41,18 +41,16 @@ _function: Any = cgutils.get_or_insert_function
 
 
 class _Row(NamedTuple):
-    """A one-dimensional array: where it begins, its length, what it holds."""
+    """A one-dimensional array: where it begins, its length."""
 
     address: Any
     length: Any
-    dtype: Any
 
 
 def vectorized(generate: Callable[..., None]) -> Any:
     """A function for compiled code that returns nothing, whose instructions `generate` writes.
 
-    It is given a _Code for the first argument, then a _Row for each array, None for None, a number
-    for a number.
+    It is given a _Code for the first argument, then a _Row for each array, a number for a number.
     """
 
     def typed(typing_context: Any, *arguments: Any) -> Any:
@@ -75,13 +73,19 @@ class _Code:
         self.context, self.builder = context, builder
 
     def argument(self, type_: Any, value: Any) -> Any:
-        if type_ is types.none:
-            return None
         if not isinstance(type_, types.Array):
             return self.context.cast(self.builder, value, type_, types.intp)
         array = self.context.make_array(type_)(self.context, self.builder, value=value)
         length = self.builder.extract_value(array.shape, 0)
-        return _Row(self.builder.ptrtoint(array.data, _ADDRESS), length, type_.dtype)
+        return _Row(self.builder.ptrtoint(array.data, _ADDRESS), length)
+
+    def either(self, condition: Any) -> Iterator[bool]:
+        """Have what a loop over this writes twice: run where a number is not 0, and where it is."""
+        is_met = self.builder.icmp_unsigned("!=", condition, _Constant(condition.type, 0))
+        with self.builder.if_else(is_met) as branches:
+            for branch, met in zip(branches, (True, False), strict=True):
+                with branch:
+                    yield met
 
     def at(self, address: Any, index: Any, stride: Any = 1) -> Any:
         index, stride = (
@@ -172,8 +176,15 @@ def across(
         packed: int32[groups, blocks, 4, AT_ONCE, 4] weights, flat; see `cpu.pack_weights`.
         blocks: loads of TAPS source pixels for an output pixel.
         target: address of the output line; up to AT_ONCE bytes behind it are written, too.
-        cubic: None where no weight is negative.
+        cubic: 0 where no weight is negative.
     """
+    for clips in code.either(cubic):
+        _across(code, source, offsets, packed, blocks, target, clips)
+
+
+def _across(
+    code: _Code, source: Any, offsets: _Row, packed: _Row, blocks: Any, target: Any, clips: bool
+) -> None:
     builder = code.builder
     taken_of, sums = _Vector(_BYTE, 4 * TAPS), _Vector(_INT32, 4 * AT_ONCE)
     pairs, row_bytes = _Vector(_INT16, 2 * sums.count), 4 * sums.count
@@ -198,7 +209,7 @@ def across(
                     code.add_to(total, code.sum_pairs(both, row))
         shifted = builder.shl(builder.load(upper), code.every(LOW_BITS, sums))
         total = builder.add(shifted, builder.load(lower))
-        narrow = code.to_bytes(total, cubic is not None)
+        narrow = code.to_bytes(total, clips)
         rgb = [4 * pixel + channel for pixel in range(AT_ONCE) for channel in range(3)]
         rgb += [0] * AT_ONCE  # which the next group overwrites
         code.store(code.pick(narrow, narrow, rgb), code.at(target, group.index, 3 * AT_ONCE))
@@ -241,11 +252,24 @@ def down(
         at, count: see there.
         width: bytes of a line; up to COLUMNS behind it are read and written, too.
         target: uint8[width + COLUMNS or more].
-        cubic: None where no weight is negative.
+        cubic: 0 where no weight is negative.
     """
+    for clips in code.either(cubic):
+        _down(code, source, pitch, code.at(weights.address, at, 4), count, width, target, clips)
+
+
+def _down(
+    code: _Code,
+    source: Any,
+    pitch: Any,
+    first_weight: Any,
+    count: Any,
+    width: Any,
+    target: _Row,
+    clips: bool,
+) -> None:
     builder = code.builder
     bytes_, sums = _Vector(_BYTE, _LANES), _Vector(_INT32, _LANES)
-    first_weight = code.at(weights.address, at, 4)
     with _repeat(builder, code.steps(width, COLUMNS)) as step:
         begin = code.at(source, step.index, COLUMNS)
         totals = [code.accumulator(sums, HALF) for _ in range(COLUMNS // _LANES)]
@@ -257,7 +281,7 @@ def down(
                 code.add_to(total, builder.mul(builder.zext(pixels, sums), weight))
         end = code.at(target.address, step.index, COLUMNS)
         for part, total in enumerate(totals):
-            narrow = code.to_bytes(builder.load(total), cubic is not None)
+            narrow = code.to_bytes(builder.load(total), clips)
             code.store(narrow, code.at(end, part, _LANES))
 
 
@@ -272,13 +296,25 @@ def finish(code: Any, line: Any, scale: Any, bias: Any, target: Any) -> None:
         code: what the instructions are written to.
         line: uint8[S * 3 or more].
         scale, bias: float32[S * 3].
-        target: [S * 3] float32, uint16 (bfloat16) or uint8.
+        target: uint8[S * 3 * (4, 2 or 1)], of float32, bfloat16 or uint8.
     """
     builder = code.builder
-    bytes_ = target.dtype.bitwidth // 8
-    aligned = builder.urem(target.address, _Constant(_ADDRESS, _LANES * bytes_))
+    for as_they_are in code.either(builder.icmp_unsigned("==", target.length, scale.length)):
+        if as_they_are:
+            _finish(code, line, scale, bias, target.address, 1)
+            continue
+        for short in code.either(
+            builder.icmp_unsigned("==", target.length, code.at(scale.length, scale.length))
+        ):
+            _finish(code, line, scale, bias, target.address, 2 if short else 4)
+
+
+def _finish(code: _Code, line: _Row, scale: _Row, bias: _Row, target: Any, bytes_: int) -> None:
+    """Write values of so many bytes each."""
+    builder, count = code.builder, scale.length
+    aligned = builder.urem(target, _Constant(_ADDRESS, _LANES * bytes_))
     is_aligned = builder.icmp_unsigned("==", aligned, _Constant(_ADDRESS, 0))
-    whole = builder.udiv(target.length, _Constant(_ADDRESS, _LANES))
+    whole = builder.udiv(count, _Constant(_ADDRESS, _LANES))
 
     def write(index: Any, lanes: int, streaming: bool = False) -> None:
         value = code.load(code.at(line.address, index), _Vector(_BYTE, lanes))
@@ -290,7 +326,7 @@ def finish(code: Any, line: Any, scale: Any, bias: Any, target: Any) -> None:
             value = _fused(builder, builder.uitofp(value, scales.type), scales, biases)
         if bytes_ == 2:
             value = _to_bfloat16(code, value)
-        address = code.at(target.address, index, bytes_)
+        address = code.at(target, index, bytes_)
         stored = code.store(value, address, align=_LANES * bytes_ if streaming else 1)
         if streaming:
             once = builder.module.add_metadata([_Constant(_INT32, 1)])
@@ -301,7 +337,7 @@ def finish(code: Any, line: Any, scale: Any, bias: Any, target: Any) -> None:
             with branch, _repeat(builder, whole) as step:
                 write(builder.mul(step.index, _Constant(_ADDRESS, _LANES)), _LANES, streaming)
     done = builder.mul(whole, _Constant(_ADDRESS, _LANES))
-    with _repeat(builder, builder.sub(target.length, done)) as rest:
+    with _repeat(builder, builder.sub(count, done)) as rest:
         write(builder.add(done, rest.index), 1)
 
 

@@ -155,7 +155,7 @@ class _Renderer(Renderer):
         is_raw = self._index.modes[rows.samples] == MODE_RAW
         return replace(rows, shrinks=np.where(is_raw, np.int32(1), rows.shrinks))
 
-    def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+    def _draw(self, piece: Piece, worker: Worker, out: NDArray[np.uint8]) -> None:
         index, samples = self._index, piece.samples
         sides = np.stack((index.heights[samples], index.widths[samples]), axis=1).astype(np.int64)
         sides = -(-sides // piece.shrinks[:, None])

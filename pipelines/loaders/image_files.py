@@ -118,7 +118,7 @@ class FileRenderer(Renderer):
         """Read and cut some files; the thread that calls does all of it."""
         self._compiled.result()
         memory, worker = self.pool.take(), self.worker()
-        shaped = memory.numpy().reshape(*self._shape[:3], -1)
+        shaped = memory.numpy().reshape(*self._shape[:3], -1).view(np.uint8)
         broken: dict[int, DataError] = {}
         rows: list[tuple[int, int]] = []  # the place of each whole one
         at = 0
@@ -154,7 +154,7 @@ class FileRenderer(Renderer):
             yield group
 
     def _cut_group(
-        self, group: dict[int, Stored], out: NDArray[Any], worker: Worker
+        self, group: dict[int, Stored], out: NDArray[np.uint8], worker: Worker
     ) -> dict[int, DataError]:
         """Cut some files into [crops, B, S, S * 3]; gives the errors of those that are broken."""
         with self._files.holding(group):
@@ -174,7 +174,7 @@ class FileRenderer(Renderer):
         return Piece(slice(None), samples, geometry, rows.shrinks, rows.flips, down_first)
 
     def _draw_each(
-        self, pieces: Sequence[Piece], worker: Worker, out: NDArray[Any]
+        self, pieces: Sequence[Piece], worker: Worker, out: NDArray[np.uint8]
     ) -> dict[int, DataError]:
         broken: dict[int, DataError] = {}
         for row, number in enumerate(pieces[0].samples.tolist()):
@@ -186,7 +186,7 @@ class FileRenderer(Renderer):
                 broken[number] = DataError(*told)
         return broken
 
-    def _draw_all(self, pieces: Sequence[Piece], worker: Worker, out: NDArray[Any]) -> None:
+    def _draw_all(self, pieces: Sequence[Piece], worker: Worker, out: NDArray[np.uint8]) -> None:
         """Decode each image once; whole, where more is cut out of it than one crop."""
         if len(pieces) == 1:
             self._draw(pieces[0], worker, out[0])
@@ -194,7 +194,7 @@ class FileRenderer(Renderer):
         for row in range(len(pieces[0].samples)):
             self._draw_whole(pieces, row, worker, out)
 
-    def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+    def _draw(self, piece: Piece, worker: Worker, out: NDArray[np.uint8]) -> None:
         rows = range(len(piece.samples))
         jpegs = [row for row in rows if not self._files.is_raw(int(piece.samples[row]))]
         left = {*rows} - {*jpegs} | {*worker.render_jpegs(piece, jpegs, out)}
@@ -202,7 +202,7 @@ class FileRenderer(Renderer):
             self._draw_whole([piece], row, worker, out[None])
 
     def _draw_whole(
-        self, pieces: Sequence[Piece], row: int, worker: Worker, out: NDArray[Any]
+        self, pieces: Sequence[Piece], row: int, worker: Worker, out: NDArray[np.uint8]
     ) -> None:
         number, shrink = int(pieces[0].samples[row]), int(pieces[0].shrinks[row])
         height, width = (-(-side // shrink) for side in self._files.sides(number))

@@ -303,7 +303,7 @@ class _CpuExecutor(Renderer):
         super().close()
         self._memory.close()
 
-    def _draw(self, piece: Piece, worker: Worker, out: NDArray[Any]) -> None:
+    def _draw(self, piece: Piece, worker: Worker, out: NDArray[np.uint8]) -> None:
         self._memory.require_whole()
         self.filler.ensure(piece.samples)
         layout, samples = self._layout, piece.samples

@@ -140,7 +140,7 @@ class Kernel:
                 self._down_first[part],
                 *factors,
                 scratch,
-                drawn[: len(geometry)],
+                drawn[: len(geometry)].view(np.uint8),
             )
             if changes is not None:
                 changer.change(take(changes, part), drawn[: len(geometry)], out[: len(geometry)])

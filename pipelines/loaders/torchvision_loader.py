@@ -173,7 +173,7 @@ class _PlanDataset(Dataset[Any]):
             from pipelines.changing.on_cpu import Changer  # loads numba
 
             changer = self._local.changer = Changer()
-            changer.load(np.uint8)
+            changer.load()
         return changer
 
     def _decode_part(

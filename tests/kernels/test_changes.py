@@ -249,7 +249,7 @@ def test_other_bytes_stay_untouched(size: int, begin: int) -> None:
         scratch = changes.Scratch(image.array, tables.array, counts.array)
         matrices = operations.matrices(size)
         of_rows = changes.Changes(operations.codes, operations.values, operations.boxes, matrices)
-        changes.change_rows(given.array, of_rows, scratch, *factors, out.array)
+        changes.change_rows(given.array, of_rows, scratch, *factors, out.array.view(np.uint8))
         assert given.is_whole(changes.READ_PAST)
         assert image.is_whole(changes.READ_PAST)
         assert all(each.is_whole(0) for each in (out, tables, counts))

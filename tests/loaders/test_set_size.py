@@ -330,7 +330,7 @@ def test_scratch_of_the_old_size_is_freed(data: Path) -> None:
         again = worker.fit(piece, size, True)[2]
         arrays = zip(again[:-1], scratch[:-1], strict=True)  # the filter is the last
         assert all(a is b for a, b in arrays if a.base is None)
-        assert again.cubic is scratch.cubic is None
+        assert not again.cubic
         del scratch, again
         worker.fit(piece, size + 1, True)
         assert old() is None

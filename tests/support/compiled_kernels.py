@@ -26,27 +26,15 @@ def begin() -> subprocess.Popen[bytes] | None:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    import numpy as np
-    import torch
-
     from pipelines.changing.on_cpu import Changer
     from pipelines.compiling import compiling
     from pipelines.loaders.image_files import FileRenderer
-    from pipelines.preprocessing import FILTERS, Preprocessing
 
-    for dtype, written in (
-        (torch.float32, np.float32),
-        (None, np.uint8),
-        (torch.bfloat16, np.uint16),
-    ):
-        for filter_ in FILTERS:
-            form = Preprocessing(filter=filter_)
-            how = {"view": "eval", "size": 8, "batch": 1, "workers": 1, "preprocessing": form}
-            renderer = FileRenderer([], dtype=dtype, **how)
-            renderer._compiled.result()
-            renderer.close()
-        with compiling():
-            Changer().load(written)
+    renderer = FileRenderer([], view="eval", size=8, batch=1, workers=1)
+    renderer._compiled.result()
+    renderer.close()
+    with compiling():
+        Changer().load()
 
 
 if __name__ == "__main__":
