@@ -36,6 +36,7 @@ PRELOADED = [
     "pipelines.conversion.merge",
     "pipelines.loaders.resident_loader",
     "pipelines.loaders.torchvision_loader",
+    "tests.support.ready_kernels",
 ]
 SERVER.set_forkserver_preload(PRELOADED)
 
