@@ -24,6 +24,7 @@ from fastft.cli.parity import parity
 from fastft.cli.report import report
 from fastft.cli.show import show
 from fastft.cli.train import train
+from fastft.system.progress import tell_of_compiling
 from pipelines.images.pillow import admit_large_images
 
 app = typer.Typer(
@@ -95,6 +96,7 @@ def run() -> int:
         FastftError: what is wrong with the user's input.
     """
     admit_large_images()
+    tell_of_compiling()
     try:
         status = app(prog_name="fastft", standalone_mode=False) or 0
     except typer.Abort as error:  # as typer calls the end of a file

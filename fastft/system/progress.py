@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +22,9 @@ from rich.progress import (
 
 from pipelines.errors import one_line
 
+#: Who tells that a kernel is compiled.
+_KERNELS = "pipelines.kernels"
+
 
 class _LineConsole(Console):
     """Prints a text that is not markup as the one line that it is, whatever names it holds."""
@@ -32,6 +38,28 @@ class _LineConsole(Console):
 def make_console() -> Console:
     """The console of commands: the terminal breaks lines, and no text is coloured."""
     return _LineConsole(highlight=False, soft_wrap=True)
+
+
+def tell_of_compiling() -> None:
+    """Say once on a terminal what a command waits for that compiles kernels."""
+    if sys.stderr.isatty():
+        logger = logging.getLogger(_KERNELS)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(_Compiling())
+
+
+class _Compiling(logging.Handler):
+    """Says so in this process alone: a forked one shares the terminal, and no lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._process == os.getpid():
+            self._process = 0
+            text = "fastft: compiles kernels for this machine: once, some 20 s"
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ inner: Any = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 unchecked: Any = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
 _NumbasCache: Any = FunctionCache
 _NumbasFiles: Any = IndexDataCacheFile
+_logger = logging.getLogger(__name__)
 
 
 def entry(function: Any) -> Any:
@@ -75,6 +77,12 @@ class _Cache(_NumbasCache):  # type: ignore[misc]
         super().__init__(function)
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file: Any = _Files(self._cache_path, self._impl.filename_base, stamp)
+
+    def _load_overload(self, *arguments: Any) -> Any:
+        found = super()._load_overload(*arguments)
+        if found is None:  # which takes seconds
+            _logger.info("compiling %s", self._py_func.__name__)
+        return found
 
     def _index_key(self, *arguments: Any) -> tuple[Any, ...]:
         key: tuple[Any, ...] = super()._index_key(*arguments)

@@ -1,5 +1,6 @@
 """Compiled kernels on disk: each process finds what belongs to its types, however many write."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,16 +72,22 @@ def _add_one(values: Any) -> int:
     return int(values[0])
 
 
-def test_types_compiled_before_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_types_compiled_before_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import numpy as np
     from numba.core import config
 
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    caplog.set_level(logging.INFO)
     for dtype in (np.uint8, np.int16):
         first = entry(_add_one)
         assert first(np.zeros(1, dtype)) == 1
         assert sum(first.stats.cache_hits.values()) == 0
+        assert caplog.messages == ["compiling _add_one"]
+        caplog.clear()
         again = entry(_add_one)
         assert again(np.zeros(1, dtype)) == 1
         assert sum(again.stats.cache_hits.values()) == 1
+        assert caplog.messages == []
     assert len(list(tmp_path.rglob("*.nbc"))) == 2
