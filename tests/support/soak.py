@@ -33,6 +33,7 @@ GROUPS = (
         r"under load|shared by processes",
     ),
     ("inputs fuzzed: each to a reader, changed by structure and by chance", r"^inputs fuzzed"),
+    ("damaged JPEGs, decoded where a byte too far ends the process", r"^damaged JPEGs"),
     ("bits flipped in a `.beton`", r"flipped bit"),
     (
         "files cut, overwritten, replaced or gone while they are read",
