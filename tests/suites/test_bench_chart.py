@@ -9,7 +9,7 @@ from PIL import Image
 from bench import results_chart, results_table
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "bench" / "results" / "cpu_2core_2026-11-21.json"
+RESULTS = ROOT / "bench" / "results" / "cpu_2core_2026-11-30.json"
 
 
 def test_the_loaders_are_drawn(tmp_path: Path):
