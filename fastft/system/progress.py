@@ -22,7 +22,7 @@ from rich.progress import (
 
 from pipelines.errors import one_line
 
-#: Who tells that a kernel is compiled.
+#: The logger that tells when a kernel is compiled.
 _KERNELS = "pipelines.kernels"
 
 

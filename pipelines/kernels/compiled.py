@@ -48,7 +48,7 @@ class _Files(_NumbasFiles):  # type: ignore[misc]
         self._folder, self._name = Path(folder), name
 
     def load(self, key: tuple[Any, ...]) -> Any:
-        """What was saved by that key, None where nothing was."""
+        """The data that were saved by that key; None where none were."""
         try:
             kept, data = self._load_data(self._file_name(key))
         except Exception:  # there is none, or a machine that stopped has left half of it

@@ -28,7 +28,7 @@ PAGE = mmap.PAGESIZE
 MOST_BYTES = 1 << 14
 SIZE = 16
 _LIBC = ctypes.CDLL(None, use_errno=True)
-#: What is copied over other bytes: markers, lengths, tables' first bytes, ones.
+#: Bytes that are copied over others: markers, lengths, tables' first bytes, ones.
 _TOKENS = [bytes([0xFF, each]) for each in (0, 1, 0xC0, 0xC2, 0xC4, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB)]
 _TOKENS += [bytes([0xFF, 0xDD, 0, 4, 0, 1]), b"\x00", b"\xff", b"\xff\xff", b"\x7f\xff", b"\x11"]
 
