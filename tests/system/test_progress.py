@@ -1,4 +1,4 @@
-"""What a command says while it waits."""
+"""The words of a command that lets its user wait."""
 
 import logging
 import os
