@@ -26,10 +26,12 @@ def test_processes_that_save_at_once_keep_their_own(tmp_path: Path) -> None:
     @contextmanager
     def save_between(path: str) -> Iterator[IO[bytes]]:
         with begins(path) as file:
-            other.save(THERE, "floats")
+            if path.endswith(".nbc"):
+                other.save(THERE, "floats")
             yield file
 
     one._open_for_write = save_between
+    other._load_index = dict  # as numba's own files would read it before anything was saved
     one.save(HERE, "bytes")
     assert files(tmp_path).load(HERE) == "bytes"
     assert files(tmp_path).load(THERE) == "floats"
