@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ def _hash(values: tuple[Any, ...]) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
 
 
+@cache
 def _digest() -> str:
     folder = Path(__file__).parent
     paths = [path for path in sorted(folder.glob("*.py")) if path.stem != "gpu"]
