@@ -10,6 +10,8 @@ Names are loaded on first use, so that importing this package costs nothing and 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,3 +65,15 @@ def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
     return getattr(importlib.import_module(f"pipelines.{_HOME[name]}"), name)
+
+
+class _Moved(ModuleType):
+    """A module's former name, for scripts that import from there."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module("pipelines.formats.encode"), name)
+
+
+sys.modules["pipelines.encode"] = _Moved("pipelines.encode")
