@@ -1,6 +1,5 @@
 """GPU ranks of one machine: each sample decoded once for all of them; interpreted without a GPU."""
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -261,16 +260,6 @@ def test_sets_too_large_everywhere_are_refused(
 # Closing.
 
 
-def stores_alive(bytes_: int) -> int:
-    """Bytes of memory of tensors of just this size, whoever still has them."""
-    kept = {
-        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
-        for each in gc.get_objects()
-        if type(each) is torch.Tensor
-    }
-    return sum(size for size in kept.values() if size == bytes_)
-
-
 @pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("when", ["before", "within an epoch", "behind", "after an error"])
 def test_closing_frees_the_store_whoever_has_what(
@@ -280,8 +269,8 @@ def test_closing_frees_the_store_whoever_has_what(
 
     (loader,) = ranks(few, 1, batch_size=2)
     executor = loader._executor
-    bytes_ = loader._layout.total + resident_gpu.gpu.SLACK_BYTES
-    assert stores_alive(bytes_) == bytes_
+    store = executor._pixels.untyped_storage()  # as a traceback's frames have it
+    assert store.nbytes() == loader._layout.total + resident_gpu.gpu.SLACK_BYTES
     held: list[Any] = []
     if when == "within an epoch":
         batches = iter(loader)
@@ -299,8 +288,7 @@ def test_closing_frees_the_store_whoever_has_what(
                 list(loader)
         held.append(caught)  # and its traceback, whose frames have the store
     loader.close()
-    gc.collect()
-    assert stores_alive(bytes_) == 0
+    assert store.nbytes() == 0
     assert not {"_scratch", "_scale", "_bias", "_tables", "_crops"} & vars(executor).keys()
     assert len(held) <= 2
 
