@@ -65,12 +65,11 @@ def test_after_an_error_nothing_starts() -> None:
 
 
 def test_all_threads_of_a_pool_have_begun() -> None:
-    before = threading.active_count()
     with make_threads(5, "here") as threads:
         here = [each for each in threading.enumerate() if each.name.startswith("here")]
         assert len(here) == 5
         assert threads.submit(int, "3").result() == 3
-    assert threading.active_count() == before
+    assert not any(each.is_alive() for each in here)
 
 
 def test_a_pool_that_cannot_begin_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

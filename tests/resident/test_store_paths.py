@@ -50,7 +50,7 @@ def test_other_files_are_refused_untouched(kind: str, tmp_path: Path) -> None:
         FileMemory(path, layout_of(), KEY)
     assert "\n" not in str(error.value)
     assert (identity(path), sorted(tmp_path.iterdir())) == before
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
 def test_a_path_through_a_file_is_refused(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         FileMemory(tmp_path / "pixels", layout_of(), KEY)
     assert str(error.value).startswith(f"{tmp_path / 'pixels'}: ")
     assert list(tmp_path.iterdir()) == []
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     monkeypatch.undo()
     FileMemory(tmp_path / "pixels", layout_of(), KEY).close()
 

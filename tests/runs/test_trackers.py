@@ -321,10 +321,11 @@ def wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_wandb_has_what_a_run_has(wandb_offline: Path) -> None:
     out = wandb_offline
-    before = find_children(), set(threading.enumerate())
+    children, threads = find_children(), set(threading.enumerate())
     tell("wandb", out, [step(0), step(1)], STOPPED)
     tell("wandb", out, [step(1), step(2), EPOCH], FINISHED, first_step=1, heard=(1, -1))
-    assert (find_children(), set(threading.enumerate())) == before
+    assert not find_children() - children
+    assert not set(threading.enumerate()) - threads
 
     key = json.loads((out / "tracked.json").read_text())["wandb"]
     files = sorted(out.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
