@@ -6,6 +6,7 @@ may not, or Pillow has another libjpeg, callers decode the image whole (`decoder
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiling import compiling
 from pipelines.decoder import Decoder, Known
 from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.formats.source import Source
-from pipelines.kernels import cpu, cutting, libjpeg, streaming
-from pipelines.kernels.entries import POINT_WORDS, find_entries, fit_notes
+from pipelines.kernels import cpu, libjpeg, streaming
+from pipelines.kernels.entries import POINT_WORDS, find_entries, fit_reading
+from pipelines.kernels.mcus import begin_part, begin_whole
 
 #: Lines and columns around a part that are cut out of a JPEG with it: the ends of what is left are
 #: upsampled as those of an image are, one of chroma, twice as wide; and one more.
@@ -25,6 +28,7 @@ _SPARE = 3
 #: Bytes of a JPEG for each entry point at most, whose 16 bytes are then 3 % of it: 1,024 photos of
 #: 0.2 megapixels take 2.8 KB each, and begin 4 MCUs or 64 px apart.
 _POINT_SHARE = 512
+_whole_is_loaded = threading.Event()
 
 
 class RegionDecoder:
@@ -44,7 +48,7 @@ class RegionDecoder:
         self._source, self.known = source, known or Known(source)
         self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
         self._pixels = np.empty(0, np.uint8)
-        self._cutting, self._notes = cutting.fit_cutting(None, 0), fit_notes(None, 0, 0)
+        self._reading = fit_reading(None, 0)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -89,12 +93,35 @@ class RegionDecoder:
             return None
         return lines[:height, first : first + 3 * width].reshape(height, width, 3)
 
+    def to_rgb(self, sample: int, target: NDArray[np.uint8], shrink: int = 1) -> None:
+        """Write a sample's pixels, all of them: by `decoder` until `load_whole` is done.
+
+        Args:
+            sample: its number.
+            target: uint8[height * width * 3 or more], contiguous, of the sides that it shrinks to.
+            shrink: decodes a JPEG at 1 / 2, 4 or 8 of its size.
+
+        Raises:
+            DataError: the sample is broken, or of another size than stored.
+        """
+        stored = self._source.stored(sample)
+        height, width = (-(-side // shrink) for side in (stored.height, stored.width))
+
+        def decode(*arguments: Any) -> int:
+            *image, _, whole = arguments
+            lines = target[: height * width * 3].reshape(height, width * 3)
+            box = (0, 0, height, width)
+            return int(streaming.decode_region(*image, shrink, box, whole, lines)[0])
+
+        if not _whole_is_loaded.is_set() or not self.run(sample, stored, decode, None, shrink):
+            self.decoder.to_rgb(sample, target, shrink)
+
     def run(
         self,
         sample: int,
         stored: Stored,
         decode: Callable[..., int],
-        part: Sequence[int],
+        part: Sequence[int] | None,
         shrink: int = 1,
     ) -> bool:
         """Decode a part of a sample by a kernel, and weigh what libjpeg says.
@@ -108,7 +135,8 @@ class RegionDecoder:
             stored: its bytes.
             decode: calls a kernel of `streaming`; is given its first arguments, `functions` to
                 `sides`, then top and left of that in the image, px, and `whole`.
-            part: top, left, bottom and right of what has to be there, px of the whole size.
+            part: top, left, bottom and right of what has to be there, px of the whole size; None
+                for all of an image that is met once.
             shrink: at what part of its size it is decoded.
 
         Returns:
@@ -125,14 +153,22 @@ class RegionDecoder:
         ):
             return False
         data, sides = np.frombuffer(stored.data, np.uint8), (stored.height, stored.width)
-        if not known.has_been_read(sample):
+        if part is not None and not known.has_been_read(sample):
             self._note_entries(sample, data, sides)
-        given = self._cut(sample, data, sides, part, shrink)
+        given = None if part is None else self._begin_part(sample, data, sides, part, shrink)
         if given is not None:
-            if decode(self._libjpeg, self._state, *given, False) == streaming.DONE:
+            if self._straight(decode, *given, False) == streaming.DONE:
                 return True
             known.entries.pop(sample, None)  # nobody knows how; it is decoded as any other
         whole = not known.has_been_read(sample)
+        if not known.is_harmless(sample):
+            self._reading = fit_reading(self._reading, len(data))
+            size = begin_whole(data, sides, self._reading)
+            head = data[:size], sides, (0, 0), whole
+            if size and self._straight(decode, *head) == streaming.DONE:
+                if whole:
+                    known.note_sound(sample)
+                return True
         result = decode(self._libjpeg, self._state, data, sides, (0, 0), whole)
         if result == streaming.DONE:
             if whole:
@@ -144,7 +180,15 @@ class RegionDecoder:
         said = "" if warned else libjpeg.words_of(self._state)
         return self.decoder.accepts(sample, stored, said, warned=warned)
 
-    def _cut(
+    def _straight(self, decode: Callable[..., int], *image: Any) -> int:
+        """Decode a common file, whose codes are read by `mcus` in libjpeg's stead."""
+        self._state[libjpeg.SCAN] = self._reading.scan.ctypes.data
+        try:
+            return decode(self._libjpeg, self._state, *image)
+        finally:
+            self._state[libjpeg.SCAN] = 0
+
+    def _begin_part(
         self,
         sample: int,
         data: NDArray[np.uint8],
@@ -155,41 +199,61 @@ class RegionDecoder:
         """Leave what lies around a part to nobody, where it is known where to begin.
 
         Returns:
-            A JPEG, its height and width, its top and left in the image, px; None if there is none.
+            A JPEG's header, its height and width, its top and left in the image, px; None if there
+            is none.
         """
         entries = self.known.entries.get(sample)
         if entries is None:
             return None
-        self._cutting = cutting.fit_cutting(self._cutting, len(data), *entries)
+        self._reading = fit_reading(self._reading, len(data))
         spare = _SPARE * shrink
         top, left, bottom, right = part
         left = max(0, min(left, right - streaming.NARROWEST * shrink) - spare)
         right = max(right, left + streaming.NARROWEST * shrink) + spare
         region = (max(0, top - spare), left, min(bottom + spare, sides[0]), min(right, sides[1]))
-        size, *place, height, width = cutting.cut_jpeg(data, sides, region, self._cutting)
+        size, *place, height, width = begin_part(data, sides, region, *entries, self._reading)
         if not size:
             return None
-        file = self._cutting.file[:size]
-        file.flags.writeable = False  # as the bytes of a sample are, to the kernels
-        return file, (height, width), (place[0], place[1])
+        header = self._reading.header[:size]
+        header.flags.writeable = False  # as the bytes of a sample are, to the kernels
+        return header, (height, width), (place[0], place[1])
 
     def _note_entries(self, sample: int, data: NDArray[np.uint8], sides: tuple[int, int]) -> None:
         """Look for places to begin at in a sample that is met for the first time."""
         most = len(data) // _POINT_SHARE + 2
         if not self.known.has_room(most * 4 * POINT_WORDS):
             return
-        self._notes = fit_notes(self._notes, len(data), most)
-        step, count = find_entries(data, sides, most, self._notes)
+        self._reading = fit_reading(self._reading, len(data), most)
+        step, count = find_entries(data, sides, most, self._reading)
         if count:
-            self.known.note_entries(sample, step, self._notes.points[:count].copy())
+            self.known.note_entries(sample, step, self._reading.points[:count].copy())
 
     def load(self, decode: Callable[..., int]) -> None:
         """Compile or load the kernel that `decode` calls, by giving it nothing."""
         if self._libjpeg is not None:
             nothing = np.frombuffer(b"", np.uint8)
-            find_entries(nothing, (1, 1), 0, self._notes)
-            cutting.cut_jpeg(nothing, (1, 1), (0, 0, 1, 1), self._cutting)
+            find_entries(nothing, (1, 1), 0, self._reading)
+            begin_part(nothing, (1, 1), (0, 0, 1, 1), 0, self._reading.points, self._reading)
+            begin_whole(nothing, (1, 1), self._reading)
             decode(self._libjpeg, self._state, nothing, (1, 1), (0, 0), False)
+
+
+def load_whole() -> None:
+    """Compile or load what decodes whole images, once in a process.
+
+    Raises:
+        MemoryError: there is no room for what numba loads.
+    """
+    functions = libjpeg.find_libjpeg()
+    if functions is None or _whole_is_loaded.is_set():
+        return
+    nothing, line = np.frombuffer(b"", np.uint8), np.empty((1, 3), np.uint8)
+    with compiling():
+        begin_whole(nothing, (1, 1), fit_reading(None, 0))
+        streaming.decode_region(
+            functions, libjpeg.make_state(), nothing, (1, 1), 1, (0, 0, 1, 1), False, line
+        )
+    _whole_is_loaded.set()
 
 
 def are_decoded() -> bool:

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_BYTE, _INT, _WORD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_BYTE, _SHORT, _INT, _WORD = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _POINTER = _BYTE.as_pointer()
 _Constant: Any = ir.Constant
 _function: Any = cgutils.get_or_insert_function
@@ -61,6 +61,39 @@ def load_int(typing_context, address, index):  # type: ignore[no-untyped-def]
         return builder.sext(builder.load(builder.gep(first, [index])), _WORD)
 
     return _words(types.int64, 2, generate)
+
+
+@_compiled
+def load_word(typing_context, address, index):  # type: ignore[no-untyped-def]
+    """int64: an element of an int64[...] that begins at an address."""
+
+    def generate(builder: Any, address: Any, index: Any) -> Any:
+        first = builder.inttoptr(address, _WORD.as_pointer())
+        return builder.load(builder.gep(first, [index]))
+
+    return _words(types.int64, 2, generate)
+
+
+@_compiled
+def store_word(typing_context, address, index, word):  # type: ignore[no-untyped-def]
+    """Write an element of an int64[...] that begins at an address."""
+
+    def generate(builder: Any, address: Any, index: Any, word: Any) -> None:
+        first = builder.inttoptr(address, _WORD.as_pointer())
+        builder.store(word, builder.gep(first, [index]))
+
+    return _words(types.void, 3, generate)
+
+
+@_compiled
+def store_short(typing_context, address, index, word):  # type: ignore[no-untyped-def]
+    """Write the lower 16 bits of a word to an element of an int16[...] at an address."""
+
+    def generate(builder: Any, address: Any, index: Any, word: Any) -> None:
+        first = builder.inttoptr(address, _SHORT.as_pointer())
+        builder.store(builder.trunc(word, _SHORT), builder.gep(first, [index]))
+
+    return _words(types.void, 3, generate)
 
 
 @_compiled

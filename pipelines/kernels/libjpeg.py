@@ -58,12 +58,17 @@ VERSION, CINFO_BYTES = 62, 632
 #: A function of libraries with the interface of libjpeg 8, whose structures are longer.
 _LATER_INTERFACE = "jpeg_core_output_dimensions"
 # Words of a thread's state: whether a call has failed, somewhere to pass values by their address,
-# the place to come back to (jmp_buf: 200 bytes for glibc on x86-64, 312 on arm64), then libjpeg's
-# jpeg_error_mgr (168 bytes) and jpeg_decompress_struct.
-FAILED, FIRST, SECOND, BACK, MANAGER, CINFO = 0, 1, 2, 8, 72, 104
+# the address of the scan whose MCUs `mcus` reads in libjpeg's stead (0: none), the place to come
+# back to (jmp_buf: 200 bytes for glibc on x86-64, 312 on arm64), then libjpeg's jpeg_error_mgr (168
+# bytes) and jpeg_decompress_struct.
+FAILED, FIRST, SECOND, SCAN, BACK, MANAGER, CINFO = 0, 1, 2, 3, 8, 72, 104
 STATE_WORDS = CINFO + 96
 # Places in jpeg_decompress_struct, in words of 8 bytes, or of 4.
-ERR_64, CLIENT_DATA_64 = 0, 3
+ERR_64, CLIENT_DATA_64, ENTROPY_64 = 0, 3, 74
+#: Places in jpeg_entropy_decoder, which is where ENTROPY_64 leads.
+START_PASS_64, DECODE_MCU_64 = 0, 1
+#: The functions of one library lie no further apart, in bytes.
+LIBRARY_BYTES = 1 << 26
 WIDTH_32, HEIGHT_32, OUT_COLOR_SPACE_32, SCALE_NUM_32, SCALE_DENOM_32 = 12, 13, 16, 17, 18
 #: Places in jpeg_error_mgr.
 ERROR_EXIT_64, EMIT_MESSAGE_64, FORMAT_MESSAGE_64, WARNINGS_32 = 0, 1, 3, 32
@@ -158,6 +163,27 @@ def _leave(module: Any) -> Any:
         builder.call(longjmp, [_at(builder, state, 8 * BACK, _BYTE), _Constant(_INT, 1)])
         builder.unreachable()
     return function
+
+
+def define_called(context: Any, builder: Any, name: str, function: Any) -> Any:
+    """A function for libjpeg to call, of two addresses, that returns a boolean; gives its address.
+
+    Args:
+        context, builder: of an intrinsic's instructions.
+        name: of the function.
+        function: compiled by `compiled.inner`; takes two int64, gives one, raises nothing.
+    """
+    type_ = ir.FunctionType(_INT, [_WORD, _WORD])
+    called, own = _define(builder.module, name, type_)
+    if own is not None:
+        signature = types.int64(types.int64, types.int64)  # type: ignore[no-untyped-call]
+        function.compile(signature.args)
+        compiled = function.overloads[signature.args]
+        context.active_code_library.add_linking_library(compiled.library)
+        arguments = compiled.fndesc, compiled.signature, list(called.args)
+        _, result = context.call_internal_no_propagate(own, *arguments)
+        own.ret(own.trunc(result, _INT))
+    return builder.ptrtoint(called, _WORD)
 
 
 def _count_warning(module: Any) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelines.kernels.bits import load_word, store_word
 from pipelines.kernels.compiled import entry, inner
 from pipelines.kernels.cpu import (
     COLUMN_SLACK,
@@ -27,14 +28,17 @@ from pipelines.kernels.libjpeg import (
     CLIENT_DATA_64,
     CREATE,
     CROP,
+    DECODE_MCU_64,
     DESTROY,
     EMIT_MESSAGE_64,
+    ENTROPY_64,
     ERR_64,
     ERROR_EXIT_64,
     FAILED,
     FINISH,
     FIRST,
     HEIGHT_32,
+    LIBRARY_BYTES,
     MANAGER,
     MEM_SRC,
     OUT_COLOR_SPACE_32,
@@ -43,9 +47,11 @@ from pipelines.kernels.libjpeg import (
     RGB,
     SCALE_DENOM_32,
     SCALE_NUM_32,
+    SCAN,
     SECOND,
     SKIP,
     START_DECOMPRESS,
+    START_PASS_64,
     STD_ERROR,
     VERSION,
     WARNINGS_32,
@@ -53,6 +59,7 @@ from pipelines.kernels.libjpeg import (
     call,
     error_handlers,
 )
+from pipelines.kernels.mcus import is_sound, mcu_decoder, need
 from pipelines.kernels.vectors import across, down, fence, finish
 
 #: Results of a kernel: all is written and well; it is written, and libjpeg has warned; nothing of
@@ -86,8 +93,9 @@ def render_jpeg(  # type: ignore[no-untyped-def]
 
     Args:
         functions: int64[functions], see `libjpeg.find_libjpeg`.
-        state: int64[STATE_WORDS] of this thread.
-        data: uint8[...], the JPEG.
+        state: int64[STATE_WORDS] of this thread; its SCAN is that of `mcus.begin_part` or
+            `begin_whole`, or 0.
+        data: uint8[...], the JPEG, or as much of it as those say.
         sides: height and width of the image as the plan knows it, px; geometry lies within.
         geometry: int32[2, 4], see `cpu.START`.
         shrink: 1, or 2, 4 or 8: the part of its size at which the image is decoded, by the inverse
@@ -192,10 +200,29 @@ def _begin(  # type: ignore[no-untyped-def]
     first, second = address + 8 * FIRST, address + 8 * SECOND
     if high - low < width and not _call(functions, state, CROP, first, second):
         return GAVE_UP, 0
-    low = state[FIRST]
+    low, high = state[FIRST], state[FIRST] + state[SECOND]
+    if state[SCAN] and not _read_mcus(functions, state, low * shrink, high * shrink):
+        return GAVE_UP, 0
     if top and not _call(functions, state, SKIP, top, 0):
         return GAVE_UP, 0
     return DONE, left - low
+
+
+@inner
+def _read_mcus(functions, state, low, high):  # type: ignore[no-untyped-def]
+    """Have libjpeg's MCUs read by `mcus`; whether libjpeg is of the known kind.
+
+    Args:
+        functions, state: as in `decode_region`.
+        low, high: the first column of pixels that is decoded, and the one behind the last.
+    """
+    decoder = state[CINFO + ENTROPY_64]
+    for place in (START_PASS_64, DECODE_MCU_64):
+        if abs(load_word(decoder, place) - functions[READ]) > LIBRARY_BYTES:
+            return False
+    need(state[SCAN], low, high)
+    store_word(decoder, DECODE_MCU_64, mcu_decoder())
+    return True
 
 
 @inner
@@ -213,7 +240,9 @@ def _end(  # type: ignore[no-untyped-def]
     Returns:
         DONE, WARNED, GAVE_UP or OTHER_SIZE.
     """
-    if sound and whole:
+    if sound and state[SCAN]:
+        sound = is_sound(state[SCAN], whole)
+    elif sound and whole:
         rest = (sides[0] + shrink - 1) // shrink - region[0] - region[2]
         # Lines that are skipped are read but for the last.
         sound = (

@@ -20,12 +20,13 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.decoder import Decoder, Known
+from pipelines.decoder import Known
 from pipelines.errors import UsageError
 from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
 from pipelines.plan import Decode, find_shrinks
 from pipelines.reference import find_cover
+from pipelines.regions import RegionDecoder
 
 KINDS = ("rgb", "yuv420")
 #: Samples begin at multiples of a cache line.
@@ -149,7 +150,7 @@ class PixelWriter:
     """
 
     def __init__(self, source: Source, layout: Layout, known: Known | None = None) -> None:
-        self._source, self._layout, self._decoder = source, layout, Decoder(source, known)
+        self._source, self._layout, self._decoder = source, layout, RegionDecoder(source, known)
         self.resampled = 0
 
     def write(self, sample: int, target: NDArray[np.uint8]) -> None:
@@ -165,7 +166,7 @@ class PixelWriter:
         planar = layout.format.planar
         if keeps_size and not planar:
             self._decoder.to_rgb(sample, target)
-        elif not (keeps_size and planar and self._decoder.to_planes(sample, target)):
+        elif not (keeps_size and planar and self._decoder.decoder.to_planes(sample, target)):
             # Rare or done once: Pillow's own way is the definition, and fast enough.
             image = self._decode(sample, size)
             if planar:

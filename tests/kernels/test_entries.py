@@ -1,6 +1,7 @@
 """Entry points into a JPEG: crops that begin there are the image's, and unsound data have none."""
 
 import io
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,14 @@ import pytest
 from PIL import Image
 from samples import Samples
 
+from pipelines import regions
+from pipelines.decoder import Known
+from pipelines.errors import DataError
 from pipelines.formats.layout import MODE_JPG, Stored
-from pipelines.kernels import cutting, libjpeg
-from pipelines.kernels.entries import Notes, find_entries, fit_notes
+from pipelines.kernels import libjpeg, mcus
+from pipelines.kernels.entries import POINT_WORDS, find_entries, fit_reading
+from pipelines.kernels.mcus import LEFT
+from pipelines.kernels.streaming import DONE
 from pipelines.regions import RegionDecoder
 
 RANDOM = np.random.default_rng(7)
@@ -27,6 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "worst": {"subsampling": 2, "quality": 3, "optimize": True},
     "gray": {"optimize": True},
 }
+NO_POINTS = np.empty((0, POINT_WORDS), np.int32)
 SIDES = [(1, 1), (8, 8), (17, 33), (5, 200), (200, 5), (97, 211), (130, 75)]
 
 
@@ -53,9 +60,9 @@ def turned(data: bytes) -> bytes:
 
 
 def find(data: bytes, sides: tuple[int, int], most: int = 4000) -> tuple[int, np.ndarray]:
-    notes: Notes = fit_notes(None, len(data), most)
-    step, count = find_entries(np.frombuffer(data, np.uint8), sides, most, notes)
-    return step, notes.points[:count]
+    reading = fit_reading(None, len(data), most)
+    step, count = find_entries(np.frombuffer(data, np.uint8), sides, most, reading)
+    return step, reading.points[:count]
 
 
 def decode(data: bytes, shrink: int = 1) -> np.ndarray:
@@ -92,8 +99,17 @@ def random_box(pixels: np.ndarray) -> tuple[int, int, int, int]:
 
 @pytest.mark.parametrize("way", [*WAYS, "4:4:0"])
 @pytest.mark.parametrize("shrink", [1, 2, 8])
-def test_a_crop_by_entry_points_is_that_of_the_whole(way: str, shrink: int) -> None:
-    shortened = 0
+def test_a_crop_by_entry_points_is_that_of_the_whole(
+    way: str, shrink: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortened, parts = 0, []
+
+    def note(*given: Any) -> tuple[int, ...]:
+        found = mcus.begin_part(*given)
+        parts.append(found[3] * found[4])
+        return found
+
+    monkeypatch.setattr(regions, "begin_part", note)
     for sides in SIDES:
         if min(sides) < shrink:
             continue
@@ -113,7 +129,8 @@ def test_a_crop_by_entry_points_is_that_of_the_whole(way: str, shrink: int) -> N
                 found = look(decoder, box, shrink)
                 assert np.array_equal(found, pixels[top : top + height, left : left + width])
                 assert 0 in decoder.known.entries  # they were of use
-                shortened += decoder._cutting.written[cutting.SIZE] < len(data) // 2
+            shortened += sum(part < sides[0] * sides[1] for part in parts)
+            parts.clear()
     assert shortened > 5
 
 
@@ -202,14 +219,94 @@ def test_points_of_other_data_write_nothing_outside() -> None:
             changed[at] = RANDOM.integers(256)
         odd = points.copy()
         odd[RANDOM.integers(len(odd)), RANDOM.integers(4)] = RANDOM.integers(-(1 << 31), 1 << 31)
-        given = cutting.fit_cutting(None, len(DATA), step, odd)
+        decoder = reader(bytes(changed), (97, 211), step, odd)
+        given = fit_reading(None, len(DATA), len(odd))
         longer = {
             name: np.concatenate([getattr(given, name), np.full(64, 77, np.uint8)])
-            for name in ("codes", "joined", "file")
+            for name in ("data", "header")
         }
-        given = given._replace(**{name: each[:-64] for name, each in longer.items()})
-        size, *_ = cutting.cut_jpeg(
-            np.frombuffer(bytes(changed), np.uint8), (97, 211), (17, 20, 80, 120), given
-        )
-        assert 0 <= size <= len(given.file)
+        decoder._reading = given._replace(**{name: each[:-64] for name, each in longer.items()})
+        with suppress(DataError):
+            look(decoder, (17, 20, 63, 100))
         assert all((each[-64:] == 77).all() for each in longer.values())
+
+
+# All MCUs in a row, without entry points.
+
+
+@pytest.fixture
+def in_a_row(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each image that is decoded, without looking for points, was read so."""
+    read, straight = [], RegionDecoder._straight
+
+    def note(decoder: RegionDecoder, *given: Any) -> int:
+        result = straight(decoder, *given)
+        read.append(result == DONE)
+        return result
+
+    monkeypatch.setattr(RegionDecoder, "_straight", note)
+    monkeypatch.setattr(Known, "has_room", lambda *_: False)
+    return read
+
+
+@pytest.mark.parametrize("way", [*WAYS, "4:4:0"])
+@pytest.mark.parametrize("shrink", [1, 4])
+@pytest.mark.parametrize("is_known", [False, True])
+def test_all_mcus_in_a_row_are_the_image(
+    way: str, shrink: int, is_known: bool, in_a_row: list[bool]
+) -> None:
+    for sides in SIDES:
+        if min(sides) < shrink:
+            continue
+        if way == "4:4:0":
+            sides = (max(sides),) * 2
+            data = turned(encode(photo(*sides), subsampling=1))
+        else:
+            data = encode(photo(*sides, gray=way == "gray"), **WAYS[way])
+        pixels = decode(data, shrink)
+        for box in ((0, 0, *pixels.shape[:2]), *(random_box(pixels) for _ in range(4))):
+            decoder = reader(data, sides, 0, NO_POINTS)
+            if not is_known:
+                decoder.known._states[0] = 0
+            top, left, height, width = box
+            found = look(decoder, box, shrink)
+            assert np.array_equal(found, pixels[top : top + height, left : left + width])
+            assert decoder.known.has_been_read(0)
+    assert in_a_row
+    assert all(in_a_row)
+
+
+def test_damage_behind_a_crop_is_read_in_a_row(in_a_row: list[bool]) -> None:
+    """An image that is met for the first time is read to its end, as by libjpeg."""
+    for size in (len(DATA) // 2, len(DATA) - 40):
+        decoder = reader(DATA[:size] + b"\xff\xd9", (97, 211), 0, NO_POINTS)
+        decoder.known._states[0] = 0
+        with pytest.raises(DataError, match="expected a whole JPEG"):
+            look(decoder, (0, 0, 20, 30))
+    assert in_a_row == [False, False]
+
+
+def test_flipped_bits_show_the_same_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the data are, the pixels are those of libjpeg, or nobody's."""
+    monkeypatch.setattr(Known, "has_room", lambda *_: False)
+    sides = (40, 56)
+    data = encode(photo(*sides), subsampling=2, quality=40)
+    begin, read = data.index(b"\xff\xda") + 14, 0
+    for bit in range(8 * begin, 8 * len(data), 7):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        shown = []
+        for by_libjpeg in (False, True):
+            decoder = reader(bytes(flipped), sides, 0, NO_POINTS)
+            if by_libjpeg:
+                monkeypatch.setattr(regions, "begin_whole", lambda *_: 0)
+            decoder.known._states[0] = 0
+            try:
+                shown.append(look(decoder, (9, 20, 22, 30)).tolist())
+            except DataError as error:
+                shown.append(str(error))
+            monkeypatch.undo()
+            monkeypatch.setattr(Known, "has_room", lambda *_: False)
+            read += decoder._reading.scan[LEFT] == 0
+        assert shown[0] == shown[1]
+    assert read > 10

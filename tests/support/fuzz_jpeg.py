@@ -132,19 +132,17 @@ class Kernels:
 
     def __init__(self) -> None:
         """Load them."""
-        from pipelines.kernels import cpu, cutting, entries, libjpeg, streaming
+        from pipelines.kernels import cpu, entries, libjpeg, mcus, streaming
         from pipelines.preprocessing import MEAN, STD
         from pipelines.transfer import normalizing_factors
 
-        self._cpu, self._cutting, self._entries = cpu, cutting, entries
+        self._cpu, self._mcus, self._entries = cpu, mcus, entries
         self._streaming, self._factors = streaming, normalizing_factors(SIZE, MEAN, STD)
         self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
         self._file = Fence(MOST_BYTES)
         self._scratch: dict[tuple[int, ...], Any] = {}
         self._out = [Fence(SIZE * SIZE * 3).array((SIZE, SIZE * 3), np.uint8) for _ in range(2)]
-        self._notes = fenced(entries.fit_notes(None, MOST_BYTES, MOST_BYTES // 64))
-        room = cutting.fit_cutting(None, MOST_BYTES, 1, np.empty((0, 4), np.int32))
-        self._room = fenced(room)
+        self._reading = fenced(entries.fit_reading(None, MOST_BYTES, MOST_BYTES // 64))
 
     def run(self, content: bytes, random: Random) -> str:
         """Have all of them read it; gives what is wrong with what they made of it."""
@@ -159,26 +157,53 @@ class Kernels:
             box = slice(top, top + lines), slice(left, left + columns)
             if not self._is_pillows(content, box, whole):
                 return "another image than Pillow's"
+        if wrong := self._run_whole(data, sides, geometry, result):
+            return wrong
         most = len(content) // 64 + 2
-        step, count = self._entries.find_entries(data, sides, min(most, 256), self._notes)
+        step, count = self._entries.find_entries(data, sides, min(most, 256), self._reading)
         if not count:
             return ""
         if result == self._streaming.WARNED and self._is_damaged(content):
             return "codes are called sound of which libjpeg warns"
-        cutting = self._room._replace(step=step, points=self._notes.points[:count].copy())
+        points = self._reading.points[:count].copy()
         bottom, end = min(height, top + lines + 3), min(width, left + columns + 19)
         region = max(0, top - 3), max(0, left - 19), bottom, end
-        size, down, right, *rest = self._cutting.cut_jpeg(data, sides, region, cutting)
+        size, down, right, *rest = self._mcus.begin_part(
+            data, sides, region, step, points, self._reading
+        )
         if not size:
             return ""
-        file = cutting.file[:size]
-        file.flags.writeable = False
+        header = self._reading.header[:size]
+        header.flags.writeable = False
         part = geometry - np.array([[down, 0, 0, 0], [right, 0, 0, 0]], np.int32)
-        if self._render(file, tuple(rest), part, straight, hears=False) != self._streaming.DONE:
+        if self._read(header, tuple(rest), part, straight, hears=False) != self._streaming.DONE:
             return ""
         if result != self._streaming.DONE:
             return "what is cut out is shown of a file that libjpeg gives up"
         return "" if np.array_equal(whole, straight) else "what is cut out shows something else"
+
+    def _run_whole(self, data: Any, sides: tuple[int, int], geometry: Any, result: int) -> str:
+        """Have all MCUs read in a row; gives what is wrong with them."""
+        whole, straight = self._out
+        size = self._mcus.begin_whole(data, sides, self._reading)
+        if not size:
+            return ""
+        found = self._read(data[:size], sides, geometry, straight, hears=True)
+        if found != self._streaming.DONE:
+            return ""
+        if result == self._streaming.WARNED:
+            return "MCUs are called sound of which libjpeg warns"
+        if result != self._streaming.DONE:
+            return "MCUs are shown of a file that libjpeg gives up"
+        return "" if np.array_equal(whole, straight) else "MCUs in a row show something else"
+
+    def _read(self, *given: Any, hears: bool) -> int:
+        """Have libjpeg's MCUs read by `mcus`."""
+        self._state[self._mcus.SCAN] = self._reading.scan.ctypes.data
+        try:
+            return self._render(*given, hears=hears)
+        finally:
+            self._state[self._mcus.SCAN] = 0
 
     def _is_pillows(self, content: bytes, box: tuple[slice, slice], shown: Any) -> bool:
         """Whether Pillow shows the same, or nothing, or no decoder but it would be asked."""

@@ -36,8 +36,7 @@ from pipelines.formats.layout import (
 )
 from pipelines.formats.shards import Quarantined, Shard
 from pipelines.kernels.cpu import COLUMN_SLACK
-from pipelines.kernels.cutting import fit_cutting
-from pipelines.kernels.entries import fit_notes
+from pipelines.kernels.entries import fit_reading
 from pipelines.regions import RegionDecoder
 
 #: More pixels of a hostile image than this are not decoded: their size is what is tested.
@@ -217,13 +216,12 @@ def decode_region(index: Index, sample: int, whole: np.ndarray) -> None:
     regions._pixels = np.full(taken + 4096, 113, np.uint8)
     stored = index.stored(sample)
     bytes_, most = len(stored.data), len(stored.data) // 512 + 2
-    regions._notes, behind = guarded_arrays(fit_notes(None, bytes_, most), "data stuffed points")
-    cutting, more = guarded_arrays(fit_cutting(None, bytes_, 1), "codes joined file")
-    regions._cutting = cutting
+    reading = fit_reading(None, bytes_, most)
+    regions._reading, behind = guarded_arrays(reading, "data stuffed points header nothing")
     for _ in range(2):
         found = regions.crop(sample, stored, box)
         assert (regions._pixels[taken:] == 113).all(), "written behind the region"
-        for guard in (*behind, *more):
+        for guard in behind:
             assert (guard == 113).all(), "written behind what entry points take"
         if found is not None:
             assert np.array_equal(found, whole[top : top + lines, left : left + columns])
