@@ -26,6 +26,7 @@ from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.plan import DECODES, SHUFFLED, Decode, Plan
+from pipelines.regions import load_whole
 from pipelines.rendering import Renderer, Rendering
 from pipelines.resident.filler import Filler, HostSink
 from pipelines.resident.placement import Place, choose_place, require_room
@@ -278,6 +279,8 @@ class _CpuExecutor(Renderer):
         self._layout, self._memory = layout, memory
         sink = HostSink(source, layout, memory)
         self.filler = Filler(sink, len(source), self.threads, options["workers"])
+        if not layout.format.planar:
+            self.threads.submit(load_whole)
 
     def run(
         self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from pipelines.decoder import Known
 from pipelines.formats.source import Source
-from pipelines.regions import load_whole
 from pipelines.resident.store import Layout, PixelWriter
 from pipelines.resident.store_memory import StoreMemory
 
@@ -159,7 +158,6 @@ class Filler:
         with self._changed:
             self._ahead = ahead = iter(missing)
         if missing:
-            self._threads.submit(load_whole)
             for _ in range(self._workers):
                 self._threads.submit(self._run, ahead)
 

@@ -26,6 +26,7 @@ from pipelines.kernels import cpu, gpu
 from pipelines.kernels.normalizing import normalize
 from pipelines.plan import Plan
 from pipelines.preprocessing import IMAGENET, Preprocessing
+from pipelines.regions import load_whole
 from pipelines.rendering import make_geometry, wait_for
 from pipelines.resident.filler import Filler, HostSink, Sink, Writers
 from pipelines.resident.in_turn import InTurn
@@ -101,6 +102,8 @@ class GpuExecutor:
             sink = HostSink(source, layout, memory)
             self._compiled = self._threads.submit(_compile)
         self.filler = Filler(sink, len(source), self._threads, workers)
+        if not layout.format.planar:
+            self._threads.submit(load_whole)
 
     def set_size(self, size: int) -> None:
         """Render at another size from the next `run` on.

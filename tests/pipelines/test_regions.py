@@ -1,5 +1,6 @@
 """Parts of a source's samples: the same pixels as of whole images, the same damage named."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from pipelines.decoder import Known
 from pipelines.errors import DataError
 from pipelines.formats.beton import read_index
 from pipelines.formats.encode import decode
+from pipelines.formats.layout import MODE_JPG
 from pipelines.formats.source import Source, open_source
 from pipelines.kernels.libjpeg import find_libjpeg
+from pipelines.kernels.mcus import LEFT
 from pipelines.regions import RegionDecoder
 
 pytestmark = pytest.mark.skipif(find_libjpeg() is None, reason="Pillow has loaded no libjpeg")
@@ -135,3 +138,43 @@ def test_without_room_there_are_no_entry_points(
         found = decoder.crop(0, stored, (20, 30, 30, 30))
         assert np.array_equal(found, pixels[20:50, 30:60])
     assert not decoder.known.entries
+
+
+# Whole images.
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 8])
+def test_whole_odd_images_are_the_references(shrink: int, odd_beton: Path) -> None:
+    regions.load_whole()
+    source = read_index(odd_beton)
+    decoder, straight = RegionDecoder(source), 0
+    for sample in range(len(source)):
+        stored = source.stored(sample)
+        is_large = min(stored.height, stored.width) >= shrink
+        by = shrink if stored.mode == MODE_JPG and is_large else 1
+        pixels = np.asarray(decode(stored, shrink=by))
+        guarded = np.full(pixels.size + 64, 113, np.uint8)
+        decoder.to_rgb(sample, guarded, by)
+        assert np.array_equal(guarded[:-64].reshape(pixels.shape), pixels)
+        assert (guarded[-64:] == 113).all()
+        straight += decoder._reading.scan[LEFT] == 0
+    assert straight > 20
+    assert not decoder.known.entries  # nobody would begin there again
+
+
+def test_damage_in_whole_images_is_named(damaged: Source) -> None:
+    regions.load_whole()
+    room = np.empty(damaged.widths[0] * damaged.heights[0] * 3, np.uint8)
+    with pytest.raises(DataError, match=r"a/1\.jpg: .*a whole JPEG"):
+        RegionDecoder(damaged).to_rgb(0, room)
+
+
+def test_whole_images_need_no_kernel(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until one is compiled, libjpeg-turbo decodes them as before."""
+    monkeypatch.setattr(regions, "_whole_is_loaded", threading.Event())
+    source = read_index(data / "test.beton")
+    decoder, pixels = RegionDecoder(source), whole(source, 0)
+    room = np.empty(pixels.size, np.uint8)
+    monkeypatch.setattr(decoder, "run", None)
+    decoder.to_rgb(0, room)
+    assert np.array_equal(room.reshape(pixels.shape), pixels)
