@@ -49,6 +49,8 @@ class RegionDecoder:
         self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
         self._pixels = np.empty(0, np.uint8)
         self._reading = fit_reading(None, 0)
+        #: Entry points that are read by their address: another thread may let go of them.
+        self._points = self._reading.points
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -211,7 +213,9 @@ class RegionDecoder:
         left = max(0, min(left, right - streaming.NARROWEST * shrink) - spare)
         right = max(right, left + streaming.NARROWEST * shrink) + spare
         region = (max(0, top - spare), left, min(bottom + spare, sides[0]), min(right, sides[1]))
-        size, *place, height, width = begin_part(data, sides, region, *entries, self._reading)
+        step, self._points = entries
+        given = begin_part(data, sides, region, step, self._points, self._reading)
+        size, *place, height, width = given
         if not size:
             return None
         header = self._reading.header[:size]

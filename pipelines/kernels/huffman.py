@@ -213,7 +213,7 @@ def fill_lookups(tables, which, singles, lookups):  # type: ignore[no-untyped-de
             value = np.int64(tables[which, VALUES + known])
             run, size = (np.int64(0), value) if which < 4 else (value >> 4, value & 15)
             if which >= 4 and value == 0:
-                run = np.int64(_END)
+                run += _END
             if (which < 4 and size <= _DC_BITS) or (which >= 4 and (size or run >= 15)):
                 first = code << (bits - length)
                 for window in range(first, first + (1 << (bits - length))):
@@ -221,13 +221,14 @@ def fill_lookups(tables, which, singles, lookups):  # type: ignore[no-untyped-de
             code, known = code + 1, known + 1
     for window in range(1 << bits):
         single = np.int64(singles[window])
-        length, size, run = single & 0xFF, (single >> _SIZE) & 0xFF, single >> _RUN
-        if which < 4 or length == 0:
+        size, run = (single >> _SIZE) & 0xFF, single >> _RUN
+        taken = (single & 0xFF) + size
+        if which < 4 or single == 0:
             lookups[which, window] = single
-        elif length + size > bits:
+        elif taken > bits:
             lookups[which, window] = single | _BEYOND
         else:
-            lookups[which, window] = _pair(singles, window, length + size, size, run)
+            lookups[which, window] = _pair(singles, window, taken, size, run)
 
 
 @inner

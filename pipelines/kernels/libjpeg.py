@@ -176,7 +176,7 @@ def define_called(context: Any, builder: Any, name: str, function: Any) -> Any:
     type_ = ir.FunctionType(_INT, [_WORD, _WORD])
     called, own = _define(builder.module, name, type_)
     if own is not None:
-        signature = types.int64(types.int64, types.int64)  # type: ignore[no-untyped-call]
+        signature = types.int64(types.int64, types.int64)
         function.compile(signature.args)
         compiled = function.overloads[signature.args]
         context.active_code_library.add_linking_library(compiled.library)
