@@ -159,7 +159,7 @@ def are_large_pages_cheaper() -> bool:
     """
     tried = [(_touching_s(large=False), _touching_s(large=True)) for _ in range(_TRIES)]
     small_s, large_s = map(min, zip(*tried, strict=True))
-    return large_s < small_s
+    return bool(large_s < small_s)
 
 
 def _touching_s(*, large: bool) -> float:
