@@ -30,8 +30,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from bench.conftest import Contender, Duel, Photos, Tables
 from pipelines.conversion.run import ConvertConfig, convert
-from pipelines.decoder import Decoder
 from pipelines.formats.beton import Index, read_index
+from pipelines.regions import RegionDecoder, load_whole
 
 #: Photos of a round: a quarter of a second of one core or more.
 PHOTOS = 256
@@ -95,6 +95,7 @@ class Ours:
     """A decoder and its memory for each thread."""
 
     def __init__(self, index: Index) -> None:
+        load_whole()
         self._index, self._local = index, threading.local()
 
     def __call__(self, sample: int) -> Pixels:
@@ -103,7 +104,7 @@ class Ours:
             decoder, room = self._local.decoder, self._local.room
         except AttributeError:
             sides = self._index.heights.astype(np.int64) * self._index.widths
-            decoder = self._local.decoder = Decoder(self._index)
+            decoder = self._local.decoder = RegionDecoder(self._index)
             room = self._local.room = np.empty(int(sides.max()) * 3, np.uint8)
         decoder.to_rgb(sample, room)
         height, width = int(self._index.heights[sample]), int(self._index.widths[sample])
