@@ -225,7 +225,7 @@ def _jpeg_versions() -> list[Finding]:
     inside = features.version("libjpeg_turbo")
     library = load_turbojpeg()
     if library is None:
-        found, remedy = "not installed: decoding is slower", "libturbojpeg0-dev"
+        found, remedy = "not installed: conversion is slower", "libturbojpeg0-dev"
     else:
         # It does not tell its version; tj3 functions came with 3.0.
         kind = "3.0 or later" if hasattr(library, "tj3Init") else "2.1 or earlier"
