@@ -248,7 +248,7 @@ def _jpeg_regions() -> Finding:
 
     if are_decoded():
         return _row("versions", "regions of JPEGs", "ok", "decoded by Pillow's libjpeg-turbo")
-    found = "not decoded alone: ffcv takes 1.2 to 1.6 times as long"
+    found = "not decoded alone: ffcv takes nearly twice as long"
     remedy = "pip install --force-reinstall --only-binary :all: pillow"
     return _row("versions", "regions of JPEGs", "note", found, remedy)
 
