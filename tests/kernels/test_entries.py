@@ -59,6 +59,14 @@ def turned(data: bytes) -> bytes:
     return data[:at] + b"\x12" + data[at + 1 :]
 
 
+def encode_by(way: str, sides: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:
+    """A JPEG of one of WAYS or of 4:4:0, and its sides, which are equal for the latter."""
+    if way != "4:4:0":
+        return encode(photo(*sides, gray=way == "gray"), **WAYS[way]), sides
+    sides = (max(sides), max(sides))
+    return turned(encode(photo(*sides), subsampling=1)), sides
+
+
 def find(data: bytes, sides: tuple[int, int], most: int = 4000) -> tuple[int, np.ndarray]:
     reading = fit_reading(None, len(data), most)
     step, count = find_entries(np.frombuffer(data, np.uint8), sides, most, reading)
@@ -113,11 +121,7 @@ def test_a_crop_by_entry_points_is_that_of_the_whole(
     for sides in SIDES:
         if min(sides) < shrink:
             continue
-        if way == "4:4:0":
-            sides = (max(sides),) * 2
-            data = turned(encode(photo(*sides), subsampling=1))
-        else:
-            data = encode(photo(*sides, gray=way == "gray"), **WAYS[way])
+        data, sides = encode_by(way, sides)
         pixels = decode(data, shrink)
         for most in (4000, 2 * -(-sides[0] // 8) + 1):
             step, points = find(data, sides, most)
@@ -258,11 +262,7 @@ def test_all_mcus_in_a_row_are_the_image(
     for sides in SIDES:
         if min(sides) < shrink:
             continue
-        if way == "4:4:0":
-            sides = (max(sides),) * 2
-            data = turned(encode(photo(*sides), subsampling=1))
-        else:
-            data = encode(photo(*sides, gray=way == "gray"), **WAYS[way])
+        data, sides = encode_by(way, sides)
         pixels = decode(data, shrink)
         for box in ((0, 0, *pixels.shape[:2]), *(random_box(pixels) for _ in range(4))):
             decoder = reader(data, sides, 0, NO_POINTS)
