@@ -286,6 +286,15 @@ def test_damage_behind_a_crop_is_read_in_a_row(in_a_row: list[bool]) -> None:
     assert in_a_row == [False, False]
 
 
+def test_bytes_behind_the_last_mcu_are_left_to_libjpeg(in_a_row: list[bool]) -> None:
+    """It warns of them, which has to be weighed."""
+    decoder = reader(DATA[:-2] + b"U" * 40 + b"\xff\xd9", (97, 211), 0, NO_POINTS)
+    decoder.known._states[0] = 0
+    look(decoder, (0, 0, 20, 30))
+    assert in_a_row == [False]
+    assert decoder.known.is_harmless(0)
+
+
 def test_flipped_bits_show_the_same_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the data are, the pixels are those of libjpeg, or nobody's."""
     monkeypatch.setattr(Known, "has_room", lambda *_: False)
