@@ -1,7 +1,8 @@
-"""Regions of a source's JPEGs, decoded by Pillow's own libjpeg: what a crop shows, and no more.
+"""Regions of a source's JPEGs, decoded by Pillow's own libjpeg: what a crop shows, or all of it.
 
-Knows when a JPEG may be decoded in part, and what to make of all that libjpeg says of it. Where it
-may not, or Pillow has another libjpeg, callers decode the image whole (`decoder`, the reference).
+Knows when a JPEG's codes may be read in libjpeg's stead, when it may be decoded in part, and what
+to make of all that libjpeg says of it. Where it may not, or Pillow has another libjpeg, images are
+decoded whole by `decoder`, or the reference.
 """
 
 from __future__ import annotations
