@@ -144,18 +144,26 @@ class Decoder:
         self._header = (ctypes.c_int * 4)()
         self._fields = [ctypes.addressof(self._header) + 4 * at for at in range(4)]
 
-    def to_rgb(self, sample: int, target: NDArray[np.uint8], shrink: int = 1) -> None:
+    def to_rgb(
+        self,
+        sample: int,
+        target: NDArray[np.uint8],
+        shrink: int = 1,
+        stored: Stored | None = None,
+    ) -> None:
         """Write a sample's pixels.
 
         Args:
             sample: its number.
             target: uint8[height * width * 3 or more], contiguous.
             shrink: decodes a JPEG at 1 / 2, 4 or 8 of its size, by the reference decoder.
+            stored: its bytes, if the caller has read them.
 
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        stored = self._source.stored(sample)  # of the size that the source says
+        if stored is None:
+            stored = self._source.stored(sample)  # of the size that the source says
         if stored.mode == MODE_RAW:
             target[: len(stored.data)] = np.frombuffer(stored.data, np.uint8)
         elif self._needs_reference(sample, stored):

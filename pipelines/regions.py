@@ -107,7 +107,7 @@ class RegionDecoder:
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
-        stored = self._source.stored(sample)
+        stored = self._source.stored(sample)  # of the size that the source says
         height, width = (-(-side // shrink) for side in (stored.height, stored.width))
 
         def decode(*arguments: Any) -> int:
@@ -117,7 +117,7 @@ class RegionDecoder:
             return int(streaming.decode_region(*image, shrink, box, whole, lines)[0])
 
         if not _whole_is_loaded.is_set() or not self.run(sample, stored, decode, None, shrink):
-            self.decoder.to_rgb(sample, target, shrink)
+            self.decoder.to_rgb(sample, target, shrink, stored)
 
     def run(
         self,

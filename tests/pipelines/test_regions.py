@@ -9,9 +9,9 @@ import pytest
 from pipelines import regions
 from pipelines.decoder import Known
 from pipelines.errors import DataError
-from pipelines.formats.beton import read_index
+from pipelines.formats.beton import Index, read_index
 from pipelines.formats.encode import decode
-from pipelines.formats.layout import MODE_JPG
+from pipelines.formats.layout import MODE_JPG, Stored
 from pipelines.formats.source import Source, open_source
 from pipelines.kernels.libjpeg import find_libjpeg
 from pipelines.kernels.mcus import LEFT
@@ -178,3 +178,21 @@ def test_whole_images_need_no_kernel(data: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(decoder, "run", None)
     decoder.to_rgb(0, room)
     assert np.array_equal(room.reshape(pixels.shape), pixels)
+
+
+def test_whole_images_are_read_once(odd_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raw ones, and those that the reference decoder decodes, as well."""
+    regions.load_whole()
+    source, read = read_index(odd_beton), []
+    real = type(source).stored
+
+    def note(index: Index, sample: int) -> Stored:
+        read.append(sample)
+        return real(index, sample)
+
+    monkeypatch.setattr(type(source), "stored", note)
+    decoder = RegionDecoder(source)
+    for sample in range(len(source)):
+        height, width = int(source.heights[sample]), int(source.widths[sample])
+        decoder.to_rgb(sample, np.empty(height * width * 3, np.uint8))
+    assert read == list(range(len(source)))
