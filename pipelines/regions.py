@@ -29,6 +29,8 @@ _SPARE = 3
 #: Bytes of a JPEG for each entry point at most, whose 16 bytes are then 3 % of it: 1,024 photos of
 #: 0.2 megapixels take 2.8 KB each, and begin 4 MCUs or 64 px apart.
 _POINT_SHARE = 512
+#: A part larger than this (11 megapixels) gives its memory back where that is asked for.
+_KEEP_BYTES = 32 << 20
 _whole_is_loaded = threading.Event()
 
 
@@ -95,6 +97,11 @@ class RegionDecoder:
         if not self.run(sample, stored, decode, part, shrink):
             return None
         return lines[:height, first : first + 3 * width].reshape(height, width, 3)
+
+    def relax(self) -> None:
+        """Give back what only a very large part needed."""
+        if self._pixels.nbytes > _KEEP_BYTES:
+            self._pixels = np.empty(0, np.uint8)
 
     def to_rgb(self, sample: int, target: NDArray[np.uint8], shrink: int = 1) -> None:
         """Write a sample's pixels, all of them: by `decoder` until `load_whole` is done.
@@ -259,6 +266,19 @@ def load_whole() -> None:
             functions, libjpeg.make_state(), nothing, (1, 1), 1, (0, 0, 1, 1), False, line
         )
     _whole_is_loaded.set()
+
+
+def load_parts() -> None:
+    """Compile or load what decodes parts of images, once in a process.
+
+    Raises:
+        MemoryError: there is no room for what numba loads.
+    """
+    load_whole()
+    reading, nothing = fit_reading(None, 0), np.frombuffer(b"", np.uint8)
+    with compiling():
+        find_entries(nothing, (1, 1), 0, reading)
+        begin_part(nothing, (1, 1), (0, 0, 1, 1), 0, reading.points, reading)
 
 
 def are_decoded() -> bool:

@@ -1,9 +1,10 @@
 """Feeds DALI: for each batch encoded bytes, the regions of the plan's boxes, the flips.
 
-DALI gets JPEGs as they are wherever it decodes them as the reference does. Its libjpeg-turbo writes
-a line without a name to the terminal for stray bytes in a file, and its parser refuses some of
-these files, so such bytes are cut out. What it refuses all the same, and what decoders do not agree
-on, it gets as pixels from the reference decoder.
+Where it need not decode, `dali_pixels` feeds it. Else DALI gets JPEGs as they are wherever it
+decodes them as the reference does. Its libjpeg-turbo writes a line without a name to the terminal
+for stray bytes in a file, and its parser refuses some of these files, so such bytes are cut out.
+What it refuses all the same, and what decoders do not agree on, it gets as pixels from the
+reference decoder.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, wait
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +37,14 @@ _FEEDS_AHEAD = 2
 
 
 class Feed:
-    """One batch for DALI: the rows, and the arrays that it reads in place."""
+    """One batch for DALI: the rows, the arrays that it reads in place, and what those lie in."""
 
-    __slots__ = ("inputs", "rows")
+    __slots__ = ("buffer", "inputs", "rows")
 
-    def __init__(self, rows: Rows, inputs: tuple[Any, ...]) -> None:
-        self.rows, self.inputs = rows, inputs
+    def __init__(
+        self, rows: Rows, inputs: tuple[Any, ...], buffer: NDArray[np.uint8] | None = None
+    ) -> None:
+        self.rows, self.inputs, self.buffer = rows, inputs, buffer
 
 
 class FeedsAhead:
@@ -123,12 +126,72 @@ class Feeder:
         return feed.inputs
 
 
-class FeedMaker:
-    """Makes feeds of one source's samples; what a sample needs is found out once.
+class Regions(NamedTuple):
+    """The part of each image that DALI is to resize from, and what of that.
 
     Attributes:
-        known: what has been found out.
+        start, shape: int32[B, 2] top and left, height and width of the part, px.
+        roi_start, roi_end: float32[B, 2] top and left, bottom and right of what is resized,
+            relative to the part.
     """
+
+    start: NDArray[np.int32]
+    shape: NDArray[np.int32]
+    roi_start: NDArray[np.float32]
+    roi_end: NDArray[np.float32]
+
+
+def find_regions(rows: Rows) -> Regions:
+    """Regions of the plan's boxes, with as much around them as the filter touches."""
+    boxes, first = rows.boxes, rows.crops[:, :2]
+    top_left, extent = boxes[:, :2], boxes[:, 2:]
+    # The filter reaches one output pixel beyond the box, bicubic two, never less than so many
+    # source pixels, and ends at the crop; one more for rounding.
+    reach = (2 if rows.filter == "bicubic" else 1) * np.maximum(extent / rows.size, 1) + 1
+    start = np.maximum(np.floor(top_left - reach), first).astype(np.int32)
+    last = first + rows.crops[:, 2:]
+    end = np.minimum(np.ceil(top_left + extent + reach), last).astype(np.int32)
+    roi_start = (top_left - start).astype(np.float32)
+    roi_end = (top_left + extent - start).astype(np.float32)
+    return Regions(start, end - start, roi_start, roi_end)
+
+
+class Maker(Protocol):
+    """A maker of feeds of one source's samples.
+
+    Attributes:
+        known: what has been found out about them.
+        decodes: whether DALI gets pixels.
+    """
+
+    known: Known
+    decodes: ClassVar[bool]
+
+    def make(self, rows: Rows) -> Feed:
+        """A feed.
+
+        Raises:
+            DataError: a sample cannot be had, or the reference decoder refuses it.
+        """
+        ...
+
+    def name(self, sample: int) -> str:
+        """A sample's name in errors."""
+        ...
+
+    def take_back(self, feed: Feed) -> None:
+        """Take a feed that DALI has done with."""
+        ...
+
+    def close(self) -> None:
+        """End what it has begun."""
+        ...
+
+
+class FeedMaker:
+    """Makes feeds of encoded bytes; what a sample needs is found out once."""
+
+    decodes: ClassVar[bool] = False
 
     def __init__(self, source: Source) -> None:
         """Find out nothing yet."""
@@ -145,23 +208,14 @@ class FeedMaker:
             DataError: a sample cannot be had, or the reference decoder refuses it.
         """
         source, samples = self._source, rows.samples
-        boxes, first = rows.boxes, rows.crops[:, :2]
-        top_left, extent = boxes[:, :2], boxes[:, 2:]
-        # The filter reaches one output pixel beyond the box, bicubic two, never less than so many
-        # source pixels, and ends at the crop; one more for rounding.
-        reach = (2 if rows.filter == "bicubic" else 1) * np.maximum(extent / rows.size, 1) + 1
-        start = np.maximum(np.floor(top_left - reach), first).astype(np.int32)
-        last = first + rows.crops[:, 2:]
-        end = np.minimum(np.ceil(top_left + extent + reach), last).astype(np.int32)
-        roi_start = (top_left - start).astype(np.float32)
-        roi_end = (top_left + extent - start).astype(np.float32)
+        start, shape, roi_start, roi_end = find_regions(rows)
         encoded: list[NDArray[np.uint8]] = []
-        shape = end - start
         for row, sample in enumerate(samples.tolist()):
             stored = source.stored(sample)
             jpeg = None if stored.mode == MODE_RAW else self._find_jpeg(sample, stored)
             if jpeg is None:
-                encoded.append(as_netpbm(self._as_raw(sample, stored), start[row], end[row]))
+                end = start[row] + shape[row]
+                encoded.append(as_netpbm(self._as_raw(sample, stored), start[row], end))
                 start[row] = 0
             else:
                 encoded.append(np.frombuffer(jpeg, np.uint8))
@@ -169,8 +223,14 @@ class FeedMaker:
         return Feed(rows, (encoded, start, shape, roi_start, roi_end, flips))
 
     def name(self, sample: int) -> str:
-        """A sample's name in errors."""
+        """See Maker."""
         return f"{self._source.path}: {self._source.name(sample)}"
+
+    def take_back(self, feed: Feed) -> None:
+        """See Maker; its arrays are the samples' own bytes."""
+
+    def close(self) -> None:
+        """See Maker; nothing has begun."""
 
     def _find_jpeg(self, sample: int, stored: Stored) -> bytes | None:
         """The JPEG that DALI may have of a sample; None if the reference decoder is to decode it.

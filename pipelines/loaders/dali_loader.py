@@ -1,10 +1,11 @@
-"""NVIDIA DALI as an executor of the plan: one pipeline definition, with a GPU or without.
+"""NVIDIA DALI as an executor of the plan, with a GPU or without.
 
-Encoded bytes go in with the boxes and flips of the plan (`dali_feed`). On a CPU DALI decodes only
-the region that the filter touches; on a GPU whole images, of which that is cut, unless a probe has
-found that regions work there (`dali_decode`).
+On a GPU encoded bytes go in with the boxes and flips of the plan (`dali_feed`), and DALI decodes
+whole images, of which that is cut, unless a probe has found that regions work there
+(`dali_decode`). On a CPU what the filter touches is decoded for it (`dali_pixels`), or by it where
+that would take much memory.
 
-Distance from the reference: DALI's decoder is exact on the CPU; its resize keeps full precision
+Distance from the reference: either decoder is exact on the CPU; DALI's resize keeps full precision
 between the two passes where Pillow rounds to bytes (1 level), and where the filter runs past the
 pixels, at the border of a train crop or of the image, it repeats the last one where Pillow leaves
 the missing taps out (up to 13 levels seen, in the outermost rows and columns alone). Its bicubic
@@ -18,6 +19,7 @@ import atexit
 import weakref
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,7 +41,8 @@ from pipelines.loaders.dali_decode import (
     read_findings,
     takes_regions,
 )
-from pipelines.loaders.dali_feed import Feeder, FeedMaker, FeedsAhead
+from pipelines.loaders.dali_feed import Feeder, FeedMaker, FeedsAhead, Maker
+from pipelines.loaders.dali_pixels import PixelMaker, has_room
 from pipelines.operations import Operations
 from pipelines.plan import Plan, Rows
 from pipelines.workers import make_threads
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     from pipelines.changing.on_gpu import GpuChanger
 
 try:
-    from nvidia.dali import Pipeline, fn, types
+    from pipelines.loaders.dali_graph import build, images_decoded, images_to_decode
 except ImportError as error:
     raise UsageError(
         "loader 'dali'",
@@ -64,10 +67,6 @@ _NO_MEMORY = ("bad_alloc", "Resource temporarily unavailable", "Cannot allocate 
 #: The line of DALI's errors behind which it says what went wrong, and lines that say nothing.
 _ENCOUNTERED = "encountered:"
 _SAYS_NOTHING = ("Critical error in pipeline:", "Current pipeline object is no longer valid.")
-#: Its names for filters.
-_FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
-#: The types of `Feed.inputs`, in order.
-_INPUT_TYPES = [types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT, types.INT32]
 
 
 class DaliLoader(Loader):
@@ -81,7 +80,8 @@ class DaliLoader(Loader):
         "jpeg_fancy_upsampling": True,
     }
     resize_options: ClassVar[dict[str, Any]] = {"antialias": True}
-    #: Whether it decodes regions; None: on a CPU, and on a GPU by what a probe has found.
+    #: Whether DALI decodes regions, on a CPU, too; None: on a CPU if it has to decode, and on a GPU
+    #: by what a probe has found.
     region: ClassVar[bool | None] = None
 
     def __init__(self, source: Source, **arguments: Any) -> None:
@@ -97,7 +97,7 @@ class DaliLoader(Loader):
         _open.add(self)
 
     def _begin(self) -> None:
-        self._feeder, self._maker = Feeder(), FeedMaker(self.source)
+        self._feeder, self._maker = Feeder(), self._choose_maker()
         self._pipe: Any | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: FeedsAhead | None = None
@@ -105,6 +105,12 @@ class DaliLoader(Loader):
         self._gpu_changer: GpuChanger | None = None
         if self.augment.changes_pixels and self.device.type == "cpu":
             self._changer = BatchChanger(self._given, self.workers, self.preprocessing)
+
+    def _choose_maker(self) -> Maker:
+        batch = self._most_rows
+        if self.device.type == "cpu" and self.region is None and has_room(self.source, batch):
+            return PixelMaker(self.source, batch, self.workers)
+        return FeedMaker(self.source)
 
     def _leave_behind(self) -> None:
         super()._leave_behind()
@@ -209,7 +215,7 @@ class DaliLoader(Loader):
         """
         name, stored = self._maker.name(sample), self.source.stored(sample)
         known = self._maker.known
-        if stored.mode == MODE_RAW or known.needs_reference(sample, stored):
+        if self._maker.decodes or stored.mode == MODE_RAW or known.needs_reference(sample, stored):
             raise DataError(name, f"DALI fails at its pixels: {said}", "", "take another --loader")
         decode(stored, name)
         header = read_header(stored.data)
@@ -240,6 +246,7 @@ class DaliLoader(Loader):
         else:
             images = torch.from_numpy(np.asarray(output.as_tensor()))
         pipe.release_outputs()
+        self._maker.take_back(feed)
         labels = self._labels[torch.from_numpy(feed.rows.samples)]
         if on_gpu:  # a copy from pageable memory may wait until the caller's stream gets to it
             labels = labels.pin_memory()
@@ -301,54 +308,29 @@ class DaliLoader(Loader):
     def _build(self, feeder: Feeder) -> Any:
         """A pipeline that asks `feeder` for its inputs."""
         on_gpu = self.device.type == "cuda"
-        pipe = Pipeline(
+        if self._maker.decodes:
+            take = partial(images_decoded, feeder.next_inputs)
+        else:
+            options = {"device": "mixed" if on_gpu else "cpu", **self.decode_options}
+            options |= {"hw_decoder_load": HW_DECODER_LOAD} if on_gpu else {}
+            take = partial(
+                images_to_decode,
+                feeder.next_inputs,
+                by_region=self._decodes_regions(),
+                **options,
+            )
+        comes_as_bytes = self.augment.changes_pixels or not self._is_normalized
+        return build(
+            take,
+            size=self.size,
+            preprocessing=self.preprocessing,
+            normalized=None if comes_as_bytes else self._given,
+            resize_options=self.resize_options,
             batch_size=self._most_rows,
             num_threads=self.workers,
             device_id=(self.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=_AHEAD,
         )
-        with pipe:
-            encoded, start, shape, roi_start, roi_end, flip = fn.external_source(
-                source=feeder.next_inputs,
-                num_outputs=len(_INPUT_TYPES),
-                batch=True,
-                no_copy=True,
-                dtype=_INPUT_TYPES,
-                ndim=[1, 1, 1, 1, 1, 0],
-            )
-            options = {"device": "mixed" if on_gpu else "cpu", "output_type": types.RGB}
-            options |= {"hw_decoder_load": HW_DECODER_LOAD} if on_gpu else {}
-            options |= self.decode_options
-            if self._decodes_regions():
-                image = fn.decoders.image_slice(encoded, start, shape, axes=[0, 1], **options)
-            else:
-                image = fn.decoders.image(encoded, **options)
-                image = fn.slice(image, start, shape, axes=[0, 1])
-            image = fn.resize(
-                image,
-                size=[self.size, self.size],
-                roi_start=roi_start,
-                roi_end=roi_end,
-                interp_type=_FILTERS[self.preprocessing.filter],
-                **self.resize_options,
-            )
-            changes = self.augment.changes_pixels
-            if self._given is None or changes or not self._is_normalized:
-                image = fn.flip(image, horizontal=flip)
-            else:
-                # In DALI's threads, or in one GPU kernel.
-                half = self._given == torch.float16
-                image = fn.crop_mirror_normalize(
-                    image,
-                    mirror=flip,
-                    output_layout="HWC",
-                    dtype=types.FLOAT16 if half else types.FLOAT,
-                    mean=[255 * mean for mean in self.preprocessing.mean],
-                    std=[255 * std for std in self.preprocessing.std],
-                )
-            pipe.set_outputs(image)
-        pipe.build()
-        return pipe
 
     def _end(self) -> None:
         """Free DALI's threads and buffers, and the thread that feeds it."""
@@ -356,6 +338,7 @@ class DaliLoader(Loader):
         self._pipe = None
         if self._thread is not None:
             self._thread.shutdown()
+        self._maker.close()
         if self._changer is not None:
             self._changer.close()
 

@@ -256,7 +256,8 @@ def test_parity_reports_and_fails(
 def test_a_library_that_is_missing_is_named(
     fastft: Run, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "pipelines.loaders.dali_loader", raising=False)
+    for module in ("dali_loader", "dali_graph"):
+        monkeypatch.delitem(sys.modules, f"pipelines.loaders.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     status, _, err = fastft(
         "train", "--data", data, "--out", tmp_path / "run", "--weights", "none", "--loader", "dali"

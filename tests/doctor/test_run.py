@@ -88,6 +88,7 @@ def fake_here(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
                 monkeypatch.delitem(sys.modules, module)
         for loader in doctor.LOADERS:
             monkeypatch.delitem(sys.modules, f"pipelines.loaders.{loader}_loader", raising=False)
+        monkeypatch.delitem(sys.modules, "pipelines.loaders.dali_graph", raising=False)
         monkeypatch.syspath_prepend(tmp_path / "fakes")
 
     return put

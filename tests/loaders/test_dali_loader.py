@@ -1,5 +1,7 @@
-"""Samples that DALI refuses are decoded by the reference, or named in one line; its edges."""
+"""Who decodes for DALI on a CPU; samples that it refuses are the reference's, or named; edges."""
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from pipelines.formats.source import open_source
 from pipelines.reference import render_batch
 
 pytest.importorskip("nvidia.dali", reason="nvidia-dali is not installed")
+from pipelines.loaders.dali_feed import Feed
+from pipelines.loaders.dali_pixels import PixelMaker, has_room
 
 REFUSED = (3, 4, 17)
 
@@ -37,7 +41,13 @@ def beton(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def unforeseen(monkeypatch: pytest.MonkeyPatch) -> None:
+def decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DALI decodes, as on a GPU."""
+    monkeypatch.setattr("pipelines.loaders.dali_loader.DaliLoader.region", True)
+
+
+@pytest.fixture
+def unforeseen(decoding: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing tells that DALI will refuse them."""
     monkeypatch.setattr("pipelines.loaders.dali_feed.FeedMaker._find_remark", lambda *_: "")
 
@@ -63,6 +73,7 @@ def test_refused_photos_are_counted_and_told_of_once(beton: Path) -> None:
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.usefixtures("decoding")
 def test_foreseen_refusals_need_no_failure(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         pytest.fail("DALI was asked")
@@ -103,6 +114,7 @@ def test_a_refusal_loses_no_other_error(beton: Path, monkeypatch: pytest.MonkeyP
             next(batches)
 
 
+@pytest.mark.usefixtures("decoding")
 def test_padding_in_a_class_folder_makes_no_noise(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,3 +148,76 @@ def test_only_outermost_pixels_are_more_than_a_level_off(size: int, data: Path) 
             apart = np.abs(images.permute(0, 2, 3, 1).numpy().astype(int) - wanted)
             assert apart[:, 1:-1, 1:-1].max() <= 1
             assert apart.max() <= loader.stated[1]
+
+
+@pytest.mark.parametrize("region", [None, True, False])
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_odd_images_come_right_whoever_decodes(
+    region: bool | None, view: str, odd_beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.loaders.dali_loader.DaliLoader.region", region)
+    with make("dali", odd_beton, view=view) as loader:
+        next(iter(loader))
+        assert loader._maker.decodes is (region is None)
+    check_pixels("dali", odd_beton, view, size=32)
+
+
+def test_dali_decodes_what_would_take_much_memory(data: Path) -> None:
+    source = open_source(data / "train.beton")
+    assert has_room(source, 64)
+    large = replace(source, heights=source.heights * 40, widths=source.widths * 40)
+    assert not has_room(large, 64)
+    assert has_room(large, 1)
+
+
+def test_images_come_whole_until_machine_code_is_loaded(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, go_on = open_source(data / "train.beton"), threading.Event()
+    monkeypatch.setattr("pipelines.loaders.dali_pixels._load", go_on.wait)
+    monkeypatch.setattr("pipelines.regions.RegionDecoder.crop", None)
+    with make("dali", source, view="train", normalize=False) as loader:
+        early = next(iter(loader))[0].clone()
+        monkeypatch.undo()
+        go_on.set()
+        loader._maker._loaded.result()
+        assert (next(iter(loader))[0] == early).all()
+
+
+def test_memory_of_pixels_is_used_again(data: Path) -> None:
+    source = open_source(data / "train.beton")
+    rows = make("dali", source, view="train").plan.rows(np.arange(8))
+    maker = PixelMaker(source, 8, 1)
+    try:
+        first, second = maker.make(rows), maker.make(rows)
+        assert first.buffer is not second.buffer
+        taken = first.buffer
+        maker.take_back(first)
+        assert maker.make(rows).buffer is taken
+        maker.take_back(Feed(rows, (), np.empty(maker._usual_bytes + 1, np.uint8)))
+        assert not maker._free
+    finally:
+        maker.close()
+
+
+def test_nothing_writes_to_a_feed_that_failed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part fails while another is being decoded: the error waits for that."""
+    source = open_source(data / "train.beton")
+    rows = make("dali", source, view="train").plan.rows(np.arange(16))
+    begun, written = threading.Event(), []
+
+    def decode(maker: PixelMaker, samples: list[int], *_: Any) -> None:
+        if samples == rows.samples[:8].tolist():
+            assert begun.wait(60)
+            raise DataError("sample 0", "is broken")
+        begun.set()
+        written.append(samples)
+
+    monkeypatch.setattr(PixelMaker, "_decode", decode)
+    maker = PixelMaker(source, 16, 2)
+    try:
+        with pytest.raises(DataError, match="sample 0"):
+            maker.make(rows)
+        assert written == [rows.samples[8:].tolist()]
+    finally:
+        maker.close()

@@ -298,7 +298,8 @@ def test_an_unknown_loader_and_a_missing_library(
     with pytest.raises(UsageError, match="loader: 'x', expected one of torchvision"):
         make_loader("x", data / "train.beton")
     monkeypatch.setitem(loaders.LOADERS, "dali", ("dali_loader", "DaliLoader"))
-    monkeypatch.delitem(sys.modules, "pipelines.loaders.dali_loader", raising=False)
+    for module in ("dali_loader", "dali_graph"):
+        monkeypatch.delitem(sys.modules, f"pipelines.loaders.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UsageError, match=r"nvidia-dali is not installed.*pip install"):
         make_loader("dali", data / "train.beton")

@@ -46,7 +46,7 @@ def means(found: Comparison, loader: str = "it") -> dict[str, float]:
     return stages
 
 
-def dali(**options: dict[str, Any]) -> Any:
+def dali(**options: Any) -> Any:
     """DALI's loader with other options of its operators."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     from pipelines.loaders.dali_loader import DaliLoader
@@ -121,7 +121,7 @@ def test_turning_by_exif_shows_in_decoding(tmp_path: Path) -> None:
     image.save(tmp_path / "photos" / "all" / "upright.jpg", quality=95)
     source = open_source(tmp_path / "photos")
     options = {"adjust_orientation": True, "jpeg_fancy_upsampling": True}
-    found = look(source, dali(decode_options=options))
+    found = look(source, dali(decode_options=options, region=True))
     assert not found.passed
     assert found.verdicts[0].cause == "decode"
     stages = means(found)
