@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, wait
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,40 +156,13 @@ def find_regions(rows: Rows) -> Regions:
     return Regions(start, end - start, roi_start, roi_end)
 
 
-class Maker(Protocol):
-    """A maker of feeds of one source's samples.
+class FeedMaker:
+    """Makes feeds of encoded bytes; what a sample needs is found out once.
 
     Attributes:
-        known: what has been found out about them.
+        known: what has been found out.
         decodes: whether DALI gets pixels.
     """
-
-    known: Known
-    decodes: ClassVar[bool]
-
-    def make(self, rows: Rows) -> Feed:
-        """A feed.
-
-        Raises:
-            DataError: a sample cannot be had, or the reference decoder refuses it.
-        """
-        ...
-
-    def name(self, sample: int) -> str:
-        """A sample's name in errors."""
-        ...
-
-    def take_back(self, feed: Feed) -> None:
-        """Take a feed that DALI has done with."""
-        ...
-
-    def close(self) -> None:
-        """End what it has begun."""
-        ...
-
-
-class FeedMaker:
-    """Makes feeds of encoded bytes; what a sample needs is found out once."""
 
     decodes: ClassVar[bool] = False
 
@@ -223,14 +196,11 @@ class FeedMaker:
         return Feed(rows, (encoded, start, shape, roi_start, roi_end, flips))
 
     def name(self, sample: int) -> str:
-        """See Maker."""
+        """A sample's name in errors."""
         return f"{self._source.path}: {self._source.name(sample)}"
 
     def take_back(self, feed: Feed) -> None:
-        """See Maker; its arrays are the samples' own bytes."""
-
-    def close(self) -> None:
-        """See Maker; nothing has begun."""
+        """Take a feed that DALI has done with: its bytes are the samples' own."""
 
     def _find_jpeg(self, sample: int, stored: Stored) -> bytes | None:
         """The JPEG that DALI may have of a sample; None if the reference decoder is to decode it.

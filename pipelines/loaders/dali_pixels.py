@@ -2,7 +2,8 @@
 
 DALI then resizes and normalizes. Its own decoder gives the same pixels, but reads all codes down to
 a crop's end, and a third more slowly. What a batch shows is held at once, and some batches are in
-flight: where that would take too much memory, DALI decodes (`dali_feed`).
+flight: where that would take too much memory, DALI decodes (`dali_feed`), and in the beginning, as
+it takes time to load what decodes here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.decoder import Decoder, Known
+from pipelines.decoder import Known
 from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
 from pipelines.loaders.dali_feed import Feed, find_regions
@@ -49,32 +50,42 @@ def _whole_bytes(source: Source, batch: int) -> int:
 class PixelMaker:
     """Makes feeds of pixels, on threads.
 
-    Until their machine code is loaded, a second or less where it is cached, images are decoded
-    whole by `decoder`.
+    Attributes:
+        known: what has been found out about samples.
+        decodes: whether DALI gets pixels.
     """
 
     decodes: ClassVar[bool] = True
 
-    def __init__(self, source: Source, batch: int, workers: int) -> None:
+    def __init__(self, source: Source, known: Known, batch: int, workers: int) -> None:
         """Begin to load what decodes.
 
         Args:
             source: the samples.
+            known: what has been found out about them.
             batch: rows of a feed at most.
             workers: threads.
 
         Raises:
             MemoryError: there is no room for them.
         """
-        self.known, self._source = Known(source), source
+        self.known, self._source = known, source
         self._local = threading.local()
         self._usual_bytes = _whole_bytes(source, batch)
         self._free: list[NDArray[np.uint8]] = []
         self._threads: ThreadPoolExecutor = make_threads(workers, "fastft-decode")
         self._loaded = self._threads.submit(_load)
 
+    def is_ready(self) -> bool:
+        """Whether all is loaded; never where there is no memory for that."""
+        return self._loaded.done() and self._loaded.exception() is None
+
     def make(self, rows: Rows) -> Feed:
-        """See Maker: regions, what to resize of them, flips."""
+        """Regions, what to resize of them, flips.
+
+        Raises:
+            DataError: a sample cannot be had, or is broken.
+        """
         start, shape, roi_start, roi_end = find_regions(rows)
         sizes = shape[:, 0].astype(np.int64) * shape[:, 1] * 3
         sizes = -(-sizes // _ALIGN) * _ALIGN
@@ -97,11 +108,11 @@ class PixelMaker:
         return Feed(rows, inputs, buffer)
 
     def name(self, sample: int) -> str:
-        """See Maker."""
+        """A sample's name in errors."""
         return f"{self._source.path}: {self._source.name(sample)}"
 
     def take_back(self, feed: Feed) -> None:
-        """See Maker; the next ones are made in its memory, unless it is of unusual size."""
+        """Take a feed that DALI has done with; the next is made in its memory, if that is usual."""
         buffer, feed.buffer = feed.buffer, None
         if buffer is not None and buffer.nbytes <= self._usual_bytes:
             self._free.append(buffer)
@@ -134,29 +145,19 @@ class PixelMaker:
             whole = np.frombuffer(stored.data, np.uint8).reshape(*sides, 3)
         else:
             regions = self._regions()
-            if regions is not None and (part := regions.crop(sample, stored, box)) is not None:
+            if (part := regions.crop(sample, stored, box)) is not None:
                 image[:] = part
                 regions.relax()
                 return
             whole = np.empty((*sides, 3), np.uint8)
-            decoder = self._decoder() if regions is None else regions.decoder
-            decoder.to_rgb(sample, whole.reshape(-1), stored=stored)
+            regions.decoder.to_rgb(sample, whole.reshape(-1), stored=stored)
         image[:] = whole[top : top + height, left : left + width]
 
-    def _decoder(self) -> Decoder:
-        """The calling thread's, for whole images."""
-        decoder: Decoder | None = getattr(self._local, "decoder", None)
-        if decoder is None:
-            decoder = self._local.decoder = Decoder(self._source, self.known)
-        return decoder
-
-    def _regions(self) -> RegionDecoder | None:
-        """The calling thread's, for parts; None as long as that is not loaded."""
-        if not self._loaded.done():
-            return None
-        self._loaded.result()
-        regions: RegionDecoder | None = getattr(self._local, "regions", None)
-        if regions is None:
+    def _regions(self) -> RegionDecoder:
+        """The calling thread's."""
+        try:
+            regions: RegionDecoder = self._local.regions
+        except AttributeError:
             from pipelines.regions import RegionDecoder
 
             regions = self._local.regions = RegionDecoder(self._source, self.known)

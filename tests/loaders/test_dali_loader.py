@@ -14,10 +14,13 @@ from spoiled import HUFFMAN, padded, with_bytes_before
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, is_no_memory
 from pipelines.formats.source import open_source
+from pipelines.preprocessing import Preprocessing
 from pipelines.reference import render_batch
 
 pytest.importorskip("nvidia.dali", reason="nvidia-dali is not installed")
+from pipelines.decoder import Known
 from pipelines.loaders.dali_feed import Feed
+from pipelines.loaders.dali_loader import DaliLoader
 from pipelines.loaders.dali_pixels import PixelMaker, has_room
 
 REFUSED = (3, 4, 17)
@@ -150,16 +153,79 @@ def test_only_outermost_pixels_are_more_than_a_level_off(size: int, data: Path) 
             assert apart.max() <= loader.stated[1]
 
 
-@pytest.mark.parametrize("region", [None, True, False])
-@pytest.mark.parametrize("view", ["train", "eval"])
-def test_odd_images_come_right_whoever_decodes(
-    region: bool | None, view: str, odd_beton: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def pixels_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others decode for DALI from the second epoch on, however few images there are."""
+    monkeypatch.setattr(DaliLoader, "pixels_after", 0)
+    monkeypatch.setattr(PixelMaker, "is_ready", lambda maker: maker._loaded.result() is None)
+
+
+@pytest.fixture
+def first_epoch(pixels_at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And from the first."""
+    begin = DaliLoader._begin
+
+    def begin_ready(loader: DaliLoader) -> None:
+        begin(loader)
+        loader._get_pixels_ready()
+
+    monkeypatch.setattr(DaliLoader, "_begin", begin_ready)
+
+
+@pytest.mark.usefixtures("first_epoch")
+@pytest.mark.parametrize("filter_", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("view", ["train", "eval", "recordio"])
+def test_odd_images_come_right_when_decoded_for_it(
+    view: str, filter_: str, odd_beton: Path
 ) -> None:
-    monkeypatch.setattr("pipelines.loaders.dali_loader.DaliLoader.region", region)
-    with make("dali", odd_beton, view=view) as loader:
+    form = Preprocessing(filter=filter_)
+    with make("dali", odd_beton, view=view, preprocessing=form) as loader:
         next(iter(loader))
-        assert loader._maker.decodes is (region is None)
-    check_pixels("dali", odd_beton, view, size=32)
+        assert loader._maker.decodes
+        mean, most = loader.stated
+    check_pixels("dali", odd_beton, view, (mean, most), size=32, preprocessing=form)
+
+
+@pytest.mark.usefixtures("pixels_at_once")
+def test_later_epochs_are_decoded_for_it(beton: Path) -> None:
+    """What DALI refused stays told of, and batches are those of the epoch before."""
+    with make("dali", beton, batch_size=6, view="eval", normalize=False) as loader:
+        decoded, epochs = [], []
+        for _ in range(3):
+            epochs.append([images.clone() for images, _ in loader])
+            decoded.append(loader._maker.decodes)
+        assert decoded == [False, True, True]
+        for later in epochs[1:]:
+            assert all((a == b).all() for a, b in zip(later, epochs[0], strict=True))
+        (remark,) = loader.remarks
+        assert remark.startswith("3 images are decoded by Pillow")
+
+
+@pytest.mark.usefixtures("first_epoch")
+def test_broken_photos_are_named_when_decoded_for_it(beton: Path, tmp_path: Path) -> None:
+    source = open_source(beton)
+    spoiled = bytearray(beton.read_bytes())
+    begin, size = int(source.pointers[7]), int(source.sizes[7])
+    spoiled[begin + size // 2 : begin + size // 2 + 40] = bytes(40)
+    (tmp_path / "spoiled.beton").write_bytes(spoiled)
+    with make("dali", tmp_path / "spoiled.beton", batch_size=4, view="eval") as loader:
+        batches = iter(loader)
+        next(batches)
+        with pytest.raises(DataError, match=r"a/07.jpg"):
+            next(batches)
+
+
+@pytest.mark.usefixtures("pixels_at_once")
+def test_no_room_for_threads_leaves_dali_decoding(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("pipelines.loaders.dali_pixels.make_threads", refuse)
+    with make("dali", beton, view="eval") as loader:
+        assert len(list(loader)) == len(list(loader)) == 3
+        assert not loader._maker.decodes
 
 
 def test_dali_decodes_what_would_take_much_memory(data: Path) -> None:
@@ -170,24 +236,10 @@ def test_dali_decodes_what_would_take_much_memory(data: Path) -> None:
     assert has_room(large, 1)
 
 
-def test_images_come_whole_until_machine_code_is_loaded(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, go_on = open_source(data / "train.beton"), threading.Event()
-    monkeypatch.setattr("pipelines.loaders.dali_pixels._load", go_on.wait)
-    monkeypatch.setattr("pipelines.regions.RegionDecoder.crop", None)
-    with make("dali", source, view="train", normalize=False) as loader:
-        early = next(iter(loader))[0].clone()
-        monkeypatch.undo()
-        go_on.set()
-        loader._maker._loaded.result()
-        assert (next(iter(loader))[0] == early).all()
-
-
 def test_memory_of_pixels_is_used_again(data: Path) -> None:
     source = open_source(data / "train.beton")
     rows = make("dali", source, view="train").plan.rows(np.arange(8))
-    maker = PixelMaker(source, 8, 1)
+    maker = PixelMaker(source, Known(source), 8, 1)
     try:
         first, second = maker.make(rows), maker.make(rows)
         assert first.buffer is not second.buffer
@@ -214,7 +266,7 @@ def test_nothing_writes_to_a_feed_that_failed(data: Path, monkeypatch: pytest.Mo
         written.append(samples)
 
     monkeypatch.setattr(PixelMaker, "_decode", decode)
-    maker = PixelMaker(source, 16, 2)
+    maker = PixelMaker(source, Known(source), 16, 2)
     try:
         with pytest.raises(DataError, match="sample 0"):
             maker.make(rows)
