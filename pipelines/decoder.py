@@ -76,6 +76,10 @@ class Known:
                 self.give_to_reference(sample, TOO_MANY_SCANS)
             else:
                 self._states[sample] = _PLAIN
+        return self.is_references(sample)
+
+    def is_references(self, sample: int) -> bool:
+        """Whether it has been found that no other decoder will do."""
         return self._states[sample] == _BY_REFERENCE
 
     def give_to_reference(self, sample: int, reason: str) -> None:

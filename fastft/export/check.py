@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from fastft.runs.checkpoint import Checkpoint
 from fastft.system.isolated import run_child
 from pipelines.errors import DataError, FastftError
 from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.crc import crc32
 from pipelines.formats.encode import EncodePolicy, Encoder, read_stored
 from pipelines.formats.layout import About, Stored
 from pipelines.formats.source import Source, open_source
@@ -130,7 +130,7 @@ def write_photos(photos: Photos, most: int, path: Path) -> int:
     with BetonWriter(path, count) as writer:
         for number in range(count):
             name, stored = photos.read(number * photos.count // count)
-            writer.append(stored, 0, name, zlib.crc32(stored.data))
+            writer.append(stored, 0, name, crc32(stored.data))
         writer.finish(About(classes=("photo",)))
         writer.publish()
     return count

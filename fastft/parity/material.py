@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from fastft.parity.distance import Differences, Distance
 from pipelines.errors import DataError
 from pipelines.formats.beton import Index
 from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.crc import crc32
 from pipelines.formats.encode import decode
 from pipelines.formats.layout import MODE_RAW, About, Stored
 from pipelines.formats.source import Source
@@ -83,7 +83,7 @@ class Material:
             for label, at in enumerate(part):
                 # A label of its own for each sample: order can be told from what comes out.
                 data = np.frombuffer(memoryview(samples[at].data), np.uint8)
-                writer.append(samples[at], label, self.names[at], zlib.crc32(data))
+                writer.append(samples[at], label, self.names[at], crc32(data))
             writer.finish(About(classes=tuple(str(label) for label in range(len(part)))))
             writer.publish()
 

@@ -7,7 +7,6 @@ its pixels, and so the order and the distribution of what really comes out be te
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.crc import crc32
 from pipelines.formats.layout import MODE_RAW, About, Stored
 
 #: Width and height of the probes in turn, px: both orientations and a square. All so large that a
@@ -58,7 +58,7 @@ def write_probes(path: Path, count: int) -> None:
             pixels[..., 2] = sample
             data = pixels.tobytes()
             stored = Stored(MODE_RAW, width, height, data)
-            writer.append(stored, 0, f"probe-{sample}", zlib.crc32(data))
+            writer.append(stored, 0, f"probe-{sample}", crc32(data))
         writer.finish(About(classes=("probe",)))
         writer.publish()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from fastft.runs.sound import DTYPES
 from pipelines.atomic import AtomicFile
+from pipelines.formats.crc import crc32
 
 #: A file of ours begins so behind its header's length; the CRC-32 of the file with zeros in its
 #: place follows.
@@ -61,11 +61,11 @@ def write_tensors(
     packed = json.dumps(header, separators=(",", ":")).encode()
     packed += b" " * (-len(packed) % 8)
     packed = struct.pack("<Q", len(packed)) + packed
-    crc = zlib.crc32(packed)
+    crc = crc32(packed)
     target.write(packed)
     for name in names:
         content = _bytes_of(tensors[name])
-        crc = zlib.crc32(content, crc)
+        crc = crc32(content, crc)
         target.write(content)
     os.pwrite(target.descriptor, b"%08x" % crc, _CRC_AT)
 
@@ -98,9 +98,9 @@ def _check_seal(path: Path) -> bool:
         head = file.read(_CRC_AT + len(_NO_CRC))
         if head[_SEAL_AT:_CRC_AT] != _SEAL:
             return False
-        crc = zlib.crc32(_NO_CRC, zlib.crc32(head[:_CRC_AT]))
+        crc = crc32(_NO_CRC, crc32(head[:_CRC_AT]))
         while chunk := file.read(_CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
+            crc = crc32(chunk, crc)
     if head[_CRC_AT:] != b"%08x" % crc:
         raise SafetensorError("it is damaged or cut short")
     return True

@@ -17,7 +17,6 @@ import glob
 import hashlib
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pipelines.atomic import make_locked, open_left, temporary_prefix
 from pipelines.conversion.outputs import open_writer, opening
 from pipelines.errors import UsageError
 from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.crc import crc32
 from pipelines.formats.layout import Note
 
 _SUFFIX = ".journal"
@@ -83,7 +83,7 @@ class Entry:
             )
             + reason
         )
-        return content + _CRC.pack(zlib.crc32(content))
+        return content + _CRC.pack(crc32(content))
 
 
 class Journal:
@@ -261,7 +261,7 @@ def _unpack(buffer: bytearray, start: int) -> tuple[Entry, int] | None:
     end = start + _ENTRY.size + reason_bytes
     if len(buffer) < end + _CRC.size:
         return None
-    if _CRC.unpack_from(buffer, end)[0] != zlib.crc32(memoryview(buffer)[start:end]):
+    if _CRC.unpack_from(buffer, end)[0] != crc32(memoryview(buffer)[start:end]):
         return None
     reason = bytes(buffer[end - reason_bytes : end]).decode("utf-8", "surrogatepass")
     entry = Entry(

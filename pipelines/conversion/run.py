@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -31,6 +30,7 @@ from pipelines.conversion.report import Report, Tally, allowed_bad
 from pipelines.errors import DataError, UsageError, is_no_files
 from pipelines.formats.beton_writer import BetonWriter
 from pipelines.formats.columns import UNNAMED, ColumnNames
+from pipelines.formats.crc import crc32
 from pipelines.formats.division import UNDIVIDED, Division
 from pipelines.formats.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
 from pipelines.formats.layout import About, Depth
@@ -313,7 +313,7 @@ def _tasks(
             results = []
             for sample in samples:
                 encoded = _encode(listing, sample, encoder)
-                crc = zlib.crc32(encoded.stored.data) if encoded.stored is not None else 0
+                crc = crc32(encoded.stored.data) if encoded.stored is not None else 0
                 results.append((encoded, crc))
             return results
 

@@ -14,6 +14,7 @@ import struct
 import zipfile
 import zlib
 
+from pipelines.formats.crc import crc32
 from pipelines.images.limits import MAX_FILE_BYTES
 
 #: What no image is deflated to: plain colour apart, a bitmap becomes a tenth or more. Smaller files
@@ -76,6 +77,6 @@ def read_member(file: int, member: zipfile.ZipInfo) -> bytes:
         raise UnreadableMember(f"is more than the {size:,} bytes that it declares")
     if len(data) < size:
         raise UnreadableMember(f"is {len(data):,} bytes, not the {size:,} that it declares")
-    if zlib.crc32(data) != member.CRC:
+    if crc32(data) != member.CRC:
         raise UnreadableMember("has other bytes than those that were zipped (CRC-32)")
     return data

@@ -5,7 +5,6 @@ See `layout` for the bytes.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pipelines.formats.beton_labels import (
     read_rows,
 )
 from pipelines.formats.columns import Columns
+from pipelines.formats.crc import crc32
 from pipelines.formats.held_file import HeldFile
 from pipelines.formats.layout import MODE_JPG, MODE_RAW, About
 from pipelines.images.limits import MAX_FILE_BYTES, MAX_SIDE_PX, MOST_PIXELS
@@ -124,6 +124,6 @@ def read_targets(
         return names, Columns(task=guess_task(path, targets), targets=targets)
     about = extra.about
     check_targets(path, about.columns.task, targets, len(about.classes))
-    if zlib.crc32(targets.astype("<f4")) != about.targets_crc32:
+    if crc32(targets.astype("<f4")) != about.targets_crc32:
         raise FormatError(path, "its labels have changed", "their checksum to hold", _REDO)
     return about.classes, replace(about.columns, targets=targets)

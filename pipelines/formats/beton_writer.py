@@ -6,7 +6,6 @@ See `layout` for the bytes.
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.atomic import AtomicFile
 from pipelines.errors import DataError
 from pipelines.formats.beton_labels import TYPE_NDARRAY, describe_rows, place_rows
+from pipelines.formats.crc import crc32
 from pipelines.formats.layout import (
     ALLOCATION,
     DESCRIPTOR,
@@ -118,7 +118,7 @@ class BetonWriter(AtomicFile):
         kind, targets = TYPE_INT, about.columns.targets
         if targets is not None:
             kind, rows = TYPE_NDARRAY, self._write_rows(targets.astype("<f4"), descriptors[1])
-            about = replace(about, targets_crc32=zlib.crc32(targets.astype("<f4")))
+            about = replace(about, targets_crc32=crc32(targets.astype("<f4")))
             allocation = np.concatenate((allocation, rows))
         ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
         words = about.encode()
@@ -127,8 +127,8 @@ class BetonWriter(AtomicFile):
         extra[0] = (
             MAGIC,
             EXTRA_VERSION,
-            zlib.crc32(allocation, zlib.crc32(metadata)),
-            zlib.crc32(block),
+            crc32(allocation, crc32(metadata)),
+            crc32(block),
             len(words),
             self._end,
             len(names),
@@ -203,6 +203,6 @@ def _crc_at(file: int, offset: int, size: int) -> int | None:
         chunk = os.pread(file, min(_CHUNK_BYTES, end - offset), offset)
         if not chunk:
             return None
-        crc = zlib.crc32(chunk, crc)
+        crc = crc32(chunk, crc)
         offset += len(chunk)
     return crc

@@ -14,7 +14,6 @@ import base64
 import binascii
 import hashlib
 import re
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pipelines.errors import DataError
+from pipelines.formats.crc import crc32
 
 Kind = Literal["md5", "sha256", "crc32", "crc32c", "parts"]
 #: Kind of checksum -> hex digits; of `parts` the ETag, `:` and the bytes of a part.
@@ -44,7 +44,7 @@ class _Crc32:
     value: int = 0
 
     def update(self, block: bytes) -> None:
-        self.value = zlib.crc32(block, self.value)
+        self.value = crc32(block, self.value)
 
     def hexdigest(self) -> str:
         return f"{self.value:08x}"

@@ -21,7 +21,6 @@ import mmap
 import os
 import time
 import weakref
-import zlib
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import DataError
 from pipelines.forks import here
+from pipelines.formats.crc import crc32
 from pipelines.resident import shared_file
 from pipelines.resident.claims import claim
 from pipelines.resident.shared_file import no_room, open_file, own_prefix, remove_unused, sweep
@@ -96,7 +96,7 @@ class StoreMemory:
     def commit(self, sample: int) -> None:
         """Say that a sample's pixels are there."""
         if self.checksums is not None:
-            self.checksums[sample] = zlib.crc32(self.pixels[self._layout.place(sample)])
+            self.checksums[sample] = crc32(self.pixels[self._layout.place(sample)])
         self.ready[sample] = 1
 
     def holds(self, sample: int) -> bool:
@@ -106,7 +106,7 @@ class StoreMemory:
         if self.checksums is None:
             return True
         place = self._layout.place(sample)
-        return zlib.crc32(self.pixels[place]) == int(self.checksums[sample])
+        return crc32(self.pixels[place]) == int(self.checksums[sample])
 
     def release(self) -> None:
         """Let go of the memory, if that frees any, where all pixels are kept elsewhere by now."""
@@ -284,7 +284,7 @@ class GroupMemory(FileMemory):
             DataError: as FileMemory.
         """
         sweep(prefix := own_prefix())
-        path = shared_file.SHM / f"{prefix}{zlib.crc32(group.encode()):08x}-{key.hex()[:32]}"
+        path = shared_file.SHM / f"{prefix}{crc32(group.encode()):08x}-{key.hex()[:32]}"
         super().__init__(path, layout, key)
         # What lives no longer than its processes need not be held against harm.
         self.checksums = None
