@@ -8,6 +8,7 @@ the library is not installed.
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -64,8 +65,7 @@ class Known:
         self.entries: dict[int, tuple[int, NDArray[np.int32]]] = {}
         self._states = bytearray(len(source.widths))
         self._reasons: dict[int, str] = {}
-        sharers *= processes_here()
-        self._room = int(free_memory().bytes * _ENTRIES_SHARE / sharers)
+        self._share, self._taken = _ENTRIES_SHARE / (sharers * processes_here()), 0
 
     def needs_reference(self, sample: int, stored: Stored) -> bool:
         """Whether no decoder but the reference's will do for a JPEG."""
@@ -97,15 +97,20 @@ class Known:
 
     def meet_once(self) -> None:
         """Take note that samples come once: nobody would begin at their entry points."""
-        self._room = 0
+        self._share = 0
+
+    @cached_property
+    def _room(self) -> int:
+        """Bytes of entry points in all; found out when there are any, as it takes a millisecond."""
+        return int(free_memory().bytes * self._share)
 
     def has_room(self, bytes_: int) -> bool:
         """Whether there is room for so many bytes of entry points."""
-        return self._room >= bytes_
+        return self._room - self._taken >= bytes_
 
     def note_entries(self, sample: int, step: int, points: NDArray[np.int32]) -> None:
         """Keep where a JPEG may be begun at; whoever found that has read it to its end."""
-        self._room -= points.nbytes
+        self._taken += points.nbytes
         self.entries[sample] = (step, points)
         self.note_sound(sample)
 

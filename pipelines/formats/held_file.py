@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ class HeldFile:
             raise DataError(path, "is no plain file", "one", "name another")
         self.size, self._written_ns = state.st_size, state.st_mtime_ns
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)  # when the interpreter ends, `os` may have been taken apart
 
     @property
     def link(self) -> str:

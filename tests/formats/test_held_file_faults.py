@@ -16,6 +16,7 @@ from PIL import Image
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError
 from pipelines.formats.beton import read_index
+from pipelines.formats.held_file import HeldFile
 from pipelines.formats.layout import MAGIC
 from pipelines.formats.source import open_source
 from pipelines.loaders import Loader
@@ -263,3 +264,17 @@ def test_a_photo_harmed_while_read(
         del wanted[20]
         assert alike(by_sample(loader), wanted)
     tried("a photo of a class folder harmed while a loader reads it")
+
+
+def test_a_file_is_closed_when_modules_are_gone(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interpreter that ends takes `os` apart before what a program's globals hold."""
+    file = HeldFile(data / "train.beton")
+    descriptor = file._descriptor
+    with monkeypatch.context() as ending:
+        ending.setattr("pipelines.formats.held_file.os", None)
+        file.__del__()
+    file._descriptor = -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
