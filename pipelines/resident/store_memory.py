@@ -15,14 +15,11 @@ How processes come to have the same file is `shared_file`'s.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import mmap
 import os
-import time
 import weakref
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +30,7 @@ from pipelines.forks import here
 from pipelines.formats.crc import crc32
 from pipelines.resident import shared_file
 from pipelines.resident.claims import claim
+from pipelines.resident.pages import Pages
 from pipelines.resident.shared_file import no_room, open_file, own_prefix, remove_unused, sweep
 from pipelines.resident.store import Layout
 
@@ -40,12 +38,6 @@ _ATTACHED_AT, _READY_AT = 1024, 4096
 #: Processes of a machine that can share a file and take its name away once all have it.
 MAX_GROUP = _READY_AT - _ATTACHED_AT
 _PAGE = 4096
-_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23  # the latter since Linux 5.14
-#: Bytes of a large page; how many bytes are tried of each kind, how often, and from how many on it
-#: is worth the 7 ms.
-_LARGE_PAGE, _TRIED_BYTES, _TRIES, _WORTH_BYTES = 2 << 20, 4 << 20, 3, 128 << 20
-_C = ctypes.CDLL(None)
-_C.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class StoreMemory:
@@ -130,47 +122,15 @@ class PrivateMemory(StoreMemory):
     """Memory of this process, which the system gives as it is filled, in the cheaper pages."""
 
     def __init__(self, layout: Layout) -> None:
-        pixels = _map(layout.total)
-        if layout.total >= _WORTH_BYTES and are_large_pages_cheaper():
-            _C.madvise(pixels.ctypes.data, len(pixels), _MADV_HUGEPAGE)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        pixels = np.frombuffer(mmap.mmap(-1, layout.total, flags=flags), np.uint8)
+        self._pages = Pages(pixels.ctypes.data, len(pixels))
         super().__init__(layout, pixels, np.zeros(len(layout.sizes), np.uint8))
 
     def reserve(self, sample: int) -> None:
-        """Ask for a sample's pages at once, a fifth cheaper than one by one; it may well fail."""
-        place = self._layout.place(sample)
-        begin = self.pixels.ctypes.data + place.start // mmap.PAGESIZE * mmap.PAGESIZE
-        end = self.pixels.ctypes.data + _padded(place.stop, mmap.PAGESIZE)
-        _C.madvise(begin, end - begin, _MADV_POPULATE_WRITE)
-
-
-def _map(bytes_: int) -> NDArray[np.uint8]:
-    """New memory of this process."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    return np.frombuffer(mmap.mmap(-1, bytes_, flags=flags), np.uint8)
-
-
-@cache
-def are_large_pages_cheaper() -> bool:
-    """Whether new memory comes sooner in pages of 2 MB; tried once in a process.
-
-    It did on an Intel Xeon, 0.22 instead of 0.48 ms/MB, which took a ninth of the CPU time off the
-    first epoch of 40 photos of 12.9 megapixels. Under a hypervisor that takes free memory back it
-    took 2 instead of 0.4 ms/MB, and cost a third of the first epoch.
-    """
-    tried = [(_touching_s(large=False), _touching_s(large=True)) for _ in range(_TRIES)]
-    small_s, large_s = map(min, zip(*tried, strict=True))
-    return bool(large_s < small_s)
-
-
-def _touching_s(*, large: bool) -> float:
-    """Seconds that the first touch of some memory takes."""
-    pixels = _map(_TRIED_BYTES + _LARGE_PAGE)
-    begin = _padded(pixels.ctypes.data, _LARGE_PAGE)
-    started = time.perf_counter()
-    if large:
-        _C.madvise(begin, _TRIED_BYTES, _MADV_HUGEPAGE)
-    _C.madvise(begin, _TRIED_BYTES, _MADV_POPULATE_WRITE)
-    return time.perf_counter() - started
+        """Ask for a sample's pages at once; it may well fail."""
+        place, begin = self._layout.place(sample), self.pixels.ctypes.data
+        self._pages.touch(begin + place.start, begin + place.stop)
 
 
 class FileMemory(StoreMemory):

@@ -3,11 +3,9 @@
 import fcntl
 import gc
 import os
-import re
 import weakref
 from pathlib import Path
 
-import numpy as np
 import pytest
 from stores import KEY, OTHER, SAMPLES, got, held, layout_of, put
 
@@ -58,45 +56,6 @@ def _alone_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Memory of one process.
-
-
-def in_large_pages(array: np.ndarray) -> bool:
-    """Whether the system was asked for large pages of an array's memory."""
-    address = array.ctypes.data
-    is_it = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            first, last = (int(each, 16) for each in bounds.groups())
-            is_it = first <= address < last
-        elif is_it and line.startswith("VmFlags:"):
-            return "hg" in line.split()
-    raise AssertionError("no such mapping")
-
-
-@pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="no large pages here"
-)
-@pytest.mark.parametrize("cheaper", [False, True])
-def test_large_pages_are_taken_where_they_are_cheaper(
-    cheaper: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_memory, "are_large_pages_cheaper", lambda: cheaper)
-    assert not in_large_pages(PrivateMemory(layout_of()).pixels)  # too few to matter
-    monkeypatch.setattr(store_memory, "_WORTH_BYTES", 0)
-    memory = PrivateMemory(layout_of())
-    assert in_large_pages(memory.pixels) == cheaper
-    put(memory, 1, 7)
-    assert got(memory, 1) == {7}
-
-
-def test_either_kind_of_page_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    for large_s in (1.0, 3.0):
-        monkeypatch.setattr(
-            store_memory, "_touching_s", lambda *, large, it=large_s: it if large else 2.0
-        )
-        assert store_memory.are_large_pages_cheaper.__wrapped__() == (large_s < 2)
-    monkeypatch.undo()
-    assert store_memory.are_large_pages_cheaper() in (False, True)
 
 
 def test_private_memory_holds_what_was_committed() -> None:
