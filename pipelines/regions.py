@@ -29,8 +29,6 @@ _SPARE = 3
 #: Bytes of a JPEG for each entry point at most, whose 16 bytes are then 3 % of it: 1,024 photos of
 #: 0.2 megapixels take 2.8 KB each, and begin 4 MCUs or 64 px apart.
 _POINT_SHARE = 512
-#: A part larger than this (11 megapixels) gives its memory back where that is asked for.
-_KEEP_BYTES = 32 << 20
 _whole_is_loaded = threading.Event()
 
 
@@ -61,7 +59,12 @@ class RegionDecoder:
         return Decoder(self._source, self.known)
 
     def crop(
-        self, sample: int, stored: Stored, box: Sequence[int], shrink: int = 1
+        self,
+        sample: int,
+        stored: Stored,
+        box: Sequence[int],
+        shrink: int = 1,
+        room: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8] | None:
         """Decode a part of a sample.
 
@@ -70,6 +73,7 @@ class RegionDecoder:
             stored: its bytes.
             box: top, left, height, width, px, within the image as it is decoded.
             shrink: decodes the image at 1 / 2, 4 or 8 of its size.
+            room: uint8[`room_bytes` of the box or more], to decode to; the decoder's own if None.
 
         Returns:
             uint8[height, width, 3] RGB, of lines that lie apart, until the next call; None if it
@@ -79,10 +83,12 @@ class RegionDecoder:
             DataError: the sample is broken, or of another size than stored.
         """
         top, left, height, width = box
-        pitch = (width + cpu.COLUMN_SLACK) * 3
-        if self._pixels.size < (height + 1) * pitch:
-            self._pixels = np.empty((height + 1) * pitch, np.uint8)
-        lines = self._pixels[: (height + 1) * pitch].reshape(height + 1, pitch)
+        bytes_ = room_bytes(height, width)
+        if room is None:
+            if self._pixels.size < bytes_:
+                self._pixels = np.empty(bytes_, np.uint8)
+            room = self._pixels
+        lines = room[:bytes_].reshape(height + 1, -1)
         first = 0
 
         def decode(*arguments: Any) -> int:
@@ -97,11 +103,6 @@ class RegionDecoder:
         if not self.run(sample, stored, decode, part, shrink):
             return None
         return lines[:height, first : first + 3 * width].reshape(height, width, 3)
-
-    def relax(self) -> None:
-        """Give back what only a very large part needed."""
-        if self._pixels.nbytes > _KEEP_BYTES:
-            self._pixels = np.empty(0, np.uint8)
 
     def to_rgb(self, sample: int, target: NDArray[np.uint8], shrink: int = 1) -> None:
         """Write a sample's pixels, all of them: by `decoder` until `load_whole` is done.
@@ -278,6 +279,11 @@ def load_parts() -> None:
     with compiling():
         find_entries(nothing, (1, 1), 0, reading)
         begin_part(nothing, (1, 1), (0, 0, 1, 1), 0, reading.points, reading)
+
+
+def room_bytes(height: int, width: int) -> int:
+    """Bytes that a part of this height and width, px, takes while it is decoded."""
+    return (height + 1) * (width + cpu.COLUMN_SLACK) * 3
 
 
 def are_decoded() -> bool:

@@ -34,6 +34,9 @@ _BATCHES = 5
 _TOGETHER = 8
 #: Images begin at multiples of a cache line.
 _ALIGN = 64
+#: Bytes from which on a crop (11 megapixels) is decoded where DALI gets it from, instead of being
+#: copied there: no thread is to hold a second one.
+_LARGE_BYTES = 32 << 20
 
 
 def has_room(source: Source, batch: int) -> bool:
@@ -87,23 +90,21 @@ class PixelMaker:
             DataError: a sample cannot be had, or is broken.
         """
         start, shape, roi_start, roi_end = find_regions(rows)
-        sizes = shape[:, 0].astype(np.int64) * shape[:, 1] * 3
-        sizes = -(-sizes // _ALIGN) * _ALIGN
+        sides = shape.tolist()
+        sizes = np.array([-(-_room_bytes(*each) // _ALIGN) * _ALIGN for each in sides], np.int64)
+        ends = np.cumsum(sizes)
         buffer = self._take(int(sizes.sum()))
-        begins = np.cumsum(sizes) - sizes
-        images = [
-            buffer[begin : begin + height * width * 3].reshape(height, width, 3)
-            for begin, (height, width) in zip(begins.tolist(), shape.tolist(), strict=True)
-        ]
+        rooms = [buffer[end - size : end] for end, size in zip(ends, sizes, strict=True)]
         boxes = np.concatenate((start, shape), axis=1).tolist()
         samples = rows.samples.tolist()
         parts = [slice(at, at + _TOGETHER) for at in range(0, len(rows), _TOGETHER)]
         _wait_for(
             [
-                self._threads.submit(self._decode, samples[part], boxes[part], images[part])
+                self._threads.submit(self._decode, samples[part], boxes[part], rooms[part])
                 for part in parts
             ]
         )
+        images = [_image(room, *each) for room, each in zip(rooms, sides, strict=True)]
         inputs = (images, roi_start, roi_end, rows.flips.astype(np.int32))
         return Feed(rows, inputs, buffer)
 
@@ -131,23 +132,29 @@ class PixelMaker:
             return np.empty(self._usual_bytes, np.uint8)  # what is not written takes none
 
     def _decode(
-        self, samples: list[int], boxes: list[list[int]], images: list[NDArray[np.uint8]]
+        self, samples: list[int], boxes: list[list[int]], rooms: list[NDArray[np.uint8]]
     ) -> None:
         """Decode what boxes (top, left, height, width, px) show of samples."""
-        for sample, box, image in zip(samples, boxes, images, strict=True):
-            self._decode_one(sample, box, image)
+        for sample, box, room in zip(samples, boxes, rooms, strict=True):
+            self._decode_one(sample, box, room)
 
-    def _decode_one(self, sample: int, box: list[int], image: NDArray[np.uint8]) -> None:
+    def _decode_one(self, sample: int, box: list[int], room: NDArray[np.uint8]) -> None:
         top, left, height, width = box
+        image = _image(room, height, width)
         stored = self._source.stored(sample)
         sides = stored.height, stored.width
         if stored.mode == MODE_RAW:
             whole = np.frombuffer(stored.data, np.uint8).reshape(*sides, 3)
         else:
             regions = self._regions()
-            if (part := regions.crop(sample, stored, box)) is not None:
+            is_large = image.nbytes >= _LARGE_BYTES
+            part = regions.crop(sample, stored, box, room=room if is_large else None)
+            if part is not None and is_large:
+                for line in range(height):  # each to where lines before it were
+                    image[line] = part[line]
+                return
+            if part is not None:
                 image[:] = part
-                regions.relax()
                 return
             whole = np.empty((*sides, 3), np.uint8)
             regions.decoder.to_rgb(sample, whole.reshape(-1), stored=stored)
@@ -162,6 +169,20 @@ class PixelMaker:
 
             regions = self._local.regions = RegionDecoder(self._source, self.known)
         return regions
+
+
+def _room_bytes(height: int, width: int) -> int:
+    """Bytes that a crop takes until it is packed."""
+    if height * width * 3 < _LARGE_BYTES:
+        return height * width * 3
+    from pipelines.regions import room_bytes  # loads numba
+
+    return room_bytes(height, width)
+
+
+def _image(room: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """A crop in its room, uint8[height, width, 3]."""
+    return room[: height * width * 3].reshape(height, width, 3)
 
 
 def _load() -> None:
