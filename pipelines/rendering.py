@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from pipelines.plan import Plan, Rows
 from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.row_worker import Piece, Worker
 from pipelines.transfer import BatchPool
+from pipelines.workers import wait_for
 
 #: Rows of a piece at most: 8 ms of a core where they are decoded, long against handing it out and
 #: short against an epoch.
@@ -260,16 +261,6 @@ def surfacing(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     return RuntimeError(f"{type(error).__name__} in a thread of the loader: {error}")
-
-
-def wait_for(futures: Sequence[Future[None]]) -> None:
-    """Wait until all are done; after the first error, what has not been started never is."""
-    try:
-        for future in futures:
-            future.result()
-    finally:
-        for future in futures:
-            future.cancel()
 
 
 def make_geometry(rows: Rows, plan: Plan) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:

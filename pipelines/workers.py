@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import parent_process, resource_tracker
 from pathlib import Path
@@ -77,6 +77,23 @@ def make_threads(count: int | None = None, name: str = "") -> ThreadPoolExecutor
     finally:
         begun.set()
     return threads
+
+
+def wait_for(futures: Sequence[Future[None]], *, to_the_end: bool = False) -> None:
+    """Wait until all are done; after the first error, what has not been started never is.
+
+    Args:
+        futures: in the order in which their errors count.
+        to_the_end: whether what has been started is waited for even then, as it writes somewhere.
+    """
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        if to_the_end:
+            wait(futures)
 
 
 def end_with(parent: int, number: int) -> None:

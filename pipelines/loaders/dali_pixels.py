@@ -9,7 +9,7 @@ it takes time to load what decodes here.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipelines.formats.layout import MODE_RAW
 from pipelines.formats.source import Source
 from pipelines.loaders.dali_feed import Feed, find_regions
 from pipelines.plan import Rows
-from pipelines.workers import make_threads
+from pipelines.workers import make_threads, wait_for
 
 if TYPE_CHECKING:
     from pipelines.regions import RegionDecoder
@@ -98,11 +98,12 @@ class PixelMaker:
         boxes = np.concatenate((start, shape), axis=1).tolist()
         samples = rows.samples.tolist()
         parts = [slice(at, at + _TOGETHER) for at in range(0, len(rows), _TOGETHER)]
-        _wait_for(
+        wait_for(
             [
                 self._threads.submit(self._decode, samples[part], boxes[part], rooms[part])
                 for part in parts
-            ]
+            ],
+            to_the_end=True,
         )
         images = [_image(room, *each) for room, each in zip(rooms, sides, strict=True)]
         inputs = (images, roi_start, roi_end, rows.flips.astype(np.int32))
@@ -190,14 +191,3 @@ def _load() -> None:
     from pipelines.regions import load_parts
 
     load_parts()
-
-
-def _wait_for(futures: list[Future[None]]) -> None:
-    """Wait until all are done; nothing writes to their memory any more, whatever has failed."""
-    try:
-        for future in futures:
-            future.result()
-    finally:
-        for future in futures:
-            future.cancel()
-        wait(futures)

@@ -27,7 +27,7 @@ from pipelines.kernels.normalizing import normalize
 from pipelines.plan import Plan
 from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.regions import load_whole
-from pipelines.rendering import make_geometry, wait_for
+from pipelines.rendering import make_geometry
 from pipelines.resident.filler import Filler, HostSink, Sink, Writers
 from pipelines.resident.in_turn import InTurn
 from pipelines.resident.store import Layout
@@ -39,6 +39,7 @@ from pipelines.transfer import (
     make_stream,
     normalizing_factors,
 )
+from pipelines.workers import wait_for
 
 #: Batches whose samples are decoded, or whose crops are gathered, ahead of the one asked for.
 _AHEAD = 1

@@ -198,7 +198,7 @@ def test_large_crops_come_right(
 
 @pytest.mark.usefixtures("pixels_at_once")
 def test_later_epochs_are_decoded_for_it(beton: Path) -> None:
-    """What DALI refused stays told of, and batches are those of the epoch before."""
+    """Batches are those of the epoch before, and remarks on what DALI refused stay."""
     with make("dali", beton, batch_size=6, view="eval", normalize=False) as loader:
         decoded, epochs = [], []
         for _ in range(3):
