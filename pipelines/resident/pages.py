@@ -1,9 +1,9 @@
 """The pages that new memory comes in: small or large ones, whichever have cost less of late.
 
-The first touch of memory costs a tenth to a third of a photo's decoding. Large pages take 0.22
+The first touch of memory costs a tenth to a half of a photo's decoding. Large pages take 0.22
 instead of 0.48 ms/MB on an Intel Xeon as long as there are some at hand. Under a hypervisor that
-takes free memory back, they cost 1.5 to 2 ms/MB once those are used up, as it takes back just what
-would make a large page, and small ones 0.6 to 1.2. What a trial beforehand finds holds for the
+takes free memory back, they cost up to 1.8 ms/MB once those are used up, as it takes back just what
+would make a large page, and small ones 0.3 to 0.5. What a trial beforehand finds holds for the
 memory that it is given, which is what was freed last; so costs are measured all the while.
 """
 

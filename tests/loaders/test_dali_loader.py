@@ -156,20 +156,14 @@ def test_only_outermost_pixels_are_more_than_a_level_off(size: int, data: Path) 
 @pytest.fixture
 def pixels_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others decode for DALI from the second epoch on, however few images there are."""
-    monkeypatch.setattr(DaliLoader, "pixels_after", 0)
+    monkeypatch.setattr(DaliLoader, "pixels_after", 1)
     monkeypatch.setattr(PixelMaker, "is_ready", lambda maker: maker._loaded.result() is None)
 
 
 @pytest.fixture
 def first_epoch(pixels_at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """And from the first."""
-    begin = DaliLoader._begin
-
-    def begin_ready(loader: DaliLoader) -> None:
-        begin(loader)
-        loader._get_pixels_ready()
-
-    monkeypatch.setattr(DaliLoader, "_begin", begin_ready)
+    monkeypatch.setattr(DaliLoader, "pixels_after", 0)
 
 
 @pytest.mark.usefixtures("first_epoch")
@@ -223,6 +217,14 @@ def test_broken_photos_are_named_when_decoded_for_it(beton: Path, tmp_path: Path
         next(batches)
         with pytest.raises(DataError, match=r"a/07.jpg"):
             next(batches)
+
+
+def test_a_single_epoch_loads_nothing(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To close would wait for it."""
+    monkeypatch.setattr(DaliLoader, "pixels_after", 1)
+    with make("dali", beton, view="eval") as loader:
+        list(loader)
+        assert loader._coming is None
 
 
 @pytest.mark.usefixtures("pixels_at_once")
