@@ -63,6 +63,7 @@ class Known:
         """
         self._source = source
         self.entries: dict[int, tuple[int, NDArray[np.int32]]] = {}
+        self._refused: set[int] = set()
         self._states = bytearray(len(source.widths))
         self._reasons: dict[int, str] = {}
         self._share, self._taken = _ENTRIES_SHARE / (sharers * processes_here()), 0
@@ -109,10 +110,21 @@ class Known:
         return self._room - self._taken >= bytes_
 
     def note_entries(self, sample: int, step: int, points: NDArray[np.int32]) -> None:
-        """Keep where a JPEG may be begun at; whoever found that has read it to its end."""
-        self._taken += points.nbytes
-        self.entries[sample] = (step, points)
+        """Keep where a JPEG may be begun at, if there is room; who found that has read it whole."""
+        if self.has_room(points.nbytes):
+            self._taken += points.nbytes
+            self.entries[sample] = (step, points)
         self.note_sound(sample)
+
+    def refuse_entries(self, sample: int) -> None:
+        """Never begin at a sample's entry points again, nor believe that it has been read."""
+        self.entries.pop(sample, None)
+        self._refused.add(sample)
+        self._states[sample] = _UNKNOWN
+
+    def may_have_entries(self, sample: int) -> bool:
+        """Whether a sample's entry points have not been refused."""
+        return sample not in self._refused
 
     def is_harmless(self, sample: int) -> bool:
         """Whether what a decoder warns of has been weighed and found harmless."""

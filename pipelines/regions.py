@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.compiling import compiling
 from pipelines.decoder import Decoder, Known
-from pipelines.formats.layout import MODE_RAW, Stored
+from pipelines.formats.layout import MODE_RAW, Stored, most_points
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, libjpeg, streaming
 from pipelines.kernels.entries import POINT_WORDS, find_entries, fit_reading
@@ -26,9 +26,6 @@ from pipelines.kernels.mcus import begin_part, begin_whole
 #: Lines and columns around a part that are cut out of a JPEG with it: the ends of what is left are
 #: upsampled as those of an image are, one of chroma, twice as wide; and one more.
 _SPARE = 3
-#: Bytes of a JPEG for each entry point at most, whose 16 bytes are then 3 % of it: 1,024 photos of
-#: 0.2 megapixels take 2.8 KB each, and begin 4 MCUs or 64 px apart.
-_POINT_SHARE = 512
 _whole_is_loaded = threading.Event()
 
 
@@ -139,7 +136,7 @@ class RegionDecoder:
 
         The first time that a sample is met, its codes are read to their end all the same, so that
         damage is named whatever the part is; and where they are sound and common, places are
-        noted to begin at.
+        noted to begin at. Of a sample with entry points that has been done in converting.
 
         Args:
             sample: its number.
@@ -160,13 +157,11 @@ class RegionDecoder:
         if self._libjpeg is None or stored.mode == MODE_RAW or known.is_references(sample):
             return False
         data, sides = np.frombuffer(stored.data, np.uint8), (stored.height, stored.width)
-        if part is not None and not known.has_been_read(sample):
-            self._note_entries(sample, data, sides)
         given = None if part is None else self._begin_part(sample, data, sides, part, shrink)
         if given is not None:
             if self._straight(decode, *given, False) == streaming.DONE:
                 return True
-            known.entries.pop(sample, None)  # nobody knows how; it is decoded as any other
+            known.refuse_entries(sample)  # nobody knows how; it is decoded as any other
         whole = not known.has_been_read(sample)
         if not known.is_harmless(sample):
             self._reading = fit_reading(self._reading, len(data))
@@ -212,7 +207,7 @@ class RegionDecoder:
             A JPEG's header, its height and width, its top and left in the image, px; None if there
             is none.
         """
-        entries = self.known.entries.get(sample)
+        entries = self._find_entries(sample, data, sides)
         if entries is None:
             return None
         self._reading = fit_reading(self._reading, len(data))
@@ -225,20 +220,33 @@ class RegionDecoder:
         given = begin_part(data, sides, region, step, self._points, self._reading)
         size, *place, height, width = given
         if not size:
+            self.known.refuse_entries(sample)
             return None
         header = self._reading.header[:size]
         header.flags.writeable = False  # as the bytes of a sample are, to the kernels
         return header, (height, width), (place[0], place[1])
 
-    def _note_entries(self, sample: int, data: NDArray[np.uint8], sides: tuple[int, int]) -> None:
-        """Look for places to begin at in a sample that is met for the first time."""
-        most = len(data) // _POINT_SHARE + 2
-        if not self.known.has_room(most * 4 * POINT_WORDS):
-            return
+    def _find_entries(
+        self, sample: int, data: NDArray[np.uint8], sides: tuple[int, int]
+    ) -> tuple[int, NDArray[np.int32]] | None:
+        """Places to begin at: known by now, from the source, or found in data met for once."""
+        known = self.known
+        entries = known.entries.get(sample)
+        if entries is not None or not known.may_have_entries(sample):
+            return entries
+        entries = self._source.entry_points(sample)
+        if entries is not None:
+            known.note_entries(sample, *entries)
+            return entries
+        most = most_points(len(data))
+        if known.has_been_read(sample) or not known.has_room(most * 4 * POINT_WORDS):
+            return None
         self._reading = fit_reading(self._reading, len(data), most)
         step, count = find_entries(data, sides, most, self._reading)
-        if count:
-            self.known.note_entries(sample, step, self._reading.points[:count].copy())
+        if not count:
+            return None
+        known.note_entries(sample, step, points := self._reading.points[:count].copy())
+        return step, points
 
     def load(self, decode: Callable[..., int]) -> None:
         """Compile or load the kernel that `decode` calls, by giving it nothing."""

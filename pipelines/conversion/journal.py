@@ -34,9 +34,10 @@ _SUFFIX = ".journal"
 #: converted and how.
 _HEAD = struct.Struct("<8s32s32s")
 _IDENTITY_AT = 40
-_MAGIC = b"fastft-1"
-#: Mode, note, width, height, bytes of the reason, of the source, stored; CRC-32.
-_ENTRY = struct.Struct("<BBHHHQQI")
+_MAGIC = b"fastft-2"
+#: Mode, note, width, height, bytes of the reason, of the source, stored; CRC-32; bytes of entry
+#: points, and their CRC-32.
+_ENTRY = struct.Struct("<BBHHHQQIII")
 _CRC = struct.Struct("<I")
 #: The mode of an image that was left out.
 _LEFT_OUT = 255
@@ -55,6 +56,7 @@ class Entry:
         source_bytes: of the image file.
         note: what else is worth telling of it.
         reason: why it is left out, doubtful or odd; may be empty.
+        points: bytes of its entry points, and their CRC-32.
     """
 
     mode: int | None
@@ -65,6 +67,7 @@ class Entry:
     source_bytes: int
     note: Note
     reason: str
+    points: tuple[int, int] = (0, 0)
 
     def pack(self) -> bytes:
         """As a journal holds it."""
@@ -80,6 +83,7 @@ class Entry:
                 self.source_bytes,
                 self.size_bytes,
                 self.checksum,
+                *self.points,
             )
             + reason
         )
@@ -255,8 +259,8 @@ def _unpack(buffer: bytearray, start: int) -> tuple[Entry, int] | None:
     """The entry at `start` and where it ends; None if it is not whole."""
     if len(buffer) - start < _ENTRY.size + _CRC.size:
         return None
-    mode, note, width, height, reason_bytes, source_bytes, size, checksum = _ENTRY.unpack_from(
-        buffer, start
+    mode, note, width, height, reason_bytes, source_bytes, size, checksum, *points = (
+        _ENTRY.unpack_from(buffer, start)
     )
     end = start + _ENTRY.size + reason_bytes
     if len(buffer) < end + _CRC.size:
@@ -273,5 +277,6 @@ def _unpack(buffer: bytearray, start: int) -> tuple[Entry, int] | None:
         source_bytes,
         Note(note),
         reason,
+        (points[0], points[1]),
     )
     return entry, end + _CRC.size

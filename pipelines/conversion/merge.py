@@ -31,6 +31,7 @@ from pipelines.conversion.outputs import (
 )
 from pipelines.errors import DataError, FormatError, UsageError
 from pipelines.formats.beton import Index, read_index
+from pipelines.formats.beton_extra import pack_points
 from pipelines.formats.beton_writer import BetonWriter
 from pipelines.formats.columns import Columns, Task, join_columns
 from pipelines.formats.layout import About, Preparation, Stored
@@ -71,7 +72,7 @@ class _Piece:
         task: of its labels.
         division: how the data were split in converting.
         counts: int64[C], images of each class.
-        sample_bytes: of all its samples.
+        sample_bytes: of all its samples, entry points included.
         fingerprint: of its samples.
     """
 
@@ -188,7 +189,7 @@ def _read_piece(path: Path) -> _Piece:
         index.columns.task,
         index.division,
         np.bincount(index.labels, minlength=len(index.classes)),
-        int(index.sizes.sum()),
+        int(index.sizes.sum()) + (0 if index.points is None else int(index.points["bytes"].sum())),
         index.fingerprint(),
     )
 
@@ -363,7 +364,7 @@ def _strides(sizes: NDArray[np.int64]) -> Iterator[range]:
             first, size = sample + 1, 0
 
 
-def _read(index: Index, samples: range) -> list[tuple[Stored, int, str, int]]:
+def _read(index: Index, samples: range) -> list[tuple[Stored, int, str, int, bytes]]:
     """These samples, whose checksums hold, as a writer takes them.
 
     Raises:
@@ -372,10 +373,12 @@ def _read(index: Index, samples: range) -> list[tuple[Stored, int, str, int]]:
     assert index.checksums is not None
     labels, checksums = index.labels, index.checksums
     with _reading(index.path):
-        rows = [
-            (index.stored(sample), int(labels[sample]), index.name(sample), int(checksums[sample]))
-            for sample in samples
-        ]
+        rows = []
+        for sample in samples:
+            found = index.entry_points(sample)
+            points = b"" if found is None else pack_points(*found)
+            row = index.stored(sample), int(labels[sample]), index.name(sample)
+            rows.append((*row, int(checksums[sample]), points))
     if index.file.has_changed():  # names and labels have no checksum of their own
         raise _changed(index.path)
     return rows

@@ -32,7 +32,14 @@ from pipelines.formats.beton_writer import BetonWriter
 from pipelines.formats.columns import UNNAMED, ColumnNames
 from pipelines.formats.crc import crc32
 from pipelines.formats.division import UNDIVIDED, Division
-from pipelines.formats.encode import MODES, Encoded, EncodePolicy, Encoder, Mode
+from pipelines.formats.encode import (
+    MODES,
+    Encoded,
+    EncodePolicy,
+    Encoder,
+    Mode,
+    PointFinder,
+)
 from pipelines.formats.layout import About, Depth
 from pipelines.formats.shards import Shard, cut_listings, parse_shard
 from pipelines.images.limits import MAX_PIXELS, MOST_PIXELS
@@ -45,6 +52,10 @@ _SHRINKING = b"2"
 #: A task is this many images, or fewer if their files are large: long enough to hide the cost of
 #: handing it over (about 50 us), short enough that few decoded images wait to be written.
 _TASK_IMAGES, _TASK_BYTES = 32, 4 << 20
+#: From so many bytes on, of all images, entry points into JPEGs are found. What finds them takes
+#: 0.7 s to load, and is 1.4 times as fast as the check for damage that it replaces; who begins at
+#: them reads the codes of a photo of 0.12 MB in 0.8 ms less when it is met first.
+_POINTS_FROM_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +169,7 @@ def convert(
         if config.mode == "passthrough" and not config.max_side:
             needed = sum(int(each.sum()) for each in sizes.values())
             require_space(config.out, needed - sum(map(left_bytes, outputs.values())))
+        finder = _make_finder(config, splits, sizes if not shards else None)
         writers = []
         for split, listing in splits.items():
             part = parts[split]
@@ -169,7 +181,8 @@ def convert(
                     resume=config.resume,
                 )
             )
-            work = _Work(split, listing, part, sizes[split], shards.get(split), writer, journal)
+            given = listing, part, sizes[split], shards.get(split), finder
+            work = _Work(split, *given, writer, journal)
             reports.append(_convert_part(config, work, on_progress))
             writers.append(writer)
         reports[0].remarks = (*said, *reports[0].remarks)
@@ -190,6 +203,7 @@ class _Work:
     part: range
     sizes: NDArray[np.int64]
     shard: Shard | None
+    finder: PointFinder | None
     writer: BetonWriter
     journal: Journal
 
@@ -203,6 +217,29 @@ def _cut(config: ConvertConfig, listings: Mapping[str, Listing]) -> dict[str, Sh
     sizes = {split: _sizes(each, range(len(each))) for split, each in listings.items()}
     said = {split: hash_labels(listing) for split, listing in listings.items()}
     return cut_listings(*asked, names, sizes, said, asdict(config.policy))
+
+
+def _make_finder(
+    config: ConvertConfig,
+    listings: Mapping[str, Listing],
+    sizes: Mapping[str, NDArray[np.int64]] | None,
+) -> PointFinder | None:
+    """What finds entry points, where that is worth loading it: for all shards alike.
+
+    Args:
+        config: the conversion.
+        listings: all of its samples.
+        sizes: of their files, bytes, where they are known.
+    """
+    if not config.verify:
+        return None
+    if sizes is None:
+        sizes = {split: _sizes(each, range(len(each))) for split, each in listings.items()}
+    if sum(int(each.sum()) for each in sizes.values()) < _POINTS_FROM_BYTES:
+        return None
+    from pipelines.conversion.entry_points import EntryFinder  # numba takes 0.3 s
+
+    return EntryFinder() if EntryFinder.is_served() else None
 
 
 def _sizes(listing: Listing, part: range) -> NDArray[np.int64]:
@@ -230,7 +267,7 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
     report = tally.report
     with writing(writer.path):
         _take_over(work, tally)
-    encoder = Encoder(config.policy)
+    encoder = Encoder(config.policy, work.finder)
     workers = config.workers or cpu_count()
     tasks = _tasks(work, tally.sample, encoder)
     with ThreadPoolExecutor(workers, thread_name_prefix="convert") as executor:
@@ -241,7 +278,7 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
                 if stored is not None:
                     name, label = listing.names[tally.sample], int(listing.labels[tally.sample])
                     with writing(writer.path):
-                        writer.append(stored, label, name, checksum)
+                        writer.append(stored, label, name, checksum, encoded.points)
                     sides, size = (stored.width, stored.height), len(stored.data)
                 entry = Entry(
                     None if stored is None else stored.mode,
@@ -251,6 +288,7 @@ def _convert_part(config: ConvertConfig, work: _Work, on_progress: Progress | No
                     encoded.source_bytes,
                     encoded.note,
                     encoded.reason,
+                    (len(encoded.points), crc32(encoded.points)),
                 )
                 tally.count(entry)
                 journal.add(entry)
@@ -294,6 +332,7 @@ def _take_over(work: _Work, tally: Tally) -> None:
             int(listing.labels[sample]),
             listing.names[sample],
             entry.checksum,
+            entry.points,
         ):
             break
         tally.count(entry)

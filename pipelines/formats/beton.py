@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import DataError, FormatError
-from pipelines.formats.beton_extra import Extra, read_extra
+from pipelines.formats.beton_extra import Extra, read_extra, read_name, read_names, read_points
 from pipelines.formats.beton_labels import TYPE_NDARRAY
 from pipelines.formats.beton_tables import (
     allocated_sizes,
@@ -125,27 +125,18 @@ class Index:
         )
 
     @property
+    def points(self) -> NDArray[np.void] | None:
+        """`layout.POINTS` of each sample in the file; None where it holds no entry points."""
+        return None if self._extra is None else self._extra.points
+
+    @property
     def has_names(self) -> bool:
         """Whether the file says where its samples are from; stock FFCV's do not."""
         return self._extra is not None
 
     def name(self, sample: int) -> str:
         """The source file of a sample, relative to the converted folder."""
-        extra = self._extra
-        if self.numbers is not None:
-            sample = int(self.numbers[sample])
-        if extra is None:
-            return f"sample {sample}"
-        # A file that is being destroyed may have lost its names first; an error wants one still.
-        try:
-            before = min(1, sample)
-            ends = self.file.array("<i8", 1 + before, extra.ends_at + 8 * (sample - before))
-            first, last = int(ends[0]) * before, int(ends[-1])
-            if not 0 <= first <= last <= extra.about_at - extra.names_at:
-                return f"sample {sample}"
-            return os.fsdecode(self.file.read(extra.names_at + first, last - first))
-        except DataError:
-            return f"sample {sample}"
+        return read_name(self.file, self._extra, self._number(sample))
 
     def names(self) -> list[str]:
         """The source files of all samples; see `name`.
@@ -153,14 +144,8 @@ class Index:
         Raises:
             DataError: the file has changed or cannot be read.
         """
-        extra = self._extra
         numbers = np.arange(len(self)) if self.numbers is None else self.numbers
-        if extra is None:
-            return [f"sample {number}" for number in numbers]
-        ends = self.file.array("<i8", (extra.names_at - extra.ends_at) // 8, extra.ends_at)
-        text = self.file.read(extra.names_at, extra.about_at - extra.names_at)
-        places = [0, *ends.tolist()]
-        return [os.fsdecode(text[places[n] : places[n + 1]]) for n in numbers.tolist()]
+        return read_names(self.file, self._extra, numbers.tolist())
 
     def stored(self, sample: int) -> Stored:
         """A sample's bytes.
@@ -173,6 +158,15 @@ class Index:
         return Stored(
             int(self.modes[sample]), int(self.widths[sample]), int(self.heights[sample]), data
         )
+
+    def entry_points(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+        """See Source; `convert` has found them in data that were whole.
+
+        Raises:
+            DataError: they are not those that were written.
+        """
+        with self._named(sample):
+            return self._read_points(sample)
 
     def read_into(self, sample: int, start: int, target: NDArray[np.uint8]) -> None:
         """Fill memory with some of a sample's bytes.
@@ -243,6 +237,17 @@ class Index:
         with self._named(sample):
             return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
 
+    def _read_points(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+        row = None if self.points is None else self.points[self._number(sample)]
+        if row is None or not row["bytes"]:
+            return None
+        size = int(self.sizes[sample])
+        return read_points(self.file, row, int(self.pointers[sample]) + size, size)
+
+    def _number(self, sample: int) -> int:
+        """A sample's number in the file."""
+        return sample if self.numbers is None else int(self.numbers[sample])
+
     @contextmanager
     def _named(self, sample: int) -> Iterator[None]:
         """Lets what goes wrong with the file be said of a sample."""
@@ -264,8 +269,12 @@ class Index:
         self.check_extra()
         assert self.checksums is not None
         for sample in range(len(self)):
-            crc = crc32(self._bytes(sample))
-            yield sample if crc != int(self.checksums[sample]) else None
+            is_whole = crc32(self._bytes(sample)) == int(self.checksums[sample])
+            try:
+                self._read_points(sample)
+            except FormatError:
+                is_whole = False
+            yield None if is_whole else sample
 
 
 _REDO = "rerun fastft convert"

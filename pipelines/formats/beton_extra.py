@@ -1,19 +1,22 @@
-"""Reads our extra block of a `.beton`: checksums, source names, and the file's own description.
+"""Reads what only our files hold: checksums, source names, a description, entry points.
 
 See `layout` for the bytes.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import FormatError
+from pipelines.errors import DataError, FormatError
+from pipelines.formats.crc import crc32
 from pipelines.formats.held_file import HeldFile
-from pipelines.formats.layout import About
+from pipelines.formats.layout import POINT, POINTS, About, most_points
 from pipelines.formats.shards import Shard, read_shard
 
 _REDO = "rerun fastft convert"
@@ -27,6 +30,7 @@ class Extra:
         about: the file's own description.
         shard: which part of a conversion it is; None if it is all.
         checksums: uint32[N], CRC-32 of each sample's bytes.
+        points: `layout.POINTS` of each sample; None: there are no entry points.
         at, ends_at, names_at, about_at, end: places.
         crc32: the checksum of all of it.
     """
@@ -34,6 +38,7 @@ class Extra:
     about: About
     shard: Shard | None
     checksums: NDArray[np.uint32]
+    points: NDArray[np.void] | None
     at: int
     ends_at: int
     names_at: int
@@ -74,6 +79,7 @@ def read_extra(file: HeldFile, head: Any, samples: int, start: int, end: int) ->
         about=about,
         shard=shard,
         checksums=file.array("<u4", samples, pointer),
+        points=_read_points_table(file, about.points_at, samples, start, pointer),
         at=pointer,
         ends_at=ends_at,
         names_at=names_at,
@@ -81,3 +87,81 @@ def read_extra(file: HeldFile, head: Any, samples: int, start: int, end: int) ->
         end=block_end,
         crc32=int(head["block_crc32"]),
     )
+
+
+def read_name(file: HeldFile, extra: Extra | None, number: int) -> str:
+    """The source name of a sample, or its number where there is none."""
+    unnamed = f"sample {number}"
+    if extra is None:
+        return unnamed
+    # A file that is being destroyed may have lost its names first; an error wants one still.
+    try:
+        before = min(1, number)
+        ends = file.array("<i8", 1 + before, extra.ends_at + 8 * (number - before))
+        first, last = int(ends[0]) * before, int(ends[-1])
+        if not 0 <= first <= last <= extra.about_at - extra.names_at:
+            return unnamed
+        return os.fsdecode(file.read(extra.names_at + first, last - first))
+    except DataError:
+        return unnamed
+
+
+def read_names(file: HeldFile, extra: Extra | None, numbers: Sequence[int]) -> list[str]:
+    """The source names of samples, or their numbers where there are none.
+
+    Raises:
+        DataError: the file has been cut, or cannot be read.
+    """
+    if extra is None:
+        return [f"sample {number}" for number in numbers]
+    ends = file.array("<i8", (extra.names_at - extra.ends_at) // 8, extra.ends_at)
+    text = file.read(extra.names_at, extra.about_at - extra.names_at)
+    places = [0, *ends.tolist()]
+    return [os.fsdecode(text[places[n] : places[n + 1]]) for n in numbers]
+
+
+def _read_points_table(
+    file: HeldFile, at: int, samples: int, start: int, end: int
+) -> NDArray[np.void] | None:
+    if not at:
+        return None
+    if not start <= at <= end - samples * POINTS.itemsize:
+        raise FormatError(file.path, "its entry points lie outside the file", "", _REDO)
+    return file.array(POINTS, samples, at)
+
+
+def pack_points(step: int, points: NDArray[np.int32]) -> bytes:
+    """Entry points as a file holds them.
+
+    Args:
+        step: MCUs between them.
+        points: int32[..., 4], see `kernels.entries.find_entries`.
+    """
+    return np.array([step, 0, 0, 0], POINT.base).tobytes() + points.astype(POINT.base).tobytes()
+
+
+def read_points(
+    file: HeldFile, row: np.void, at: int, jpeg_bytes: int
+) -> tuple[int, NDArray[np.int32]]:
+    """Read the entry points of a JPEG.
+
+    Args:
+        file: the `.beton`.
+        row: one `layout.POINTS`.
+        at: where they begin.
+        jpeg_bytes: of the JPEG.
+
+    Returns:
+        MCUs between them; int32[..., 4], see `kernels.entries.find_entries`.
+
+    Raises:
+        DataError: the file has been cut, or cannot be read.
+        FormatError: they are not those that were written.
+    """
+    size = int(row["bytes"])
+    if size % POINT.itemsize == 0 and size <= POINT.itemsize * (1 + most_points(jpeg_bytes)):
+        data = file.read(at, size)
+        if crc32(data) == int(row["crc32"]):
+            points = np.frombuffer(bytearray(data), np.int32).reshape(-1, 4)
+            return int(points[0, 0]), points[1:]
+    raise FormatError(file.path, "its entry points have changed", "those that were written", _REDO)

@@ -27,6 +27,7 @@ from pipelines.formats.layout import (
     METADATA,
     METADATA_START,
     PAGE_BYTES,
+    POINTS,
     TYPE_INT,
     TYPE_RGB,
     VERSION,
@@ -58,6 +59,7 @@ class BetonWriter(AtomicFile):
         self._metadata = np.zeros(capacity, METADATA)
         self._sizes = np.zeros(capacity, np.uint64)
         self._checksums = np.zeros(capacity, np.uint32)
+        self._points = np.zeros(capacity, POINTS)
         self._names: list[bytes] = []
         self._end = METADATA_START + capacity * METADATA.itemsize
         self._page = PAGE_BYTES
@@ -65,8 +67,17 @@ class BetonWriter(AtomicFile):
     def __len__(self) -> int:
         return len(self._names)
 
-    def append(self, stored: Stored, label: int, name: str, checksum: int) -> None:
+    def append(
+        self, stored: Stored, label: int, name: str, checksum: int, points: bytes = b""
+    ) -> None:
         """Write one sample.
+
+        Args:
+            stored: its bytes.
+            label: its class.
+            name: its source.
+            checksum: CRC-32 of its bytes.
+            points: its entry points, see `beton_extra.pack_points`.
 
         Raises:
             DataError: the sample is larger than a page can be.
@@ -77,10 +88,20 @@ class BetonWriter(AtomicFile):
             raise DataError(name, found, f"at most {MAX_PAGE_BYTES:,}", "see --max-side")
         pointer = self._place(size)
         _write_at(self.descriptor, stored.data, pointer)
-        self._note((stored.mode, stored.width, stored.height, pointer, label), size, checksum, name)
+        row = stored.mode, stored.width, stored.height, pointer, label
+        self._note(row, size, checksum, name, (len(points), crc32(points) if points else 0))
+        if points:
+            _write_at(self.descriptor, points, pointer + size)
 
     def adopt(
-        self, mode: int, sides: tuple[int, int], size: int, label: int, name: str, checksum: int
+        self,
+        mode: int,
+        sides: tuple[int, int],
+        size: int,
+        label: int,
+        name: str,
+        checksum: int,
+        points: tuple[int, int] = (0, 0),
     ) -> bool:
         """Take over the next sample from the temporary file, if its bytes are there.
 
@@ -90,13 +111,18 @@ class BetonWriter(AtomicFile):
             size: bytes.
             label, name: as for `append`.
             checksum: CRC-32 that the bytes must have.
+            points: bytes of its entry points, and the CRC-32 that those must have.
         """
         before = self._end, self._page
         pointer = self._place(size)
-        if size > MAX_PAGE_BYTES or _crc_at(self.descriptor, pointer, size) != checksum:
+        if (
+            size > MAX_PAGE_BYTES
+            or _crc_at(self.descriptor, pointer, size) != checksum
+            or _crc_at(self.descriptor, pointer + size, points[0]) != points[1]
+        ):
             self._end, self._page = before
             return False
-        self._note((mode, *sides, pointer, label), size, checksum, name)
+        self._note((mode, *sides, pointer, label), size, checksum, name, points)
         return True
 
     def go_on(self) -> None:
@@ -120,6 +146,9 @@ class BetonWriter(AtomicFile):
             kind, rows = TYPE_NDARRAY, self._write_rows(targets.astype("<f4"), descriptors[1])
             about = replace(about, targets_crc32=crc32(targets.astype("<f4")))
             allocation = np.concatenate((allocation, rows))
+        if (points := self._points[:samples])["bytes"].any():
+            _write_at(self.descriptor, points.tobytes(), self._end)
+            about, self._end = replace(about, points_at=self._end), self._end + points.nbytes
         ends = np.cumsum([len(name) for name in self._names], dtype="<i8")
         words = about.encode()
         block = b"".join((self._checksums[:samples].tobytes(), ends.tobytes(), names, words))
@@ -167,10 +196,19 @@ class BetonWriter(AtomicFile):
         allocation["size"] = 4 * values
         return allocation
 
-    def _note(self, row: tuple[int, ...], size: int, checksum: int, name: str) -> None:
+    def _note(
+        self,
+        row: tuple[int, ...],
+        size: int,
+        checksum: int,
+        name: str,
+        points: tuple[int, int],
+    ) -> None:
         sample = len(self._names)
         self._metadata[sample] = row
         self._sizes[sample], self._checksums[sample] = size, checksum
+        self._points[sample] = points
+        self._end += points[0]
         self._names.append(os.fsencode(name))
 
     def _place(self, size: int) -> int:

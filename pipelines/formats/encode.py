@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -96,19 +96,35 @@ class Encoded:
         source_bytes: the file's size.
         note: what else is worth telling.
         reason: why it is broken, doubtful or odd; may be empty.
+        points: entry points of a JPEG that is stored, see `beton_extra.pack_points`; may be empty.
     """
 
     stored: Stored | None
     source_bytes: int
     note: Note = _PLAIN
     reason: str = ""
+    points: bytes = b""
+
+
+class PointFinder(Protocol):
+    """Reads JPEGs to their last bit; safe to share between threads."""
+
+    def find(self, stored: Stored) -> bytes:
+        """The entry points of a JPEG of which libjpeg has nothing to say; else nothing."""
+        ...
 
 
 class Encoder:
     """Applies one policy; safe to share between threads."""
 
-    def __init__(self, policy: EncodePolicy) -> None:
-        self.policy = policy
+    def __init__(self, policy: EncodePolicy, finder: PointFinder | None = None) -> None:
+        """Know a policy.
+
+        Args:
+            policy: how to store images.
+            finder: of entry points; None: nobody asks for any.
+        """
+        self.policy, self._finder = policy, finder
         self._checker = Checker()
 
     def encode(self, data: bytes, sample: int) -> Encoded:
@@ -118,22 +134,33 @@ class Encoder:
             data: the file's bytes.
             sample: its number, which decides what `proportion` keeps.
         """
+        encoded = self._encode(data, sample)
+        stored = encoded.stored
+        if self._finder is None or (stored is not None and stored.data is data):
+            return encoded
+        is_jpeg = stored is not None and stored.mode == MODE_JPG
+        points = self._finder.find(stored) if stored is not None and is_jpeg else b""
+        return replace(encoded, points=points)
+
+    def _encode(self, data: bytes, sample: int) -> Encoded:
         policy = self.policy
         if not data:
             return Encoded(None, 0, reason="the file is empty")
         if has_too_many_scans(data):
             return Encoded(None, len(data), reason=TOO_MANY_SCANS)
-        header, verdict = read_header(data), Verdict()
+        header, verdict, points = read_header(data), Verdict(), b""
         if header is not None and header.is_checkable:
             if header.width * header.height > policy.max_pixels:
                 said = too_large(header.width, header.height, policy.max_pixels)
                 return Encoded(None, len(data), reason=said)
+            if self._finder is not None and header.is_common:
+                points = self._finder.find(Stored(MODE_JPG, header.width, header.height, data))
             if policy.verify:
-                verdict = self._checker.check(data, header)
+                verdict = self._checker.check(data, header, is_sound=bool(points))
             if broken := verdict.broken or (verdict.doubtful if policy.strict else ""):
                 return Encoded(None, len(data), reason=broken)
         note = Note.DOUBTFUL if verdict.doubtful else _PLAIN
-        found = Encoded(None, len(data), note, verdict.doubtful or verdict.odd)
+        found = Encoded(None, len(data), note, verdict.doubtful or verdict.odd, points)
         if header is not None and header.is_common and self._keeps(header, sample):
             return self._keep_upright(data, header, found)
         return self._convert_safely(data, header, found)

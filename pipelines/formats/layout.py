@@ -7,7 +7,9 @@ samples have several labels or a number NDArrayField, see `beton_labels`), all l
     2 descriptors   type, name, 1,024 bytes of arguments that stock FFCV ignores for these types
     metadata        per sample: mode, width, height, data pointer, label
     pages           the samples' bytes; none crosses a multiple of the page size
+                    behind a sample's, ours: entry points into a JPEG's data (`kernels.entries`)
     rows            of an NDArrayField: each sample's labels; pages as well
+    points          ours, where there are entry points: bytes of each sample's, their CRC-32
     extra           ours: checksums, source names, and what the file says of itself (`About`)
     allocation      per sample: number, pointer, size; up to the end of the file
 
@@ -74,6 +76,18 @@ EXTRA = np.dtype(
 )
 MAGIC, EXTRA_VERSION = b"fastft-x", 1
 METADATA_START = HEADER.itemsize + 2 * DESCRIPTOR.itemsize
+#: Bytes of a JPEG for each of its entry points at most, which take 16: 3 % of it. 1,024 photos of
+#: 0.2 megapixels take 2.8 KB each, and begin 4 MCUs or 64 px apart.
+_POINT_SHARE = 512
+#: What a file holds of entry points, by sample.
+POINTS = np.dtype([("bytes", "<u4"), ("crc32", "<u4")])
+#: Four numbers of a point; before the first one, MCUs between them, and three zeros.
+POINT = np.dtype(("<i4", (4,)))
+
+
+def most_points(bytes_: int) -> int:
+    """How many entry points a JPEG of so many bytes may have."""
+    return bytes_ // _POINT_SHARE + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +154,7 @@ class About:
         odd: number of a sample -> what decoders say of it that costs no pixel.
         columns: of its samples; their targets are the file's label field.
         targets_crc32: of these, as they lie in the file; 0 where there are none.
+        points_at: where the file's table of entry points begins; 0 where there is none.
         division: the split that was made in converting, in words; empty: the data came so.
     """
 
@@ -150,6 +165,7 @@ class About:
     odd: Mapping[int, str] = field(default_factory=dict)
     columns: Columns = NONE
     targets_crc32: int = 0
+    points_at: int = 0
     division: str = ""
 
     def encode(self) -> bytes:
@@ -167,6 +183,8 @@ class About:
         for name, kind in _STORED_COLUMNS.items():
             if (column := getattr(self.columns, name)) is not None:
                 values[name] = base64.b64encode(column.astype(kind).tobytes()).decode()
+        if self.points_at:
+            values["points_at"] = self.points_at
         if self.division:
             values["division"] = self.division
         return json.dumps(values).encode()
@@ -195,6 +213,7 @@ class About:
             odd=dict(remarks[1]),
             columns=_decode_columns(values, samples),
             targets_crc32=_number(values.get("targets_crc32", 0)),
+            points_at=_number(values.get("points_at", 0)),
             division=_text(values.get("division", "")),
         )
 

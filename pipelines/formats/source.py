@@ -93,6 +93,14 @@ class Source(Protocol):
         """A sample's bytes."""
         ...
 
+    def entry_points(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+        """Entry points into a sample's JPEG, if they are known: see `kernels.entries`.
+
+        Returns:
+            MCUs between them; int32[..., 4]. None: whoever wants them looks for them.
+        """
+        ...
+
     def fingerprint(self) -> bytes:
         """A fingerprint, which changes when the samples do."""
         ...
@@ -164,6 +172,9 @@ class FolderSource:
                 "leave the files alone while they are read",
             )
         return stored
+
+    def entry_points(self, sample: int) -> None:
+        """None: a folder holds none."""
 
     def fingerprint(self) -> bytes:
         """Names, sizes and times of all files, and how they are prepared."""

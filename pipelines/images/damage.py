@@ -80,8 +80,16 @@ class Checker:
         self._library = load_turbojpeg()
         self._local = threading.local()
 
-    def check(self, data: bytes, header: JpegHeader) -> Verdict:
-        """Decode `data` far enough to meet all of its damage."""
+    def check(self, data: bytes, header: JpegHeader, *, is_sound: bool = False) -> Verdict:
+        """Decode `data` far enough to meet all of its damage.
+
+        Args:
+            data: a JPEG.
+            header: of it.
+            is_sound: whether all of it has been read, and libjpeg has nothing to say.
+        """
+        if is_sound:
+            return _find_more(data, header)
         library = self._library
         if library is None:
             return Verdict(broken=refused_by_pillow(data))
@@ -91,10 +99,7 @@ class Checker:
             said = complaint(library, handle) if status else ""
             warned = bool(status) and has_warned(library, handle)
         if not said:
-            oddity = find_oddity(data)
-            if oddity and (refused := refused_by_pillow(data)):
-                return Verdict(broken=refused)
-            return Verdict(doubtful=_find_zeros(data, header, 0), odd=oddity)
+            return _find_more(data, header)
         heard = hear(library, data, header)
         if heard is None:
             # It was most likely at the end.
@@ -110,6 +115,14 @@ class Checker:
         if room is None or room.size < size:
             room = self._local.room = np.empty(max(size, 1 << 16), np.uint8)
         return room
+
+
+def _find_more(data: bytes, header: JpegHeader) -> Verdict:
+    """Weigh what libjpeg has nothing to say of."""
+    oddity = find_oddity(data)
+    if oddity and (refused := refused_by_pillow(data)):
+        return Verdict(broken=refused)
+    return Verdict(doubtful=_find_zeros(data, header, 0), odd=oddity)
 
 
 def judge(data: bytes, header: JpegHeader, heard: Heard) -> Verdict:

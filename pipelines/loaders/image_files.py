@@ -254,6 +254,9 @@ class _Files:
         """A file's bytes."""
         return self._held[sample]
 
+    def entry_points(self, sample: int) -> None:
+        """None: a file holds none."""
+
     def is_raw(self, sample: int) -> bool:
         """Whether a file is none of the JPEGs that are decoded here."""
         return self._held[sample].mode == MODE_RAW

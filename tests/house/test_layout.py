@@ -40,9 +40,10 @@ LAYERS = (
     ("pipelines.forks", "pipelines.images"),
     ("pipelines.compiling",),
     ("pipelines.formats",),
-    ("pipelines.conversion", "pipelines.decoder", "pipelines.reference"),
-    ("pipelines.changing", "pipelines.regions", "pipelines.remote"),
-    ("pipelines.row_worker",),
+    ("pipelines.decoder", "pipelines.reference"),
+    ("pipelines.changing", "pipelines.regions"),
+    ("pipelines.conversion", "pipelines.row_worker"),
+    ("pipelines.remote",),
     ("pipelines.rendering",),
     ("pipelines.resident",),
     ("pipelines.loaders",),
@@ -73,7 +74,12 @@ _RENDERS = (
 )
 # imported -> all that may import it
 ONLY_BY = {
-    "pipelines.kernels*": (*_RENDERS, "pipelines.kernels.*", "pipelines.regions"),
+    "pipelines.kernels*": (
+        *_RENDERS,
+        "pipelines.conversion.entry_points",
+        "pipelines.kernels.*",
+        "pipelines.regions",
+    ),
     "pipelines.transfer": _RENDERS,
 }
 

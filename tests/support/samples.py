@@ -50,6 +50,9 @@ class Samples:
     def stored(self, sample: int) -> Stored:
         return self.samples[sample]
 
+    def entry_points(self, sample: int) -> None:
+        return None
+
 
 def noise(height: int, width: int) -> np.ndarray:
     return RANDOM.integers(0, 256, (height, width, 3), np.uint8)
