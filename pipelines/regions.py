@@ -26,7 +26,7 @@ from pipelines.kernels.mcus import begin_part, begin_whole
 #: Lines and columns around a part that are cut out of a JPEG with it: the ends of what is left are
 #: upsampled as those of an image are, one of chroma, twice as wide; and one more.
 _SPARE = 3
-_whole_is_loaded = threading.Event()
+_whole_is_loaded, _parts_are_loaded = threading.Event(), threading.Event()
 
 
 class RegionDecoder:
@@ -45,7 +45,7 @@ class RegionDecoder:
         """
         self._source, self.known = source, known or Known(source)
         self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
-        self._pixels = np.empty(0, np.uint8)
+        self._pixels = self._line = np.empty(0, np.uint8)
         self._reading = fit_reading(None, 0)
         #: Entry points that are read by their address: another thread may let go of them.
         self._points = self._reading.points
@@ -61,7 +61,6 @@ class RegionDecoder:
         stored: Stored,
         box: Sequence[int],
         shrink: int = 1,
-        room: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8] | None:
         """Decode a part of a sample.
 
@@ -70,36 +69,63 @@ class RegionDecoder:
             stored: its bytes.
             box: top, left, height, width, px, within the image as it is decoded.
             shrink: decodes the image at 1 / 2, 4 or 8 of its size.
-            room: uint8[`room_bytes` of the box or more], to decode to; the decoder's own if None.
 
         Returns:
-            uint8[height, width, 3] RGB, of lines that lie apart, until the next call; None if it
-            has to be decoded whole.
+            uint8[height, width, 3] RGB, until the next call; None if it has to be decoded whole.
 
         Raises:
             DataError: the sample is broken, or of another size than stored.
         """
+        _, _, height, width = box
+        bytes_ = height * width * 3
+        if self._pixels.size < bytes_:
+            self._pixels = np.empty(bytes_, np.uint8)
+        pixels = self._pixels[:bytes_]
+        done = self.crop_into(sample, stored, box, pixels, 3 * width, shrink)
+        return pixels.reshape(height, width, 3) if done else None
+
+    def crop_into(
+        self,
+        sample: int,
+        stored: Stored,
+        box: Sequence[int],
+        target: NDArray[np.uint8],
+        pitch: int,
+        shrink: int = 1,
+    ) -> bool:
+        """Decode a part of a sample to where the caller wants its lines.
+
+        Args:
+            sample, stored, box, shrink: as in `crop`.
+            target: uint8[...], contiguous: the part's lines, and what lies between them.
+            pitch: bytes from one line to the next.
+
+        Returns:
+            Whether it is done; else the image has to be decoded whole.
+
+        Raises:
+            DataError: the sample is broken, or of another size than stored.
+            ValueError: the target is too small.
+        """
         top, left, height, width = box
-        bytes_ = room_bytes(height, width)
-        if room is None:
-            if self._pixels.size < bytes_:
-                self._pixels = np.empty(bytes_, np.uint8)
-            room = self._pixels
-        lines = room[:bytes_].reshape(height + 1, -1)
-        first = 0
+        if (height - 1) * pitch + width * 3 > target.size:  # the kernel would write anywhere
+            raise ValueError(f"{target.size:,} bytes for {height} x {width} px")
+        line = self._scratch(width)
 
         def decode(*arguments: Any) -> int:
-            nonlocal first
             *image, origin, whole = arguments
             own = (top - origin[0] // shrink, left - origin[1] // shrink, height, width)
-            result, begin = streaming.decode_region(*image, shrink, own, whole, lines)
-            first = 3 * begin
-            return int(result)
+            return int(streaming.decode_region(*image, shrink, own, whole, line, target, pitch))
 
         part = (top * shrink, left * shrink, (top + height) * shrink, (left + width) * shrink)
-        if not self.run(sample, stored, decode, part, shrink):
-            return None
-        return lines[:height, first : first + 3 * width].reshape(height, width, 3)
+        return self.run(sample, stored, decode, part, shrink)
+
+    def _scratch(self, width: int) -> NDArray[np.uint8]:
+        """Memory for a line of so many pixels, and what libjpeg decodes beside them."""
+        bytes_ = line_bytes(width)
+        if self._line.size < bytes_:
+            self._line = np.empty(bytes_, np.uint8)
+        return self._line
 
     def to_rgb(self, sample: int, target: NDArray[np.uint8], shrink: int = 1) -> None:
         """Write a sample's pixels, all of them: by `decoder` until `load_whole` is done.
@@ -111,15 +137,18 @@ class RegionDecoder:
 
         Raises:
             DataError: the sample is broken, or of another size than stored.
+            ValueError: the target is too small.
         """
         stored = self._source.stored(sample)  # of the size that the source says
         height, width = (-(-side // shrink) for side in (stored.height, stored.width))
+        line, box = self._scratch(width), (0, 0, height, width)
+        if target.size < height * width * 3:  # the kernel would write anywhere
+            raise ValueError(f"{target.size:,} bytes for {height} x {width} px")
 
         def decode(*arguments: Any) -> int:
             *image, _, whole = arguments
-            lines = target[: height * width * 3].reshape(height, width * 3)
-            box = (0, 0, height, width)
-            return int(streaming.decode_region(*image, shrink, box, whole, lines)[0])
+            given = shrink, box, whole, line, target, 3 * width
+            return int(streaming.decode_region(*image, *given))
 
         if not _whole_is_loaded.is_set() or not self.run(sample, stored, decode, None, shrink):
             self.decoder.to_rgb(sample, target, shrink, stored)
@@ -231,12 +260,8 @@ class RegionDecoder:
     ) -> tuple[int, NDArray[np.int32]] | None:
         """Places to begin at: known by now, from the source, or found in data met for once."""
         known = self.known
-        entries = known.entries.get(sample)
+        entries = self._look_up_entries(sample)
         if entries is not None or not known.may_have_entries(sample):
-            return entries
-        entries = self._source.entry_points(sample)
-        if entries is not None:
-            known.note_entries(sample, *entries)
             return entries
         most = most_points(len(data))
         if known.has_been_read(sample) or not known.has_room(most * 4 * POINT_WORDS):
@@ -247,6 +272,19 @@ class RegionDecoder:
             return None
         known.note_entries(sample, step, points := self._reading.points[:count].copy())
         return step, points
+
+    def has_entries(self, sample: int) -> bool:
+        """Whether places to begin at are known, or come with the source."""
+        return self._look_up_entries(sample) is not None
+
+    def _look_up_entries(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+        known = self.known
+        entries = known.entries.get(sample)
+        if entries is None and known.may_have_entries(sample):
+            entries = self._source.entry_points(sample)
+            if entries is not None:
+                known.note_entries(sample, *entries)
+        return entries
 
     def load(self, decode: Callable[..., int]) -> None:
         """Compile or load the kernel that `decode` calls, by giving it nothing."""
@@ -267,11 +305,11 @@ def load_whole() -> None:
     functions = libjpeg.find_libjpeg()
     if functions is None or _whole_is_loaded.is_set():
         return
-    nothing, line = np.frombuffer(b"", np.uint8), np.empty((1, 3), np.uint8)
+    nothing, line = np.frombuffer(b"", np.uint8), np.empty(3, np.uint8)
     with compiling():
         begin_whole(nothing, (1, 1), fit_reading(None, 0))
         streaming.decode_region(
-            functions, libjpeg.make_state(), nothing, (1, 1), 1, (0, 0, 1, 1), False, line
+            functions, libjpeg.make_state(), nothing, (1, 1), 1, (0, 0, 1, 1), False, line, line, 3
         )
     _whole_is_loaded.set()
 
@@ -282,16 +320,24 @@ def load_parts() -> None:
     Raises:
         MemoryError: there is no room for what numba loads.
     """
+    if _parts_are_loaded.is_set():
+        return
     load_whole()
     reading, nothing = fit_reading(None, 0), np.frombuffer(b"", np.uint8)
     with compiling():
         find_entries(nothing, (1, 1), 0, reading)
         begin_part(nothing, (1, 1), (0, 0, 1, 1), 0, reading.points, reading)
+    _parts_are_loaded.set()
 
 
-def room_bytes(height: int, width: int) -> int:
-    """Bytes that a part of this height and width, px, takes while it is decoded."""
-    return (height + 1) * (width + cpu.COLUMN_SLACK) * 3
+def are_parts_loaded() -> bool:
+    """Whether `load_parts` has done its work in this process."""
+    return _parts_are_loaded.is_set()
+
+
+def line_bytes(width: int) -> int:
+    """Bytes that a line of so many pixels takes with what libjpeg decodes beside them."""
+    return (width + cpu.COLUMN_SLACK) * 3
 
 
 def are_decoded() -> bool:

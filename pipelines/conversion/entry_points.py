@@ -16,7 +16,7 @@ from pipelines.formats.layout import Stored, most_points
 from pipelines.kernels import libjpeg, streaming
 from pipelines.kernels.entries import find_entries, fit_reading
 from pipelines.kernels.mcus import begin_part
-from pipelines.regions import are_decoded, load_parts, room_bytes
+from pipelines.regions import are_decoded, line_bytes, load_parts
 
 #: Columns that libjpeg is asked for, px: the fewest that it decodes.
 _COLUMNS = streaming.NARROWEST
@@ -60,7 +60,7 @@ class _Scratch:
     def __init__(self) -> None:
         self.reading = fit_reading(None, 0)
         self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
-        self._lines = np.empty(room_bytes(1, _COLUMNS), np.uint8).reshape(2, -1)
+        self._line, self._pixels = np.empty((2, line_bytes(_COLUMNS)), np.uint8)
 
     def begins(
         self,
@@ -79,8 +79,9 @@ class _Scratch:
         header.flags.writeable = False  # as the bytes of a sample are, to the kernels
         state[libjpeg.SCAN] = reading.scan.ctypes.data
         try:
-            result, _ = streaming.decode_region(
-                self._libjpeg, state, header, tuple(part), 1, region, False, self._lines
+            room = self._line, self._pixels, 3 * region[3]
+            result = streaming.decode_region(
+                self._libjpeg, state, header, tuple(part), 1, region, False, *room
             )
         finally:
             state[libjpeg.SCAN] = 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.kernels.bits import load_word, store_word
+from pipelines.kernels.bits import copy_bytes, load_word, store_word
 from pipelines.kernels.compiled import entry, inner
 from pipelines.kernels.cpu import (
     COLUMN_SLACK,
@@ -118,7 +118,7 @@ def render_jpeg(  # type: ignore[no-untyped-def]
     blocks = pack_weights(scratch, taps, left, columns)
     top += vertical[START] // shrink
     region = top, horizontal[START] // shrink + left, lines, columns
-    result, begin = _begin(functions, state, data, sides, shrink, region)
+    result, begin, _ = _begin(functions, state, data, sides, shrink, region)
     sound = result == DONE and _resize(
         functions, state, begin, columns, blocks, down_first, scale, bias, scratch, out
     )
@@ -128,25 +128,34 @@ def render_jpeg(  # type: ignore[no-untyped-def]
 
 @entry
 def decode_region(  # type: ignore[no-untyped-def]
-    functions, state, data, sides, shrink, region, whole, out
+    functions, state, data, sides, shrink, region, whole, line, out, pitch
 ):
     """Decode some lines and columns of a JPEG.
 
     Args:
         functions, state, data, sides, shrink, whole: as in `render_jpeg`.
         region: top, left, height and width of what is wanted of the image at its shrunk size, px.
-        out: uint8[height + 1, (width + COLUMN_SLACK) * 3]; the last line is scratch.
+        line: uint8[(width + COLUMN_SLACK) * 3 or more], scratch.
+        out: uint8[...], the region's lines, and what lies between them, which is left as it is.
+        pitch: bytes from one line to the next.
 
     Returns:
-        DONE, WARNED, GAVE_UP or OTHER_SIZE; where the columns begin in each line, px.
+        DONE, WARNED, GAVE_UP or OTHER_SIZE.
     """
-    result, begin = _begin(functions, state, data, sides, shrink, region)
-    sound = result == DONE
-    for row in range(region[2]):
-        sound = sound and _read(functions, state, out[row].ctypes.data)
+    result, begin, columns = _begin(functions, state, data, sides, shrink, region)
+    height, width = region[2], region[3]
+    sound, target = result == DONE, out.ctypes.data
+    # What lies beside the region is not to be written to, and of what is decoded the first and last
+    # columns are not the image's.
+    apart = begin > 0 or columns != width
+    for row in range(height):
+        at = line.ctypes.data if apart else target + row * pitch
+        sound = sound and _read(functions, state, at)
         if not sound:
             break
-    return _end(functions, state, sides, shrink, region, result, sound, whole, out[-1]), begin
+        if apart:
+            copy_bytes(target + row * pitch, at + 3 * begin, 3 * width)
+    return _end(functions, state, sides, shrink, region, result, sound, whole, line)
 
 
 @inner
@@ -169,7 +178,7 @@ def _begin(  # type: ignore[no-untyped-def]
 
     Returns:
         DONE, GAVE_UP or OTHER_SIZE; where the region's columns begin in a line that is then read,
-        px.
+        and how many it has, px.
     """
     address, words = state.ctypes.data, state.view(np.int32)
     state[FAILED] = 0
@@ -184,28 +193,28 @@ def _begin(  # type: ignore[no-untyped-def]
         or not _call(functions, state, MEM_SRC, data.ctypes.data, len(data))
         or not _call(functions, state, READ_HEADER, 1, 0)
     ):
-        return GAVE_UP, 0
+        return GAVE_UP, 0, 0
     height, width = sides
     if words[2 * CINFO + HEIGHT_32] != height or words[2 * CINFO + WIDTH_32] != width:
-        return OTHER_SIZE, 0
+        return OTHER_SIZE, 0, 0
     words[2 * CINFO + OUT_COLOR_SPACE_32] = RGB
     words[2 * CINFO + SCALE_NUM_32], words[2 * CINFO + SCALE_DENOM_32] = 1, shrink
     width = (width + shrink - 1) // shrink
     if not _call(functions, state, START_DECOMPRESS, 0, 0):
-        return GAVE_UP, 0
+        return GAVE_UP, 0, 0
     top, left, _, columns = region
     low = max(min(left - _MARGIN, width - NARROWEST), 0)
     high = min(max(left + columns + _MARGIN, low + NARROWEST), width)
     state[FIRST], state[SECOND] = low, high - low  # read as 32 bits
     first, second = address + 8 * FIRST, address + 8 * SECOND
     if high - low < width and not _call(functions, state, CROP, first, second):
-        return GAVE_UP, 0
+        return GAVE_UP, 0, 0
     low, high = state[FIRST], state[FIRST] + state[SECOND]
     if state[SCAN] and not _read_mcus(functions, state, low * shrink, high * shrink):
-        return GAVE_UP, 0
+        return GAVE_UP, 0, 0
     if top and not _call(functions, state, SKIP, top, 0):
-        return GAVE_UP, 0
-    return DONE, left - low
+        return GAVE_UP, 0, 0
+    return DONE, left - low, high - low
 
 
 @inner

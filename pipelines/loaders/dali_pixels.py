@@ -34,9 +34,6 @@ _BATCHES = 5
 _TOGETHER = 8
 #: Images begin at multiples of a cache line.
 _ALIGN = 64
-#: Bytes from which on a crop (11 megapixels) is decoded where DALI gets it from, instead of being
-#: copied there: no thread is to hold a second one.
-_LARGE_BYTES = 32 << 20
 
 
 def has_room(source: Source, batch: int) -> bool:
@@ -91,7 +88,7 @@ class PixelMaker:
         """
         start, shape, roi_start, roi_end = find_regions(rows)
         sides = shape.tolist()
-        sizes = np.array([-(-_room_bytes(*each) // _ALIGN) * _ALIGN for each in sides], np.int64)
+        sizes = -(-shape.prod(1, dtype=np.int64) * 3 // _ALIGN) * _ALIGN
         ends = np.cumsum(sizes)
         buffer = self._take(int(sizes.sum()))
         rooms = [buffer[end - size : end] for end, size in zip(ends, sizes, strict=True)]
@@ -148,14 +145,7 @@ class PixelMaker:
             whole = np.frombuffer(stored.data, np.uint8).reshape(*sides, 3)
         else:
             regions = self._regions()
-            is_large = image.nbytes >= _LARGE_BYTES
-            part = regions.crop(sample, stored, box, room=room if is_large else None)
-            if part is not None and is_large:
-                for line in range(height):  # each to where lines before it were
-                    image[line] = part[line]
-                return
-            if part is not None:
-                image[:] = part
+            if regions.crop_into(sample, stored, box, room, 3 * width):
                 return
             whole = np.empty((*sides, 3), np.uint8)
             regions.decoder.to_rgb(sample, whole.reshape(-1), stored=stored)
@@ -170,15 +160,6 @@ class PixelMaker:
 
             regions = self._local.regions = RegionDecoder(self._source, self.known)
         return regions
-
-
-def _room_bytes(height: int, width: int) -> int:
-    """Bytes that a crop takes until it is packed."""
-    if height * width * 3 < _LARGE_BYTES:
-        return height * width * 3
-    from pipelines.regions import room_bytes  # loads numba
-
-    return room_bytes(height, width)
 
 
 def _image(room: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -180,16 +180,6 @@ def test_odd_images_come_right_when_decoded_for_it(
     check_pixels("dali", odd_beton, view, (mean, most), size=32, preprocessing=form)
 
 
-@pytest.mark.usefixtures("first_epoch")
-@pytest.mark.parametrize("view", ["train", "eval"])
-def test_large_crops_come_right(
-    view: str, odd_beton: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are decoded where DALI gets them from, and packed there."""
-    monkeypatch.setattr("pipelines.loaders.dali_pixels._LARGE_BYTES", 1)
-    check_pixels("dali", odd_beton, view, size=32)
-
-
 @pytest.mark.usefixtures("pixels_at_once")
 def test_later_epochs_are_decoded_for_it(beton: Path) -> None:
     """Batches are those of the epoch before, and remarks on what DALI refused stay."""
