@@ -62,7 +62,7 @@ class Known:
             sharers: how many processes of this loader find out the same.
         """
         self._source = source
-        self.entries: dict[int, tuple[int, NDArray[np.int32]]] = {}
+        self.entries: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._refused: set[int] = set()
         self._states = bytearray(len(source.widths))
         self._reasons: dict[int, str] = {}
@@ -109,7 +109,7 @@ class Known:
         """Whether there is room for so many bytes of entry points."""
         return self._room - self._taken >= bytes_
 
-    def note_entries(self, sample: int, step: int, points: NDArray[np.int32]) -> None:
+    def note_entries(self, sample: int, step: int, points: NDArray[np.int64]) -> None:
         """Keep where a JPEG may be begun at, if there is room; who found that has read it whole."""
         if self.has_room(points.nbytes):
             self._taken += points.nbytes

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from pipelines.compiling import compiling
 from pipelines.decoder import Decoder, Known
-from pipelines.formats.layout import MODE_RAW, Stored, most_points
+from pipelines.formats.layout import MODE_RAW, POINT, Stored, most_points
 from pipelines.formats.source import Source
 from pipelines.kernels import cpu, libjpeg, streaming
-from pipelines.kernels.entries import POINT_WORDS, find_entries, fit_reading
+from pipelines.kernels.entries import find_entries, fit_reading
 from pipelines.kernels.mcus import begin_part, begin_whole
 
 #: Lines and columns around a part that are cut out of a JPEG with it: the ends of what is left are
@@ -257,14 +257,14 @@ class RegionDecoder:
 
     def _find_entries(
         self, sample: int, data: NDArray[np.uint8], sides: tuple[int, int]
-    ) -> tuple[int, NDArray[np.int32]] | None:
+    ) -> tuple[int, NDArray[np.int64]] | None:
         """Places to begin at: known by now, from the source, or found in data met for once."""
         known = self.known
         entries = self._look_up_entries(sample)
         if entries is not None or not known.may_have_entries(sample):
             return entries
         most = most_points(len(data))
-        if known.has_been_read(sample) or not known.has_room(most * 4 * POINT_WORDS):
+        if known.has_been_read(sample) or not known.has_room(most * POINT.itemsize):
             return None
         self._reading = fit_reading(self._reading, len(data), most)
         step, count = find_entries(data, sides, most, self._reading)
@@ -277,7 +277,7 @@ class RegionDecoder:
         """Whether places to begin at are known, or come with the source."""
         return self._look_up_entries(sample) is not None
 
-    def _look_up_entries(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+    def _look_up_entries(self, sample: int) -> tuple[int, NDArray[np.int64]] | None:
         known = self.known
         entries = known.entries.get(sample)
         if entries is None and known.may_have_entries(sample):

@@ -67,7 +67,7 @@ class _Scratch:
         data: NDArray[np.uint8],
         sides: tuple[int, int],
         step: int,
-        points: NDArray[np.int32],
+        points: NDArray[np.int64],
     ) -> bool:
         """Whether libjpeg decodes the first pixels by the entry points, and has nothing to say."""
         reading, state = self.reading, self._state

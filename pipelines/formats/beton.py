@@ -159,7 +159,7 @@ class Index:
             int(self.modes[sample]), int(self.widths[sample]), int(self.heights[sample]), data
         )
 
-    def entry_points(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+    def entry_points(self, sample: int) -> tuple[int, NDArray[np.int64]] | None:
         """See Source; `convert` has found them in data that were whole.
 
         Raises:
@@ -237,7 +237,7 @@ class Index:
         with self._named(sample):
             return self.file.read(int(self.pointers[sample]), int(self.sizes[sample]))
 
-    def _read_points(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+    def _read_points(self, sample: int) -> tuple[int, NDArray[np.int64]] | None:
         row = None if self.points is None else self.points[self._number(sample)]
         if row is None or not row["bytes"]:
             return None

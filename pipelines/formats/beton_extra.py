@@ -130,19 +130,19 @@ def _read_points_table(
     return file.array(POINTS, samples, at)
 
 
-def pack_points(step: int, points: NDArray[np.int32]) -> bytes:
+def pack_points(step: int, points: NDArray[np.int64]) -> bytes:
     """Entry points as a file holds them.
 
     Args:
         step: MCUs between them.
-        points: int32[..., 4], see `kernels.entries.find_entries`.
+        points: int64[...], see `kernels.entries.find_entries`.
     """
-    return np.array([step, 0, 0, 0], POINT.base).tobytes() + points.astype(POINT.base).tobytes()
+    return np.array([step], POINT).tobytes() + points.astype(POINT).tobytes()
 
 
 def read_points(
     file: HeldFile, row: np.void, at: int, jpeg_bytes: int
-) -> tuple[int, NDArray[np.int32]]:
+) -> tuple[int, NDArray[np.int64]]:
     """Read the entry points of a JPEG.
 
     Args:
@@ -152,7 +152,7 @@ def read_points(
         jpeg_bytes: of the JPEG.
 
     Returns:
-        MCUs between them; int32[..., 4], see `kernels.entries.find_entries`.
+        MCUs between them; int64[...], see `kernels.entries.find_entries`.
 
     Raises:
         DataError: the file has been cut, or cannot be read.
@@ -162,6 +162,6 @@ def read_points(
     if size % POINT.itemsize == 0 and size <= POINT.itemsize * (1 + most_points(jpeg_bytes)):
         data = file.read(at, size)
         if crc32(data) == int(row["crc32"]):
-            points = np.frombuffer(bytearray(data), np.int32).reshape(-1, 4)
-            return int(points[0, 0]), points[1:]
+            points = np.frombuffer(bytearray(data), POINT)
+            return int(points[0]), points[1:].astype(np.int64, copy=False)
     raise FormatError(file.path, "its entry points have changed", "those that were written", _REDO)

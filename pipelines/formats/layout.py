@@ -76,13 +76,12 @@ EXTRA = np.dtype(
 )
 MAGIC, EXTRA_VERSION = b"fastft-x", 1
 METADATA_START = HEADER.itemsize + 2 * DESCRIPTOR.itemsize
-#: Bytes of a JPEG for each of its entry points at most, which take 16: 3 % of it. 1,024 photos of
-#: 0.2 megapixels take 2.8 KB each, and begin 4 MCUs or 64 px apart.
-_POINT_SHARE = 512
+#: Bytes of a JPEG for each of its entry points at most, which take 8: 3 % of it.
+_POINT_SHARE = 256
 #: What a file holds of entry points, by sample.
 POINTS = np.dtype([("bytes", "<u4"), ("crc32", "<u4")])
-#: Four numbers of a point; before the first one, MCUs between them, and three zeros.
-POINT = np.dtype(("<i4", (4,)))
+#: An entry point; before the first one, MCUs between them.
+POINT = np.dtype("<i8")
 
 
 def most_points(bytes_: int) -> int:

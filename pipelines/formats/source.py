@@ -93,11 +93,11 @@ class Source(Protocol):
         """A sample's bytes."""
         ...
 
-    def entry_points(self, sample: int) -> tuple[int, NDArray[np.int32]] | None:
+    def entry_points(self, sample: int) -> tuple[int, NDArray[np.int64]] | None:
         """Entry points into a sample's JPEG, if they are known: see `kernels.entries`.
 
         Returns:
-            MCUs between them; int32[..., 4]. None: whoever wants them looks for them.
+            MCUs between them; int64[...]. None: whoever wants them looks for them.
         """
         ...
 

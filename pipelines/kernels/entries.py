@@ -36,11 +36,14 @@ from pipelines.kernels.huffman import (
     read_frame,
 )
 
-#: Columns of an entry point: the bit of the file where an MCU begins, and the DC coefficients of
-#: three components in the MCU before.
-PLACE, DC0, POINT_WORDS = 0, 1, 4
-#: Bytes of a file at most: places are 32 bits.
-MOST_BYTES = 1 << 28
+#: An entry point is one number: above these bits that of the file where an MCU begins, then the DC
+#: coefficients of three components in the MCU before, in as many bits each, which is one more than
+#: sound data have.
+_PLACE, _DC_BITS = 36, 12
+#: Bytes of a file at most: places are 28 bits.
+MOST_BYTES = 1 << 25
+#: MCUs between entry points at least.
+_LEAST_STEP = 2
 #: Words that tell libjpeg's MCUs from each other, see `mcus`.
 SCAN_WORDS = 32
 
@@ -58,7 +61,7 @@ class Reading(NamedTuple):
         stuffed: int32[...], the bytes of `data` behind which a zero was left out.
         data: uint8[...], the data without those.
         header: uint8[...], that of a part of the image.
-        points: int32[..., POINT_WORDS].
+        points: int64[...].
     """
 
     tables: NDArray[np.int32]
@@ -72,7 +75,7 @@ class Reading(NamedTuple):
     stuffed: NDArray[np.int32]
     data: NDArray[np.uint8]
     header: NDArray[np.uint8]
-    points: NDArray[np.int32]
+    points: NDArray[np.int64]
 
 
 def fit_reading(old: Reading | None, bytes_: int, points: int = 0) -> Reading:
@@ -91,7 +94,7 @@ def fit_reading(old: Reading | None, bytes_: int, points: int = 0) -> Reading:
             nothing.astype(np.int32),
             nothing,
             nothing,
-            np.empty((0, POINT_WORDS), np.int32),
+            np.empty(0, np.int64),
         )
     if len(old.data) < bytes_ + READ_PAST:
         old = old._replace(
@@ -100,7 +103,7 @@ def fit_reading(old: Reading | None, bytes_: int, points: int = 0) -> Reading:
             header=np.empty(bytes_, np.uint8),
         )
     if len(old.points) < points:
-        old = old._replace(points=np.empty((points, POINT_WORDS), np.int32))
+        old = old._replace(points=np.empty(points, np.int64))
     return old
 
 
@@ -115,19 +118,18 @@ def find_entries(data, sides, most, reading):  # type: ignore[no-untyped-def]
         reading: a Reading that fits.
 
     Returns:
-        n, a power of two, and how many points there are in `reading.points`: of each row of MCUs,
-        then one for the end. 0 and 0 for a file that is not sound to the last bit, or of another
-        kind than `huffman` knows, or of more rows than there may be points.
+        n, and how many points there are in `reading.points`: of each row of MCUs, then one for the
+        end. 0 and 0 for a file that is not sound to the last bit, or of another kind than `huffman`
+        knows, or of more rows than there may be points.
     """
     frame = reading.frame
     if not read_whole(data, sides, reading):
         return 0, 0
     high, wide = frame[MCUS_HIGH], frame[MCUS_WIDE]
-    step = 4
-    while high * -(-wide // step) + 1 > most and step < wide:
-        step *= 2
-    if high * -(-wide // step) + 1 > most:
+    per_row = (most - 1) // high
+    if per_row < 1:
         return 0, 0
+    step = max(np.int64(_LEAST_STEP), -(-wide // per_row))
     size, zeros = unstuff(data, frame[DATA_AT], reading)
     count = _read_codes(reading, size, high, wide, step) if size else 0
     if count:
@@ -196,7 +198,8 @@ def _read_codes(reading, size, high, wide, step):  # type: ignore[no-untyped-def
     for _ in range(high):
         for column in range(wide):
             if column % step == 0:
-                _note(points, count, place, first, second, third)
+                if not _note(points, count, place, first, second, third):
+                    return 0
                 count += 1
             for block in range(count_of_blocks):
                 component, dc, ac = blocks[block, COMPONENT], blocks[block, DC], blocks[block, AC]
@@ -211,14 +214,32 @@ def _read_codes(reading, size, high, wide, step):  # type: ignore[no-untyped-def
                     return 0
             if place > end:
                 return 0
-    _note(points, count, place, first, second, third)
-    return count + 1 if end - place < 8 else 0
+    is_noted = _note(points, count, place, first, second, third)
+    return count + 1 if is_noted and end - place < 8 else 0
 
 
 @inner
 def _note(points, at, place, first, second, third):  # type: ignore[no-untyped-def]
-    points[at, PLACE], points[at, DC0] = place, first
-    points[at, DC0 + 1], points[at, DC0 + 2] = second, third
+    """Write a point; whether its numbers are those of sound data."""
+    word = place
+    for value in (first, second, third):
+        if not -(1 << (_DC_BITS - 1)) <= value < 1 << (_DC_BITS - 1):
+            return False
+        word = word << _DC_BITS | (value & ((1 << _DC_BITS) - 1))
+    points[at] = word
+    return True
+
+
+@inner
+def place_of(point):  # type: ignore[no-untyped-def]
+    """The bit of the file where an entry point's MCU begins."""
+    return np.int64(np.uint64(point) >> np.uint64(_PLACE))
+
+
+@inner
+def dc_before(point, component):  # type: ignore[no-untyped-def]
+    """The DC coefficient of a component in the MCU before an entry point."""
+    return point << (64 - _PLACE + _DC_BITS * component) >> (64 - _DC_BITS)
 
 
 @inner
@@ -226,6 +247,6 @@ def _find_bytes(reading, count, stuffed, first):  # type: ignore[no-untyped-def]
     """Turn places in the data without zeros into places in the file."""
     points, zeros = reading.points, 0
     for point in range(count):
-        while zeros < stuffed and reading.stuffed[zeros] < points[point, PLACE] >> 3:
+        while zeros < stuffed and reading.stuffed[zeros] < place_of(points[point]) >> 3:
             zeros += 1
-        points[point, PLACE] += 8 * (zeros + first)
+        points[point] += 8 * (zeros + first) << _PLACE

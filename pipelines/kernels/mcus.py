@@ -23,7 +23,7 @@ from pipelines.kernels.bits import (
     store_word,
 )
 from pipelines.kernels.compiled import entry, inner
-from pipelines.kernels.entries import DC0, PLACE, POINT_WORDS, read_whole, unstuff
+from pipelines.kernels.entries import dc_before, place_of, read_whole, unstuff
 from pipelines.kernels.huffman import (
     AC,
     BLOCKS,
@@ -82,7 +82,7 @@ def begin_part(data, sides, region, step, points, reading):  # type: ignore[no-u
         sides: its height and width, px.
         region: top, left, bottom and right of what is to be there, px, within the image.
         step: MCUs between points.
-        points: int32[..., POINT_WORDS], see `entries.find_entries`.
+        points: int64[...], see `entries.find_entries`.
         reading: a Reading that fits the file.
 
     Returns:
@@ -238,8 +238,8 @@ def _begin_row(scan, by_points, is_read):  # type: ignore[no-untyped-def]
     end = begin + load_word(scan, IN_ROW)
     store_word(scan, POINT, begin + load_word(scan, PER_ROW))
     points, file = load_word(scan, POINTS), load_word(scan, FILE)
-    place = load_int(points, begin * POINT_WORDS + PLACE)
-    last = load_int(points, end * POINT_WORDS + PLACE)
+    point = load_word(points, begin)
+    place, last = place_of(point), place_of(load_word(points, end))
     if not 0 <= place <= last <= 8 * load_word(scan, BYTES):
         store_word(scan, SOUND, 0)
     elif is_read:
@@ -248,8 +248,7 @@ def _begin_row(scan, by_points, is_read):  # type: ignore[no-untyped-def]
         store_word(scan, BIT, place & 7)
         store_word(scan, END, last - 8 * (start + zeros))
         for component in range(3):
-            value = load_int(points, begin * POINT_WORDS + DC0 + component)
-            store_word(scan, BEFORE + component, value)
+            store_word(scan, BEFORE + component, dc_before(point, component))
 
 
 @inner
