@@ -118,7 +118,7 @@ def sources(photos: Photos, workspace: Path, entered: tuple[Entrant, ...]) -> di
     for source, mode in (("jpeg", "passthrough"), ("raw", "raw")):
         if any(entrant.source == source for entrant in entered):
             made[source] = workspace / f"loaders-{source}.beton"
-            convert(ConvertConfig(src=photos.root, out=made[source], mode=mode, verify=False))
+            convert(ConvertConfig(src=photos.root, out=made[source], mode=mode))
     return made
 
 

@@ -37,6 +37,7 @@ from pipelines.formats.layout import (
     MAGIC,
     METADATA,
     METADATA_START,
+    POINTS,
     TYPE_INT,
     TYPE_RGB,
     VERSION,
@@ -239,7 +240,7 @@ class Index:
 
     def _read_points(self, sample: int) -> tuple[int, NDArray[np.int64]] | None:
         row = None if self.points is None else self.points[self._number(sample)]
-        if row is None or not row["bytes"]:
+        if row is None or row == _NO_POINTS:
             return None
         size = int(self.sizes[sample])
         return read_points(self.file, row, int(self.pointers[sample]) + size, size)
@@ -278,6 +279,7 @@ class Index:
 
 
 _REDO = "rerun fastft convert"
+_NO_POINTS = np.zeros((), POINTS)[()]
 
 
 def read_index(path: Path) -> Index:

@@ -69,6 +69,8 @@ from pipelines.kernels.libjpeg import CLIENT_DATA_64, SCAN, define_called
 FILE, POINTS, BYTES, POINT, PER_ROW, IN_ROW, BEFORE = range(15, 22)
 #: A sum of DC coefficients, which libjpeg gives up beyond 32 bits.
 _MOST_DC = 1 << 30
+#: A row has no more MCUs.
+_MOST_MCUS = 1 << 13
 _APP0, _APP14, _APP15, _COM = 0xE0, 0xEE, 0xEF, 0xFE
 _compiled: Any = intrinsic  # whose annotations hide what numba adds to the arguments
 
@@ -91,7 +93,7 @@ def begin_part(data, sides, region, step, points, reading):  # type: ignore[no-u
     """
     frame, scan = reading.frame, reading.scan
     nothing = 0, 0, 0, 0, 0
-    if step < 1 or not read_whole(data, sides, reading):
+    if not 1 <= step <= _MOST_MCUS or not read_whole(data, sides, reading):
         return nothing
     high, wide = frame[MCU_HEIGHT], frame[MCU_WIDTH]
     per_row = -(-frame[MCUS_WIDE] // step)

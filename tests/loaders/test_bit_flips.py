@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from effort import choose, scale
-from hostile_beton import beton_of, without_extra
+from hostile_beton import beton_of, points_at, without_extra
 from loader_kinds import KINDS, alike, by_sample, make_kind
 from rich.console import Console
 
@@ -23,6 +23,7 @@ from pipelines.formats.layout import (
     METADATA,
     METADATA_START,
     MODE_JPG,
+    POINTS,
 )
 
 Tried = Callable[..., None]
@@ -44,9 +45,11 @@ def padding(content: bytes, index: Index) -> np.ndarray:
     arguments = HEADER.itemsize + 17
     free[arguments : arguments + EXTRA.itemsize] = False
     free[METADATA_START : METADATA_START + len(index) * METADATA.itemsize] = False
-    for at, size in zip(index.pointers.tolist(), index.sizes.tolist(), strict=True):
+    for at, size in zip(index.pointers.tolist(), held_bytes(index).tolist(), strict=True):
         free[at : at + size] = False
     extra = np.frombuffer(content, EXTRA, 1, arguments)[0]
+    if at := points_at(content, extra):
+        free[at : at + len(index) * POINTS.itemsize] = False
     free[int(extra["pointer"]) :] = False  # checksums, names, classes; the allocation table
     assert len(content) - int(extra["pointer"]) > len(index) * ALLOCATION.itemsize
     return free
@@ -58,10 +61,15 @@ def flipped(content: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
+def held_bytes(index: Index) -> np.ndarray:
+    """int64[N]: bytes of each sample, and of its entry points, which lie behind them."""
+    return index.sizes + (0 if index.points is None else index.points["bytes"].astype(np.int64))
+
+
 def sample_at(index: Index, byte: int) -> int | None:
     """The sample that a byte is of."""
     for sample in range(len(index)):
-        if 0 <= byte - int(index.pointers[sample]) < int(index.sizes[sample]):
+        if 0 <= byte - int(index.pointers[sample]) < int(held_bytes(index)[sample]):
             return sample
     return None
 

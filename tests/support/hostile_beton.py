@@ -15,10 +15,12 @@ import numpy as np
 from hostile import Number, Target, numbers_of
 from PIL import Image
 
+from pipelines.conversion.entry_points import EntryFinder
 from pipelines.conversion.merge import merge
 from pipelines.decoder import Decoder
 from pipelines.errors import DataError
 from pipelines.formats.beton import Index, read_index
+from pipelines.formats.beton_extra import pack_points
 from pipelines.formats.beton_writer import BetonWriter
 from pipelines.formats.encode import decode
 from pipelines.formats.layout import (
@@ -31,13 +33,14 @@ from pipelines.formats.layout import (
     METADATA_START,
     MODE_JPG,
     MODE_RAW,
+    POINTS,
     About,
     Stored,
+    most_points,
 )
 from pipelines.formats.shards import Quarantined, Shard
-from pipelines.kernels.cpu import COLUMN_SLACK
 from pipelines.kernels.entries import fit_reading
-from pipelines.regions import RegionDecoder
+from pipelines.regions import RegionDecoder, are_decoded, line_bytes
 
 #: More pixels of a hostile image than this are not decoded: their size is what is tested.
 MOST_PIXELS = 1 << 20
@@ -80,10 +83,17 @@ def beton_of(
                 if i % 3 == 1:
                     stored = Stored(MODE_RAW, 5, 2 + i, bytes(range(5 * (2 + i) * 3)))
                 name = f"{classes[i % len(classes)]}/{i}.jpg"
-                writer.append(stored, i % len(classes), name, zlib.crc32(stored.data))
+                checksum, points = zlib.crc32(stored.data), find_points(stored)
+                writer.append(stored, i % len(classes), name, checksum, points)
             writer.finish(About(classes=classes, shard=shard and shard.to_json()))
             writer.publish()
         return path.read_bytes()
+
+
+@functools.cache
+def find_points(stored: Stored) -> bytes:
+    """Entry points of a JPEG that may have some."""
+    return EntryFinder().find(stored) if stored.mode == MODE_JPG and are_decoded() else b""
 
 
 def without_extra(content: bytes) -> bytes:
@@ -130,7 +140,40 @@ def beton_numbers(content: bytes) -> list[Number]:
     if extra["magic"] == MAGIC:
         ends = int(extra["pointer"]) + 4 * int(header["samples"])
         found += [Number(ends + 8 * i, 8) for i in range(samples)]
+        if at := points_at(content, extra):
+            found += numbers_of(POINTS, at, samples)
+            found += [Number(each, 8) for each in places_of_points(content, at, samples)]
     return found
+
+
+def points_at(content: bytes, extra: Any) -> int:
+    """Where the table of entry points lies, if it lies in the file."""
+    begin = int(extra["pointer"]) + 12 * int(np.frombuffer(content, HEADER, 1)["samples"][0])
+    begin += int(extra["names_bytes"])
+    try:
+        at = json.loads(content[begin : begin + int(extra["about_bytes"])])["points_at"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return at if type(at) is int and METADATA_START <= at < len(content) else 0
+
+
+def places_of_points(content: bytes, table: int, samples: int) -> list[int]:
+    """The places of all numbers of entry points."""
+    metadata = content[METADATA_START : METADATA_START + 24 * samples]
+    header = np.frombuffer(content, HEADER, 1)[0]
+    sizes = {at: size for _, at, size in struct.iter_unpack("<3Q", _allocation(content, header))}
+    found = []
+    rows = struct.iter_unpack("<II", content[table : table + 8 * samples])
+    for row, (bytes_, _) in zip(np.frombuffer(metadata, METADATA), rows, strict=False):
+        begin = int(row["pointer"]) + sizes.get(int(row["pointer"]), 0)
+        if bytes_ <= 4096 and begin + bytes_ <= len(content):
+            found += range(begin, begin + bytes_, 8)
+    return found
+
+
+def _allocation(content: bytes, header: Any) -> bytes:
+    rows = content[min(int(header["table"]), len(content)) :]
+    return rows[: len(rows) // 24 * 24]
 
 
 def mend_beton(content: bytes) -> bytes:
@@ -153,11 +196,20 @@ def mend_beton(content: bytes) -> bytes:
         for i, at in enumerate(metadata.view(METADATA)["pointer"].tolist()):
             data = content[at : at + sizes.get(at, 0)] if at < len(content) else b""
             struct.pack_into("<I", mended, min(pointer + 4 * i, len(mended) - 4), zlib.crc32(data))
+            _mend_points(mended, content, points_at(content, extra[0]), i, at + sizes.get(at, 0))
     extra["tables_crc32"] = zlib.crc32(rows, zlib.crc32(metadata))
     end = pointer + 12 * samples + int(extra["names_bytes"][0]) + int(extra["about_bytes"][0])
     extra["block_crc32"] = zlib.crc32(bytes(mended[pointer : min(end, len(mended))]))
     mended[_EXTRA_AT : _EXTRA_AT + EXTRA.itemsize] = extra.tobytes()
     return bytes(mended)
+
+
+def _mend_points(mended: bytearray, content: bytes, table: int, i: int, begin: int) -> None:
+    """Let the checksum of a sample's entry points be that of what is there."""
+    if table and table + 8 * i + 8 <= len(content):
+        (bytes_,) = struct.unpack_from("<I", content, table + 8 * i)
+        data = content[begin : begin + bytes_] if begin < len(content) else b""
+        struct.pack_into("<I", mended, table + 8 * i + 4, zlib.crc32(data) if bytes_ else 0)
 
 
 def read_beton(path: Path) -> Index:
@@ -212,18 +264,22 @@ def decode_region(index: Index, sample: int, whole: np.ndarray) -> None:
     box = (height // 3, width // 4, (height + 2) // 3, (width + 1) // 2)
     top, left, lines, columns = box
     regions = RegionDecoder(index)
-    taken = (lines + 1) * (columns + COLUMN_SLACK) * 3
+    taken, line = lines * columns * 3, line_bytes(columns)
     regions._pixels = np.full(taken + 4096, 113, np.uint8)
+    regions._line = np.full(line + 4096, 113, np.uint8)
     stored = index.stored(sample)
-    bytes_, most = len(stored.data), len(stored.data) // 512 + 2
-    reading = fit_reading(None, bytes_, most)
+    bytes_, points = len(stored.data), index.entry_points(sample)
+    # Others lead to other pixels, as bytes that have been changed together with their checksum do.
+    is_honest = points is None or pack_points(*points) == find_points(stored)
+    reading = fit_reading(None, bytes_, most_points(bytes_))
     regions._reading, behind = guarded_arrays(reading, "data stuffed points header nothing")
     for _ in range(2):
         found = regions.crop(sample, stored, box)
         assert (regions._pixels[taken:] == 113).all(), "written behind the region"
+        assert (regions._line[line:] == 113).all(), "written behind a line"
         for guard in behind:
             assert (guard == 113).all(), "written behind what entry points take"
-        if found is not None:
+        if found is not None and is_honest:
             assert np.array_equal(found, whole[top : top + lines, left : left + columns])
 
 
@@ -255,7 +311,7 @@ def second_shard() -> bytes:
 
 def odd_jsons() -> list[bytes]:
     """What may stand where class names and a shard's words belong."""
-    plain: dict[str, Any] = {"classes": ["a", "b"], "shard": shard_of(1).to_json()}
+    plain: dict[str, Any] = {"classes": ["a", "b"], "shard": shard_of(1).to_json(), "points_at": 0}
     odd: list[Any] = [
         None,
         True,
