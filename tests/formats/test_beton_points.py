@@ -14,7 +14,9 @@ from pipelines.errors import DataError, FormatError
 from pipelines.formats.beton import Index, read_index
 from pipelines.formats.beton_extra import pack_points
 from pipelines.formats.beton_writer import BetonWriter
+from pipelines.formats.encode import decode
 from pipelines.formats.layout import MODE_JPG, MODE_RAW, About, Stored, most_points
+from pipelines.regions import RegionDecoder, are_decoded
 
 SAMPLES = 4
 JPEG = image_of("JPEG")
@@ -112,3 +114,24 @@ def test_a_table_elsewhere_is_refused(path: Path, place: Place) -> None:
     path.write_bytes(with_json(content, json.dumps({"classes": ["a"], "points_at": at}).encode()))
     with pytest.raises(FormatError, match="its entry points lie outside the file"):
         read_index(path)
+
+
+@pytest.mark.parametrize("points", [POINTS[0], np.full(3, 1 << 62), np.zeros(3, np.int64)])
+@pytest.mark.parametrize("step", [1, 2, 1 << 40, -1])
+@pytest.mark.skipif(not are_decoded(), reason="Pillow has loaded no libjpeg")
+def test_wrong_points_hide_no_damage(tmp_path: Path, step: int, points: np.ndarray) -> None:
+    """A file whose checksums hold, and yet its points are none: they lead nowhere."""
+    path, data = tmp_path / "a.beton", image_of("JPEG", width=16, height=40)
+    with BetonWriter(path, 2) as writer:
+        for number, size in enumerate((len(data), len(data) * 2 // 3)):
+            stored = Stored(MODE_JPG, 16, 40, data[:size])
+            packed = pack_points(step, points)
+            writer.append(stored, 0, f"{number}", zlib.crc32(stored.data), packed)
+        writer.finish(About(classes=("a",)))
+        writer.publish()
+    index = read_index(path)
+    decoder, stored = RegionDecoder(index), index.stored(0)
+    found, pixels = decoder.crop(0, stored, (0, 0, 8, 9)), np.asarray(decode(stored))
+    assert np.array_equal(found, pixels[:8, :9])
+    with pytest.raises(DataError, match=r"a\.beton: 1: .*a whole JPEG"):
+        decoder.crop(1, index.stored(1), (0, 0, 8, 9))

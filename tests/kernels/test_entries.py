@@ -320,3 +320,16 @@ def test_flipped_bits_show_the_same_in_a_row(monkeypatch: pytest.MonkeyPatch) ->
             read += decoder._reading.scan[LEFT] == 0
         assert shown[0] == shown[1]
     assert read > 10
+
+
+def test_coefficients_beyond_their_bits_have_no_points() -> None:
+    """Each block's DC coefficient is 2,047 more than the one before: 12 bits hold one such."""
+    block = "111111110" + 11 * "1" + "1010"  # the standard codes of 11 bits and of a block's end
+    for blocks, expected in ((1, True), (2, False)):
+        bits = block * blocks
+        bits += "1" * (-len(bits) % 8)
+        scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+        plain = encode(np.zeros((8, 8 * blocks), np.uint8), quality=50)
+        begin = plain.index(b"\xff\xda") + 10
+        data = plain[:begin] + scan + b"\xff\xd9"
+        assert bool(find(data, (8, 8 * blocks))[0]) == expected
