@@ -121,7 +121,7 @@ def test_a_table_elsewhere_is_refused(path: Path, place: Place) -> None:
 @pytest.mark.skipif(not are_decoded(), reason="Pillow has loaded no libjpeg")
 def test_wrong_points_hide_no_damage(tmp_path: Path, step: int, points: np.ndarray) -> None:
     """A file whose checksums hold, and yet its points are none: they lead nowhere."""
-    path, data = tmp_path / "a.beton", image_of("JPEG", width=16, height=160)
+    path, data = tmp_path / "a.beton", image_of("JPEG", width=16, height=160, quality=100)
     with BetonWriter(path, 2) as writer:
         for number, size in enumerate((len(data), len(data) * 2 // 3)):
             stored = Stored(MODE_JPG, 16, 160, data[:size])
