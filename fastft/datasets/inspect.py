@@ -143,6 +143,10 @@ def _header(index: Index) -> Table:
         shard = index.shard
         part = f"images {shard.start + 1:,} to {shard.stop:,} of {shard.samples:,}"
         rows["shard"] = f"{shard.index} of {shard.of} (see fastft merge): {part}"
+    if index.points is not None:
+        bytes_ = index.points["bytes"]
+        of = f"{int((bytes_ > 0).sum()):,} samples, {int(bytes_.sum()):,} bytes"
+        rows["entry points"] = f"{of}: a crop is decoded from near its first column on"
     rgb, planes = (lay_out(index, StoreFormat(kind=kind)).total for kind in KINDS)
     rows["decoded"] = f"{rgb / 1e9:,.2f} GB, {planes / 1e9:,.2f} GB as yuv420 (--loader resident)"
     for name, value in rows.items():
