@@ -34,8 +34,8 @@ from pipelines.codes import (
     NOTHING,
     SHARPNESS,
 )
-from pipelines.kernels.arguments import check_tensors
 from pipelines.kernels.changing_passes import change_pixels, fill_tables
+from pipelines.kernels.preparing import check_tensors
 
 #: Pixels of one program, 4 of each thread: enough loads to wait for at once, few enough registers
 #: in HUE. Chosen by the compiler's report for sm_90; no GPU has run this.

@@ -20,15 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.kernels.across import TAPS, WEIGHT_ROWS, across, pack_weights
 from pipelines.kernels.compiled import entry, inner
 from pipelines.kernels.planes import to_rgb
 from pipelines.kernels.vectors import (
     AT_ONCE,
     BITS,
     COLUMNS,
-    LOW_BITS,
-    TAPS,
-    across,
     down,
     fence,
     finish,
@@ -47,7 +45,6 @@ READ_PAST = COLUMNS
 COLUMN_SLACK = 48
 
 _ONE = float(1 << BITS)
-_LOW_MASK, _HALF_WORD = (1 << LOW_BITS) - 1, (1 << 16) - 1
 #: Lines whose crop is fetched into the cache before they are needed: a crop's lines are too far
 #: apart for the processor to guess. 4 to 16 did alike; none cost 37 us more (see `vectors`).
 _LINES_AHEAD = 8
@@ -137,7 +134,7 @@ def fit_scratch(
     if streamed:
         rows = min(rows, 2 * taps)
     lines = max(rows * line_bytes, columns * 3 + READ_PAST) + READ_PAST
-    packed = groups * -(-taps // TAPS) * TAPS * 4 * AT_ONCE
+    packed = groups * -(-taps // TAPS) * WEIGHT_ROWS * 4 * AT_ONCE
     if old is None:
         nothing, starts = np.empty(0, np.int32), np.empty((2, size), np.int32)
         line = np.empty(line_bytes, np.uint8)
@@ -286,46 +283,6 @@ def find_span(scratch, axis):  # type: ignore[no-untyped-def]
     first, count = scratch.first[axis], scratch.counts[axis]
     low = min(first[0], first[-1])  # the last is the first where the row is mirrored
     return low, max(first[0] + count[0], first[-1] + count[-1]) - low
-
-
-@inner
-def pack_weights(scratch, taps, left, columns):  # type: ignore[no-untyped-def]
-    """Lay the columns' weights out for `across`: int32[groups, blocks, 4, AT_ONCE, 4].
-
-    A block is four taps of a group's columns. Its four vectors hold the upper halves of the taps 0
-    and 1, their lower halves, then those of 2 and 3; for each channel alike.
-
-    Args:
-        scratch: its axis 1 is filled.
-        taps: the most of any column.
-        left, columns: the source pixels that the taps touch.
-
-    Returns:
-        How many blocks a group has.
-    """
-    first, count, weights = scratch.first[1], scratch.counts[1], scratch.weights[1]
-    size, blocks = len(first), (taps + TAPS - 1) // TAPS
-    room, stride = len(weights) // size, 4 * AT_ONCE
-    for at in range(len(scratch.offsets)):
-        pixel = min(at, size - 1)  # the last group is filled up
-        # Every column loads whole blocks; where they would pass the end, they begin earlier.
-        begin = max(min(first[pixel], left + columns - blocks * TAPS), left)
-        scratch.offsets[at] = (begin - left) * 3
-        lead = first[pixel] - begin
-        vectors, lane = at // AT_ONCE * blocks * TAPS, at % AT_ONCE * 4
-        for tap in range(0, blocks * TAPS, 2):
-            upper = lower = np.int32(0)
-            for i in range(2):
-                nth = tap + i - lead
-                if 0 <= nth < count[pixel]:
-                    weight = weights[pixel * room + nth]
-                    upper |= ((weight >> LOW_BITS) & _HALF_WORD) << 16 * i
-                    lower |= (weight & _LOW_MASK) << 16 * i
-            entry = (vectors + tap) * stride + lane
-            for channel in range(4):
-                scratch.packed[entry + channel] = upper
-                scratch.packed[entry + stride + channel] = lower
-    return blocks
 
 
 @inner

@@ -26,9 +26,8 @@ import torch
 import triton
 from numpy.typing import NDArray
 
-from pipelines.kernels.arguments import check_tensors
 from pipelines.kernels.passes import first_pass, second_pass
-from pipelines.kernels.preparing import FEW_TAPS, fill_taps, to_rgb
+from pipelines.kernels.preparing import FEW_TAPS, check_tensors, fill_taps, to_rgb
 
 #: One program is one warp. Across: lines and columns, a column per thread, whose weights serve all
 #: of the lines. Down: output lines, and neighbouring values (3 per pixel) of each, 8 per thread,

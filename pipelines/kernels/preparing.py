@@ -1,4 +1,6 @@
-"""The Triton kernels before the passes of `passes`: filters of rows, and planar rows to RGB.
+"""What comes before Triton's passes: checks of tensors, filters of rows, and planar rows to RGB.
+
+A kernel looks at nothing itself; whoever launches one has its tensors checked here.
 
 Chroma at half the resolution is upsampled as libjpeg does it by default ("fancy"), and converted in
 its fixed-point arithmetic.
@@ -6,6 +8,9 @@ its fixed-point arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 import triton
 import triton.language as tl
 
@@ -19,6 +24,27 @@ FEW_TAPS = 4
 _FEW = tl.constexpr(FEW_TAPS)
 #: Half of the bicubic filter's width, see `cpu`; the bilinear one's is 1.
 _CUBIC_REACH = tl.constexpr(2)
+
+
+def check_tensors(
+    expected: Iterable[tuple[str, torch.Tensor, torch.dtype, tuple[int, ...]]],
+    device: torch.device,
+) -> None:
+    """Refuse tensors that a kernel would read or write out of bounds.
+
+    Args:
+        expected: name, tensor, dtype and shape of each.
+        device: of all of them.
+
+    Raises:
+        ValueError: a tensor's shape, dtype, layout or device is another.
+    """
+    for name, tensor, dtype, shape in expected:
+        if tensor.dtype != dtype or tensor.shape != shape or tensor.device != device:
+            found = f"{tensor.dtype}{list(tensor.shape)} on {tensor.device}"
+            raise ValueError(f"{name}: {found}, expected {dtype}{list(shape)} on {device}")
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name}: strides {tensor.stride()}, expected contiguous memory")
 
 
 @triton.jit(do_not_specialize=["taps"])

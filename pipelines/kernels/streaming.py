@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipelines.kernels.across import across, pack_weights
 from pipelines.kernels.bits import copy_bytes, load_word, store_word
 from pipelines.kernels.compiled import entry, inner
 from pipelines.kernels.cpu import (
@@ -20,7 +21,6 @@ from pipelines.kernels.cpu import (
     START,
     fill_taps,
     find_span,
-    pack_weights,
 )
 from pipelines.kernels.libjpeg import (
     CINFO,
@@ -60,7 +60,7 @@ from pipelines.kernels.libjpeg import (
     error_handlers,
 )
 from pipelines.kernels.mcus import is_sound, mcu_decoder, need
-from pipelines.kernels.vectors import across, down, fence, finish
+from pipelines.kernels.vectors import down, fence, finish
 
 #: Results of a kernel: all is written and well; it is written, and libjpeg has warned; nothing of
 #: use is written, as libjpeg gave up, or the image is of another size.
@@ -288,7 +288,7 @@ def _resize(  # type: ignore[no-untyped-def]
     Args:
         functions, state: of libjpeg.
         begin, columns: where the columns begin in a line that is read, and how many they are.
-        blocks: see `cpu.pack_weights`.
+        blocks: see `across.pack_weights`.
         down_first, scale, bias, scratch, out: as in `render_jpeg`.
 
     Returns:

@@ -20,12 +20,9 @@ from numba.extending import intrinsic
 #: Fractional bits of a weight, and what rounds a sum of products to the nearest.
 BITS = 22
 HALF = 1 << (BITS - 1)
-#: The pass across splits weights into two numbers of 16 bits; the lower has so many of the bits.
-LOW_BITS = 11
-#: Source pixels of one load in the pass across.
-TAPS = 4
-#: Output pixels that the pass across computes at once: four are a register of AVX-512.
-AT_ONCE = 4 if llvmlite.binding.get_host_cpu_features().get("avx512bw") else 2
+FEATURES = llvmlite.binding.get_host_cpu_features()
+#: Pixels that are computed at once: four, of four numbers each, are a register of AVX-512.
+AT_ONCE = 4 if FEATURES.get("avx512bw") else 2
 #: Bytes of a line that the pass down computes at once.
 COLUMNS = 64
 _CACHE_LINE = 64
@@ -144,90 +141,6 @@ class _Code:
                 inside = builder.icmp_signed(sign, shifted, limit)
                 shifted = builder.select(inside, shifted, limit)
         return builder.trunc(shifted, _Vector(_BYTE, type_.count))
-
-    def sum_pairs(self, pixels: Any, weights: Any) -> Any:
-        """int32 sums of each two neighbouring products of int16: pmaddwd."""
-        sums = _Vector(_INT32, pixels.type.count // 2)
-        if AT_ONCE == 4:
-            type_ = ir.FunctionType(sums, [pixels.type] * 2)
-            name = "llvm.x86.avx512.pmaddw.d.512"
-            return self.builder.call(_function(self.builder.module, type_, name), [pixels, weights])
-        products = []
-        for i in range(2):  # LLVM knows this pattern where the processor does
-            own = range(i, pixels.type.count, 2)
-            wide = [self.builder.sext(self.pick(v, v, own), sums) for v in (pixels, weights)]
-            products.append(self.builder.mul(*wide))
-        return self.builder.add(*products)
-
-
-@vectorized
-def across(
-    code: Any, source: Any, offsets: Any, packed: Any, blocks: Any, target: Any, cubic: Any
-) -> None:
-    """Resize one RGB line: each output pixel is a weighted sum of neighbouring source pixels.
-
-    Takes 50 us where the pixels are in the cache. Sums of 16-bit products, with the upper and the
-    lower halves of the weights, are exact and half the work of 32-bit products.
-
-    Args:
-        code: what the instructions are written to.
-        source: address of the line.
-        offsets: int64[groups * AT_ONCE], byte of each output pixel's first load.
-        packed: int32[groups, blocks, 4, AT_ONCE, 4] weights, flat; see `cpu.pack_weights`.
-        blocks: loads of TAPS source pixels for an output pixel.
-        target: address of the output line; up to AT_ONCE bytes behind it are written, too.
-        cubic: 0 where no weight is negative.
-    """
-    for clips in code.either(cubic):
-        _across(code, source, offsets, packed, blocks, target, clips)
-
-
-def _across(
-    code: _Code, source: Any, offsets: _Row, packed: _Row, blocks: Any, target: Any, clips: bool
-) -> None:
-    builder = code.builder
-    taken_of, sums = _Vector(_BYTE, 4 * TAPS), _Vector(_INT32, 4 * AT_ONCE)
-    pairs, row_bytes = _Vector(_INT16, 2 * sums.count), 4 * sums.count
-    with _repeat(builder, code.steps(offsets.length, AT_ONCE)) as group:
-        offset_at = code.at(offsets.address, group.index, 8 * AT_ONCE)
-        starts = [
-            builder.add(source, code.load(code.at(offset_at, 8 * lane), _ADDRESS))
-            for lane in range(AT_ONCE)
-        ]
-        upper, lower = code.accumulator(sums, 0), code.accumulator(sums, HALF)
-        first_block = code.at(packed.address, builder.mul(group.index, blocks), 4 * row_bytes)
-        with _repeat(builder, blocks) as block:
-            loads = [code.load(code.at(at, block.index, 3 * TAPS), taken_of) for at in starts]
-            taken = code.join(loads)
-            zero = code.every(0, taken.type)
-            weights = code.at(first_block, block.index, 4 * row_bytes)
-            for pair in range(TAPS // 2):
-                both = code.pick(taken, zero, _lanes_of_pair(pair, taken.type.count))
-                both = builder.bitcast(both, pairs)
-                for part, total in enumerate((upper, lower)):
-                    row = code.load(code.at(weights, 2 * pair + part, row_bytes), pairs)
-                    code.add_to(total, code.sum_pairs(both, row))
-        shifted = builder.shl(builder.load(upper), code.every(LOW_BITS, sums))
-        total = builder.add(shifted, builder.load(lower))
-        narrow = code.to_bytes(total, clips)
-        rgb = [4 * pixel + channel for pixel in range(AT_ONCE) for channel in range(3)]
-        rgb += [0] * AT_ONCE  # which the next group overwrites
-        code.store(code.pick(narrow, narrow, rgb), code.at(target, group.index, 3 * AT_ONCE))
-
-
-def _lanes_of_pair(pair: int, zero: int) -> list[int]:
-    """For each pixel and channel, the bytes of two neighbouring taps, as 16-bit numbers.
-
-    Args:
-        pair: 0 or 1, of a load's.
-        zero: a lane that holds 0.
-    """
-    lanes = []
-    for pixel in range(AT_ONCE):
-        for channel in (0, 1, 2, 2):  # the fourth is not used
-            tap = 4 * TAPS * pixel + 6 * pair + channel
-            lanes += [tap, zero, tap + 3, zero]
-    return lanes
 
 
 @vectorized
