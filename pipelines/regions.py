@@ -19,7 +19,7 @@ from pipelines.compiling import compiling
 from pipelines.decoder import Decoder, Known
 from pipelines.formats.layout import MODE_RAW, POINT, Stored, most_points
 from pipelines.formats.source import Source
-from pipelines.kernels import cpu, libjpeg, streaming
+from pipelines.kernels import libjpeg, streaming
 from pipelines.kernels.entries import find_entries, fit_reading
 from pipelines.kernels.mcus import begin_part, begin_whole
 
@@ -122,7 +122,7 @@ class RegionDecoder:
 
     def _scratch(self, width: int) -> NDArray[np.uint8]:
         """Memory for a line of so many pixels, and what libjpeg decodes beside them."""
-        bytes_ = line_bytes(width)
+        bytes_ = streaming.line_bytes(width)
         if self._line.size < bytes_:
             self._line = np.empty(bytes_, np.uint8)
         return self._line
@@ -333,11 +333,6 @@ def load_parts() -> None:
 def are_parts_loaded() -> bool:
     """Whether `load_parts` has done its work in this process."""
     return _parts_are_loaded.is_set()
-
-
-def line_bytes(width: int) -> int:
-    """Bytes that a line of so many pixels takes with what libjpeg decodes beside them."""
-    return (width + cpu.COLUMN_SLACK) * 3
 
 
 def are_decoded() -> bool:

@@ -16,7 +16,7 @@ from pipelines.formats.layout import Stored, most_points
 from pipelines.kernels import libjpeg, streaming
 from pipelines.kernels.entries import find_entries, fit_reading
 from pipelines.kernels.mcus import begin_part
-from pipelines.regions import are_decoded, line_bytes, load_parts
+from pipelines.regions import are_decoded, load_parts
 
 #: Columns that libjpeg is asked for, px: the fewest that it decodes.
 _COLUMNS = streaming.NARROWEST
@@ -60,7 +60,7 @@ class _Scratch:
     def __init__(self) -> None:
         self.reading = fit_reading(None, 0)
         self._libjpeg, self._state = libjpeg.find_libjpeg(), libjpeg.make_state()
-        self._line, self._pixels = np.empty((2, line_bytes(_COLUMNS)), np.uint8)
+        self._line, self._pixels = np.empty((2, streaming.line_bytes(_COLUMNS)), np.uint8)
 
     def begins(
         self,

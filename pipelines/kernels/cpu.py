@@ -43,6 +43,9 @@ READ_PAST = COLUMNS
 #: Columns beside those that taps touch which a decoder of regions gives, too: 15 at most, and from
 #: there to the left end of a block (4 * 8 px).
 COLUMN_SLACK = 48
+#: Lines that a decoder of regions gives begin so many bytes from one of its vectors, which take
+#: VECTOR bytes: see `streaming.beside`.
+VECTOR, BESIDE = 32, 8
 
 _ONE = float(1 << BITS)
 #: Lines whose crop is fetched into the cache before they are needed: a crop's lines are too far
@@ -152,7 +155,8 @@ def fit_scratch(
         )
     region = 0
     if planar or streamed:
-        region = rows * ((columns + streamed * COLUMN_SLACK) * 3 + READ_PAST) + READ_PAST
+        pitch = pitch_of(columns) if streamed else columns * 3 + READ_PAST
+        region = rows * pitch + READ_PAST + VECTOR + BESIDE
     return old._replace(
         lines=_grown(old.lines, lines),
         weights=_grown(old.weights, 2 * size * taps).reshape(2, -1),
@@ -162,6 +166,11 @@ def fit_scratch(
         sums=_grown(old.sums, columns // 2 + 4),
         cubic=cubic,
     )
+
+
+def pitch_of(columns: int) -> int:
+    """Bytes from one line of a region to the next, of so many columns."""
+    return -(-((columns + COLUMN_SLACK) * 3 + READ_PAST) // VECTOR) * VECTOR
 
 
 def _grown(array: NDArray[Any], length: int) -> NDArray[Any]:

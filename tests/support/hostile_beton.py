@@ -40,7 +40,8 @@ from pipelines.formats.layout import (
 )
 from pipelines.formats.shards import Quarantined, Shard
 from pipelines.kernels.entries import fit_reading
-from pipelines.regions import RegionDecoder, are_decoded, line_bytes
+from pipelines.kernels.streaming import line_bytes
+from pipelines.regions import RegionDecoder, are_decoded
 
 #: More pixels of a hostile image than this are not decoded: their size is what is tested.
 MOST_PIXELS = 1 << 20
