@@ -26,6 +26,7 @@ from pipelines.kernels.planes import to_rgb
 from pipelines.kernels.vectors import (
     AT_ONCE,
     BITS,
+    CACHE_LINE,
     COLUMNS,
     down,
     fence,
@@ -174,8 +175,16 @@ def pitch_of(columns: int) -> int:
 
 
 def _grown(array: NDArray[Any], length: int) -> NDArray[Any]:
-    """`array`, or a longer one of anything."""
-    return array if array.size >= length else np.empty(length, array.dtype)
+    """`array`, or a longer one of anything, that begins with a cache line.
+
+    A vector that lies across two takes twice as long to load: weights of 23 taps that do so cost
+    a quarter of the whole resize, those of three 2 %.
+    """
+    if array.size >= length:
+        return array
+    longer = np.empty(length + CACHE_LINE // array.itemsize, array.dtype)
+    begin = -longer.ctypes.data % CACHE_LINE // array.itemsize
+    return longer[begin : begin + length]
 
 
 @entry

@@ -25,7 +25,7 @@ FEATURES = llvmlite.binding.get_host_cpu_features()
 AT_ONCE = 4 if FEATURES.get("avx512bw") else 2
 #: Bytes of a line that the pass down computes at once.
 COLUMNS = 64
-_CACHE_LINE = 64
+CACHE_LINE = 64
 _LANES = 16
 
 _FLOAT, _BYTE, _INT16, _INT32 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32)
@@ -279,8 +279,8 @@ def prefetch(code: Any, address: Any, length: Any) -> None:
     type_ = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
     function = _function(code.builder.module, type_, "llvm.prefetch.p0")
     read, keep, data = (_Constant(_INT32, number) for number in (0, 3, 1))
-    with _repeat(code.builder, code.steps(length, _CACHE_LINE)) as step:
-        where = code.builder.inttoptr(code.at(address, step.index, _CACHE_LINE), byte)
+    with _repeat(code.builder, code.steps(length, CACHE_LINE)) as step:
+        where = code.builder.inttoptr(code.at(address, step.index, CACHE_LINE), byte)
         code.builder.call(function, [where, read, keep, data])
 
 
