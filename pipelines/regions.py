@@ -26,7 +26,7 @@ from pipelines.kernels.mcus import begin_part, begin_whole
 #: Lines and columns around a part that are cut out of a JPEG with it: the ends of what is left are
 #: upsampled as those of an image are, one of chroma, twice as wide; and one more.
 _SPARE = 3
-_whole_is_loaded, _parts_are_loaded = threading.Event(), threading.Event()
+_whole_is_loaded = threading.Event()
 
 
 class RegionDecoder:
@@ -258,10 +258,14 @@ class RegionDecoder:
     def _find_entries(
         self, sample: int, data: NDArray[np.uint8], sides: tuple[int, int]
     ) -> tuple[int, NDArray[np.int64]] | None:
-        """Places to begin at: known by now, from the source, or found in data met for once."""
+        """Places to begin at: known by now, the source's, or found in data met for the first time."""
         known = self.known
-        entries = self._look_up_entries(sample)
+        entries = known.entries.get(sample)
         if entries is not None or not known.may_have_entries(sample):
+            return entries
+        entries = self._source.entry_points(sample)
+        if entries is not None:
+            known.note_entries(sample, *entries)
             return entries
         most = most_points(len(data))
         if known.has_been_read(sample) or not known.has_room(most * POINT.itemsize):
@@ -272,19 +276,6 @@ class RegionDecoder:
             return None
         known.note_entries(sample, step, points := self._reading.points[:count].copy())
         return step, points
-
-    def has_entries(self, sample: int) -> bool:
-        """Whether places to begin at are known, or come with the source."""
-        return self._look_up_entries(sample) is not None
-
-    def _look_up_entries(self, sample: int) -> tuple[int, NDArray[np.int64]] | None:
-        known = self.known
-        entries = known.entries.get(sample)
-        if entries is None and known.may_have_entries(sample):
-            entries = self._source.entry_points(sample)
-            if entries is not None:
-                known.note_entries(sample, *entries)
-        return entries
 
     def load(self, decode: Callable[..., int]) -> None:
         """Compile or load the kernel that `decode` calls, by giving it nothing."""
@@ -320,19 +311,11 @@ def load_parts() -> None:
     Raises:
         MemoryError: there is no room for what numba loads.
     """
-    if _parts_are_loaded.is_set():
-        return
     load_whole()
     reading, nothing = fit_reading(None, 0), np.frombuffer(b"", np.uint8)
     with compiling():
         find_entries(nothing, (1, 1), 0, reading)
         begin_part(nothing, (1, 1), (0, 0, 1, 1), 0, reading.points, reading)
-    _parts_are_loaded.set()
-
-
-def are_parts_loaded() -> bool:
-    """Whether `load_parts` has done its work in this process."""
-    return _parts_are_loaded.is_set()
 
 
 def are_decoded() -> bool:
