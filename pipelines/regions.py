@@ -258,7 +258,7 @@ class RegionDecoder:
     def _find_entries(
         self, sample: int, data: NDArray[np.uint8], sides: tuple[int, int]
     ) -> tuple[int, NDArray[np.int64]] | None:
-        """Places to begin at: known by now, the source's, or found in data met for the first time."""
+        """Places to begin at: known by now, the source's, or found in data that are new."""
         known = self.known
         entries = known.entries.get(sample)
         if entries is not None or not known.may_have_entries(sample):
