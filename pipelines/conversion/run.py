@@ -225,7 +225,7 @@ def _make_finder(
     listings: Mapping[str, Listing],
     sizes: Mapping[str, NDArray[np.int64]] | None,
 ) -> PointFinder | None:
-    """What finds entry points, where that is worth loading it: for all shards alike.
+    """A finder of entry points, where loading it is worth it: for all shards alike.
 
     Args:
         config: the conversion.

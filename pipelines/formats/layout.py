@@ -78,7 +78,7 @@ MAGIC, EXTRA_VERSION = b"fastft-x", 1
 METADATA_START = HEADER.itemsize + 2 * DESCRIPTOR.itemsize
 #: Bytes of a JPEG for each of its entry points at most, which take 8: 3 % of it.
 _POINT_SHARE = 256
-#: What a file holds of entry points, by sample.
+#: The size and the checksum of a sample's entry points.
 POINTS = np.dtype([("bytes", "<u4"), ("crc32", "<u4")])
 #: An entry point; before the first one, MCUs between them.
 POINT = np.dtype("<i8")

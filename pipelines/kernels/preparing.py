@@ -1,4 +1,4 @@
-"""What comes before Triton's passes: checks of tensors, filters of rows, and planar rows to RGB.
+"""Steps before Triton's passes: checks of tensors, filters of rows, and planar rows to RGB.
 
 A kernel looks at nothing itself; whoever launches one has its tensors checked here.
 

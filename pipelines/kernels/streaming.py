@@ -147,8 +147,8 @@ def decode_region(  # type: ignore[no-untyped-def]
     result, begin, columns = _begin(functions, state, data, sides, shrink, region)
     height, width = region[2], region[3]
     sound, target = result == DONE, out.ctypes.data
-    # What lies beside the region is not to be written to, and of what is decoded the first and last
-    # columns are not the image's.
+    # Bytes beside the region must stay as they are, and the first and last columns that are decoded
+    # are not the image's.
     apart, line_at = begin > 0 or columns != width, beside(line.ctypes.data)
     for row in range(height):
         at = line_at if apart else target + row * pitch

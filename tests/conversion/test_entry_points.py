@@ -246,7 +246,7 @@ def odd_files(odd: Path) -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("policy", [{}, {"strict": True}, {"max_side": 64}])
 def test_verdicts_are_the_same_with_points(odd: Path, policy: dict[str, Any]) -> None:
-    """What is said of a file does not depend on who has read it."""
+    """A verdict does not depend on who has read the file."""
     plain = Encoder(EncodePolicy(**policy))
     finding = Encoder(EncodePolicy(**policy), EntryFinder())
     found = 0

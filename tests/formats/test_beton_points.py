@@ -20,7 +20,7 @@ from pipelines.regions import RegionDecoder, are_decoded
 
 SAMPLES = 4
 JPEG = image_of("JPEG")
-#: Of all but the second.
+#: The entry points of each sample; the second has none.
 POINTS = [np.arange(count, dtype=np.int64) << 40 for count in (3, 0, 2, 4)]
 
 
