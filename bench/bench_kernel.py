@@ -26,7 +26,7 @@ from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.kernels import cpu
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.preprocessing import MEAN, STD
-from pipelines.rendering import make_geometry
+from pipelines.rendering.geometry import make_geometry
 from pipelines.resident.store import KINDS, Layout, StoreFormat, lay_out
 from pipelines.transfer import BatchPool, normalizing_factors
 

@@ -137,7 +137,7 @@ def draw_rows(photos: int) -> tuple[np.ndarray, np.ndarray]:
     """Geometry int32[B, 2, 4] and order bool[B] of a training epoch's rows."""
     from bench.gpu.kernel import MEAN_SIZE, draw_sides
     from pipelines.plan import make_plan
-    from pipelines.rendering import make_geometry
+    from pipelines.rendering.geometry import make_geometry
 
     widths, heights = draw_sides(MEAN_SIZE, photos)
     plan = make_plan(widths, heights, view="train", size=SIZE)

@@ -75,7 +75,7 @@ def draw_sides(mean: tuple[int, int], photos: int) -> tuple[NDArray[np.int32], N
 def prepare(task: Task, kind: str, dtype: torch.dtype, batch: int) -> tuple[Any, float]:
     """A function that renders another batch at each call, and the bytes that an image moves."""
     from pipelines.kernels import gpu
-    from pipelines.rendering import make_geometry
+    from pipelines.rendering.geometry import make_geometry
 
     photos, device = _PHOTOS if task.on_gpu else _FEW_PHOTOS, torch.device(task.device)
     size = task.size if task.on_gpu else 8

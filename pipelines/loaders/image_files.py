@@ -27,8 +27,9 @@ from pipelines.kernels import cpu
 from pipelines.loaders.completion import make_normalizer
 from pipelines.plan import PLACES, Decode, Rows, make_plan
 from pipelines.preprocessing import IMAGENET, Preprocessing
-from pipelines.rendering import Renderer, make_geometry
-from pipelines.row_worker import Piece, Worker
+from pipelines.rendering.geometry import make_geometry
+from pipelines.rendering.renderer import Renderer
+from pipelines.rendering.row_worker import Piece, Worker
 from pipelines.transfer import to_device
 
 #: Bytes of files, or of pixels that were no JPEG, that a thread holds before it cuts them.

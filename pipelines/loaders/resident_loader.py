@@ -27,7 +27,7 @@ from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.plan import DECODES, SHUFFLED, Decode, Plan
 from pipelines.regions import load_whole
-from pipelines.rendering import Renderer, Rendering
+from pipelines.rendering.renderer import Renderer, Rendering
 from pipelines.resident.filler import Filler, HostSink
 from pipelines.resident.placement import Place, choose_place, require_room
 from pipelines.resident.store import Layout, StoreFormat, fingerprint, lay_out
@@ -39,7 +39,7 @@ from pipelines.resident.store_memory import (
     StoreMemory,
     promised_bytes,
 )
-from pipelines.row_worker import Piece, Worker
+from pipelines.rendering.row_worker import Piece, Worker
 
 #: Batches that are rendered ahead of the one that is asked for.
 _AHEAD = 1

@@ -23,7 +23,7 @@ from pipelines.kernels.changes import Changes
 from pipelines.plan import Plan
 from pipelines.reference import find_cover
 from pipelines.regions import RegionDecoder
-from pipelines.rendering import make_geometry
+from pipelines.rendering.geometry import make_geometry
 from pipelines.resident.store import PixelWriter, StoreFormat, lay_out
 from pipelines.transfer import BatchPool, PinnedSlot, normalizing_factors
 from pipelines.workers import make_threads

@@ -27,7 +27,7 @@ from pipelines.kernels.normalizing import normalize
 from pipelines.plan import Plan
 from pipelines.preprocessing import IMAGENET, Preprocessing
 from pipelines.regions import load_whole
-from pipelines.rendering import make_geometry
+from pipelines.rendering.geometry import make_geometry
 from pipelines.resident.filler import Filler, HostSink, Sink, Writers
 from pipelines.resident.in_turn import InTurn
 from pipelines.resident.store import Layout

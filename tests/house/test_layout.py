@@ -42,7 +42,7 @@ LAYERS = (
     ("pipelines.formats",),
     ("pipelines.decoder", "pipelines.reference"),
     ("pipelines.changing", "pipelines.regions"),
-    ("pipelines.conversion", "pipelines.row_worker"),
+    ("pipelines.conversion",),
     ("pipelines.remote",),
     ("pipelines.rendering",),
     ("pipelines.resident",),
@@ -68,9 +68,8 @@ NOTHING_BUT: dict[str, tuple[str, ...]] = {
 _RENDERS = (
     "pipelines.changing.*",
     "pipelines.loaders.*",
-    "pipelines.rendering",
+    "pipelines.rendering.*",
     "pipelines.resident.*",
-    "pipelines.row_worker",
 )
 # imported -> all that may import it
 ONLY_BY = {

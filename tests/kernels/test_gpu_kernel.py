@@ -15,11 +15,11 @@ import torch
 from effort import choose, rest
 from PIL import Image
 
-from pipelines import rendering
 from pipelines.images.turbojpeg import load_turbojpeg
 from pipelines.plan import VIEWS, Rows, make_plan
 from pipelines.preprocessing import MEAN, STD, Preprocessing
 from pipelines.reference import cut
+from pipelines.rendering.geometry import _PILLOW, goes_down_first
 
 #: Of `gpu`, which loads Triton.
 SLACK_BYTES = 256
@@ -57,7 +57,7 @@ def whole(images: Sequence[np.ndarray], size: int) -> np.ndarray:
 
 def pillows_order(geometry: np.ndarray) -> np.ndarray:
     """bool[B]: which rows the installed Pillow resizes downwards first."""
-    return rendering.goes_down_first(geometry[..., 1], geometry[..., 2], rendering._PILLOW)
+    return goes_down_first(geometry[..., 1], geometry[..., 2], _PILLOW)
 
 
 def touched(geometry: np.ndarray, size: int, reach: int) -> list[slice]:

@@ -22,10 +22,10 @@ from pipelines.formats.source import open_source
 from pipelines.kernels import cpu
 from pipelines.loaders import LOADERS, Loader, make_loader
 from pipelines.loaders.resident_loader import _CpuExecutor
-from pipelines.rendering import Rendering
+from pipelines.rendering.renderer import Rendering
 from pipelines.resident.store import PixelWriter
 from pipelines.resident.store_memory import FileMemory
-from pipelines.row_worker import Piece, Worker
+from pipelines.rendering.row_worker import Piece, Worker
 
 #: name, what else it is made with
 CASES: list[tuple[str, dict[str, Any]]] = [

@@ -12,18 +12,17 @@ import torch
 from effort import rest
 from PIL import Image
 
-from pipelines import rendering, row_worker
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import DataError
 from pipelines.formats.beton import Index, read_index
 from pipelines.formats.beton_writer import BetonWriter
 from pipelines.formats.layout import MODE_JPG, MODE_RAW, About, Stored
 from pipelines.plan import Plan, Rows, make_plan
 from pipelines.reference import render_batch
-from pipelines.rendering import Renderer, make_geometry
+from pipelines.rendering import geometry, row_worker
+from pipelines.rendering.crops import CropRenderer
+from pipelines.rendering.geometry import make_geometry
+from pipelines.rendering.renderer import Renderer
 
-ffcv_loader = pytest.importorskip(
-    "pipelines.loaders.ffcv_loader", reason="ffcv is not installed", exc_type=UsageError
-)
 RANDOM = np.random.default_rng(7)
 #: Height and width: odd, tiny, thin, flat, larger than a group of lines, shrinking in height alone.
 SHAPES = [
@@ -69,7 +68,7 @@ def write(path: Path, samples: list[Stored]) -> Index:
 
 
 def renderer_of(index: Index, size: int, rows: int, workers: int = 2) -> Renderer:
-    return ffcv_loader._Renderer(index, size, None, batch=rows, workers=workers)
+    return CropRenderer(index, size, None, batch=rows, workers=workers)
 
 
 def render(index: Index, plan: Plan, rows: Rows) -> torch.Tensor:
@@ -122,7 +121,7 @@ def test_either_order_of_passes(shapes: Index, monkeypatch: pytest.MonkeyPatch) 
     rows = plan.rows(plan.order)
     found = []
     for pillow in ((12, 0), (13, 0)):
-        monkeypatch.setattr(rendering, "_PILLOW", pillow)
+        monkeypatch.setattr(geometry, "_PILLOW", pillow)
         found.append(render(shapes, plan, rows).numpy().astype(int))
     assert np.abs(found[0] - found[1]).max() == 1
     exact = [np.array_equal(each, wanted(shapes, plan, rows)) for each in found]

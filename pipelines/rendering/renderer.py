@@ -10,11 +10,10 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
 from numpy.typing import NDArray
 
@@ -25,7 +24,8 @@ from pipelines.formats.source import Source
 from pipelines.kernels import cpu
 from pipelines.plan import Plan, Rows
 from pipelines.preprocessing import IMAGENET, Preprocessing
-from pipelines.row_worker import Piece, Worker
+from pipelines.rendering.geometry import make_geometry
+from pipelines.rendering.row_worker import Piece, Worker
 from pipelines.transfer import BatchPool
 from pipelines.workers import wait_for
 
@@ -34,8 +34,6 @@ from pipelines.workers import wait_for
 _PIECE_ROWS = 8
 #: Bytes of a piece of images that are changed, at most.
 _PIECE_BYTES = 2 << 20
-#: The one that is installed, which the reference is.
-_PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 
 
 class Renderer(ABC):
@@ -75,6 +73,7 @@ class Renderer(ABC):
         self._source, self._dtype, self._batch, self._changes = source, dtype, batch, changes
         self.known, self._preprocessing = Known(source), preprocessing
         self._written = written_for(dtype)
+        self._last: Future[None] | None = None
         self.set_size(size)
         self._piece_rows = max(1, min(_PIECE_ROWS, batch // (4 * workers)))
         if changes:  # what is rendered stays in a core's cache until it is changed
@@ -119,7 +118,15 @@ class Renderer(ABC):
         pieces = [
             whole.cut(slice(at, min(at + step, len(rows)))) for at in range(0, len(rows), step)
         ]
-        return Rendering(self, pieces, len(rows))
+        rendering = Rendering(self, pieces, len(rows))
+        self._last = rendering.last  # alone: it holds on to no memory
+        return rendering
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether rows that were submitted wait for a thread: they are taken in their order."""
+        last = self._last
+        return last is not None and not (last.running() or last.done())
 
     def close(self) -> None:
         """End the threads; what has not been started never is."""
@@ -236,6 +243,11 @@ class Rendering:
         wait_for(self._futures)
         return self._renderer.as_tensor(self._memory()[: self._rows])
 
+    @property
+    def last(self) -> Future[None] | None:
+        """The piece that a thread takes last."""
+        return self._futures[-1] if self._futures else None
+
     def cancel(self) -> None:
         """Forget what has not been started."""
         for future in self._futures:
@@ -261,49 +273,3 @@ def surfacing(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     return RuntimeError(f"{type(error).__name__} in a thread of the loader: {error}")
-
-
-def make_geometry(rows: Rows, plan: Plan) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Each row's box as the kernels take it, checked against its image.
-
-    Returns:
-        int32[B, 2, 4], see `cpu.START`; bool[B], whether the vertical pass comes first.
-
-    Raises:
-        ValueError: a box reaches out of its image, which no plan's does.
-    """
-    sides = np.stack((plan.heights[rows.samples], plan.widths[rows.samples]), axis=1).astype(
-        np.int64
-    )
-    geometry = np.empty((len(rows), 2, 4), np.int32)
-    geometry[..., cpu.START], geometry[..., cpu.LENGTH] = rows.crops[:, :2], rows.crops[:, 2:]
-    geometry[..., cpu.RESIZED], geometry[..., cpu.OFFSET] = rows.resized, rows.corners
-    start, length, resized, offset = np.moveaxis(geometry.astype(np.int64), -1, 0)
-    inside = (start >= 0) & (length > 0) & (start + length <= sides)
-    inside &= (offset >= 0) & (offset + plan.size <= resized)
-    if not inside.all():
-        raise ValueError(f"row {np.argmin(inside.all(1))}'s crop reaches out of its image")
-    shrinks = rows.shrinks[:, None]
-    covered = -(-(start + length) // shrinks) - start // shrinks
-    return geometry, goes_down_first(covered, resized, _PILLOW)
-
-
-def goes_down_first(
-    length: NDArray[np.int64], resized: NDArray[np.int64], pillow: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    """The rows that Pillow resizes down before across; the other order rounds otherwise.
-
-    Args:
-        length, resized: int64[B, 2] height and width before and after, px; before, those of the
-            image that is given to Pillow, of which its crop may be a part.
-        pillow: its version, two numbers at least.
-
-    Source: pull requests 9524 (Pillow 12.2) and 9549 (13.0) of python-pillow/Pillow.
-    """
-    down, across = (length - resized).T
-    first = np.zeros(len(length), np.bool_)
-    if pillow >= (13, 0):
-        first = down > np.maximum(0, 2 * across)
-    elif pillow >= (12, 2):
-        first = (length[:, 0] > 100 * length[:, 1]) & (down > 0)
-    return first

@@ -1,0 +1,1 @@
+"""Rows of the plan to batches, on threads of our own."""
