@@ -6,8 +6,9 @@ plan), and large photos would only hide that, and would not fit in memory a hund
 A thousand of them are distinct, larger sets repeat them by hard links.
 
 Each cell of the table is a process of its own: the first batch, then some seconds of reading, of
-`resident` those behind its first epoch, in which alone it decodes. Peak memory is the sum over all
-processes; pages that several share count in each (FFCV maps its file, ours is read by position).
+`resident` those behind its first two epochs, in which alone it decodes. Peak memory is the sum over
+all processes; pages that several share count in each (FFCV maps its file, ours is read by
+position).
 """
 
 from __future__ import annotations

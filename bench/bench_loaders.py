@@ -7,8 +7,8 @@ photos of two megapixels and more ours decode `scaled`, too.
 
 Every loader is read on without end, epoch after epoch, and a round is a whole number of epochs'
 batches out of the middle: nothing that was prefetched while the clock stood counts, and every
-epoch's start-up does. Of `resident`, which decodes in the first epoch alone, that shows the later
-ones. First epochs are timed from making the loader on.
+epoch's start-up does. Of `resident`, which decodes crops in the first epoch and whole photos in the
+second, that shows the later ones. First epochs are timed from making the loader on.
 
 All are timed by turns when the first of these tests asks for it; each test then files its own
 contender's seconds. `-k dali` lets those alone take part.

@@ -132,8 +132,8 @@ class Fed:
         self._training, self._waits = training, Waits()
         self.batches = self._waits.over(self._without_end(loader))
         self.wait_shares: list[float] = []
-        # The first epoch: `resident` decodes in it alone, and it is no part of what is measured.
-        for _ in islice(self.batches, len(loader)):
+        # `resident` decodes in its first two epochs alone, which are no part of what is measured.
+        for _ in islice(self.batches, 2 * len(loader)):
             pass
 
     def prepare(self) -> None:

@@ -48,7 +48,7 @@ def search(sets: dict[str, dict[str, Any]], common: dict[str, Any], seeds: int) 
                 own = replace(config, seed=config.seed + seed)
                 filled = resolve_rates(resolve_inputs(own, sources))
                 filled = replace(filled, out=Path(folder, name, str(seed)))
-                with open_inputs(filled, sources) as inputs:
+                with open_inputs(filled, sources, epochs=filled.epochs) as inputs:
                     built = build(filled, inputs.classes)
                     result = fit(filled, inputs, built, Console(quiet=True))
                 (filled.out / LAST).unlink()

@@ -71,6 +71,11 @@ def measure_loader(task: Task) -> dict[str, Any]:
 
     importlib.import_module(f"pipelines.loaders.{LOADERS[task.loader][0]}")
     dtype = _dtype(task)
+    options: dict[str, Any] = {}
+    if task.loader == "resident":
+        from pipelines.resident.keeping import MANY
+
+        options["epochs"] = MANY  # as in a training, whose later epochs are measured
     made = time.perf_counter()
     with make_loader(
         task.loader,
@@ -84,6 +89,7 @@ def measure_loader(task: Task) -> dict[str, Any]:
         workers=task.workers,
         decode=task.decode,
         augment=task.augment,
+        **options,
     ) as loader:
         images, first_batch_s = 0, 0.0
         for _, labels in loader:

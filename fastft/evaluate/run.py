@@ -110,7 +110,7 @@ def run_evaluate(config: EvaluateConfig, console: Console) -> Any:
     setting = _settle(config, checkpoint, source)
     model = restore_model(checkpoint, path).to(setting.device)
     with output_folder(out):
-        with _make_loader(setting, checkpoint, source) as loader:
+        with _make_loader(setting, checkpoint, source, config.crops) as loader:
             with image_progress(console, "evaluating") as update:
                 on_progress = partial(update, source.path.name)
                 first, *others = _passes(loader, config.crops, on_progress)
@@ -311,7 +311,8 @@ def _pick_device(asked: str | None, trained: str | None) -> torch.device:
         return pick_device("auto")
 
 
-def _make_loader(setting: _Setting, checkpoint: Checkpoint, source: Source) -> Loader:
+def _make_loader(setting: _Setting, checkpoint: Checkpoint, source: Source, passes: int) -> Loader:
+    options: dict[str, Any] = {"epochs": passes} if setting.loader == "resident" else {}
     return make_loader(
         setting.loader,
         source,
@@ -324,6 +325,7 @@ def _make_loader(setting: _Setting, checkpoint: Checkpoint, source: Source) -> L
         preprocessing=checkpoint.preprocessed,
         # As in training: on a GPU the model's first layer would make this cast.
         dtype=setting.amp_dtype if setting.device.type == "cuda" else None,
+        **options,
     )
 
 

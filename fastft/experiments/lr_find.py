@@ -50,9 +50,16 @@ def find_lr(config: TrainConfig, console: Console) -> LrFinding:
     config = resolve_rates(resolve_inputs(config, sources))
     lrs = np.geomspace(low, high, _STEPS)
     losses: list[float] = []
+    assert config.batch_size is not None
+    batches = math.ceil(len(sources[0]) / config.batch_size)
     with ExitStack() as stack:
         inputs = stack.enter_context(
-            open_inputs(config, sources, preprocessing=built.form.preprocessing)
+            open_inputs(
+                config,
+                sources,
+                preprocessing=built.form.preprocessing,
+                epochs=math.ceil(_STEPS / batches),
+            )
         )
         update = stack.enter_context(image_progress(console, "trying rates"))
         trainer = Trainer(config, inputs, built, console)

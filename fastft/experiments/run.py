@@ -64,7 +64,8 @@ def run_variants(
     with _progress(console, images) as advance:
         for fold, sources in data.items():
             first = on_fold(next(iter(filled.values())), fold)
-            with open_inputs(first, sources, preprocessing=form) as inputs:
+            epochs = first.epochs * seeds * len(filled)
+            with open_inputs(first, sources, preprocessing=form, epochs=epochs) as inputs:
                 # Seed by seed, so that whatever else the machine does meets all variants alike.
                 for seed, (name, each) in product(
                     range(first.seed, first.seed + seeds), filled.items()

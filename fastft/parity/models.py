@@ -203,7 +203,7 @@ class _Runs:
             seed=(config.seed + 2**31) % 2**32,
             **_WARM,
         )
-        with open_inputs(settings, self.sources) as inputs:
+        with open_inputs(settings, self.sources, epochs=settings.epochs) as inputs:
             model, _ = self._run(settings, inputs, "the body that runs start from")
         path = folder / "warm.pt"
         torch.save(model.state_dict(), path)
@@ -219,7 +219,8 @@ class _Runs:
         losses: list[Losses] = []
         accuracies: dict[str, list[float]] = {each: [] for each in evaluations}
         settings = self.settings(name)
-        with open_inputs(settings, self.sources) as inputs:
+        epochs = settings.epochs * len(self.seeds)
+        with open_inputs(settings, self.sources, epochs=epochs) as inputs:
             for number, seed in enumerate(self.seeds):
                 each = replace(settings, seed=seed)
                 model, rows = self._run(each, inputs, f"{name}, seed {seed}")
@@ -232,7 +233,7 @@ class _Runs:
         self.accuracies[name] = {other: tuple(values) for other, values in accuracies.items()}
         if name == REFERENCE:
             settings = self.settings(name, amp=self.control_amp)
-            with open_inputs(settings, self.sources) as inputs:
+            with open_inputs(settings, self.sources, epochs=epochs) as inputs:
                 self.control_losses = tuple(
                     self._run(replace(settings, seed=seed), inputs, "the control")[1].losses
                     for seed in self.seeds[:_CONTROLS]

@@ -25,6 +25,7 @@ from fastft.system.progress import image_progress
 from pipelines.atomic import write_whole
 from pipelines.formats.source import open_source
 from pipelines.loaders import Loader, make_loader
+from pipelines.resident.keeping import MANY
 
 
 def run_pixels(config: ParityConfig, console: Console) -> Comparison:
@@ -84,7 +85,9 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
 
 
 def _maker(name: str, config: ParityConfig) -> Callable[..., Loader]:
-    options: dict[str, Any] = {"store": config.store} if name == "resident" else {}
+    # Of one epoch it would keep no pixels, and there would be no store to compare.
+    kept = {"store": config.store, "epochs": MANY}
+    options: dict[str, Any] = kept if name == "resident" else {}
     form = config.preprocessing
     return partial(make_loader, name, decode=config.decode, preprocessing=form, **options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -133,6 +134,7 @@ def open_inputs(
     sources: Sequence[Source],
     world: World | None = None,
     preprocessing: Preprocessing = IMAGENET,
+    epochs: int | None = None,
 ) -> Iterator[Inputs]:
     """Open the loaders of a config that `resolve_inputs` has filled in.
 
@@ -141,6 +143,7 @@ def open_inputs(
         sources: of both splits.
         world: who shares each batch; None: nobody.
         preprocessing: the form that the model wants its images in.
+        epochs: how many they are opened for; None: nobody knows.
 
     Raises:
         UsageError: a library that is not installed, or pixels that fit into no memory.
@@ -150,8 +153,11 @@ def open_inputs(
         world = replace(ALONE, device=pick_device(config.device))
     amp_dtype = pick_amp(config.amp, world.device)
     with ExitStack() as stack:
+        make = partial(
+            _make_loader, config, amp_dtype, world, preprocessing=preprocessing, epochs=epochs
+        )
         train, evaluation = (
-            stack.enter_context(_make_loader(config, source, view, amp_dtype, world, preprocessing))
+            stack.enter_context(make(source, view))
             for source, view in zip(sources, (config.view, config.judged_view), strict=True)
         )
         yield Inputs(train, evaluation, world.device, amp_dtype, world, preprocessing)
@@ -159,11 +165,13 @@ def open_inputs(
 
 def _make_loader(
     config: TrainConfig,
-    source: Source,
-    view: str,
     amp_dtype: torch.dtype | None,
     world: World,
+    source: Source,
+    view: str,
+    *,
     preprocessing: Preprocessing,
+    epochs: int | None,
 ) -> Loader:
     assert config.batch_size is not None
     is_training = view == config.view
@@ -173,8 +181,10 @@ def _make_loader(
     if config.store_file is not None:  # one each for training and evaluation
         split = "train" if is_training else "eval"
         options["store_file"] = config.store_file.with_suffix(f".{split}{config.store_file.suffix}")
-    if name == "resident" and world.size > 1:
-        options["store_least"] = world.least
+    if name == "resident":
+        options["epochs"] = epochs
+        if world.size > 1:
+            options["store_least"] = world.least
     return make_loader(
         name,
         source,

@@ -160,7 +160,8 @@ def _run(
         with costs.of("data"):
             config = resolve_inputs(config, sources, world)
             form = built.form.preprocessing
-            inputs = stack.enter_context(open_inputs(config, sources, world, form))
+            left = config.epochs - (0 if state is None else len(state.rows))
+            inputs = stack.enter_context(open_inputs(config, sources, world, form, left))
         result = fit(
             config,
             inputs,

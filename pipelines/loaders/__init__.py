@@ -34,7 +34,7 @@ LOADERS = {
 #: Those that decode `scaled` without a store.
 SCALING = ("torchvision", "ffcv")
 #: Arguments of `resident` alone.
-_STORE = ("store", "store_side", "store_file", "store_place", "store_least")
+_STORE = ("store", "store_side", "store_file", "store_place", "store_least", "epochs")
 #: Arguments of other libraries' loaders, and ours for it.
 _KNOWN_ELSEWHERE = {
     "num_workers": "workers",
@@ -102,7 +102,6 @@ _NOT_NEEDED = {
     "multiprocessing_context": "leave it out",
     "os_cache": "leave it out",
     "epoch": "call set_epoch(epoch) before each epoch",
-    "epochs": "call set_epoch(epoch)",
 }
 
 
@@ -172,6 +171,9 @@ def make_loader(
             for the next run. `store_place`: `auto`, `gpu` or `ram`. `store_least`: of several
             ranks on GPUs, a function that gives the least of all ranks' numbers, such as an
             all-reduce: then `auto` is the same place for all of them, else each one's own.
+            `epochs`: how many it will be iterated for. On a CPU, of one or two no pixels are kept,
+            which is faster, of more all at once; of a number that nobody knows those that are asked
+            for again.
 
     Raises:
         UsageError: an unknown loader, view or argument, a library that is not installed, arguments

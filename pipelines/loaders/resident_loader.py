@@ -1,6 +1,7 @@
-"""Decoded once, kept in memory: from the second epoch on, a batch is one pass of the kernel.
+"""Decoded once, kept in memory: after that, a batch is one pass of the kernel.
 
-In the first epoch samples are decoded as their batches come, and ahead of them by idle threads.
+Samples are decoded as their batches come, and ahead of them by idle threads; where a run is too
+short for that, or may be, what their crops show is decoded instead (`resident.keeping`).
 Where there is a GPU with room for the pixels they live there, else in the machine's memory, one
 copy for all processes of a training; `resident.gpu` is what a GPU does with them. Several GPUs of a
 machine are filled by way of such a copy, too, until each of them has all pixels.
@@ -10,10 +11,8 @@ Distance from the reference: none, as long as images keep their size and chroma.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,15 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.errors import FastftError, UsageError
+from pipelines.formats.beton import Index
 from pipelines.formats.source import Source
-from pipelines.kernels import cpu
 from pipelines.loaders.base import Loader
 from pipelines.plan import DECODES, SHUFFLED, Decode, Plan
-from pipelines.regions import load_whole
-from pipelines.rendering.renderer import Renderer, Rendering
-from pipelines.resident.filler import Filler, HostSink
+from pipelines.resident.filler import Filler
+from pipelines.resident.keeping import Keeping, choose_keeping
+from pipelines.resident.on_cpu import BATCHES, StoreExecutor, StorelessExecutor
 from pipelines.resident.placement import Place, choose_place, require_room
-from pipelines.resident.store import Layout, StoreFormat, fingerprint, lay_out
+from pipelines.resident.store import StoreFormat, fingerprint, lay_out
 from pipelines.resident.store_memory import (
     MAX_GROUP,
     FileMemory,
@@ -39,12 +38,6 @@ from pipelines.resident.store_memory import (
     StoreMemory,
     promised_bytes,
 )
-from pipelines.rendering.row_worker import Piece, Worker
-
-#: Batches that are rendered ahead of the one that is asked for.
-_AHEAD = 1
-#: Batches that exist at once: the caller's, one that waits, one in the making.
-_BATCHES = _AHEAD + 2
 
 
 class ResidentLoader(Loader):
@@ -64,6 +57,7 @@ class ResidentLoader(Loader):
         store_file: str | Path | None = None,
         store_place: str = "auto",
         store_least: Callable[[float], float] | None = None,
+        epochs: int | None = None,
         decode: Decode = "exact",
         **arguments: Any,
     ) -> None:
@@ -80,6 +74,8 @@ class ResidentLoader(Loader):
         self._layout = lay_out(source, kept)
         self._file = None if store_file is None else Path(store_file)
         self._asked, self._least = store_place, store_least
+        self._epochs = epochs
+        self._keeps: Keeping = "at once"
         self._place = Place(on_gpu=False)
         self._notes: list[str] = []
         self._group: tuple[str, int, int] | None = None
@@ -92,7 +88,16 @@ class ResidentLoader(Loader):
     def _begin(self) -> None:
         source, share, changes = self.source, self._most_rows, self.augment.changes_pixels
         if self._executor is None:
-            self._settle(share)
+            self._keeps = choose_keeping(
+                source,
+                self._layout.format,
+                epochs=self._epochs,
+                outlives=self._file is not None,
+                on_gpu=self.device.type == "cuda" or self._asked == "gpu",
+                alone=self.world == 1,
+            )
+            if self._keeps != "never":
+                self._settle(share)
         # A fork has the memory already, with all that was decoded before.
         memory = self._memory
         if self.device.type == "cuda" or self._place.on_gpu:
@@ -111,17 +116,25 @@ class ResidentLoader(Loader):
                 on_gpu=self._place.on_gpu,
             )
         else:
+            how: dict[str, Any] = {
+                "batch": share,
+                "workers": self.workers,
+                "changes": changes,
+                "preprocessing": self.preprocessing,
+            }
+            if self._keeps == "never":
+                assert isinstance(source, Index)
+                self._executor = StorelessExecutor(source, self.size, self._given, **how)
+                return
             assert memory is not None
-            self._executor = _CpuExecutor(
+            self._executor = StoreExecutor(
                 source,
                 self._layout,
                 memory,
                 self.size,
                 self._given,
-                batch=share,
-                workers=self.workers,
-                changes=changes,
-                preprocessing=self.preprocessing,
+                keeps_again=self._keeps == "again",
+                **how,
             )
 
     def _settle(self, share: int) -> None:
@@ -163,6 +176,7 @@ class ResidentLoader(Loader):
             "store_side": kept.shorter_px,
             "store_file": self._file,
             "store_place": self._asked,
+            "epochs": self._epochs,
         }
 
     @property
@@ -171,6 +185,10 @@ class ResidentLoader(Loader):
         kind, bytes_ = self._layout.format.kind, self._layout.total
         if not self.has_begun:
             return ()
+        if self._keeps == "never":
+            times = "once" if self._epochs == 1 else "twice"
+            kept = f"each image comes {times}, and is decoded for what is shown: none is kept"
+            return (kept, *self._executor.known.remarks)
         remarks = [f"{bytes_ / 1e9:.2f} GB of {kind} pixels {self._where}", *self._notes]
         averaged = self._executor.filler.sink.resampled
         if averaged:
@@ -188,7 +206,10 @@ class ResidentLoader(Loader):
         self, plan: Plan, start: int
     ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         shares = list(self._shares(plan, start))
-        filler: Filler = self._executor.filler
+        filler: Filler | None = self._executor.filler
+        if filler is None:
+            yield from self._executor.run(plan, shares, self._labels)
+            return
         coming = np.concatenate([*shares, *self._beyond(filler), plan.order[:0]])
         filler.run_ahead(plan.samples(coming))
         try:
@@ -241,7 +262,7 @@ class ResidentLoader(Loader):
             self.source,
             layout,
             promised=promised,
-            batches=_BATCHES * share * self.size**2 * 3 * pixel_bytes,
+            batches=BATCHES * share * self.size**2 * 3 * pixel_bytes,
             gpu_bytes=self._place.gpu_bytes,
             gpus=1 if group is None else group[2],
         )
@@ -267,54 +288,3 @@ def _group() -> tuple[str, int, int] | None:
         return None
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
     return " ".join(os.environ.get(name, "") for name in names), rank, count
-
-
-class _CpuExecutor(Renderer):
-    """Renders from the store on the threads that fill it."""
-
-    def __init__(
-        self, source: Source, layout: Layout, memory: StoreMemory, *arguments: Any, **options: Any
-    ) -> None:
-        super().__init__(source, *arguments, **options)
-        self._layout, self._memory = layout, memory
-        sink = HostSink(source, layout, memory)
-        self.filler = Filler(sink, len(source), self.threads, options["workers"])
-        if not layout.format.planar:
-            self.threads.submit(load_whole)
-
-    def run(
-        self, plan: Plan, shares: list[NDArray[np.int64]], labels: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of these visits, in host memory."""
-        waiting: deque[Rendering] = deque()
-        coming = iter(shares)
-        try:
-            for visits in shares:
-                for ahead in islice(coming, _AHEAD + 1 - len(waiting)):
-                    waiting.append(self.submit(plan.rows(ahead), plan))
-                images, samples = waiting.popleft().result(), plan.samples(visits)
-                yield images.permute(0, 3, 1, 2), labels[torch.from_numpy(samples)]
-        finally:
-            for rendering in waiting:
-                rendering.cancel()
-
-    def render_into(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Nothing: batches in host memory are copied by nobody."""
-
-    def close(self) -> None:
-        """End the threads and give the memory back."""
-        super().close()
-        self._memory.close()
-
-    def _draw(self, piece: Piece, worker: Worker, out: NDArray[np.uint8]) -> None:
-        self._memory.require_whole()
-        self.filler.ensure(piece.samples)
-        layout, samples = self._layout, piece.samples
-        sides = np.stack((layout.heights[samples], layout.widths[samples]), axis=1)
-        frames = cpu.Frames(
-            self._memory.pixels,
-            layout.offsets[samples],
-            layout.pitches[samples],
-            sides.astype(np.int64),
-        )
-        self._render_rows(frames, piece, worker, out, layout.format.planar)

@@ -1,12 +1,12 @@
 """Decodes samples into a store once, by whoever needs them first; idle threads run ahead.
 
-Knows who decodes what; `store` knows how, `store_memory` where to.
+Knows who decodes what; `store` knows how, `store_memory` where to, `keeping` whether at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -20,8 +20,9 @@ from pipelines.formats.source import Source
 from pipelines.resident.store import Layout, PixelWriter
 from pipelines.resident.store_memory import StoreMemory
 
-#: Samples that an idle thread decodes before it lets others go first: 3 ms of a core.
-_AHEAD_SAMPLES = 4
+#: Samples that an idle thread decodes before it lets others go first: 3 ms of a core. One where
+#: others are to be let go first at all costs.
+_AHEAD_SAMPLES, _AHEAD_WHERE_IDLE = 4, 1
 
 
 class Sink(Protocol):
@@ -57,9 +58,11 @@ class Sink(Protocol):
 class HostSink:
     """Decodes to memory of the host."""
 
-    def __init__(self, source: Source, layout: Layout, memory: StoreMemory) -> None:
+    def __init__(
+        self, source: Source, layout: Layout, memory: StoreMemory, known: Known | None = None
+    ) -> None:
         self._layout, self._memory = layout, memory
-        self._writers = Writers(source, layout)
+        self._writers = Writers(source, layout, known)
 
     @property
     def resampled(self) -> int:
@@ -96,8 +99,8 @@ class Writers:
         known: what they have found out about samples.
     """
 
-    def __init__(self, source: Source, layout: Layout) -> None:
-        self._source, self._layout, self.known = source, layout, Known(source)
+    def __init__(self, source: Source, layout: Layout, known: Known | None = None) -> None:
+        self._source, self._layout, self.known = source, layout, known or Known(source)
         self._local = threading.local()
         self._all: list[PixelWriter] = []
 
@@ -124,7 +127,14 @@ class Filler:
         missing: how many have not come there yet.
     """
 
-    def __init__(self, sink: Sink, samples: int, threads: ThreadPoolExecutor, workers: int) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        samples: int,
+        threads: ThreadPoolExecutor,
+        workers: int,
+        is_busy: Callable[[], bool] | None = None,
+    ) -> None:
         """Begin with nothing.
 
         Args:
@@ -132,8 +142,12 @@ class Filler:
             samples: how many there are.
             threads: where to run ahead.
             workers: how many of them there are.
+            is_busy: whether other work waits for these threads, where a sample can be had without
+                the store the first time that it is asked for. None: it cannot.
         """
         self.sink, self._threads, self._workers = sink, threads, workers
+        self._is_busy = is_busy
+        self._asked = np.full(samples, is_busy is None)
         self._there, self.missing = np.zeros(samples, np.bool_), samples
         self._taken: set[int] = set()
         self._changed = threading.Condition()
@@ -148,16 +162,22 @@ class Filler:
         for sample in samples[~self._there[samples]].tolist():
             self._fill(sample)
 
+    def are_due(self, samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of these is to come from the store: not if it is new and asked for once."""
+        due = self._asked[samples] | self._there[samples]
+        self._asked[samples] = True
+        return due
+
     def has(self, samples: NDArray[np.int64]) -> bool:
         """Whether all of these are there."""
         return bool(self._there[samples].all())
 
     def run_ahead(self, samples: NDArray[np.int64]) -> None:
         """Fill these in turn while threads have nothing better to do, until `pause`."""
-        missing = samples[~self._there[samples]].tolist()
+        missing = samples[~self._there[samples]]
         with self._changed:
-            self._ahead = ahead = iter(missing)
-        if missing:
+            self._ahead = ahead = self._in_turn(missing)
+        if len(missing):
             for _ in range(self._workers):
                 self._threads.submit(self._run, ahead)
 
@@ -166,17 +186,25 @@ class Filler:
         with self._changed:
             self._ahead = iter(())
 
+    def _in_turn(self, samples: NDArray[np.int64]) -> Iterator[int]:
+        """Those first that nobody has asked for: their turn is still to come."""
+        if self._is_busy is not None:
+            yield from (each for each in samples.tolist() if not self._asked[each])
+        yield from samples.tolist()
+
     def _run(self, ahead: Iterator[int]) -> None:
         """Fill a few samples, then get in line again."""
+        is_busy = self._is_busy is not None and self._is_busy()
+        count = _AHEAD_SAMPLES if self._is_busy is None else _AHEAD_WHERE_IDLE
         with self._changed:
             if ahead is not self._ahead:
                 return
-            samples = list(islice(ahead, _AHEAD_SAMPLES))
+            samples = [] if is_busy else list(islice(ahead, count))
         for sample in samples:
             # Whoever needs a broken sample meets its error himself.
             with suppress(Exception):
                 self._fill(sample)
-        if samples:
+        if samples or is_busy:
             with suppress(RuntimeError):  # the threads are being ended
                 self._threads.submit(self._run, ahead)
 

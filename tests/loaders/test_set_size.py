@@ -21,11 +21,11 @@ from pipelines.errors import UsageError
 from pipelines.formats.source import open_source
 from pipelines.kernels import cpu
 from pipelines.loaders import LOADERS, Loader, make_loader
-from pipelines.loaders.resident_loader import _CpuExecutor
 from pipelines.rendering.renderer import Rendering
+from pipelines.rendering.row_worker import Piece, Worker
+from pipelines.resident.on_cpu import StoreExecutor
 from pipelines.resident.store import PixelWriter
 from pipelines.resident.store_memory import FileMemory
-from pipelines.rendering.row_worker import Piece, Worker
 
 #: name, what else it is made with
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -341,7 +341,7 @@ def test_scratch_of_the_old_size_is_freed(data: Path) -> None:
 
 def test_abandoned_batches_keep_their_size(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread may have begun a piece when its iteration ended: compiled code checks no bounds."""
-    run, draw = Rendering._run, _CpuExecutor._draw
+    run, draw = Rendering._run, StoreExecutor._draw
     reached, opened = threading.Event(), threading.Event()
     drawn: set[tuple[int, int]] = set()
     with make("resident", data / "train.beton") as loader:
@@ -360,7 +360,7 @@ def test_abandoned_batches_keep_their_size(data: Path, monkeypatch: pytest.Monke
                 draw(executor, piece, worker, out)
 
         monkeypatch.setattr(Rendering, "_run", wait)
-        monkeypatch.setattr(_CpuExecutor, "_draw", note)
+        monkeypatch.setattr(StoreExecutor, "_draw", note)
         batches = iter(loader)
         next(batches)
         assert reached.wait(LONG_S)

@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.errors import DataError
-from pipelines.formats.layout import MODE_RAW, Stored
 from pipelines.resident import filler as filling
-from pipelines.resident.filler import Filler, HostSink, Writers
-from pipelines.resident.store import StoreFormat, lay_out
-from pipelines.resident.store_memory import PrivateMemory
+from pipelines.resident.filler import Filler
 
 SAMPLES = 40
 #: Longer than anything takes: what waits so long has failed.
@@ -331,67 +327,44 @@ def test_it_ends_with_the_threads(sink: CountingSink, pool: Pool) -> None:
     assert [future.exception(LONG_S) for future in pool.futures] == [None]
 
 
-# The sink of the host.
+# What can be had without the store.
 
 
-def source_of(pictures: list[np.ndarray]) -> Any:
-    stored = [
-        Stored(MODE_RAW, picture.shape[1], picture.shape[0], picture.tobytes())
-        for picture in pictures
-    ]
-    return SimpleNamespace(
-        path=Path("set.beton"),
-        stored=stored.__getitem__,
-        name="{}.jpg".format,
-        heights=np.array([each.height for each in stored], np.int32),
-        widths=np.array([each.width for each in stored], np.int32),
-    )
+def test_samples_are_due_when_they_are_asked_for_again(sink: CountingSink, pool: Pool) -> None:
+    filler = Filler(sink, SAMPLES, pool, 1, lambda: True)
+    filler.ensure(some(4))
+    assert filler.are_due(some(3, 4, 5)).tolist() == [False, True, False]
+    assert filler.are_due(some(6, 5, 3)).tolist() == [False, True, True]
+    assert sink.written == [4]
+    assert Filler(sink, SAMPLES, pool, 1).are_due(some(1, 2)).all()
 
 
-def test_samples_land_in_their_places(pool: Pool) -> None:
-    random = np.random.default_rng(0)
-    pictures = [random.integers(0, 256, (3 + at, 5, 3), np.uint8) for at in range(4)]
-    for kind, resampled in (("rgb", 0), ("yuv420", 3)):
-        source = source_of(pictures)
-        layout = lay_out(source, StoreFormat(kind=kind))
-        memory = PrivateMemory(layout)
-        sink = HostSink(source, layout, memory)
-        filler = Filler(sink, 4, pool, 1)
-        filler.ensure(some(0))
-        pool.submit(filler.ensure, some(2, 3)).result(LONG_S)  # with a writer of its own
-        assert [sink.holds(sample) for sample in range(4)] == [True, False, True, True]
-        assert sink.resampled == resampled
-        if kind == "rgb":
-            for sample in (0, 2, 3):
-                kept = memory.pixels[layout.place(sample)]
-                assert np.array_equal(kept, pictures[sample].ravel())
-        memory.close()
+def test_threads_run_ahead_where_nothing_else_waits(sink: CountingSink, pool: Pool) -> None:
+    """A busy filler gets in line again, and begins when it no longer is."""
+    looks: list[int] = []
+
+    def is_busy() -> bool:
+        looks.append(len(sink.written))
+        return len(looks) <= 3
+
+    filler = Filler(sink, SAMPLES, pool, 1, is_busy)
+    filler.run_ahead(EVERY)
+    pool.settle()
+    assert looks[:5] == [0, 0, 0, 0, 1]
+    assert sink.written == EVERY.tolist()
 
 
-def test_each_thread_has_a_writer_of_its_own(pool: Pool) -> None:
-    source = source_of([np.zeros((4, 4, 3), np.uint8)])
-    writers = Writers(source, lay_out(source, StoreFormat()))
-    mine, theirs = writers.own(), pool.submit(writers.own).result(LONG_S)
-    assert mine is not theirs
-    assert (writers.own(), pool.submit(writers.own).result(LONG_S)) == (mine, theirs)
+def test_running_ahead_begins_with_what_is_still_to_come(sink: CountingSink, pool: Pool) -> None:
+    filler = Filler(sink, SAMPLES, pool, 1, lambda: False)
+    filler.are_due(np.arange(10))
+    filler.run_ahead(EVERY)
+    pool.settle()
+    assert sink.written == [*range(10, SAMPLES), *range(10)]
 
 
-def test_incomplete_samples_are_not_held() -> None:
-    source = source_of([np.zeros((4, 4, 3), np.uint8)])
-    layout = lay_out(source, StoreFormat())
-    memory = PrivateMemory(layout)
-    sink = HostSink(source, layout, memory)
-    steps: list[str] = []
-
-    def stored(sample: int) -> Stored:
-        assert not sink.holds(sample)
-        steps.append("decode")
-        raise DataError("0.jpg", "broken")
-
-    memory.reserve = lambda sample: steps.append("reserve")  # type: ignore[method-assign]
-    source.stored = stored
-    with pytest.raises(DataError, match=r"^0\.jpg: broken"):
-        sink.write(0)
-    assert steps == ["reserve", "decode"]
-    assert not sink.holds(0)
-    memory.close()
+def test_a_pause_ends_busy_running_ahead(sink: CountingSink, pool: Pool) -> None:
+    filler = Filler(sink, SAMPLES, pool, 1, lambda: True)
+    filler.run_ahead(EVERY)
+    filler.pause()
+    pool.settle()
+    assert sink.written == []

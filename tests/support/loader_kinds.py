@@ -24,6 +24,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ffcv": ("ffcv", {}),
     "dali": ("dali", {}),
     "resident": ("resident", {}),
+    "resident-kept": ("resident", {"epochs": 3}),
+    "resident-cut": ("resident", {"epochs": 1}),
     "resident-yuv420": ("resident", {"store": "yuv420"}),
     "resident-file": ("resident", {"store_file": "pixels.store"}),
 }

@@ -10,6 +10,7 @@ import torch
 from pipelines.formats.source import Source
 from pipelines.loaders import make_loader, resident_loader
 from pipelines.reference import render_batch
+from pipelines.resident.keeping import MANY
 from pipelines.resident.store import Layout, StoreFormat, lay_out
 from pipelines.resident.store_memory import StoreMemory
 
@@ -40,7 +41,8 @@ def held(memory: StoreMemory) -> list[bool]:
 
 
 def make_resident(data: Path | Source, **options: Any) -> resident_loader.ResidentLoader:
-    usual = {"size": 48, "batch_size": 8, "workers": 2, "normalize": False}
+    """One that keeps all pixels at once."""
+    usual = {"size": 48, "batch_size": 8, "workers": 2, "normalize": False, "epochs": MANY}
     loader = make_loader("resident", data, **{**usual, **options})
     assert isinstance(loader, resident_loader.ResidentLoader)
     return loader
