@@ -149,7 +149,7 @@ def test_an_iteration_from_before_the_fork_says_so(forked: Found) -> None:
 def test_a_closed_loader_says_so(forked: Found) -> None:
     assert len(forked["closed"]) == len(ALL) * len(STATES)
     for name, said in forked["closed"].items():
-        kind = name.split(":")[0].removesuffix("-file")
+        kind = name.split(":")[0].split("-")[0]
         assert said == (
             f"UsageError: loader '{kind}': is closed, expected an open one; make another by "
             "make_loader"
