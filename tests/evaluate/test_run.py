@@ -24,6 +24,8 @@ from fastft.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fastft.train.evaluate import evaluate
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
+from pipelines.loaders import Loader, make_loader
+from pipelines.loaders.resident_loader import ResidentLoader
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
@@ -321,3 +323,23 @@ def test_the_command_prints_what_it_found(fastft: Command, run: Path, data: Path
     assert str(run / "evaluation" / "confusion.png") in text
     _, text, _ = fastft("evaluate", "--help")
     assert "$ fastft evaluate run --data data" in text
+
+
+@pytest.mark.parametrize("crops", [1, 5])
+def test_resident_is_told_of_the_passes(
+    crops: int, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+
+    def note(*arguments: Any, **options: Any) -> Loader:
+        loader = make_loader(*arguments, **options)
+        assert isinstance(loader, ResidentLoader)
+        kept.append(loader._keeps)
+        return loader
+
+    monkeypatch.setattr("fastft.evaluate.run.make_loader", note)
+    found, _ = judged(run, data, loader="resident", crops=crops, out=tmp_path / "out")
+    assert kept == ["never" if crops == 1 else "at once"]
+    monkeypatch.undo()
+    other, _ = judged(run, data, loader="torchvision", crops=crops, out=tmp_path / "other")
+    assert np.array_equal(found.samples.losses, other.samples.losses)

@@ -1,6 +1,7 @@
 """The compiled kernel against Pillow itself, and what its callers promise it."""
 
 import io
+import threading
 import zlib
 from collections.abc import Sequence
 from itertools import product
@@ -22,8 +23,11 @@ from pipelines.rendering import geometry, row_worker
 from pipelines.rendering.crops import CropRenderer
 from pipelines.rendering.geometry import make_geometry
 from pipelines.rendering.renderer import Renderer
+from pipelines.rendering.row_worker import Piece, Worker
 
 RANDOM = np.random.default_rng(7)
+#: Longer than anything takes: what waits so long has failed.
+LONG_S = 60
 #: Height and width: odd, tiny, thin, flat, larger than a group of lines, shrinking in height alone.
 SHAPES = [
     (1, 1),
@@ -215,3 +219,37 @@ def test_scratch_of_a_large_image_is_given_back(
     held = renderer.threads.submit(lambda: renderer.worker().pixels.nbytes).result()
     renderer.close()
     assert held < 10_000
+
+
+def test_it_is_known_whether_rows_wait_for_a_thread(
+    shapes: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once the last of them is being rendered; nor where they are cancelled."""
+    reached, goes_on = threading.Semaphore(0), threading.Semaphore(0)
+    draw = CropRenderer._draw
+
+    def wait(renderer: CropRenderer, piece: Piece, worker: Worker, out: np.ndarray) -> None:
+        reached.release()
+        assert goes_on.acquire(timeout=LONG_S)
+        draw(renderer, piece, worker, out)
+
+    monkeypatch.setattr(CropRenderer, "_draw", wait)
+    plan = make_plan(shapes.widths, shapes.heights, view="eval", size=9, seed=0, epoch=0)
+    renderer = renderer_of(shapes, 9, 2, workers=1)
+    try:
+        renderer._compiled.result()
+        assert not renderer.has_waiting
+        first = renderer.submit(plan.rows(plan.order[:2]), plan)  # of two pieces
+        assert reached.acquire(timeout=LONG_S)
+        assert renderer.has_waiting
+        goes_on.release()
+        assert reached.acquire(timeout=LONG_S)
+        assert not renderer.has_waiting  # though it is at work
+        second = renderer.submit(plan.rows(plan.order[2:4]), plan)
+        assert renderer.has_waiting
+        second.cancel()
+        assert not renderer.has_waiting
+        goes_on.release()
+        assert len(first.result()) == 2
+    finally:
+        renderer.close()

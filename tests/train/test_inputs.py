@@ -1,16 +1,22 @@
 """How the processes of a run come to the same loader and the same place for pixels."""
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stopped
+from stopped import QUIET, run_until
 
 from fastft.config.train import LOADER_CHOICES, TrainConfig
 from fastft.train import inputs
 from fastft.train.distributed import World
 from fastft.train.inputs import open_inputs, open_sources, resolve_inputs
+from fastft.train.run import resume, train
 from pipelines.errors import UsageError
+from pipelines.loaders.resident_loader import ResidentLoader
+from pipelines.resident.keeping import MANY
 
 
 @dataclass(frozen=True)
@@ -95,3 +101,32 @@ def test_auto_takes_a_loader_that_decodes_scaled(data: Path) -> None:
         assert config.loader in expected
         with open_inputs(config, sources) as opened:
             assert {opened.train.decode, opened.evaluation.decode} == {"scaled"}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept"), [(1, "never"), (MANY - 1, "never"), (MANY, "at once"), (None, "again")]
+)
+def test_resident_is_told_how_long_it_is_needed(epochs: int | None, kept: str, data: Path) -> None:
+    config = config_of(data, loader="resident", size=64)
+    sources = open_sources(config)
+    with open_inputs(resolve_inputs(config, sources), sources, epochs=epochs) as opened:
+        for loader in (opened.train, opened.evaluation):
+            assert isinstance(loader, ResidentLoader)
+            assert loader._keeps == kept
+
+
+def test_only_the_epochs_that_are_left_are_announced(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To loaders that keep pixels for them."""
+    told: list[int | None] = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        told.append(inspect.signature(open_inputs).bind(*arguments, **options).arguments["epochs"])
+        return open_inputs(*arguments, **options)
+
+    run_until(stopped.config_of(data, tmp_path / "begun"), 5, monkeypatch)
+    monkeypatch.setattr("fastft.train.run.open_inputs", note)
+    epochs = train(stopped.config_of(data, tmp_path / "run"), QUIET).epochs
+    resume(tmp_path / "begun", {}, QUIET)
+    assert told == [len(epochs), len(epochs) - 1]  # one was over when it was stopped
