@@ -47,8 +47,9 @@ SCALED_PX = 2_000_000
 #: Read before the clock starts: more than any contender here has prefetched (2 batches for each
 #: of 2 workers). One in a smoke run, whose figures say nothing.
 WARM_BATCHES = 10
-#: How far mean brightness may be apart, in standard deviations of a pixel: crops are random.
-NEAR = 0.15
+#: How far mean brightness may be apart, in standard deviations of a pixel, and of so many photos
+#: one crop each: they are random, and 40 of them were 0.18 off.
+NEAR, NEAR_PHOTOS = 0.15, 400
 
 BENCH = 'pip install "fastft[bench]"'
 DALI = {"needs": ("nvidia.dali",), "remedy": 'pip install "fastft[dali]"'}
@@ -241,7 +242,8 @@ def test_loader(entrant: Entrant, request: pytest.FixtureRequest, photos: Photos
     assert laps.look is not None
     assert laps.look.labels == Counter(photos.labels)
     brightness = [each.look.brightness for each in field.found.values() if each.look]
-    assert abs(laps.look.brightness - statistics.median(brightness)) < NEAR
+    near = NEAR * max(1, NEAR_PHOTOS / len(photos)) ** 0.5
+    assert abs(laps.look.brightness - statistics.median(brightness)) < near
     if entrant.side == "fastft":
         assert isinstance(laps.fidelity, Fidelity)
         assert laps.fidelity.is_kept, laps.fidelity
