@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.against import read_results
 from fastft.bench.suite_rows import Row, find_rows
-from fastft.bench.suites import describe_machine, describe_photos
+from fastft.bench.suites import describe_machine, describe_photos, describe_processor
 from pipelines.atomic import write_whole
 from pipelines.errors import DataError, FormatError
 
@@ -94,8 +94,10 @@ def _beneath(main: Sequence[Results], real: Sequence[Results]) -> Iterator[str]:
     photos, machine = describe_photos(main[0]), describe_machine(main[0])
     yield f"Measured by `{COMMAND}`{_day(main)}: {photos}; {machine}."
     if real:
-        again = f"{COMMAND} DIR"
-        yield f"In brackets the same on {describe_photos(real[0])} (`{again}`{_day(real)})."
+        again, processor = f"{COMMAND} DIR", describe_processor(real[0])
+        elsewhere = "" if processor == describe_processor(main[0]) else f"; {processor}"
+        how = f"`{again}`{_day(real)}{elsewhere}"
+        yield f"In brackets the same on {describe_photos(real[0])} ({how})."
     yield (
         "A ratio is the median of pairs of rounds that follow each other, their range in "
         "parentheses."

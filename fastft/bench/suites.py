@@ -220,10 +220,16 @@ def describe_machine(suite: Suite) -> str:
         f"{name} {each}" for name, each in found.get("versions", {}).items() if each
     )
     return (
-        f"{found.get('cores', '?')} cores of {found.get('cpu', '') or 'a processor'} "
+        f"{describe_processor(suite)} "
         f"({found.get('system', '?')}, {found.get('machine', '?')}), "
         f"Python {found.get('python', '?')}, {versions}"
     )
+
+
+def describe_processor(suite: Suite) -> str:
+    """Its cores and their kind."""
+    found = suite["machine_info"]
+    return f"{found.get('cores', '?')} cores of {found.get('cpu', '') or 'a processor'}"
 
 
 def _loaders(suite: Suite, title: str) -> list[Block]:

@@ -108,6 +108,11 @@ def test_real_photos_stand_in_brackets_whatever_comes_first():
     ]
     assert rows["`merge` of shards"] == ["400 img/s", "cp: 1,000 img/s", "0.40 (0.30 - 0.50)"]
     assert "In brackets the same on 384 real (hymenoptera) photos" in text
+    assert "of a Slow one" not in text
+    real["machine_info"] = {**real["machine_info"], "cpu": "a Slow one"}
+    assert "DIR` on 2026-11-21; 2 cores of a Slow one)." in results_table.render(
+        [real, results(CONVERT)]
+    )
     assert "[" not in results_table.render([real])
 
 
