@@ -180,7 +180,7 @@ def test_samples_are_decoded_once(source: Index, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(PixelWriter, "write", count)
     met: set[int] = set()
-    with make("resident", source, size=16, sampler="balanced") as loader:
+    with make("resident", source, size=16, sampler="balanced", epochs=6) as loader:
         for epoch in range(6):
             loader.set_epoch(epoch)
             everything(loader)
