@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from itertools import groupby, islice
 from typing import Any
 
@@ -92,8 +93,8 @@ class StoreExecutor(_InTurn):
             is_busy = self._is_busy
         sink = HostSink(source, layout, memory, self.known)
         self.filler = Filler(sink, len(source), self.threads, options["workers"], is_busy)
-        if not layout.format.planar:
-            self.threads.submit(load_whole)
+        if not (keeps_again or layout.format.planar):
+            self.threads.submit(self._load_whole)
 
     def close(self) -> None:
         """End the threads and give the memory back."""
@@ -104,8 +105,16 @@ class StoreExecutor(_InTurn):
         return self.has_waiting
 
     def _load_parts(self) -> None:
+        wait((self._compiled,))  # which the first batch waits for, too
         with compiling():
             self.worker().load()
+        # Behind what waits by now: two threads that compile in turn would leave none to render.
+        with suppress(RuntimeError):  # the threads are being ended
+            self.threads.submit(load_whole)
+
+    def _load_whole(self) -> None:
+        wait((self._compiled,))
+        load_whole()
 
     def _draw(self, piece: Piece, worker: Worker, out: NDArray[np.uint8]) -> None:
         self._memory.require_whole()

@@ -1,7 +1,8 @@
 """When decoded pixels are kept, and that crops are the same whatever is kept."""
 
 import pickle
-from concurrent.futures import Future
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from effort import rest
 from stores import make_resident, pixels_of, wanted_of
 
 from pipelines.augment import Augment
+from pipelines.compiling import compiling
 from pipelines.conversion.run import ConvertConfig, convert
 from pipelines.errors import DataError, UsageError
 from pipelines.formats.beton import read_index
@@ -21,10 +23,14 @@ from pipelines.loaders import make_loader
 from pipelines.loaders.resident_loader import ResidentLoader
 from pipelines.regions import RegionDecoder
 from pipelines.rendering.row_worker import Piece, Worker
+from pipelines.resident import on_cpu
 from pipelines.resident.filler import Filler
 from pipelines.resident.keeping import MANY, choose_keeping
+from pipelines.resident.on_cpu import StoreExecutor
 from pipelines.resident.store import StoreFormat
 
+#: Longer than anything takes: what waits so long has failed.
+LONG_S = 20
 ALONE = {"outlives": False, "on_gpu": False, "alone": True}
 
 
@@ -220,3 +226,29 @@ def test_raw_images_are_kept_at_once(
     with again(out) as loader:
         everything(loader)
         assert loader._executor.filler.missing == 0
+
+
+@pytest.mark.parametrize("epochs", [None, MANY])
+def test_the_first_batch_waits_for_one_kernel_alone(
+    epochs: int | None, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine's first run each takes seconds to compile, one after the other."""
+    goes_on = threading.Event()
+    monkeypatch.setattr(Worker, "load", lambda _: goes_on.wait(LONG_S))
+
+    def load_whole() -> None:
+        with compiling():
+            goes_on.wait(LONG_S)
+
+    monkeypatch.setattr(on_cpu, "load_whole", load_whole)
+    compile_ = StoreExecutor._compile
+    monkeypatch.setattr(
+        StoreExecutor, "_compile", lambda self: goes_on.wait(0.05) or compile_(self)
+    )
+    with make_resident(data / "train.beton", epochs=epochs) as loader, ThreadPoolExecutor(1) as one:
+        first = one.submit(lambda: next(iter(loader)))
+        try:
+            images, _ = first.result(LONG_S / 2)
+        finally:
+            goes_on.set()
+        assert len(images) == 8
