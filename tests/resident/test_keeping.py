@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from batches import everything, same
 from effort import rest
-from stores import make_resident, pixels_of, wanted_of
+from stores import make_resident, pixels_of, spoil, wanted_of
 
 from pipelines.augment import Augment
 from pipelines.compiling import compiling
@@ -192,19 +192,15 @@ def test_what_is_drawn_is_the_same_whatever_is_kept(epochs: int | None, data: Pa
 
 @pytest.mark.parametrize("epochs", [1, None])
 def test_broken_samples_are_named(epochs: int | None, data: Path, tmp_path: Path) -> None:
-    index = read_index(data / "train.beton")
-    content = bytearray((data / "train.beton").read_bytes())
-    at = int(index.pointers[20]) + int(index.sizes[20]) // 2
-    content[at : at + 40] = bytes(40)
     path = tmp_path / "broken.beton"
-    path.write_bytes(content)
+    name = spoil(data / "train.beton", 20, path)
     make = make_resident if epochs else again
     with make(path, view="eval", **({"epochs": 1} if epochs else {})) as loader:
         for _ in range(2):
             batches = iter(loader)
             for _ in range(2):
                 next(batches)
-            with pytest.raises(DataError, match=rf"{path}: {index.name(20)}: "):
+            with pytest.raises(DataError, match=rf"{path}: {name}: "):
                 next(batches)
 
 

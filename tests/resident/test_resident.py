@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from processes import run_processes
-from stores import make_resident, pixels_of, wanted_of
+from stores import make_resident, pixels_of, spoil, wanted_of
 
 from fastft.train.distributed import World
 from pipelines.conversion.run import ConvertConfig, convert
@@ -275,16 +275,12 @@ def test_options(options: dict[str, Any], message: str, data: Path) -> None:
 
 def test_broken_samples_harm_only_their_batch(data: Path, tmp_path: Path) -> None:
     """Idle threads meet it first, and say nothing."""
-    index = read_index(data / "train.beton")
-    content = bytearray((data / "train.beton").read_bytes())
-    at = int(index.pointers[20]) + int(index.sizes[20]) // 2
-    content[at : at + 40] = bytes(40)
     path = tmp_path / "broken.beton"
-    path.write_bytes(content)
+    name = spoil(data / "train.beton", 20, path)
     with make_resident(path, view="eval") as loader:
         batches = iter(loader)
         for _ in range(2):
             next(batches)
-        with pytest.raises(DataError, match=rf"{path}: {index.name(20)}: "):
+        with pytest.raises(DataError, match=rf"{path}: {name}: "):
             next(batches)
         assert loader._executor.filler.has(np.arange(16))

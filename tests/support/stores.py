@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.formats.beton import read_index
 from pipelines.formats.source import Source
 from pipelines.loaders import make_loader, resident_loader
 from pipelines.reference import render_batch
@@ -58,3 +59,12 @@ def wanted_of(loader: Any) -> np.ndarray:
     rows = loader.plan.rows(loader.plan.order)
     stored = [loader.source.stored(int(sample)) for sample in rows.samples]
     return render_batch(stored, rows)
+
+
+def spoil(whole: Path, sample: int, out: Path) -> str:
+    """Write a `.beton` of which one JPEG is broken in its middle; gives that one's name."""
+    index, content = read_index(whole), bytearray(whole.read_bytes())
+    at = int(index.pointers[sample]) + int(index.sizes[sample]) // 2
+    content[at : at + 40] = bytes(40)
+    out.write_bytes(content)
+    return index.name(sample)
