@@ -85,7 +85,7 @@ def run_pixels(config: ParityConfig, console: Console) -> Comparison:
 
 
 def _maker(name: str, config: ParityConfig) -> Callable[..., Loader]:
-    # Of one epoch it would keep no pixels, and there would be no store to compare.
+    # A loader of one epoch would keep no pixels, and there would be no store to compare.
     kept = {"store": config.store, "epochs": MANY}
     options: dict[str, Any] = kept if name == "resident" else {}
     form = config.preprocessing

@@ -16,7 +16,7 @@ from pipelines.plan import Rows
 from pipelines.rendering.renderer import Renderer
 from pipelines.rendering.row_worker import Piece, Worker
 
-#: What a core's own cache holds of decoded pixels until they are rendered.
+#: Bytes of decoded pixels that a core's own cache holds until they are rendered.
 _TOGETHER_BYTES = 1 << 20
 
 

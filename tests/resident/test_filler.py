@@ -327,7 +327,7 @@ def test_it_ends_with_the_threads(sink: CountingSink, pool: Pool) -> None:
     assert [future.exception(LONG_S) for future in pool.futures] == [None]
 
 
-# What can be had without the store.
+# Samples that can be had without the store.
 
 
 def test_samples_are_due_when_they_are_asked_for_again(sink: CountingSink, pool: Pool) -> None:

@@ -95,7 +95,7 @@ def test_no_number_of_epochs(data: Path) -> None:
 def test_pixels_are_the_references_in_every_epoch(
     epochs: int | None, view: str, odd_beton: Path
 ) -> None:
-    """Of all kinds of images: those that cannot be cut, and raw ones, among others."""
+    """All kinds of images are: those that cannot be cut, and raw ones, among others."""
     source = open_source(odd_beton)
     make = make_resident if epochs else again
     with make(source, view=view, **({"epochs": 1} if epochs else {})) as loader:
@@ -120,7 +120,7 @@ def test_what_is_asked_for_again_is_kept(odd_beton: Path) -> None:
     with again(source, batch_size=4) as loader:
         filler: Filler = loader._executor.filler
         everything(loader)
-        # What cannot be cut was decoded whole, and is raw or a JPEG that another decoder reads.
+        # Images that cannot be cut were decoded whole: raw ones, among others.
         assert 0 < filler.missing < len(source)
         assert filler._there[source.modes == 1].all()  # raw
         loader.set_epoch(1)

@@ -91,7 +91,7 @@ def test_a_sample_in_touched_pages_teaches_nothing(cost: Costs) -> None:
 
 
 def test_little_time_goes_into_trials(advised: dict[int, int], cost: Costs) -> None:
-    """Of photos of 19 large pages each: a trial of one that costs 8 times as much is of a page."""
+    """Photos are of 19 large pages each, a trial of those that cost 8 times as much of one."""
     memory = Pages(BEGIN, 2000 * LARGE_PAGE)
     cost(1.0, 8.0)
     for number in range(100):
